@@ -1,0 +1,147 @@
+"""Multi-head attention written out, QuickGELU, and the residual block of both CLIP towers.
+
+Claim: every token asks a question (q), offers a key (k) and carries a value (v); its answer is the mean
+of all values, weighted by how well its question fits each key.  Everything else in a transformer works
+on one token at a time.
+
+    A. Vaswani et al. 2017, "Attention is all you need", eq. 1 and section 3.2.2.
+    D. Hendrycks & Gimpel 2016, "Gaussian error linear units", section 2 (the sigmoid form).
+    V. Dosovitskiy et al. 2021, "An image is worth 16x16 words", eqs. 2 and 3 (the pre-norm block).
+    S. Li et al. 2023, "CLIP Surgery", section on consistent self-attention (v in place of q and k).
+
+Symbols: B images (or prompts), L tokens, W width, H heads, D = W / H the width of one head.
+Left out: dropout (CLIP has none), padding masks (CLIP pads after the end-of-text, where the causal mask
+already hides it), key-value caches (nothing is generated).
+q, k, v and out are four plain `nn.Linear`, not one fused matrix, so that LoRA can replace any of them.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def attention(q, k, v, causal=False):
+    """softmax(Q K^T / sqrt(D)) V, written out to be read.
+
+    q, k, v: (B, H, L, D) of one floating dtype.  Returns (B, H, L, D).
+    causal: token i sees tokens 0..i only.
+    The towers call F.scaled_dot_product_attention, the same formula without the (L, L) matrix in memory.
+    """
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])    # (B, H, L, L)  A eq. 1
+    if causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(future, -math.inf)           # exp(-inf) = 0: no weight
+    return scores.softmax(dim=-1) @ v                            # (B, H, L, D)
+
+
+def quick_gelu(x):
+    """x * sigmoid(1.702 x): the cheap GELU that CLIP was trained with (D section 2).
+
+    Any shape and floating dtype.  It differs from F.gelu by up to 0.02, far too much for the weights.
+    """
+    return x * torch.sigmoid(1.702 * x)
+
+
+class MultiHeadAttention(nn.Module):
+    """H attentions side by side, each on its own D = W / H channels (A section 3.2.2)."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"attention width {width} is not divisible by {heads} heads; "
+                             "choose heads = width // 64 as CLIP does")
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.k = nn.Linear(width, width)
+        self.v = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x, causal=False):
+        """x: (B, L, W) -> (B, L, W)."""
+        q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
+        return self.out(self.join(F.scaled_dot_product_attention(q, k, v, is_causal=causal)))
+
+    def value_value(self, x):
+        """Attention in which tokens compare their values: v in place of q and k (S).
+
+        x: (B, L, W) -> (B, L, W).  A token is then most like itself and its look-alikes, so its output
+        stays about its own place in the picture; q and k, trained for CLS alone, lose that.
+        """
+        v = self.split(self.v(x))                                # (B, H, L, D)
+        return self.out(self.join(F.scaled_dot_product_attention(v, v, v)))
+
+    def split(self, x):
+        """(B, L, W) -> (B, H, L, D)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def join(self, x):
+        """(B, H, L, D) -> (B, L, W), the inverse of split."""
+        return x.transpose(1, 2).flatten(2)
+
+
+class MLP(nn.Module):
+    """The feed-forward half of a block: four times wider, QuickGELU, back."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_proj = nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        return self.c_proj(quick_gelu(self.c_fc(x)))             # (B, L, W) -> (B, L, 4W) -> (B, L, W)
+
+
+class Block(nn.Module):
+    """One residual block, normalised before each half (pre-norm)."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = MultiHeadAttention(width, heads)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = MLP(width)
+
+    def forward(self, x, causal=False):
+        """x: (B, L, W) -> (B, L, W)."""
+        x = x + self.attn(self.ln_1(x), causal)                  # V eq. 2
+        return x + self.mlp(self.ln_2(x))                        # V eq. 3
+
+    @torch.no_grad()
+    def initialise(self, layers, generator=None):
+        """Draw fresh weights for a block of a tower of that many layers; biases start at 0.
+
+        The two projections that add to the residual stream are smaller by sqrt(2 layers), so that the
+        sum of 2 layers such additions has the variance of one (CLIP's and GPT-2's scheme).
+        """
+        width = self.ln_1.weight.numel()
+        residual = (2 * layers * width) ** -0.5
+        stds = {self.attn.q: width ** -0.5, self.attn.k: width ** -0.5, self.attn.v: width ** -0.5,
+                self.attn.out: residual, self.mlp.c_fc: (2 * width) ** -0.5, self.mlp.c_proj: residual}
+        for linear, std in stds.items():
+            linear.weight.normal_(0, std, generator=generator)
+            linear.bias.zero_()
+        self.ln_1.reset_parameters()
+        self.ln_2.reset_parameters()
+
+
+def demo():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 1, 4, 8, generator=generator)    # each (1, 1, 4, 8)
+    weights = attention(q, k, torch.eye(4)[None, None], causal=True)[0, 0]
+    print("attention weights of 4 tokens, causal (V = identity shows them):")
+    for row in weights:
+        print("   ", "  ".join(f"{w:.3f}" for w in row), f"   sum {row.sum():.3f}")
+    fused = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    print(f"written out against fused: {(attention(q, k, v, causal=True) - fused).abs().max():.1e}")
+    block = Block(128, heads=2)
+    block.initialise(layers=12, generator=generator)
+    x = torch.randn(1, 50, 128, generator=generator)
+    for name, a, b in (("q and k", block.attn.q(x), block.attn.k(x)), ("v and v", *[block.attn.v(x)] * 2)):
+        own = (a @ b.transpose(-2, -1))[0].argmax(-1) == torch.arange(50)
+        print(f"{name}: {own.float().mean():.0%} of 50 tokens attend most to themselves")
+    print(f"block of width 128: {sum(p.numel() for p in block.parameters()):,} parameters (12 W^2 + 13 W)")
+
+
+if __name__ == "__main__":
+    demo()

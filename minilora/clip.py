@@ -1,0 +1,111 @@
+"""CLIP: two towers that put pictures and texts into one space, and their similarity.
+
+Claim: if matching pictures and texts were pulled together in training, then a picture can be
+classified by comparing it with sentences, without any labelled picture (zero-shot).
+
+    C. Radford et al. 2021, "Learning transferable visual models from natural language supervision",
+       figure 3 (the pseudo-code) and section 2.5 (the temperature).
+
+Symbols: B images, N prompts, E embedding; logit_scale is C's t, kept as a logarithm.
+Left out: the contrastive loss (pretrain.py), weights from a file (checkpoint.py), the ResNet towers.
+"""
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minilora.text import TextTransformer
+from minilora.vit import VisionTransformer
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """The nine numbers that fix every shape.  heads are always width // 64, as in all of CLIP's ViTs."""
+    embed: int
+    resolution: int
+    vision_layers: int
+    vision_width: int
+    patch: int
+    context: int = 77
+    vocab: int = 49408
+    text_width: int = 512
+    text_layers: int = 12
+
+    def __post_init__(self):
+        for name, width in (("vision_width", self.vision_width), ("text_width", self.text_width)):
+            if width < 64 or width % 64:
+                raise ValueError(f"CLIPConfig: {name} must be a multiple of 64 (one head), found {width}")
+        if self.resolution < self.patch or self.resolution % self.patch:
+            raise ValueError(f"CLIPConfig: resolution must be a multiple of the patch, {self.patch}, "
+                             f"found {self.resolution}")
+
+
+VIT_B_16 = CLIPConfig(embed=512, resolution=224, vision_layers=12, vision_width=768, patch=16)
+VIT_B_32 = CLIPConfig(embed=512, resolution=224, vision_layers=12, vision_width=768, patch=32)
+VIT_L_14 = CLIPConfig(embed=768, resolution=224, vision_layers=24, vision_width=1024, patch=14,
+                      text_width=768)
+VIT_L_14_336 = CLIPConfig(embed=768, resolution=336, vision_layers=24, vision_width=1024, patch=14,
+                          text_width=768)
+
+
+class CLIP(nn.Module):
+    """Image tower, text tower and temperature.  A fresh one has random weights; see `initialise`."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = c = config
+        self.visual = VisionTransformer(c.resolution, c.patch, c.vision_width, c.vision_layers, c.embed)
+        self.text = TextTransformer(c.context, c.vocab, c.text_width, c.text_layers, c.embed)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))    # C section 2.5
+
+    @torch.no_grad()
+    def initialise(self, generator=None):
+        """Draw every weight afresh; the same generator state gives the same model.  Returns self."""
+        self.visual.initialise(generator)
+        self.text.initialise(generator)
+        self.logit_scale.fill_(math.log(1 / 0.07))
+        return self
+
+    def encode_image(self, pixels):
+        """pixels: (B, 3, R, R), normalised -> (B, E), not of length one."""
+        return self.visual.encode_image(pixels)
+
+    def encode_text(self, ids):
+        """ids: (N, L) -> (N, E), not of length one."""
+        return self.text.encode_text(ids)
+
+    def similarity(self, image_features, text_features):
+        """Logits (B, N): cosine of every picture with every text, times exp(logit_scale) (C figure 3).
+
+        image_features: (B, E); text_features: (N, E); of any length above zero.
+        softmax(dim=-1) of a row gives the zero-shot probabilities of that picture.
+        """
+        image = F.normalize(image_features, dim=-1)              # (B, E)
+        text = F.normalize(text_features, dim=-1)                # (N, E)
+        return self.logit_scale.exp() * image @ text.T           # (B, N)
+
+
+def demo():
+    config = CLIPConfig(embed=32, resolution=64, vision_layers=2, vision_width=64, patch=16,
+                        vocab=1000, text_width=64, text_layers=2)
+    generator = torch.Generator().manual_seed(0)
+    clip = CLIP(config).initialise(generator)
+    pixels = torch.randn(2, 3, 64, 64, generator=generator)
+    ids = torch.tensor([[998, 5, 6, 999, 0], [998, 7, 999, 0, 0], [998, 8, 9, 10, 999]])
+    with torch.no_grad():
+        logits = clip.similarity(clip.encode_image(pixels), clip.encode_text(ids))
+    print(f"2 pictures x 3 texts -> logits {tuple(logits.shape)}, temperature 1 / "
+          f"{clip.logit_scale.exp():.2f}")
+    for name, row in zip("ab", logits.softmax(-1)):
+        print(f"picture {name}: " + "  ".join(f"{p:.2f}" for p in row)
+              + f"   sum {row.sum():.2f} (untrained, so it means nothing)")
+    with torch.device("meta"):                                   # shapes only, no memory
+        full = CLIP(VIT_B_16)
+    total, image = (sum(p.numel() for p in m.parameters()) for m in (full, full.visual))
+    print(f"ViT-B/16: {total:,} parameters, {image:,} of them in the image tower")
+
+
+if __name__ == "__main__":
+    demo()
