@@ -1,0 +1,128 @@
+"""Files that are either whole or absent, their fingerprints, and a safe format for tensors.
+
+Claims: a run that dies while writing leaves the previous file untouched (temporary file in the same
+folder, fsync, rename), and a tensor file from a stranger can only hold data, never code, because it is
+read by `torch.load(weights_only=True)` and written from plain Python values and tensors alone.
+
+Leaves out: OpenAI's own files (`archive.py`, `checkpoint.py`) and downloads (`download.py`).
+"""
+import contextlib
+import hashlib
+import os
+import pickle
+import tempfile
+import uuid
+from pathlib import Path
+
+import torch
+
+PLAIN = (str, int, float, bool, type(None))         # besides tensors: what a tensor file may hold
+
+
+class TensorFileError(ValueError):
+    """A tensor file that cannot be written or read; the message says which, why and what to do."""
+
+
+@contextlib.contextmanager
+def whole_file(path, mode="wb"):
+    """Open a file that takes its place at `path` only when the block ends without an error.
+
+    mode: "wb", or "w" for UTF-8 text with line ends as written.  Missing folders are made.
+    An error in the block removes the temporary file and leaves what was at `path` as it was.
+    """
+    path = Path(path).resolve()                     # through a link: replace its target, not the link
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected a file name; add one to it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    try:
+        with open(temporary, mode.replace("w", "x"), **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())                 # on the disk before the name points to it
+        os.replace(temporary, path)                 # atomic: same folder, so same file system
+    except BaseException:                           # Ctrl-C as well: nothing half-written stays
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sha256_of(path):
+    """SHA-256 of a file's bytes as 64 hex digits, read in pieces of 1 MiB."""
+    digest, piece = hashlib.sha256(), memoryview(bytearray(1 << 20))
+    with open(path, "rb", buffering=0) as file:
+        while size := file.readinto(piece):
+            digest.update(piece[:size])
+    return digest.hexdigest()
+
+
+def save_tensors(path, content):
+    """Write a dict of (nested dicts and lists of) tensors, str, int, float, bool and None.
+
+    Tensors are stored on the CPU in their own dtype, each with its own values only.  Anything else
+    raises TensorFileError with the place of the value, before a byte is written.
+    """
+    if type(content) is not dict:
+        raise TensorFileError(f"{path}: expected a dict to save, found {type(content).__name__}")
+    content = plain(content, "")
+    with whole_file(path) as file:
+        torch.save(content, file)
+
+
+def load_tensors(path):
+    """Read what `save_tensors` wrote, on the CPU.  Raises TensorFileError for any other file."""
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise TensorFileError(f"{path}: expected a file written by minilora, found {found}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise TensorFileError(f"{path}: not a whole tensor file of minilora ({path.stat().st_size} "
+                              "bytes); it is damaged or something else, write it again") from error
+    if type(content) is not dict:
+        raise TensorFileError(f"{path}: expected a dict inside, found {type(content).__name__}")
+    return content
+
+
+def plain(value, place):
+    """A copy of `value` that a weights-only reader admits; `place` names it in errors."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().clone(memory_format=torch.contiguous_format)  # a view drags
+    if type(value) is dict:                                                       # its storage along
+        for key in value:
+            if type(key) not in (str, int):
+                raise TensorFileError(f"key {key!r} in {place or 'the dict'}: expected str or int, "
+                                      f"found {type(key).__name__}")
+        return {key: plain(item, f"{place}[{key!r}]") for key, item in value.items()}
+    if type(value) is list:
+        return [plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
+    if type(value) in PLAIN:                        # type, not isinstance: numpy.float64 is a float
+        return value
+    raise TensorFileError(f"value at {place}: expected a tensor, dict, list, str, int, float, bool or "
+                          f"None, found {type(value).__name__}; convert it before saving")
+
+
+def demo():
+    """A write that fails half-way, and a round trip."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "adapter.pt"
+        save_tensors(path, {"threshold": 0.25, "A": torch.arange(4.0)})
+        before = sha256_of(path)
+        try:
+            with whole_file(path) as file:
+                file.write(b"half of it")
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            print("writing was interrupted after 10 bytes")
+        print("the old file is untouched:", sha256_of(path) == before)
+        print("files in the folder:", [item.name for item in Path(folder).iterdir()])
+        print("read back:", load_tensors(path))
+        try:
+            save_tensors(path, {"options": {"act": print}})
+        except TensorFileError as error:
+            print("refused:", error)
+
+
+if __name__ == "__main__":
+    demo()
