@@ -1,8 +1,8 @@
 """Multi-head attention written out, QuickGELU, and the residual block of both CLIP towers.
 
-Claim: every token asks a question (q), offers a key (k) and carries a value (v); its answer is the mean
-of all values, weighted by how well its question fits each key.  Everything else in a transformer works
-on one token at a time.
+Claim: every token asks a question (q), offers a key (k) and carries a value (v); its answer is the
+mean of all values, weighted by how well its question fits each key.  Everything else in a
+transformer works on one token at a time.
 
     A. Vaswani et al. 2017, "Attention is all you need", eq. 1 and section 3.2.2.
     D. Hendrycks & Gimpel 2016, "Gaussian error linear units", section 2 (the sigmoid form).
@@ -10,9 +10,9 @@ on one token at a time.
     S. Li et al. 2023, "CLIP Surgery", section on consistent self-attention (v in place of q and k).
 
 Symbols: B images (or prompts), L tokens, W width, H heads, D = W / H the width of one head.
-Left out: dropout (CLIP has none), padding masks (CLIP pads after the end-of-text, where the causal mask
-already hides it), key-value caches (nothing is generated).
-q, k, v and out are four plain `nn.Linear`, not one fused matrix, so that LoRA can replace any of them.
+Left out: dropout (CLIP has none), padding masks (CLIP pads after the end-of-text, where the causal
+mask already hides it), key-value caches (nothing is generated).
+q, k, v and out are four plain `nn.Linear`, not one fused matrix, so that LoRA can replace any.
 """
 import math
 
@@ -26,7 +26,8 @@ def attention(q, k, v, causal=False):
 
     q, k, v: (B, H, L, D) of one floating dtype.  Returns (B, H, L, D).
     causal: token i sees tokens 0..i only.
-    The towers call F.scaled_dot_product_attention, the same formula without the (L, L) matrix in memory.
+    The towers call F.scaled_dot_product_attention, the same formula, which torch may compute
+    without holding the (L, L) matrix in memory.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])    # (B, H, L, L)  A eq. 1
     if causal:
@@ -38,7 +39,8 @@ def attention(q, k, v, causal=False):
 def quick_gelu(x):
     """x * sigmoid(1.702 x): the cheap GELU that CLIP was trained with (D section 2).
 
-    Any shape and floating dtype.  It differs from F.gelu by up to 0.02, far too much for the weights.
+    Any shape and floating dtype.  It differs from F.gelu by up to 0.02: with trained weights the
+    two are not interchangeable.
     """
     return x * torch.sigmoid(1.702 * x)
 
@@ -65,8 +67,8 @@ class MultiHeadAttention(nn.Module):
     def value_value(self, x):
         """Attention in which tokens compare their values: v in place of q and k (S).
 
-        x: (B, L, W) -> (B, L, W).  A token is then most like itself and its look-alikes, so its output
-        stays about its own place in the picture; q and k, trained for CLS alone, lose that.
+        x: (B, L, W) -> (B, L, W).  A token is then most like itself and its look-alikes, so its
+        output stays about its own place in the picture; q and k, trained for CLS alone, lose that.
         """
         v = self.split(self.v(x))                                # (B, H, L, D)
         return self.out(self.join(F.scaled_dot_product_attention(v, v, v)))
@@ -89,7 +91,8 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(4 * width, width)
 
     def forward(self, x):
-        return self.c_proj(quick_gelu(self.c_fc(x)))             # (B, L, W) -> (B, L, 4W) -> (B, L, W)
+        x = quick_gelu(self.c_fc(x))                             # (B, L, 4W)
+        return self.c_proj(x)                                    # (B, L, W)
 
 
 class Block(nn.Module):
@@ -111,14 +114,15 @@ class Block(nn.Module):
     def initialise(self, layers, generator=None):
         """Draw fresh weights for a block of a tower of that many layers; biases start at 0.
 
-        The two projections that add to the residual stream are smaller by sqrt(2 layers), so that the
-        sum of 2 layers such additions has the variance of one (CLIP's and GPT-2's scheme).
+        The two projections that add to the residual stream are smaller by sqrt(2 layers), so that
+        all 2 layers additions together have the variance of one (as in GPT-2 and OpenAI's CLIP).
         """
         width = self.ln_1.weight.numel()
         residual = (2 * layers * width) ** -0.5
-        stds = {self.attn.q: width ** -0.5, self.attn.k: width ** -0.5, self.attn.v: width ** -0.5,
-                self.attn.out: residual, self.mlp.c_fc: (2 * width) ** -0.5, self.mlp.c_proj: residual}
-        for linear, std in stds.items():
+        stds = ((self.attn.q, width ** -0.5), (self.attn.k, width ** -0.5),
+                (self.attn.v, width ** -0.5), (self.attn.out, residual),
+                (self.mlp.c_fc, (2 * width) ** -0.5), (self.mlp.c_proj, residual))
+        for linear, std in stds:
             linear.weight.normal_(0, std, generator=generator)
             linear.bias.zero_()
         self.ln_1.reset_parameters()
@@ -137,10 +141,12 @@ def demo():
     block = Block(128, heads=2)
     block.initialise(layers=12, generator=generator)
     x = torch.randn(1, 50, 128, generator=generator)
-    for name, a, b in (("q and k", block.attn.q(x), block.attn.k(x)), ("v and v", *[block.attn.v(x)] * 2)):
-        own = (a @ b.transpose(-2, -1))[0].argmax(-1) == torch.arange(50)
+    attn = block.attn
+    for name, a, b in (("q and k", attn.q, attn.k), ("v and v", attn.v, attn.v)):
+        own = (a(x) @ b(x).transpose(-2, -1))[0].argmax(-1) == torch.arange(50)
         print(f"{name}: {own.float().mean():.0%} of 50 tokens attend most to themselves")
-    print(f"block of width 128: {sum(p.numel() for p in block.parameters()):,} parameters (12 W^2 + 13 W)")
+    count = sum(p.numel() for p in block.parameters())
+    print(f"block of width 128: {count:,} parameters (12 W^2 + 13 W)")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ classified by comparing it with sentences, without any labelled picture (zero-sh
        figure 3 (the pseudo-code) and section 2.5 (the temperature).
 
 Symbols: B images, N prompts, E embedding; logit_scale is C's t, kept as a logarithm.
-Left out: the contrastive loss (pretrain.py), weights from a file (checkpoint.py), the ResNet towers.
+Left out: the contrastive loss (pretrain.py), weights from a file (checkpoint.py), ResNet towers.
 """
 import math
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from minilora.vit import VisionTransformer
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """The nine numbers that fix every shape.  heads are always width // 64, as in all of CLIP's ViTs."""
+    """The nine numbers that fix every shape.  Heads are width // 64, as in all of CLIP's ViTs."""
     embed: int
     resolution: int
     vision_layers: int
@@ -36,10 +36,11 @@ class CLIPConfig:
     def __post_init__(self):
         for name, width in (("vision_width", self.vision_width), ("text_width", self.text_width)):
             if width < 64 or width % 64:
-                raise ValueError(f"CLIPConfig: {name} must be a multiple of 64 (one head), found {width}")
+                raise ValueError(f"CLIPConfig.{name}: expected a multiple of 64, the width of one "
+                                 f"head, found {width}; choose the next multiple")
         if self.resolution < self.patch or self.resolution % self.patch:
-            raise ValueError(f"CLIPConfig: resolution must be a multiple of the patch, {self.patch}, "
-                             f"found {self.resolution}")
+            raise ValueError("CLIPConfig.resolution: expected a multiple of the patch "
+                             f"({self.patch}), found {self.resolution}; choose the next multiple")
 
 
 VIT_B_16 = CLIPConfig(embed=512, resolution=224, vision_layers=12, vision_width=768, patch=16)
@@ -51,18 +52,19 @@ VIT_L_14_336 = CLIPConfig(embed=768, resolution=336, vision_layers=24, vision_wi
 
 
 class CLIP(nn.Module):
-    """Image tower, text tower and temperature.  A fresh one has random weights; see `initialise`."""
+    """Image tower, text tower and temperature.  A fresh one has random weights: `initialise`."""
 
     def __init__(self, config):
         super().__init__()
         self.config = c = config
-        self.visual = VisionTransformer(c.resolution, c.patch, c.vision_width, c.vision_layers, c.embed)
+        self.visual = VisionTransformer(c.resolution, c.patch, c.vision_width, c.vision_layers,
+                                        c.embed)
         self.text = TextTransformer(c.context, c.vocab, c.text_width, c.text_layers, c.embed)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))    # C section 2.5
 
     @torch.no_grad()
     def initialise(self, generator=None):
-        """Draw every weight afresh; the same generator state gives the same model.  Returns self."""
+        """Draw every weight afresh; one generator state, one model.  Returns self."""
         self.visual.initialise(generator)
         self.text.initialise(generator)
         self.logit_scale.fill_(math.log(1 / 0.07))
@@ -77,9 +79,9 @@ class CLIP(nn.Module):
         return self.text.encode_text(ids)
 
     def similarity(self, image_features, text_features):
-        """Logits (B, N): cosine of every picture with every text, times exp(logit_scale) (C figure 3).
+        """Cosine of every picture with every text, times exp(logit_scale)  (C figure 3).
 
-        image_features: (B, E); text_features: (N, E); of any length above zero.
+        image_features: (B, E); text_features: (N, E); their lengths do not matter.  Returns (B, N);
         softmax(dim=-1) of a row gives the zero-shot probabilities of that picture.
         """
         image = F.normalize(image_features, dim=-1)              # (B, E)

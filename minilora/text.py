@@ -1,7 +1,7 @@
 """The text tower: a causal transformer whose state at the end-of-text token is the text's vector.
 
-Claim: reading from left to right, only the last token has seen the whole text; so the vector is taken
-there, and what comes after it (padding) cannot change anything.
+Claim: reading from left to right, only the last token has seen the whole text; so the vector is
+taken there, and what comes after it (padding) cannot change anything.
 
     C. Radford et al. 2021, "Learning transferable visual models ..." (CLIP), section 2.4.
 
@@ -21,7 +21,7 @@ class TextTransformer(nn.Module):
 
     def __init__(self, context, vocab, width, layers, embed):
         super().__init__()
-        self.end = vocab - 1                                     # end-of-text is the highest id: 49407
+        self.end = vocab - 1                                     # end-of-text, the highest id
         self.token_embedding = nn.Embedding(vocab, width)
         self.positional_embedding = nn.Parameter(torch.empty(context, width))
         self.blocks = nn.ModuleList(Block(width, heads=width // 64) for _ in range(layers))
@@ -43,8 +43,8 @@ class TextTransformer(nn.Module):
     def encode_text(self, ids):
         """One vector per text.  ids: (N, L) integer, each row with an end-of-text -> (N, E).
 
-        The vector is taken at the last end-of-text of the row.  Differs: OpenAI's code takes the first;
-        the tokenizer writes exactly one, so that for tokenized text both are the same.
+        The vector is taken at the last end-of-text of the row.  Differs: OpenAI's code takes the
+        first; the tokenizer writes exactly one, so that for tokenized text both are the same.
         Raises ValueError for another shape or a row without end-of-text.
         """
         if ids.ndim != 2:
@@ -55,9 +55,9 @@ class TextTransformer(nn.Module):
             row = int((~ends.any(dim=1)).nonzero()[0])
             raise ValueError(f"token ids: row {row} has no end-of-text token ({self.end}); "
                              "make ids with Tokenizer.tokenize, which adds it")
-        eot = ids.shape[1] - 1 - ends.flip(1).int().argmax(dim=1)             # (N,) last of each row
-        ids = ids[:, :int(eot.max()) + 1]                        # look no token up that is cut off below
-        return self.encode_embeddings(self.token_embedding(ids), eot)
+        eot = ids.shape[1] - 1 - ends.flip(1).int().argmax(dim=1)    # (N,) the last of each row
+        ids = ids[:, :int(eot.max()) + 1]                        # what is cut off below need not be
+        return self.encode_embeddings(self.token_embedding(ids), eot)         # looked up either
 
     def encode_embeddings(self, x, eot):
         """The same from token embeddings.  x: (N, L, W) without positions; eot: (N,) integer, where
@@ -68,8 +68,9 @@ class TextTransformer(nn.Module):
         """
         length, context = int(eot.max()) + 1, len(self.positional_embedding)
         if length > min(context, x.shape[1]) or int(eot.min()) < 0:
-            raise ValueError(f"end-of-text at {int(eot.min())} to {length - 1}: expected inside the "
-                             f"{x.shape[1]} tokens given and the context of {context}; shorten the text")
+            raise ValueError(f"end-of-text positions: expected inside the {x.shape[1]} tokens given "
+                             f"and the context of {context}, found {int(eot.min())} to {length - 1}; "
+                             "shorten the text")
         x = x[:, :length] + self.positional_embedding[:length]   # (N, L, W)
         for block in self.blocks:
             x = block(x, causal=True)

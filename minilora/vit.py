@@ -1,7 +1,7 @@
 """The image tower: a vision transformer that gives one vector per picture, or one per patch.
 
-Claim: a picture is cut into patches, each patch becomes a token, a learned CLS token collects what the
-whole picture says; the patch tokens left behind still know what is where.
+Claim: a picture is cut into patches, each patch becomes a token, a learned CLS token collects what
+the whole picture says; the patch tokens left behind still know what is where.
 
     V. Dosovitskiy et al. 2021, "An image is worth 16x16 words", eqs. 1-4.
     C. Radford et al. 2021, "Learning transferable visual models ..." (CLIP), section 2.4.
@@ -10,7 +10,8 @@ whole picture says; the patch tokens left behind still know what is where.
 
 Symbols: B images, R resolution, G = R / patch, P = G^2 patches, W width, E embedding; layers count
 from 1, so `hidden[n]` is the output of the n-th block and `hidden[0]` what enters the first.
-Left out: the ResNet towers of C; rectangular pictures; S's removal of what all texts have in common.
+Left out: the ResNet towers of C; rectangular pictures; S's second half, which removes from the
+patch scores what all texts have in common.
 """
 import torch
 import torch.nn.functional as F
@@ -36,8 +37,11 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator=None):
-        """Draw all weights afresh, from `generator` if given.  Differs: OpenAI's code leaves the image
-        blocks to torch's defaults; here they start like the text blocks."""
+        """Draw all weights afresh, from `generator` if given.
+
+        Differs from OpenAI's code: it leaves kernel and image blocks to torch's defaults; here the
+        kernel keeps the variance of its input and the blocks start like those of the text tower.
+        """
         width = self.proj.shape[0]
         self.conv1.weight.normal_(0, self.conv1.weight[0].numel() ** -0.5, generator=generator)
         for parameter in (self.class_embedding, self.positional_embedding, self.proj):
@@ -50,8 +54,8 @@ class VisionTransformer(nn.Module):
     def embed(self, pixels):
         """Patches, CLS and positions: what enters the first block.
 
-        pixels: (B, 3, R, R) floating, normalised with CLIP's mean and std; R any multiple of the patch.
-        Returns (B, 1+P, W), CLS first.  Raises ValueError for any other shape or dtype.
+        pixels: (B, 3, R, R) floating, normalised with CLIP's mean and std; R any multiple of the
+        patch.  Returns (B, 1+P, W), CLS first.  Raises ValueError for any other shape or dtype.
         """
         check_pixels(pixels, self.patch)
         x = self.conv1(pixels)                                   # (B, W, G, G)
@@ -59,12 +63,13 @@ class VisionTransformer(nn.Module):
         x = x.flatten(2).transpose(1, 2)                         # (B, P, W), row by row
         cls = self.class_embedding.expand(len(x), 1, -1)         # (B, 1, W)
         x = torch.cat([cls, x], dim=1) + positions               # (B, 1+P, W)   V eq. 1
-        return self.ln_pre(x)                                    # differs from V: C normalises here too
+        return self.ln_pre(x)                                    # C section 2.4: not in V
 
     def positions(self, grid):
-        """The position table for grid x grid patches, (1+P, W): the trained one, or bicubically resized.
+        """The position table for grid x grid patches, (1+P, W).
 
-        At the native grid it is returned untouched, bit for bit; CLS keeps its own row always.
+        At the native grid this is the trained table, bit for bit; at any other its patch rows are
+        resized bicubically, as if they were a picture of W channels.  CLS always keeps its own row.
         """
         table = self.positional_embedding
         if grid == self.grid:
@@ -90,15 +95,17 @@ class VisionTransformer(nn.Module):
     def value_value(self, hidden, last=None):
         """Second path (S): patch features that can be compared with text features.
 
-        hidden: the list of `hidden_states`; last: how many of the last blocks take part, by default the
-        last third.  Returns (B, L-1, E).  The path leaves the ordinary one before those blocks; in each
-        it adds value-value attention *of the ordinary path's state* and skips the feed-forward, which
-        in S's measurements drags patches away from what they show.
+        hidden: the list of `hidden_states`; last: how many of the last blocks take part, by default
+        the last third.  Returns (B, L-1, E).  Raises ValueError for a number out of range.
+        The path leaves the ordinary one before those blocks; in each of them it adds value-value
+        attention of the *ordinary* path's state and skips the feed-forward, which by S's
+        measurements drags patches away from what they show.
         """
         layers = len(self.blocks)
         last = max(1, layers // 3) if last is None else last
         if not 1 <= last <= layers:
-            raise ValueError(f"value-value path: last is 1 to {layers} blocks for this model, found {last}")
+            raise ValueError(f"value_value: expected last from 1 to {layers} blocks, found {last}; "
+                             "it says how many of the last blocks take part")
         y = hidden[layers - last]                                # (B, L, W)
         for block, state in zip(self.blocks[layers - last:], hidden[layers - last:]):
             y = y + block.attn.value_value(block.ln_1(state))    # hidden[n-1] enters the n-th block
@@ -109,33 +116,35 @@ class VisionTransformer(nn.Module):
         return self.pool(self.hidden_states(self.embed(pixels))[-1])
 
     def patch_tokens(self, pixels, layers):
-        """Patch tokens after chosen blocks, ordinary path: a list of (B, P, W), in the order asked for.
+        """Patch tokens after chosen blocks, ordinary path, in the order asked for.
 
-        pixels: (B, 3, R, R); layers: block numbers from 1.  Raises ValueError for a number out of range.
+        pixels: (B, 3, R, R); layers: block numbers, counted from 1.  Returns a list of (B, P, W).
+        Raises ValueError for a number out of range.
         """
         wrong = [n for n in layers if not 1 <= n <= len(self.blocks)]
         if wrong:
-            raise ValueError(f"patch_tokens: layers are 1 to {len(self.blocks)} for this model, found "
-                             f"{wrong}; count blocks from 1")
+            raise ValueError(f"patch_tokens: expected layers from 1 to {len(self.blocks)}, found "
+                             f"{wrong}; the first block is number 1")
         hidden = self.hidden_states(self.embed(pixels))
         return [hidden[n][:, 1:] for n in layers]                # (B, P, W) each
 
     def text_patches(self, pixels):
-        """Text-aligned patches.  pixels: (B, 3, R, R) -> (B, P, E), to compare with text features."""
+        """Patches in the texts' space, by the value-value path.  (B, 3, R, R) -> (B, P, E)."""
         return self.value_value(self.hidden_states(self.embed(pixels)))
 
 
 def check_pixels(pixels, patch):
-    """Raise ValueError unless pixels is a floating (B, 3, R, R) whose R is a multiple of the patch."""
+    """Raise ValueError unless pixels are floating, (B, 3, R, R), and R is a multiple of patch."""
     found = f"found {tuple(pixels.shape)} {pixels.dtype}"
     if pixels.ndim != 4 or pixels.shape[1] != 3:
-        raise ValueError(f"pixels: expected (B, 3, R, R), {found}; add a batch axis with pixels[None] "
-                         "and turn grey pictures into RGB")
+        raise ValueError(f"pixels: expected (B, 3, R, R), {found}; add a batch axis with "
+                         "pixels[None] and turn grey pictures into RGB")
     if not pixels.is_floating_point():
-        raise ValueError(f"pixels: expected floating point, {found}; divide by 255 and normalise first")
+        raise ValueError(f"pixels: expected floating point, {found}; divide by 255 and normalise "
+                         "first")
     height, width = pixels.shape[-2:]
     if height != width or height % patch or not height:
-        raise ValueError(f"pixels: expected a square whose side is a multiple of the patch, {patch}, "
+        raise ValueError(f"pixels: expected a square, its side a multiple of the patch ({patch}), "
                          f"{found}; resize the picture first")
 
 
@@ -143,8 +152,8 @@ def demo():
     generator = torch.Generator().manual_seed(0)
     vit = VisionTransformer(resolution=64, patch=16, width=128, layers=6, embed=32)
     vit.initialise(generator)
-    print(f"a fresh ViT, patch 16, width 128, 6 layers: {sum(p.numel() for p in vit.parameters()):,} "
-          "parameters")
+    count = sum(p.numel() for p in vit.parameters())
+    print(f"a fresh ViT, patch 16, width 128, 6 layers: {count:,} parameters")
     for resolution in (64, 96):
         pixels = torch.randn(2, 3, resolution, resolution, generator=generator)
         with torch.no_grad():
