@@ -21,7 +21,8 @@ lines 2 to 48895 of its 262,145; `minilora/bpe_merges.txt.gz` was made by
 
     zcat bpe_simple_vocab_16e6.txt.gz | sed -n '2,48895p' | gzip -9n > bpe_merges.txt.gz
 
-Left out: learning merges from a corpus.
+Left out: learning merges from a corpus. What counts as a letter is what `regex` knows of Unicode:
+letters assigned after a version of `regex` was made are split like punctuation by that version.
 """
 import gzip
 import html
