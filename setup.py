@@ -1,0 +1,35 @@
+"""Packaging of minilora: five run-time packages; tests and benchmarks need more (the extras)."""
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+TOP = Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "(.+)"', (TOP / "minilora/__init__.py").read_text("utf-8"))[1]
+README = TOP / "README.md"
+
+setup(
+    name="minilora",
+    version=VERSION,
+    description="CLIP adapted to find defects with a handful of good images, line by line",
+    long_description=README.read_text("utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    author="minilora authors",
+    license="MIT",
+    license_files=["LICENSE", "minilora/bpe_merges.LICENSE"],
+    python_requires=">=3.10",
+    # The folder weights/ stays at the top, where a reader finds it, and becomes minilora.weights
+    # in the installed package. Its files are named one by one: an official checkpoint of 350 MB
+    # that happens to lie there must not slip into a wheel.
+    packages=["minilora", "minilora.weights"],
+    package_dir={"minilora.weights": "weights"},
+    package_data={"minilora": ["bpe_merges.txt.gz", "bpe_merges.LICENSE"],
+                  "minilora.weights": ["mini-clip.pt", "README.md"]},
+    include_package_data=False,
+    install_requires=["torch>=2.1", "numpy>=1.24", "pillow>=10.0", "regex>=2024.4", "ftfy>=6.3"],
+    extras_require={
+        "test": ["pytest", "hypothesis", "scikit-learn", "scipy", "transformers", "peft",
+                 "torchmetrics"],
+        "bench": ["transformers", "peft", "scikit-learn", "torchmetrics", "psutil"],
+    },
+)
