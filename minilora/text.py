@@ -43,8 +43,9 @@ class TextTransformer(nn.Module):
     def encode_text(self, ids):
         """One vector per text.  ids: (N, L) integer, each row with an end-of-text -> (N, E).
 
-        The vector is taken at the last end-of-text of the row.  Differs: OpenAI's code takes the
-        first; the tokenizer writes exactly one, so that for tokenized text both are the same.
+        The vector is taken at the last end-of-text of the row, the one that the tokenizer puts
+        there.  Differs: OpenAI's code takes the first, which is another one only where the text
+        itself spells out <|endoftext|>.
         Raises ValueError for another shape or a row without end-of-text.
         """
         if ids.ndim != 2:
@@ -68,9 +69,9 @@ class TextTransformer(nn.Module):
         """
         length, context = int(eot.max()) + 1, len(self.positional_embedding)
         if length > min(context, x.shape[1]) or int(eot.min()) < 0:
-            raise ValueError(f"end-of-text positions: expected inside the {x.shape[1]} tokens given "
-                             f"and the context of {context}, found {int(eot.min())} to {length - 1}; "
-                             "shorten the text")
+            raise ValueError(f"end-of-text positions: expected 0 to {min(context, x.shape[1]) - 1} "
+                             f"({x.shape[1]} tokens given, context {context}), found "
+                             f"{int(eot.min())} to {length - 1}; shorten the text")
         x = x[:, :length] + self.positional_embedding[:length]   # (N, L, W)
         for block in self.blocks:
             x = block(x, causal=True)
