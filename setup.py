@@ -21,7 +21,7 @@ setup(
     # The folder weights/ stays at the top, where a reader finds it, and becomes minilora.weights
     # in the installed package. Its files are named one by one: an official checkpoint of 350 MB
     # that happens to lie there must not slip into a wheel.
-    packages=["minilora", "minilora.weights"],
+    packages=["minilora", *(["minilora.weights"] if (TOP / "weights").is_dir() else [])],
     package_dir={"minilora.weights": "weights"},
     package_data={"minilora": ["bpe_merges.txt.gz", "bpe_merges.LICENSE"],
                   "minilora.weights": ["mini-clip.pt", "README.md"]},
