@@ -26,14 +26,24 @@ def attention(q, k, v, causal=False):
 
     q, k, v: (B, H, L, D) of one floating dtype.  Returns (B, H, L, D).
     causal: token i sees tokens 0..i only.
-    The towers call F.scaled_dot_product_attention, the same formula, which torch may compute
-    without holding the (L, L) matrix in memory.
+    The towers call `fused_attention`, the same formula in one kernel.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])    # (B, H, L, L)  A eq. 1
     if causal:
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(future, -math.inf)           # exp(-inf) = 0: no weight
     return scores.softmax(dim=-1) @ v                            # (B, H, L, D)
+
+
+def fused_attention(q, k, v, causal=False):
+    """The same, by torch's fused kernel, which never holds the (L, L) matrix in memory.
+
+    Except when training in bfloat16 on a CPU: there the kernel's backward pass takes several times
+    as long as that of the formula above (torch 2.13), so the formula is used.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
+        return attention(q, k, v, causal)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
 def quick_gelu(x):
@@ -62,7 +72,7 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x, causal=False):
         """x: (B, L, W) -> (B, L, W)."""
         q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
-        return self.out(self.join(F.scaled_dot_product_attention(q, k, v, is_causal=causal)))
+        return self.out(self.join(fused_attention(q, k, v, causal)))
 
     def value_value(self, x):
         """Attention in which tokens compare their values: v in place of q and k (S).
@@ -71,7 +81,7 @@ class MultiHeadAttention(nn.Module):
         output stays about its own place in the picture; q and k, trained for CLS alone, lose that.
         """
         v = self.split(self.v(x))                                # (B, H, L, D)
-        return self.out(self.join(F.scaled_dot_product_attention(v, v, v)))
+        return self.out(self.join(fused_attention(v, v, v)))
 
     def split(self, x):
         """(B, L, W) -> (B, H, L, D)."""

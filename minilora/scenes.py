@@ -1,0 +1,134 @@
+"""Embedded pictures: drawn parts with captions, defects and exact masks, so that everything runs offline.
+
+Two uses.  `product(name)` and `write_folder` make the embedded test classes in MVTec AD's layout;
+`random_scene` draws an unlimited variety for pretraining.  The families in UNSEEN_CLASSES and the
+defect in UNSEEN_FLAW are kept out of pretraining, so that results on them mean something.
+
+    python -m minilora.scenes --out DIR      writes all classes as an MVTec-style folder
+
+Leaves out: photographs.  A score on scenes says that the method works, not how well it does in a factory.
+Symbols: R resolution.
+"""
+import argparse
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from minilora.flaws import KINDS, add_flaw
+from minilora.materials import grid, paint, pick, uniform, white
+from minilora.parts import FAMILIES, Style, random_pose, random_style, shapes
+
+UNSEEN_CLASSES, UNSEEN_FLAW = ("gear", "mesh"), "dent"
+# embedded test class -> (family, seed of its style, defect kinds)
+CLASSES = {"bottle": ("bottle", 3, ("broken", "contamination", "crack", "dent")),
+           "nut": ("nut", 1, ("scratch", "broken", "stain", "dent")),
+           "cable": ("cable", 2, ("bent", "hole", "thread", "dent")),
+           "board": ("board", 1, ("scratch", "misplaced", "stain", "dent")),
+           "leather": ("sheet", 7, ("crack", "hole", "thread", "dent")),
+           "metal": ("sheet", 11, ("scratch", "spots", "uneven", "dent")),
+           "gear": ("gear", 1, ("scratch", "broken", "contamination", "dent")),
+           "mesh": ("mesh", 2, ("bent", "broken", "thread", "dent"))}
+# how a caption names each flaw; "{}" is the product
+PHRASES = {"scratch": "{} with a scratch", "crack": "cracked {}", "stain": "{} with a stain", "hole": "{} with a hole",
+           "contamination": "{} with contamination", "thread": "{} with a thread", "spots": "{} with spots",
+           "bent": "bent {}", "uneven": "uneven {}", "rough": "{} with a rough spot",
+           "misplaced": "{} with a misplaced piece", "broken": "broken {}"}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """picture (3, R, R) in [0, 1];  mask (R, R) bool;  noun and words for the caption;  flaw: kind or None."""
+
+    picture: torch.Tensor
+    mask: torch.Tensor
+    noun: str
+    words: tuple
+    flaw: str | None
+
+
+def seed_for(*parts):
+    """Generator that depends on its arguments alone, the same in every process."""
+    return torch.Generator().manual_seed(zlib.crc32("/".join(map(str, parts)).encode()))
+
+
+def compose(style, pose, generator, resolution):
+    """Paints background and shapes.  Returns (picture, background, part (R, R) bool)."""
+    if style.family == "sheet":
+        picture = paint(style.layers[0], generator, resolution)
+        return picture, picture.flip(-1), torch.ones(resolution, resolution, dtype=torch.bool)
+    behind = paint(style.background, generator, resolution)
+    picture, part = behind, torch.zeros(resolution, resolution, dtype=torch.bool)
+    for k, distance in enumerate(shapes(style, pose, generator, resolution)):
+        material = style.layers[k]
+        if k < 2:
+            surface = paint(material, generator, resolution)
+        else:                                            # small things: one colour, cheaper to draw
+            surface = torch.tensor(material.light)[:, None, None].expand(3, resolution, resolution)
+        edge = 0.5 * (2 * style.numbers[k] - 1) * torch.exp(-(distance / (0.012 * resolution)) ** 2)
+        if k == 0:                                       # a soft shadow on the ground
+            picture = picture * (1 - 0.4 * style.numbers[11] * torch.exp(-(distance.clamp(max=0) / (0.04 * resolution)) ** 2))
+        picture = torch.lerp(picture, surface * (1 - edge), (distance + 0.5).clamp(0, 1))
+        part |= distance > 1
+    return picture, behind, part
+
+
+def light(picture, generator, strength):
+    """Exposure, contrast, colour cast, a gradient across the picture, blur and sensor noise: not defects."""
+    R, s = picture.shape[-1], strength
+    y, x = grid(R)
+    ramp = 1 + 0.25 * s * (uniform(generator, -1, 1) * y + uniform(generator, -1, 1) * x)
+    cast = 1 + 0.04 * s * torch.randn(3, 1, 1, generator=generator)
+    picture = picture * ramp * cast * (1 + 0.25 * s * uniform(generator, -1, 1))
+    picture = 0.5 + (picture - 0.5) * (1 + 0.25 * s * uniform(generator, -1, 1)) + 0.06 * s * uniform(generator, -1, 1)
+    picture = picture.clamp(1e-4, 1) ** (1 + 0.3 * s * uniform(generator, -1, 1))
+    if uniform(generator) < 0.3 * s:
+        picture = F.avg_pool2d(picture[None], 3, 1, 1, count_include_pad=False)[0]
+    return (picture + 0.04 * s * uniform(generator) * white(generator, R)).clamp(0, 1)
+
+
+def draw(style, generator, flaw=None, resolution=224, lighting=0.3):
+    """One picture of a product, with a defect of the given kind or none.  Returns a Scene."""
+    picture, behind, part = compose(style, random_pose(style, generator), generator, resolution)
+    picture, mask = picture.clamp(0, 1), torch.zeros(resolution, resolution, dtype=torch.bool)
+    if flaw is not None:
+        picture, mask = add_flaw(flaw, picture, part, behind, generator)
+    body = style.layers[0]
+    noun = f"{body.name} surface" if style.family == "sheet" else style.family
+    words = (body.colour,) if style.family == "sheet" else (body.colour, body.name)
+    return Scene(light(picture, generator, lighting), mask, noun, words, flaw)
+
+
+def zoomed(scene, generator):
+    """The same scene from nearer: a random square of it, enlarged; a defect always stays in view."""
+    R = scene.mask.shape[-1]
+    side = int(R * uniform(generator, 0.45, 0.95))
+    row, col = (int(torch.randint(R - side + 1, (), generator=generator)) for _ in "yx")
+    part = scene.mask[row:row + side, col:col + side]
+    if part.sum() < 0.5 * scene.mask.sum():
+        return scene
+    cut = torch.cat([scene.picture, scene.mask[None]])[None, :, row:row + side, col:col + side]
+    cut = F.interpolate(cut, (R, R), mode="bilinear", align_corners=False)[0]
+    return replace(scene, picture=cut[:3], mask=cut[3] > 0.5)
+
+
+def random_scene(seed, resolution=224):
+    """Scene number `seed` of the pretraining stream: any seen family and flaw, half of them flawless."""
+    generator = seed_for("pretrain", seed)
+    family = pick(generator, [f for f in FAMILIES if f not in UNSEEN_CLASSES + ("sheet",)] + 5 * ["sheet"])
+    kinds = [k for k in KINDS if k != UNSEEN_FLAW]
+    flaw = pick(generator, kinds) if uniform(generator) < 0.5 else None
+    scene = draw(random_style(generator, family), generator, flaw, resolution, lighting=1.0)
+    return zoomed(scene, generator) if uniform(generator) < 0.4 else scene
+
+
+def product(name):
+    """(Style, defect kinds) of an embedded class.  Raises KeyError-free: a ValueError that lists the classes."""
+    if name not in CLASSES:
+        raise ValueError(f"embedded scenes have no class {name!r}; expected one of {', '.join(CLASSES)}")
+    family, seed, kinds = CLASSES[name]
+    return random_style(seed_for("style", name, seed), family), kinds

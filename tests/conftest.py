@@ -1,0 +1,27 @@
+"""Where the tests find the reference outputs, and what happens when they are not there."""
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("MINILORA_SHARED", REPO.parent / "shared"))
+
+
+def shared_path(relative):
+    """Path below the shared reference folder; the calling test is skipped where it is absent."""
+    path = SHARED / relative
+    if not path.exists():
+        pytest.skip(f"reference file {relative} not found below {SHARED} (set MINILORA_SHARED)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def seeded():
+    """The module that draws full-size official weights and input pictures from a seed."""
+    path = shared_path("golden/seeded_weights.py")
+    spec = importlib.util.spec_from_file_location("seeded_weights", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
