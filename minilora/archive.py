@@ -1,14 +1,16 @@
 """Tensors out of a `.pt` file without running anything that is in it.
 
-Claim: a `.pt` file is a zip of one pickle, `<root>/data.pkl`, which says what each tensor is called, its
-shape and the storage it lies in, and one uncompressed record per storage, `<root>/data/<key>`.  A pickle
-is a program that may call whatever it names.  A reader that knows only the few names needed for tensors,
-and lets each of them do no more than write down its arguments, turns it back into a description.  Nothing
-is made from the description before every number in it has been checked against the records.
+Claim: a `.pt` file is a zip of one pickle, `<root>/data.pkl`, which says what each tensor is
+called, its shape and the storage it lies in, and one uncompressed record per storage,
+`<root>/data/<key>`.  A pickle is a program that may call whatever it names.  A reader that knows
+only the few names needed for tensors, and lets each of them do no more than write down its
+arguments, turns it back into a description.  Nothing is made from it before every number has been
+checked against the records.
 
-Formats: torch/serialization.py (`torch.save`) and torch/csrc/jit/serialization (TorchScript, the form of
-OpenAI's files); Python's documentation of pickle, "Restricting Globals".
-Leaves out: the TorchScript code (never read), torch.save's form before 2020, sparse and quantised tensors.
+Formats: torch/serialization.py (`torch.save`) and torch/csrc/jit/serialization (TorchScript, the
+form of OpenAI's files); Python's documentation of pickle, "Restricting Globals".
+Leaves out: the TorchScript code (never read), torch.save's form before 2020, sparse and quantised
+tensors.
 """
 import io
 import math
@@ -23,12 +25,12 @@ from typing import NamedTuple
 
 import torch
 
-DTYPES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "DoubleStorage": torch.float64,
-          "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-          "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
-          "BoolStorage": torch.bool}
-LARGEST_PICKLE = 16 << 20       # bytes; OpenAI's have about 0.1 MB, the numbers are in the other records
-MOST_VALUES, DEEPEST = 100_000, 16                  # what is walked at most: a pickle may contain itself
+DTYPES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16,
+          "DoubleStorage": torch.float64, "BFloat16Storage": torch.bfloat16,
+          "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16,
+          "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool}
+LARGEST_PICKLE = 16 << 20       # bytes; a CLIP needs about 0.1 MB, its numbers are in other records
+MOST_VALUES, DEEPEST = 100_000, 16              # what is walked at most: a pickle may hold itself
 
 
 class CheckpointError(ValueError):
@@ -37,7 +39,7 @@ class CheckpointError(ValueError):
 
 class TensorRecord(NamedTuple):
     """What a pickle says about one tensor, unchecked."""
-    storage: tuple              # ("storage", dtype, key of the record, device it once was on, elements)
+    storage: tuple              # ("storage", dtype, key of the record, device once used, elements)
     offset: int                 # in elements, like the strides
     size: tuple
     stride: tuple
@@ -57,7 +59,7 @@ class Description(pickle.Unpickler):
     def __init__(self, content):
         super().__init__(io.BytesIO(content))
         inert_list = {f"build_{kind}list": list for kind in ("int", "double", "bool", "tensor")}
-        self.admitted = {               # made anew per file, so that no file can alter them for the next
+        self.admitted = {       # made anew per file: none can alter them for the next
             "torch._utils": {"_rebuild_tensor_v2": lambda *a: TensorRecord(*a[:4]),
                              "_rebuild_parameter": lambda *a: a[0]},
             "torch.jit._pickle": inert_list,
@@ -70,8 +72,8 @@ class Description(pickle.Unpickler):
             return self.module_class
         if name in self.admitted.get(module, ()):
             return self.admitted[module][name]
-        raise CheckpointError(f"it names {module}.{name}, which is not needed for tensors and was not "
-                              "run; do not use this file with other software either")
+        raise CheckpointError(f"it names {module}.{name}, which tensors do not need and which was "
+                              "not run; do not use this file with other software either")
 
     def persistent_load(self, pid):
         return pid                      # checked where it is used, in Archive.storage
@@ -88,12 +90,13 @@ class Archive:
                 self.records = {info.filename: info for info in zipfile.ZipFile(file).infolist()}
                 # A private mapping: what is written to a tensor never reaches the file.
                 self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error) as error:
-            raise self.error(f"is cut off or damaged ({error}); copy or download it again") from error
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+            raise self.error(f"is cut off or damaged ({error}); copy or download it "
+                             "again") from error
         roots = [name[:-len("data.pkl")] for name in self.records if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise self.error("is a zip, but not one of PyTorch (expected one data.pkl inside, found "
-                             f"{len(roots)}); give the .pt file itself")
+            raise self.error("is a zip, but not one of PyTorch (expected one data.pkl inside, "
+                             f"found {len(roots)}); give the .pt file itself")
         self.root, self.flat = roots[0], {}
         order = self.records.get(f"{self.root}byteorder")
         if order and bytes(self.content(order.filename)) != b"little":
@@ -112,7 +115,8 @@ class Archive:
             raise self.error(f"has a compressed record {name}; only files as PyTorch writes them "
                              "are read, save it again with torch.save")
         if 0 <= start <= whole - 30 and self.bytes[start:start + 4] == b"PK\3\4":
-            start += 30 + sum(struct.unpack("<HH", self.bytes[start + 26:start + 30]))  # name, extra
+            name_and_extra = struct.unpack("<HH", self.bytes[start + 26:start + 30])
+            start += 30 + sum(name_and_extra)
             if info.file_size == info.compress_size and start + info.file_size <= whole:
                 return start, start + info.file_size
         raise self.error(f"has a damaged record {name}; copy or download it again")
@@ -137,7 +141,7 @@ class Archive:
                              "download it again") from error
 
     def tensor_records(self):
-        """Yield (attribute path, TensorRecord) for every tensor below the root, in the file's order."""
+        """Yield (attribute path, TensorRecord) for every tensor, in the file's order."""
         todo = [("", 0, self.description())]
         for _ in range(MOST_VALUES):
             if not todo:
@@ -182,8 +186,8 @@ class Archive:
         last = record.offset + sum((n - 1) * step for n, step in zip(size, stride))
         # The product: with stride 0 a few numbers could claim to be a tensor of any size.
         if not 0 < math.prod(size) <= len(flat) or last >= len(flat):
-            raise self.error(f"places {name} {size} outside its storage of {len(flat)} elements; it is "
-                             "damaged or forged")
+            raise self.error(f"places {name} {size} outside its storage of {len(flat)} elements; "
+                             "it is damaged or forged")
         return flat.as_strided(size, stride, record.offset)
 
 
@@ -191,7 +195,8 @@ def read_tensors(path):
     """Name -> CPU tensor of everything in a TorchScript archive or a dict saved by torch.save.
 
     Names are attribute paths such as "visual.conv1.weight".  The tensors have the file's dtypes and
-    lie in a private mapping of the file: copy what is to outlive changes to it.  Raises CheckpointError.
+    lie in a private mapping of the file: copy what is to outlive changes to it.  Raises
+    CheckpointError.
     """
     archive = Archive(path)
     tensors = {name: archive.tensor(name, record) for name, record in archive.tensor_records()}
@@ -215,14 +220,16 @@ def check_kind(path):
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     again = "download the file again"
-    kinds = [(not head, f"is empty; {again}"),
-             (head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<", f"is a web page, not weights; {again}, without the page around it"),
-             (head.startswith(b"version https://git-lfs"), "is a Git LFS pointer, not the weights; "
-              "run `git lfs pull`"),
-             (head[8:10] == b'{"', "is a safetensors file; expected a .pt file of OpenAI's CLIP"),
-             (head[:1] == b"\x80", "has torch.save's form before 2020, or is a bare pickle; save it again "
-              "with a present-day torch.save"),
-             (head[:4] != b"PK\3\4", f"is not a PyTorch archive (it starts with {head[:8]!r}); {again}")]
+    kinds = [
+        (not head, f"is empty; {again}"),
+        (head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<",
+         f"is a web page, not weights; {again}, not the page around it"),
+        (head.startswith(b"version https://git-lfs"),
+         "is a Git LFS pointer, not the weights; run `git lfs pull`"),
+        (head[8:10] == b'{"', "is a safetensors file; expected a .pt file of OpenAI's CLIP"),
+        (head[:1] == b"\x80", "has torch.save's form before 2020, or is a bare pickle; save it "
+         "again with a present-day torch.save"),
+        (head[:4] != b"PK\3\4", f"is not a PyTorch archive, it starts with {head[:8]!r}; {again}")]
     for found, text in kinds:
         if found:
             raise CheckpointError(f"{path} {text}")
@@ -240,8 +247,8 @@ def demo():
         torch.save({"weight": weights, "transposed": weights.T}, path)
         archive = Archive(path)
         for name, record in archive.description().items():
-            print(f"{name}: storage {record.storage[2:]}, size {record.size}, stride {record.stride}")
-            print("   ", archive.tensor(name, record).tolist())
+            print(f"{name}: storage {record.storage[2:]}, size {record.size}, "
+                  f"stride {record.stride} -> {archive.tensor(name, record).tolist()}")
         torch.save({"weight": Bad()}, path)
         try:
             read_tensors(path)

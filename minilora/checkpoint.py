@@ -1,181 +1,256 @@
-"""OpenAI's weights in, `CLIP` out: key layout, configuration from shapes, where files are found.
+"""From a name or a file to a CLIP: where weights are found, how they are fetched, what is in them.
 
-Claim: a checkpoint is a dictionary from names to arrays, and everything else about the model (widths,
-depths, patch, resolution) can be read off the shapes.  So any file with the official names loads, and a
-name that is missing, too many or of another shape is an error that says which.
+Claim: the weights behind a result are known by their SHA-256, not by the name of a file.  Whoever
+loads a model gets both together: `load_clip` returns the CLIP and a `Weights` that goes into the
+metrics and the adapter, and a file that only has the name of a published one is not called so.
 
-    Radford et al. 2021, "Learning transferable visual models from natural language supervision"; the
-    names and the addresses are those of the released code (MIT licence).
+    Radford et al. 2021, "Learning transferable visual models from natural language supervision".
+    Addresses and hashes are those of OpenAI's released code; the ~350 MB behind them have not been
+    fetched in this project: untested against the live files.
 
-Official name                                   here
-    visual.transformer.resblocks.<i>.*          visual.blocks.<i>.*
-    transformer.resblocks.<i>.*                 text.blocks.<i>.*
-    <block>.attn.in_proj_{weight,bias}          <block>.attn.{q,k,v}.{weight,bias}, see split_in_proj
-    <block>.attn.out_proj.*                     <block>.attn.out.*
-    visual.*, logit_scale                       the same
-    everything else                             text.*
-
-Leaves out: ResNet towers (recognised and refused), how tensors get out of a file (`archive.py`), how
-files get over the network (`download.py`; untested against the live address).
+Nothing is downloaded unless a published model is asked for by name.
+Leaves out: the names inside a file (`layout.py`), reading it safely (`archive.py`), HTTP
+(`download.py`).
 """
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
 import torch
-from torch.overrides import TorchFunctionMode
 
-from minilora.archive import CheckpointError, read_tensors
+from minilora import download as http
+from minilora import resources
+from minilora.archive import CheckpointError, check_kind, read_tensors
 from minilora.clip import CLIP, CLIPConfig
+from minilora.files import sha256_of, whole_file
+from minilora.layout import (check_keys, clip_from_state_dict, config_from_state_dict, empty_clip,
+                             official_shapes, official_state_dict, split_in_proj)
 
-SCALARS = ("input_resolution", "context_length", "vocab_size")   # in official files: facts, not weights
-# Blocks in the four stages of each ResNet that OpenAI released.
-RESNETS = {(3, 4, 6, 3): "RN50", (3, 4, 23, 3): "RN101", (4, 6, 10, 6): "RN50x4",
-           (6, 8, 18, 8): "RN50x16", (3, 15, 36, 10): "RN50x64"}
+__all__ = ["CheckpointError", "OFFICIAL", "Weights", "clip_from_state_dict",
+           "config_from_state_dict", "describe", "download", "find_weights", "load_clip",
+           "official_state_dict", "read_state_dict", "save_official", "split_in_proj"]
+
+ADDRESS = "https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
+
+
+class Official(NamedTuple):
+    """One published file.  The hash is part of its address."""
+    file: str
+    sha256: str
+    url: str
+
+
+OFFICIAL = {name: Official(file, sha256, ADDRESS.format(sha256=sha256, file=file))
+            for name, file, sha256 in (
+    ("ViT-B/16", "ViT-B-16.pt",
+     "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"),
+    ("ViT-B/32", "ViT-B-32.pt",
+     "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"),
+    ("ViT-L/14", "ViT-L-14.pt",
+     "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
+    ("ViT-L/14@336px", "ViT-L-14-336px.pt",
+     "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"))}
+PREFERRED = "ViT-B/16"          # taken without being asked for, if its file is there
+EMBEDDED = "mini-clip"          # otherwise this one, which is part of the package
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights: a name for people, the file, and the hash of the file's bytes."""
+    name: str
+    path: Path
+    sha256: str
 
 
 def read_state_dict(path):
-    """Official key -> CPU tensor in the file's dtype, the three scalars included.
+    """Official key -> CPU tensor in the file's own dtype, with the three scalars if they are there.
 
-    Reads TorchScript archives and plain state dicts, runs no code; see `archive.read_tensors`.
+    Reads TorchScript archives and dicts saved by torch.save, and runs nothing in them; the tensors
+    lie in the mapped file.  Raises CheckpointError.
     """
     return read_tensors(path)
 
 
-def config_from_state_dict(state):
-    """The CLIPConfig that the shapes imply.  Raises CheckpointError where they imply none."""
-    refuse_resnet(state)
-    vision_width, _, patch, _ = shape_of(state, "visual.conv1.weight", 4)
-    positions, _ = shape_of(state, "visual.positional_embedding", 2)
-    grid = round((positions - 1) ** 0.5)                         # one position per patch and CLS
-    if grid * grid + 1 != positions:
-        raise CheckpointError(f"visual.positional_embedding has {positions} rows, expected 1 + a square")
-    vocab, text_width = shape_of(state, "token_embedding.weight", 2)
+def load_clip(name_or_path=None, device="cpu"):
+    """(CLIP in float32 and eval mode on `device`, its Weights).
+
+    name_or_path: see `find_weights`; a published model that is not there is downloaded, with
+    progress.  Raises CheckpointError in words for a user: which file, what was expected and found.
+    """
+    if name_or_path in OFFICIAL and find_file(OFFICIAL[name_or_path].file) is None:
+        download(name_or_path)
+    path = find_path(name_or_path)
+    with ThreadPoolExecutor(1) as pool:
+        sha256 = pool.submit(sha256_of, path)                   # beside it: hashing frees the GIL
+        try:
+            clip = clip_from_state_dict(read_state_dict(path))
+        except CheckpointError as error:
+            text = str(error)
+            raise CheckpointError(text if str(path) in text else f"{path}: {text}") from error
+    return clip.to(device), Weights(name_of(path, sha256.result()), path, sha256.result())
+
+
+def find_weights(name_or_path=None):
+    """The Weights that a name, a path or nothing stands for.  Loads and fetches nothing.
+
+    None: the published ViT-B/16 if its file is in weights/ or the cache, otherwise "mini-clip".
+    Raises CheckpointError if there is no such file, or none that could hold weights.
+    """
+    path = find_path(name_or_path)
+    sha256 = sha256_of(path)
+    return Weights(name_of(path, sha256), path, sha256)
+
+
+def find_path(name_or_path):
+    """The file that a name, a path or None stands for, as in `find_weights`."""
+    if name_or_path is None:
+        path = find_file(OFFICIAL[PREFERRED].file) or find_file(f"{EMBEDDED}.pt")
+        missing = f"{OFFICIAL[PREFERRED].file} or {EMBEDDED}.pt"
+    elif name_or_path in OFFICIAL or name_or_path == EMBEDDED:
+        missing = OFFICIAL[name_or_path].file if name_or_path in OFFICIAL else f"{EMBEDDED}.pt"
+        path = find_file(missing)
+    else:
+        path, missing = Path(name_or_path), None
+    if path is None:
+        folders = " and ".join(map(str, resources.weights_folders()))
+        wanted = name_or_path if name_or_path in OFFICIAL else PREFERRED
+        raise CheckpointError(f"no weights: expected {missing} in {folders}; fetch them with "
+                              f"`python -m minilora.checkpoint --download {wanted}`, or make the "
+                              "small model with `python -m minilora.pretrain`")
+    if not path.exists():
+        check_name(str(name_or_path))
+    check_kind(path)                                            # no point in hashing a web page
+    return path
+
+
+def find_file(file):
+    """Path of the first folder for weights that has `file`, or None."""
+    paths = (folder / file for folder in resources.weights_folders())
+    return next((path for path in paths if path.is_file()), None)
+
+
+def name_of(path, sha256):
+    """What weights are called: as published only if the hash says so."""
+    for name, official in OFFICIAL.items():
+        if sha256 == official.sha256:
+            return name
+        if path.name == official.file:
+            return f"{path.name}, not the published {name}"
+    return EMBEDDED if path.name == f"{EMBEDDED}.pt" else path.name
+
+
+def check_name(name):
+    """Raise CheckpointError for a name that is neither a file nor a model that can be used."""
+    if name.startswith("RN"):
+        raise CheckpointError(f"{name} has a ResNet as image tower; only vision transformers are "
+                              f"supported: {', '.join(OFFICIAL)}")
+    raise CheckpointError(f"{name}: expected a .pt file or one of {', '.join(OFFICIAL)}, "
+                          f"{EMBEDDED}; found neither a file nor a model of this name")
+
+
+def download(name, folder=None):
+    """Fetch a published file, verify its SHA-256, and return its path.
+
+    folder: by default weights/ of a checkout, otherwise the user's cache.  A file that is there and
+    whole is not fetched again.  Raises CheckpointError that says which file to put where by hand.
+    """
+    if name not in OFFICIAL:
+        check_name(name)
+    official = OFFICIAL[name]
+    path = Path(folder or resources.download_folder()) / official.file
+    if path.is_file() and sha256_of(path) == official.sha256:
+        return path
     try:
-        return CLIPConfig(embed=shape_of(state, "visual.proj", 2)[1], resolution=grid * patch,
-                          vision_layers=count_blocks(state, "visual.transformer.resblocks."),
-                          vision_width=vision_width, patch=patch,
-                          context=shape_of(state, "positional_embedding", 2)[0], vocab=vocab,
-                          text_width=text_width, text_layers=count_blocks(state, "transformer.resblocks."))
-    except CheckpointError:
-        raise
-    except ValueError as error:                                  # a width that is no multiple of 64
-        raise CheckpointError(f"these weights fit no CLIP with a vision transformer: {error}") from error
+        return http.download(official.url, path, official.sha256)
+    except http.DownloadError as error:
+        raise CheckpointError(f"{name} could not be downloaded: {error}\n"
+                              f"By hand: put {official.file} into {path.parent}\n"
+                              f"from {official.url}") from error
 
 
-def clip_from_state_dict(state):
-    """A float32 CLIP with these weights, in memory of its own, in eval mode.
+def save_official(clip_or_state, path, half=True):
+    """Write a plain state dict under the official keys, every tensor float16 (or float32).
 
-    state: official key -> floating tensor of any precision (the three scalars may be there or not).
-    Raises CheckpointError with all missing, extra and mis-shaped keys.
+    clip_or_state: a CLIP, or a dict that `clip_from_state_dict` takes.  Raises CheckpointError for
+    other keys, or if a value does not fit into float16.
     """
+    state = clip_or_state
+    if isinstance(state, CLIP):
+        state = official_state_dict(state)
+    check_keys(state, official_shapes(empty_clip(config_from_state_dict(state))))
+    dtype = torch.float16 if half else torch.float32
+    state = {key: value.detach().to("cpu", dtype, copy=True) for key, value in state.items()
+             if value.is_floating_point()}
+    broken = [key for key, value in state.items() if not value.isfinite().all()]
+    if broken:
+        raise CheckpointError(f"{path} was not written: {broken[0]} and {len(broken) - 1} others "
+                              f"have values that are infinite or NaN as {dtype}; save with "
+                              "half=False, or look where training went wrong")
+    with whole_file(path) as file:
+        torch.save(state, file)
+
+
+def describe(path):
+    """Print what is inside a file.  Raises CheckpointError after that if it is no CLIP for us."""
+    state = read_state_dict(path)
+    sha256 = sha256_of(path)
+    dtypes = Counter(str(value.dtype).removeprefix("torch.") for value in state.values())
+    print(f"{path}: {name_of(Path(path), sha256)}")
+    print(f"sha256      {sha256}")
+    print(f"keys        {len(state)}: " + ", ".join(f"{n} {kind}" for kind, n in dtypes.items()))
+    print(f"config      {config_from_state_dict(state)}")
     clip = empty_clip(config_from_state_dict(state))
-    check_keys(state, {key: value.shape for key, value in official_state_dict(clip).items()})
-    own = {}
-    for key, tensor in state.items():
-        if key not in SCALARS:
-            for name, part in own_parts(key, tensor):            # always a copy: the source may be a file
-                own[name] = part.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    clip.load_state_dict(own, assign=True)                       # takes these tensors, copies nothing
-    return clip.eval()
+    check_keys(state, official_shapes(clip))
+    image, text, total = (sum(p.numel() for p in module.parameters())
+                          for module in (clip.visual, clip.text, clip))
+    print(f"parameters  image {image:,} + text {text:,} + temperature 1 = {total:,}")
 
 
-def official_state_dict(clip):
-    """The weights of `clip` under their official keys: the inverse of `clip_from_state_dict`."""
-    official, fused = {}, {}
-    for name, tensor in clip.state_dict().items():
-        key, part = official_key(name)
-        if part is None:
-            official[key] = tensor
-        else:
-            fused.setdefault(key, {})[part] = tensor
-    for key, parts in fused.items():
-        official[key] = torch.cat([parts[p] for p in "qkv"])     # (3W, W) or (3W,)
-    return official
+def demo():
+    """Write a small model under the official keys, look at it, load it, take one key away."""
+    config = CLIPConfig(embed=32, resolution=64, vision_layers=2, vision_width=64, patch=16,
+                        vocab=1000, text_width=64, text_layers=1)
+    clip = CLIP(config).initialise(torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "small.pt"
+        save_official(clip, path)
+        describe(path)
+        again, weights = load_clip(path)
+        pairs = zip(clip.parameters(), again.parameters())
+        off = max((a - b).abs().max().item() for a, b in pairs)
+        print(f"loaded {weights.name}: float32, off by at most {off:.1e} (was rounded to float16)")
+        state = read_state_dict(path)
+        del state["transformer.resblocks.0.ln_1.bias"]
+        try:
+            clip_from_state_dict({**state, "visual.extra": torch.zeros(1)})
+        except CheckpointError as error:
+            print(error)
 
 
-def split_in_proj(tensor):
-    """The fused projection of the official files into q, k, v: three blocks of rows in this order.
-
-    tensor: (3W, W) weight or (3W,) bias.  Returns three views (W, W) or (W,).
-    """
-    return tensor.chunk(3)
-
-
-def own_parts(key, tensor):
-    """Yield (our name, tensor) for one official key: one pair, or three for a fused q, k, v."""
-    if key.startswith("visual.") or key == "logit_scale":
-        name = key.replace("visual.transformer.resblocks.", "visual.blocks.")
-    else:
-        name = f"text.{key}".replace("text.transformer.resblocks.", "text.blocks.")
-    if ".attn.in_proj_" in name:
-        for part, piece in zip("qkv", split_in_proj(tensor)):
-            yield name.replace("in_proj_", f"{part}."), piece
-    else:
-        yield name.replace(".attn.out_proj.", ".attn.out."), tensor
-
-
-def official_key(name):
-    """(official key, None), or (key of the fused projection, "q", "k" or "v"), for one of our names."""
-    key = name.removeprefix("text.").replace(".attn.out.", ".attn.out_proj.")
-    if name.startswith("text.blocks."):
-        key = key.replace("blocks.", "transformer.resblocks.", 1)
-    key = key.replace("visual.blocks.", "visual.transformer.resblocks.")
-    for part in "qkv":
-        if f".attn.{part}." in key:
-            return key.replace(f".attn.{part}.", ".attn.in_proj_"), part
-    return key, None
+def main():
+    parser = argparse.ArgumentParser(
+        prog="python -m minilora.checkpoint",
+        description="Show what is inside a file of weights, or fetch a published one.")
+    parser.add_argument("file", nargs="?", help="a .pt file; without it, a demonstration")
+    parser.add_argument("--download", metavar="NAME", help=f"one of {', '.join(OFFICIAL)}")
+    parser.add_argument("--folder", help="where to put it (default: weights/ of a checkout, "
+                        "otherwise the user's cache)")
+    options = parser.parse_args()
+    try:
+        if options.download:
+            print(f"{download(options.download, options.folder)} is there and has the right sha256")
+        if options.file:
+            describe(options.file)
+        if not (options.download or options.file):
+            demo()
+    except CheckpointError as error:
+        sys.exit(f"error: {error}")
 
 
-class NoDraws(TorchFunctionMode):
-    """Inside, `normal_` draws nothing.  Even on the meta device it would cost 0.7 s the first time,
-    for modules of torch that it loads, and what it would draw is about to be replaced."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if getattr(function, "__name__", "") == "normal_":       # of Tensor, and of nn.init
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **kwargs)
-
-
-def empty_clip(config):
-    """A CLIP with shapes and no numbers (meta device): to be filled by load_state_dict(assign=True)."""
-    with torch.device("meta"), NoDraws():
-        return CLIP(config)
-
-
-def shape_of(state, key, dimensions):
-    """Shape of one entry.  Raises CheckpointError if it is absent or has other than `dimensions`."""
-    if key not in state:
-        some = ", ".join(list(state)[:3]) or "nothing"
-        raise CheckpointError(f"these are not CLIP weights with OpenAI's names: expected {key} among "
-                              f"the keys, found {len(state)} others ({some}, ...)")
-    if state[key].ndim != dimensions:
-        raise CheckpointError(f"{key}: expected {dimensions} dimensions, "
-                              f"found shape {tuple(state[key].shape)}")
-    return tuple(state[key].shape)
-
-
-def count_blocks(state, prefix):
-    """How many residual blocks have keys below `prefix`."""
-    return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
-
-
-def refuse_resnet(state):
-    """Raise CheckpointError that names the model if the image tower is a ResNet."""
-    if "visual.layer1.0.conv1.weight" in state:
-        stages = tuple(count_blocks(state, f"visual.layer{n}.") for n in (1, 2, 3, 4))
-        raise CheckpointError(f"this is {RESNETS.get(stages, 'a ResNet CLIP')}, a CLIP with a ResNet as "
-                              "image tower; only vision transformers are supported, take ViT-B/16")
-
-
-def check_keys(state, expected):
-    """Raise CheckpointError with every key that is missing, too many, mis-shaped or not floating.
-
-    expected: official key -> shape.
-    """
-    keys = state.keys() - set(SCALARS)
-    wrong = [f"missing: {key} {tuple(expected[key])}" for key in expected if key not in keys]
-    wrong += [f"not expected: {key}" for key in state if key in keys and key not in expected]
-    wrong += [f"{key}: expected floating {tuple(expected[key])}, "
-              f"found {state[key].dtype} {tuple(state[key].shape)}" for key in expected if key in keys
-              and not (state[key].shape == expected[key] and state[key].is_floating_point())]
-    if wrong:
-        raise CheckpointError(f"{len(wrong)} keys do not fit; are these the weights of a CLIP with a "
-                              "vision transformer, whole and unchanged?\n  " + "\n  ".join(wrong))
+if __name__ == "__main__":
+    main()

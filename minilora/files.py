@@ -1,8 +1,8 @@
 """Files that are either whole or absent, their fingerprints, and a safe format for tensors.
 
-Claims: a run that dies while writing leaves the previous file untouched (temporary file in the same
-folder, fsync, rename), and a tensor file from a stranger can only hold data, never code, because it is
-read by `torch.load(weights_only=True)` and written from plain Python values and tensors alone.
+Claims: a run that dies while writing leaves the previous file untouched (temporary file in the
+same folder, fsync, rename), and a tensor file from a stranger can only hold data, never code,
+because it is read by `torch.load(weights_only=True)` and holds plain values and tensors alone.
 
 Leaves out: OpenAI's own files (`archive.py`, `checkpoint.py`) and downloads (`download.py`).
 """
@@ -30,7 +30,7 @@ def whole_file(path, mode="wb"):
     mode: "wb", or "w" for UTF-8 text with line ends as written.  Missing folders are made.
     An error in the block removes the temporary file and leaves what was at `path` as it was.
     """
-    path = Path(path).resolve()                     # through a link: replace its target, not the link
+    path = Path(path).resolve()                     # of a link, replace the target
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, expected a file name; add one to it")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,9 +87,9 @@ def load_tensors(path):
 
 def plain(value, place):
     """A copy of `value` that a weights-only reader admits; `place` names it in errors."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu().clone(memory_format=torch.contiguous_format)  # a view drags
-    if type(value) is dict:                                                       # its storage along
+    if isinstance(value, torch.Tensor):             # cloned, for a view drags its storage along
+        return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    if type(value) is dict:
         for key in value:
             if type(key) not in (str, int):
                 raise TensorFileError(f"key {key!r} in {place or 'the dict'}: expected str or int, "
@@ -99,8 +99,8 @@ def plain(value, place):
         return [plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
     if type(value) in PLAIN:                        # type, not isinstance: numpy.float64 is a float
         return value
-    raise TensorFileError(f"value at {place}: expected a tensor, dict, list, str, int, float, bool or "
-                          f"None, found {type(value).__name__}; convert it before saving")
+    raise TensorFileError(f"value at {place}: expected a tensor, dict, list, str, int, float, bool "
+                          f"or None, found {type(value).__name__}; convert it before saving")
 
 
 def demo():
