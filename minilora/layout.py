@@ -193,8 +193,8 @@ def check_keys(state, expected):
             wrong.append(f"{key}: expected floating point {shape}, found {found.dtype} "
                          f"{tuple(found.shape)}")
     if wrong:
-        raise CheckpointError(f"{len(wrong)} keys do not fit a CLIP of these sizes; use its "
-                              "weights whole and unchanged:\n  " + "\n  ".join(wrong))
+        raise CheckpointError(f"keys that do not fit a CLIP of these sizes: {len(wrong)}; use its "
+                              "weights whole and unchanged\n  " + "\n  ".join(wrong))
 
 
 def demo():
