@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilora.attention import Block, MultiHeadAttention, attention, quick_gelu
+from minilora.attention import Block, MultiHeadAttention, attention, fused_attention, quick_gelu
 
 
 def randn(*shape, dtype=torch.float32):
@@ -15,11 +15,11 @@ def randn(*shape, dtype=torch.float32):
 
 @pytest.fixture
 def layer():
-    """Width 128, two heads, with weights large enough that attention is far from uniform."""
+    """Width 128, two heads; attention is neither uniform nor all on one token."""
     layer = MultiHeadAttention(128, heads=2)
     for i, parameter in enumerate(layer.parameters()):
         generator = torch.Generator().manual_seed(i)
-        parameter.data.normal_(0, 0.2, generator=generator)
+        parameter.data.normal_(0, 0.07, generator=generator)
     return layer
 
 
@@ -30,6 +30,21 @@ def test_written_out_attention_agrees_with_the_fused_kernel(causal, dtype, toler
     q, k, v = randn(3, 2, 5, 37, 16, dtype=dtype)
     fused = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     assert (attention(q, k, v, causal) - fused).abs().max() < tolerance
+    assert torch.equal(fused_attention(q, k, v, causal), fused)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_training_in_bfloat16_follows_the_same_formula(causal):
+    """Values and gradients to bfloat16's 8 bits of mantissa, by whichever way they are computed."""
+    full = [x.requires_grad_() for x in randn(3, 2, 5, 37, 16).bfloat16().float()]
+    half = [x.detach().bfloat16().requires_grad_() for x in full]
+    expected, found = attention(*full, causal), fused_attention(*half, causal)
+    assert found.dtype == torch.bfloat16
+    assert (found - expected).norm() < 2 ** -7 * expected.norm()
+    expected.square().sum().backward()
+    found.float().square().sum().backward()
+    for a, b in zip(half, full):
+        assert (a.grad - b.grad).norm() < 2 ** -6 * b.grad.norm()
 
 
 def test_two_tokens_by_hand():
