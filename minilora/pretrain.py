@@ -271,10 +271,10 @@ def train(options, report=print):
                    f"{log[-1]['locate']:.3f}  {rate * options.batch:.0f} scenes/s  "
                    f"{(options.steps - step - 1) / rate / 60:.0f} min left")
         if (step + 1) % options.save_every == 0 and step + 1 < stop:
-            save_tensors(resume, {"clip": clip.state_dict(), "optimiser": optimiser.state_dict()["state"],
-                                  "generator": generator.get_state(), "log": log})
             log[-1]["accuracy"], log[-1]["auroc"] = held_out(clip, tokenizer, device)
             report(f"held-out scenes: nouns {log[-1]['accuracy']:.3f}, damaged AUROC {log[-1]['auroc']:.3f}")
+            save_tensors(resume, {"clip": dict(clip.state_dict()), "optimiser": dict(optimiser.state_dict()["state"]),
+                                  "generator": generator.get_state(), "log": log})
     return clip, log
 
 
@@ -292,7 +292,7 @@ def parser():
     p = argparse.ArgumentParser(prog="python -m minilora.pretrain", description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--out", default="mini-clip.pt", help="file for the weights; the log goes beside it")
-    p.add_argument("--steps", type=int, default=4000, help="length of the schedule")
+    p.add_argument("--steps", type=int, default=3200, help="length of the schedule")
     p.add_argument("--stop", type=int, default=0, help="stop after this step all the same; 0: run to the end")
     p.add_argument("--batch", type=int, default=128, help="scenes a step")
     p.add_argument("--fresh", type=int, default=32, help="newly drawn scenes a step")
@@ -302,6 +302,7 @@ def parser():
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="autocast")
     p.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
+    p.add_argument("--threads", type=int, default=1, help="of the training process; part of what a run repeats")
     p.add_argument("--every", type=int, default=20, help="steps between two progress lines")
     p.add_argument("--save-every", type=int, default=250, help="steps between two resume files")
     return p
@@ -309,6 +310,7 @@ def parser():
 
 def main():
     options = parser().parse_args()
+    torch.set_num_threads(options.threads)
     clip, log = train(options, lambda line: print(line, flush=True))
     save_official(clip, options.out)
     accuracy, damaged = held_out(clip, default_tokenizer(), options.device, count=1024)

@@ -10,6 +10,7 @@ Leaves out: photographs.  A score on scenes says that the method works, not how 
 Symbols: R resolution.
 """
 import argparse
+import tempfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,8 +128,67 @@ def random_scene(seed, resolution=224):
 
 
 def product(name):
-    """(Style, defect kinds) of an embedded class.  Raises KeyError-free: a ValueError that lists the classes."""
+    """(Style, defect kinds) of an embedded class.  Raises ValueError for another name."""
     if name not in CLASSES:
         raise ValueError(f"embedded scenes have no class {name!r}; expected one of {', '.join(CLASSES)}")
     family, seed, kinds = CLASSES[name]
     return random_style(seed_for("style", name, seed), family), kinds
+
+
+def save(scene, folder, kind, number):
+    """Writes test/<kind>/NNN.png and, for a defect, its mask, as MVTec AD names them."""
+    pixels = (scene.picture * 255).round().byte().permute(1, 2, 0).numpy()
+    picture = folder / ("train/good" if kind == "train" else f"test/{kind}") / f"{number:03d}.png"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(picture)
+    if scene.flaw is not None:
+        mask = folder / "ground_truth" / kind / f"{number:03d}_mask.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene.mask.numpy().astype(np.uint8) * 255).save(mask)
+
+
+def write_class(root, name, good=24, test_good=24, defective=10, resolution=256, seed=0):
+    """Writes <root>/<name> in MVTec AD's layout and returns its path; leaves a finished one alone.
+
+    good: pictures for training;  test_good: flawless ones to be judged;  defective: of each kind.
+    The folder is drawn under another name and renamed when it is whole.  Raises ValueError for an
+    unknown class.
+    """
+    style, kinds = product(name)
+    folder = Path(root) / name
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as unfinished:
+        drawn = Path(unfinished) / name
+        for kind, count in (("train", good), ("good", test_good), *((k, defective) for k in kinds)):
+            for number in range(count):
+                flaw = kind if kind in KINDS else None
+                scene = draw(style, seed_for(name, kind, number, seed), flaw, resolution)
+                save(scene, drawn, kind, number)
+        drawn.rename(folder)
+    return folder
+
+
+def demo():
+    for name, (family, _, kinds) in list(CLASSES.items())[:7]:
+        style, _ = product(name)
+        scene = draw(style, seed_for(name), kinds[0], resolution=64)
+        unseen = " (never in pretraining)" if family in UNSEEN_CLASSES else ""
+        print(f"{name:8s} {' '.join(scene.words)} {scene.noun}: {PHRASES[kinds[0]].format('it')}, "
+              f"{scene.mask.float().mean():.1%} of the picture{unseen}")
+
+
+def main():
+    p = argparse.ArgumentParser(prog="python -m minilora.scenes", description=__doc__.split("\n")[0])
+    p.add_argument("--out", help="folder to write; without it a demonstration is printed")
+    p.add_argument("--class", dest="names", nargs="+", default=list(CLASSES), help="default: all")
+    options = p.parse_args()
+    if options.out is None:
+        return demo()
+    for name in options.names:
+        print(write_class(options.out, name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""From patch features to an anomaly map, a score and a decision.
+
+Claim: a patch is suspicious if it looks like no patch of the good pictures (memory map), or if it is
+nearer to "damaged" than to "flawless" (text map); the two err in different places, so their sum is better.
+
+    Roth et al. 2022, "PatchCore" (memory of patches, neighbourhood averaging), section 3.
+    Jeong et al. 2023, "WinCLIP", section 4 (text map, and a memory beside it).
+
+Symbols: B images, P = G² patches, W width, E embedding, R resolution, M patches in the memory.
+Leaves out: coreset subsampling (K shots are few enough), weighting of scores by neighbours.
+"""
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def text_map(patches, text, scale):
+    """Probability of "anomalous" per patch.
+
+    patches: (B, P, E);  text: (2, E), rows normal and anomalous;  scale: CLIP's exp(logit_scale).
+    Returns (B, P) in (0, 1).
+    """
+    logits = scale * F.normalize(patches, dim=-1) @ F.normalize(text, dim=-1).T      # (B, P, 2)
+    return logits.softmax(-1)[..., 1]
+
+
+def neighbourhood(tokens, size=3):
+    """Each patch becomes the mean of the size x size patches around it (PatchCore, eq. 2).
+
+    tokens: (B, P, W) on a square grid.  At the border the mean is over what is there.
+    """
+    side = math.isqrt(tokens.shape[1])
+    picture = tokens.transpose(1, 2).unflatten(2, (side, side))                      # (B, W, G, G)
+    picture = F.avg_pool2d(picture, size, 1, size // 2, count_include_pad=False)
+    return picture.flatten(2).transpose(1, 2)                                        # (B, P, W)
+
+
+def nearest(tokens, memory, rows=4096):
+    """Distance ½(1 - cosine) to the nearest patch of the memory, in [0, 1].
+
+    tokens: (..., W);  memory: (M, W) of unit length.  Returns (...).  One matrix product for every
+    `rows` patches, so that the peak is rows * M numbers whatever the number of pictures.
+    """
+    flat = F.normalize(tokens, dim=-1).flatten(0, -2)
+    best = torch.cat([(part @ memory.T).amax(1) for part in flat.split(rows)])
+    return (0.5 * (1 - best)).clamp(min=0).view(tokens.shape[:-1])
+
+
+def leave_one_out(tokens, owners):
+    """For each patch of the good pictures, the distance to the nearest patch of the other pictures.
+
+    tokens: (B, P, W);  owners: (B,) int, which photograph a (rotated) picture comes from.
+    Returns (B, P): what a good picture looks like to a memory that does not hold it.
+    """
+    unit = F.normalize(tokens, dim=-1)
+    out = torch.empty(tokens.shape[:2])
+    for owner in owners.unique():
+        others = unit[owners != owner].flatten(0, 1)
+        out[owners == owner] = nearest(tokens[owners == owner], others).cpu()
+    return out
+
+
+def gaussian(maps, sigma):
+    """Gaussian smoothing, written out: two passes with a kernel exp(-t² / 2 sigma²) cut at 4 sigma.
+
+    maps: (B, R, R);  sigma in pixels.  The border is reflected.
+    """
+    radius = max(1, math.ceil(4 * sigma))
+    t = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
+    kernel = torch.exp(-t ** 2 / (2 * sigma ** 2))
+    kernel = kernel / kernel.sum()
+    x = F.pad(maps[:, None], 4 * [radius], mode="reflect")
+    x = F.conv2d(x, kernel.view(1, 1, -1, 1))                # down
+    return F.conv2d(x, kernel.view(1, 1, 1, -1))[:, 0]       # across
+
+
+def to_pixels(patch_scores, resolution, sigma):
+    """(B, P) on a square grid -> smoothed map (B, R, R)."""
+    side = math.isqrt(patch_scores.shape[1])
+    maps = F.interpolate(patch_scores.unflatten(1, (1, side, side)), (resolution, resolution),
+                         mode="bilinear", align_corners=False)[:, 0]
+    return gaussian(maps, sigma)
+
+
+def image_score(maps, top=0.01):
+    """Mean of the highest `top` share of a map's pixels.  (B, R, R) -> (B,)."""
+    flat = maps.flatten(1)
+    return flat.topk(max(1, int(top * flat.shape[1])), dim=1).values.mean(1)
+
+
+def threshold(good_scores, false_positive_rate=0.05):
+    """The score above which a picture is NG, from scores of good pictures alone.
+
+    good_scores: (n,).  The empirical quantile leaves the stated share of good pictures above it; with
+    few pictures it lies between the two highest, so half the gap to the maximum is no overconfidence.
+    """
+    return torch.quantile(good_scores.double(), 1 - false_positive_rate).item()
+
+
+def demo():
+    generator = torch.Generator().manual_seed(0)
+    good = torch.randn(8, 16, 32, generator=generator) * 0.2 + torch.randn(1, 16, 32, generator=generator)
+    bad = good[:1].clone()
+    bad[0, 5] = torch.randn(32, generator=generator)
+    memory = F.normalize(good[1:].flatten(0, 1), dim=-1)
+    print("memory of 7 good pictures, 16 patches each; patch 5 of a test picture is replaced")
+    for name, tokens in (("good", good[:1]), ("defective", bad)):
+        distance = nearest(tokens, memory)
+        score = image_score(to_pixels(distance, 64, 2.0)).item()
+        print(f"{name:9s} distance of patch 5: {distance[0, 5]:.3f}   image score {score:.3f}")
+
+
+if __name__ == "__main__":
+    demo()

@@ -1,0 +1,144 @@
+"""What a run leaves behind: numbers, scores and pictures to look at.
+
+    metrics.json   every figure of the run, AUROC as a fraction in [0, 1], null where it has no meaning
+    scores.csv     one line a test picture: file, label, score, decision
+    maps/          input, mask, anomaly map and overlay side by side
+
+Claim: a table alone hides mistakes; a map shows whether the score comes from the defect.
+Every file appears whole or not at all (files.py).
+
+Symbols: N test pictures, R resolution.  Leaves out: the HTML page of a run.
+"""
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from minilora.auroc import auroc
+from minilora.files import whole_file
+
+GOOD, BAD = (46, 125, 50), (198, 40, 40)          # frame of the panel: OK, NG
+
+
+def defined_auroc(scores, labels):
+    """AUROC, or None where only one class is present."""
+    labels = labels.bool()
+    return auroc(scores, labels) if labels.any() and not labels.all() else None
+
+
+def row_metrics(scores, maps, labels, masks):
+    """Image and pixel AUROC over all pictures and, with suffix _odd, over the odd-numbered ones.
+
+    scores, labels: (N,);  maps: (N, R, R);  masks: (N, R, R) bool, or None if any is missing.
+    Numbers count from 0 in sorted order: defaults were chosen on even ones.
+    """
+    out = {}
+    for suffix, part in (("", slice(None)), ("_odd", slice(1, None, 2))):
+        out[f"image_auroc{suffix}"] = defined_auroc(scores[part], labels[part])
+        out[f"pixel_auroc{suffix}"] = None if masks is None else \
+            defined_auroc(maps[part].flatten(), masks[part].flatten())
+    return out
+
+
+def kind_metrics(scores, kinds):
+    """Image AUROC of each defect kind against all good pictures: {kind: value or None}."""
+    good = torch.tensor([kind == "good" for kind in kinds])
+    out = {}
+    for kind in sorted(set(kinds) - {"good"}):
+        this = torch.tensor([k == kind for k in kinds])
+        out[kind] = defined_auroc(scores[good | this], this[good | this])
+    return out
+
+
+def percent(value):
+    return "  --  " if value is None else f"{100 * value:6.1f}"
+
+
+def table(rows, explain):
+    """The rows as text, per cent with one decimal.  rows: {name: metrics};  explain: {name: words}."""
+    heads = ("image_auroc", "pixel_auroc", "image_auroc_odd", "pixel_auroc_odd")
+    lines = [f"{'AUROC, %':10s} {'image':>7s} {'pixel':>7s} {'image odd':>10s} {'pixel odd':>10s}"]
+    for name, row in rows.items():
+        a, b, c, d = (percent(row.get(h)) for h in heads)
+        lines.append(f"{name:10s} {a:>7s} {b:>7s} {c:>10s} {d:>10s}   {explain[name]}")
+    return "\n".join(lines)
+
+
+def write_json(path, content):
+    with whole_file(path, "w") as file:
+        json.dump(content, file, indent=1, allow_nan=False)
+
+
+def write_scores(path, samples, scores, threshold):
+    """scores.csv; decision is OK, NG, or empty without a threshold."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("file", "label", "score", "decision"))
+    for sample, score in zip(samples, scores.tolist()):
+        decision = "" if threshold is None else "NG" if score > threshold else "OK"
+        writer.writerow((sample.path, sample.label, f"{score:.6f}", decision))
+    with whole_file(path, "w") as file:
+        file.write(text.getvalue())
+
+
+def colours(values):
+    """Heat colours, dark blue over green to yellow.  values: (R, R) in [0, 1] -> uint8 (R, R, 3)."""
+    stops = torch.tensor([[13, 8, 90], [33, 110, 160], [60, 180, 110], [245, 220, 60], [255, 250, 210]]).float()
+    place = values.clamp(0, 1) * (len(stops) - 1)
+    low = place.floor().long().clamp(max=len(stops) - 2)
+    mixed = torch.lerp(stops[low], stops[low + 1], (place - low)[..., None])
+    return mixed.round().byte().numpy()
+
+
+def panel(pixels, mask, scores, low, high, title, good):
+    """Input, mask, map and overlay side by side, PIL.
+
+    pixels: (3, R, R) in [0, 1];  mask: (R, R) bool or None;  scores: (R, R), coloured from low to high,
+    the same for all pictures of a run;  good: colour of the title, None for grey.
+    """
+    picture = (pixels * 255).round().byte().permute(1, 2, 0).numpy()
+    heat = colours((scores - low) / max(high - low, 1e-9))
+    strength = ((scores - low) / max(high - low, 1e-9)).clamp(0, 1)[..., None].numpy() * 0.7
+    overlay = (picture * (1 - strength) + heat * strength).astype(np.uint8)
+    truth = np.zeros_like(picture) if mask is None else np.repeat(mask.numpy()[..., None] * np.uint8(255), 3, 2)
+    row = np.concatenate([np.pad(p, ((0, 0), (2, 2), (0, 0))) for p in (picture, truth, heat, overlay)], axis=1)
+    canvas = Image.new("RGB", (row.shape[1], row.shape[0] + 18), (110, 110, 110) if good is None else GOOD if good else BAD)
+    canvas.paste(Image.fromarray(row), (0, 18))
+    ImageDraw.Draw(canvas).text((4, 3), title, fill="white")
+    return canvas
+
+
+def write_maps(folder, samples, pictures, masks, maps, scores, threshold):
+    """One panel a test picture, maps/<kind>-<stem>.png.  Colours run from the lowest map value to the
+    mean of the highest values of the pictures, so that panels of a run can be compared."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    low, high = maps.flatten(1).amin(1).median().item(), maps.flatten(1).amax(1).quantile(0.9).item()
+    for k, sample in enumerate(samples):
+        good = None if threshold is None else bool(scores[k] <= threshold)
+        decision = "" if good is None else "OK  " if good else "NG  "
+        title = f"{decision}{scores[k]:.2f}   {sample.kind}/{sample.path.name}   input | mask | map | overlay"
+        image = panel(pictures[k], None if masks is None else masks[k], maps[k], low, high, title, good)
+        with whole_file(folder / f"{sample.kind}-{sample.path.stem}.png") as file:
+            image.save(file, "PNG")
+
+
+def demo():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(8, 32, 32, generator=generator)
+    masks = torch.zeros(8, 32, 32, dtype=torch.bool)
+    labels = torch.tensor(4 * [0, 1])
+    masks[1::2, 8:16, 8:16] = True
+    maps[1::2, 8:16, 8:16] += 0.5
+    row = row_metrics(maps.flatten(1).amax(1), maps, labels, masks)
+    print(table({"memory": row}, {"memory": "random maps, raised by one half inside the masks"}))
+    image = panel(torch.rand(3, 32, 32, generator=generator), masks[1], maps[1], 0, 1.5, "NG", False)
+    print(f"a panel of four pictures of 32 x 32 has {image.width} x {image.height} pixels")
+
+
+if __name__ == "__main__":
+    demo()
