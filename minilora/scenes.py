@@ -21,19 +21,19 @@ import torch.nn.functional as F
 from PIL import Image
 
 from minilora.flaws import KINDS, add_flaw
-from minilora.materials import grid, paint, pick, uniform, white
+from minilora.materials import grid, paint, pick, random_material, uniform, white
 from minilora.parts import FAMILIES, Style, random_pose, random_style, shapes
 
 UNSEEN_CLASSES, UNSEEN_FLAW = ("gear", "mesh"), "dent"
-# embedded test class -> (family, seed of its style, defect kinds)
-CLASSES = {"bottle": ("bottle", 3, ("broken", "contamination", "crack", "dent")),
-           "nut": ("nut", 1, ("scratch", "broken", "stain", "dent")),
-           "cable": ("cable", 2, ("bent", "hole", "thread", "dent")),
-           "board": ("board", 1, ("scratch", "misplaced", "stain", "dent")),
-           "leather": ("sheet", 7, ("crack", "hole", "thread", "dent")),
-           "metal": ("sheet", 11, ("scratch", "spots", "uneven", "dent")),
-           "gear": ("gear", 1, ("scratch", "broken", "contamination", "dent")),
-           "mesh": ("mesh", 2, ("bent", "broken", "thread", "dent"))}
+# embedded test class -> (family, material and colour of its body or None for any, seed of its style, defect kinds)
+CLASSES = {"bottle": ("bottle", None, 3, ("broken", "contamination", "crack", "dent")),
+           "nut": ("nut", ("metal", "grey"), 1, ("scratch", "broken", "stain", "dent")),
+           "cable": ("cable", None, 2, ("bent", "hole", "thread", "dent")),
+           "board": ("board", None, 1, ("scratch", "misplaced", "stain", "dent")),
+           "leather": ("sheet", ("leather", "brown"), 7, ("crack", "hole", "thread", "dent")),
+           "metal": ("sheet", ("metal", "light grey"), 11, ("scratch", "spots", "uneven", "dent")),
+           "gear": ("gear", None, 1, ("scratch", "broken", "contamination", "dent")),
+           "mesh": ("mesh", None, 2, ("bent", "broken", "thread", "dent"))}
 # how a caption names each flaw; "{}" is the product
 PHRASES = {"scratch": "{} with a scratch", "crack": "cracked {}", "stain": "{} with a stain", "hole": "{} with a hole",
            "contamination": "{} with contamination", "thread": "{} with a thread", "spots": "{} with spots",
@@ -131,8 +131,12 @@ def product(name):
     """(Style, defect kinds) of an embedded class.  Raises ValueError for another name."""
     if name not in CLASSES:
         raise ValueError(f"embedded scenes have no class {name!r}; expected one of {', '.join(CLASSES)}")
-    family, seed, kinds = CLASSES[name]
-    return random_style(seed_for("style", name, seed), family), kinds
+    family, material, seed, kinds = CLASSES[name]
+    generator = seed_for("style", name, seed)
+    style = random_style(generator, family)
+    if material:
+        style = replace(style, layers=(random_material(generator, *material),) + style.layers[1:])
+    return style, kinds
 
 
 def save(scene, folder, kind, number):
@@ -171,7 +175,7 @@ def write_class(root, name, good=24, test_good=24, defective=10, resolution=256,
 
 
 def demo():
-    for name, (family, _, kinds) in list(CLASSES.items())[:7]:
+    for name, (family, _, _, kinds) in list(CLASSES.items())[:7]:
         style, _ = product(name)
         scene = draw(style, seed_for(name), kinds[0], resolution=64)
         unseen = " (never in pretraining)" if family in UNSEEN_CLASSES else ""

@@ -1,0 +1,21 @@
+"""Every module runs alone and shows its mechanism in at most twelve lines."""
+import importlib
+import pkgutil
+
+import pytest
+
+import minilora
+
+MODULES = sorted(m.name for m in pkgutil.iter_modules(minilora.__path__) if m.name not in ("weights", "__main__"))
+COMMANDS = ("fit", "pretrain")                      # these do a job instead
+
+
+def test_there_are_modules_to_try():
+    assert {"bpe", "attention", "vit", "lora", "coop", "anomaly", "auroc"} <= set(MODULES)
+
+
+@pytest.mark.parametrize("name", [m for m in MODULES if m not in COMMANDS])
+def test_demo(name, capsys):
+    importlib.import_module(f"minilora.{name}").demo()
+    lines = capsys.readouterr().out.splitlines()
+    assert 1 <= len(lines) <= 12, f"{len(lines)} lines"
