@@ -148,6 +148,30 @@ def test_a_record_that_does_not_fit_its_description_is_refused(tmp_path, words):
         read_tensors(path)
 
 
+def test_a_directory_that_promises_more_than_the_file_has_is_refused(tmp_path):
+    """Sizes stand in the zip's directory, at its end; here it claims 4 GB for one record."""
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.arange(4.0)}, path)
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\1\2", 0, content.rindex(b"a/data/0"))
+    content[entry + 20:entry + 28] = b"\xf0\xff\xff\xff" * 2     # its two sizes, stored and real
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="has a damaged record a/data/0"):
+        read_tensors(path)
+
+
+def test_numbers_at_odd_positions_are_copied_to_even_ones(tmp_path):
+    """PyTorch pads records to 64 bytes; a file packed again does not, and not every CPU copes."""
+    path = tmp_path / "a.pt"
+    torch.save({"a": torch.arange(4.0), "b": torch.arange(3.0).double()}, path)
+    for pad in range(8):                                        # one of them hits every alignment
+        official_archive.change_archive(
+            path, lambda name, data: b"x" * pad if name.endswith("version") else data)
+        for tensor in read_tensors(path).values():
+            assert tensor.data_ptr() % tensor.itemsize == 0
+            assert tensor.tolist() == list(range(len(tensor)))
+
+
 def test_compressed_records_are_refused(tmp_path):
     path = tmp_path / "a.pt"
     torch.save({"a": torch.zeros(4)}, path)
