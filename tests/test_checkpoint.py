@@ -107,6 +107,16 @@ def test_a_loaded_model_owns_its_weights_each_in_memory_of_its_own(state):
     assert not any(buffer.is_meta for buffer in clip.buffers())
 
 
+def test_loading_leaves_the_number_of_threads_as_it_was(state):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        clip_from_state_dict(state)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_every_wrong_key_is_listed(state):
     del state["ln_final.bias"]
     state["visual.extra"] = torch.zeros(1)
@@ -215,9 +225,9 @@ def kilobytes(field):
     lines = open("/proc/self/status")
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 open("/proc/self/clear_refs", "w").write("5")                   # peak starts anew after imports
-before, start = kilobytes("VmRSS"), time.perf_counter()
+before, start = kilobytes("VmRSS"), time.process_time()
 clip, weights = minilora.checkpoint.load_clip(sys.argv[1])
-print(time.perf_counter() - start, (kilobytes("VmHWM") - before) * 1024)
+print(time.process_time() - start, (kilobytes("VmHWM") - before) * 1024)
 """
 
 
@@ -225,7 +235,7 @@ print(time.perf_counter() - start, (kilobytes("VmHWM") - before) * 1024)
 def test_full_size_vit_b_16_loads_within_its_time_and_memory(tmp_path):
     """0.35 GB of records and 0.6 GB of float32, once each; a random start would add 0.6 GB.
 
-    The limit of time is loose, for a busy machine: alone on two cores it takes under 1.5 s.
+    Time is the processor's, so that a busy machine does not matter; about 0.7 s is usual.
     """
     shapes = official_shapes(empty_clip(VIT_B_16))
     official_archive.write_archive({key: torch.zeros(()).expand(s) for key, s in shapes.items()},
@@ -234,7 +244,7 @@ def test_full_size_vit_b_16_loads_within_its_time_and_memory(tmp_path):
                           capture_output=True, text=True, check=True)
     seconds, memory = map(float, done.stdout.split())
     assert memory <= 1.3e9
-    assert seconds <= 10
+    assert seconds <= 1.5
 
 
 # ---- saving ------------------------------------------------------------------------------------
@@ -278,6 +288,13 @@ def test_a_file_is_called_published_only_if_its_hash_says_so(folders, clip, monk
     assert find_weights("ViT-B/16").name == "ViT-B/16"
     path.rename(tmp_path / "renamed.pt")
     assert find_weights(tmp_path / "renamed.pt").name == "ViT-B/16"
+
+
+def test_what_cannot_hold_weights_has_no_fingerprint(tmp_path):
+    (tmp_path / "page.pt").write_bytes(b"<html>")
+    for path, words in ((tmp_path, "is a folder"), (tmp_path / "page.pt", "is a web page")):
+        with pytest.raises(CheckpointError, match=words):
+            find_weights(path)
 
 
 def test_no_weights_at_all_is_said_with_the_folders_and_the_commands(folders):
