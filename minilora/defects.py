@@ -196,7 +196,7 @@ def paste_defect(pixels, generator, kind=None, others=None):
     (K, 3, R, R), more good pictures to take foreign material from.  Returns the new pixels and the
     mask, bool (R, R), true where they visibly changed, never empty. A kind that has nothing to work
     on (a flat surface cannot be warped) gives way to a stain.
-    Work is done on the CPU. Raises ValueError for another shape, range or kind.
+    Work is done on the CPU in float32. Raises ValueError for another shape, range or kind.
     """
     _check(pixels, kind, others)
     with one_thread():
@@ -216,7 +216,8 @@ def one_thread():
 
 
 def _paste(pixels, generator, kind, others):
-    home, pixels = pixels.device, pixels.detach().cpu()
+    home, pixels = pixels.device, pixels.detach().float().cpu()
+    others = None if others is None else others.float().cpu()
     cells, background = find_object(pixels)
     scene = Scene(pixels, generator, others, cells, background)
     grey = (pixels.amax(0) - pixels.amin(0)).max() < 0.02

@@ -313,6 +313,14 @@ def test_any_resolution_will_do(resolution):
         assert mask.any() and new.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_float_types_become_float32(kind):
+    double = part().double()
+    new, _ = paste_defect(double, seeded(), kind, others=double[None])
+    assert new.dtype == torch.float32
+    assert torch.equal(new, paste_defect(part(), seeded(), kind, others=part()[None])[0])
+
+
 def test_wrong_input_is_named():
     picture = part()
     with pytest.raises(ValueError, match=r"one picture \(3, R, R\), found \(1, 3, 64, 64\)"):
