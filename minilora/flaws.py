@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from minilora.materials import COLOURS, fractal, grid, noise, paint, pick, random_material, uniform, white
 
 VISIBLE = 0.04        # change of a colour channel, on [0, 1], from which a pixel counts as defective
+STRIKING = 0.12       # a defect has at least 0.15 % of the picture that changed by so much
 
 
 def stroke(points, width, resolution):
@@ -55,7 +56,7 @@ def mix(picture, colour, alpha):
     return picture + (colour - picture) * alpha
 
 
-def tone(picture, site, generator, least=0.15):
+def tone(picture, site, generator, least=0.3):
     """A colour (3, 1, 1) that differs from the picture at the site by at least `least`."""
     R = picture.shape[-1]
     row, col = (min(R - 1, max(0, int((c + 1) / 2 * R))) for c in site)
@@ -63,9 +64,9 @@ def tone(picture, site, generator, least=0.15):
     while True:
         kind = uniform(generator)
         if kind < 0.4:
-            other = here * uniform(generator, 0.2, 0.75)
+            other = here * uniform(generator, 0.05, 0.5)
         elif kind < 0.7:
-            other = here + (1 - here) * uniform(generator, 0.25, 0.9)
+            other = here + (1 - here) * uniform(generator, 0.4, 0.95)
         else:
             other = torch.tensor(COLOURS[pick(generator, list(COLOURS))])
         if (other - here).abs().max() >= least:
@@ -74,21 +75,21 @@ def tone(picture, site, generator, least=0.15):
 
 
 def scratch(p, site, size, g):
-    line = stroke(walk(site, 3 * size + 0.1, 6, 0.12, g), uniform(g, 0.8, 2.2), p.shape[-1])
-    return mix(p, tone(p, site, g), line * uniform(g, 0.5, 1.0))
+    line = stroke(walk(site, 3 * size + 0.1, 6, 0.12, g), uniform(g, 1.2, 3.5), p.shape[-1])
+    return mix(p, tone(p, site, g), line * uniform(g, 0.75, 1.0))
 
 
 def crack(p, site, size, g):
     R = p.shape[-1]
     path = walk(site, 2.5 * size + 0.15, 12, 0.6, g)
-    lines = stroke(path, uniform(g, 1.0, 3.5), R)
+    lines = stroke(path, uniform(g, 1.5, 4.5), R)
     for _ in range(int(3 * uniform(g))):
         lines = torch.maximum(lines, stroke(walk(pick(g, path), size, 6, 0.6, g), 1.2, R))
-    return mix(p, p * uniform(g, 0.05, 0.5), lines * 0.95)
+    return mix(p, p * uniform(g, 0.05, 0.35), lines * 0.95)
 
 
 def stain(p, site, size, g):
-    return mix(p, tone(p, site, g, 0.1), spot(site, size, p.shape[-1], g, uniform(g, 0.15, 0.8)) * uniform(g, 0.4, 1.0))
+    return mix(p, tone(p, site, g), spot(site, size, p.shape[-1], g, uniform(g, 0.15, 0.6)) * uniform(g, 0.6, 1.0))
 
 
 def hole(p, site, size, g):
@@ -99,18 +100,18 @@ def hole(p, site, size, g):
 
 def contamination(p, site, size, g):
     other = paint(random_material(g), g, p.shape[-1])
-    return mix(p, other, spot(site, size, p.shape[-1], g, 0.1, 0.6) * uniform(g, 0.6, 1.0))
+    return mix(p, other, spot(site, size, p.shape[-1], g, 0.1, 0.6) * uniform(g, 0.8, 1.0))
 
 
 def thread(p, site, size, g):
-    line = stroke(walk(site, 4 * size + 0.2, 24, 0.35, g), uniform(g, 0.8, 2.0), p.shape[-1])
+    line = stroke(walk(site, 4 * size + 0.2, 24, 0.35, g), uniform(g, 1.2, 3.0), p.shape[-1])
     return mix(p, tone(p, site, g, 0.25), line)
 
 
 def spots(p, site, size, g):
     for _ in range(1 + int(6 * uniform(g))):
         near = tuple(c + size * uniform(g, -1, 1) for c in site)
-        p = mix(p, tone(p, near, g), spot(near, uniform(g, 0.018, 0.05), p.shape[-1], g, 0.5, 0.1))
+        p = mix(p, tone(p, near, g), spot(near, uniform(g, 0.03, 0.08), p.shape[-1], g, 0.5, 0.1))
     return p
 
 
@@ -124,19 +125,19 @@ def warped(p, site, size, g, push):
 
 def bent(p, site, size, g):
     a = uniform(g, 0, 2 * pi)
-    return warped(p, site, size + 0.08, g, (0.5 * size + 0.05) * torch.tensor([cos(a), sin(a)]))
+    return warped(p, site, size + 0.08, g, (0.6 * size + 0.08) * torch.tensor([cos(a), sin(a)]))
 
 
 def uneven(p, site, size, g):
     area = spot(site, size + 0.1, p.shape[-1], g, uniform(g, 0.05, 0.3), 0.3)
     flat = F.avg_pool2d(p[None], 9, 1, 4, count_include_pad=False)[0]
-    changed = flat * uniform(g, 0.6, 1.4) if uniform(g) < 0.6 else p * pick(g, (0.65, 0.8, 1.25, 1.45))
+    changed = flat * pick(g, (0.6, 0.75, 1.3, 1.5)) if uniform(g) < 0.6 else p * pick(g, (0.5, 0.65, 1.35, 1.55))
     return mix(p, changed, area)
 
 
 def rough(p, site, size, g):
     grit = noise(g, p.shape[-1], 70) + white(g, p.shape[-1])
-    return p + uniform(g, 0.1, 0.3) * grit * spot(site, size, p.shape[-1], g, 0.3)
+    return p + uniform(g, 0.25, 0.5) * grit * spot(site, size, p.shape[-1], g, 0.3)
 
 
 def misplaced(p, site, size, g):
@@ -182,10 +183,11 @@ def add_flaw(kind, picture, part, behind, generator):
     for attempt in range(8):
         place = int(places[torch.randint(len(places), (), generator=generator)])
         site = tuple((c + 0.5) / R * 2 - 1 for c in divmod(place, R))
-        size = exp(uniform(generator, log(0.05), log(0.45))) * (1 + 0.15 * attempt)
+        size = exp(uniform(generator, log(0.08), log(0.5))) * (1 + 0.15 * attempt)
         flawed = KINDS[kind](picture, site, size, generator, *extra).clamp(0, 1)
-        mask = (flawed - picture).abs().amax(0) > VISIBLE
-        if mask.sum() >= 2e-4 * R * R + 6:
+        change = (flawed - picture).abs().amax(0)
+        mask = change > VISIBLE
+        if (change > STRIKING).sum() >= 1.5e-3 * R * R:
             return flawed, mask
     return flawed, mask
 

@@ -107,10 +107,10 @@ def caption(facts, generator, tokenizer):
     """
     noun, colour, material, state = facts
     said = [noun, colour, material]
-    for k, chance in enumerate((0.3, 0.4, 0.4)):
+    for k, chance in enumerate((0.15, 0.15, 0.15)):
         if uniform(generator) < chance:
             said[k] = UNMENTIONED
-    name = pick(generator, ("object", "part", "product")) if uniform(generator) < 0.4 else \
+    name = pick(generator, ("object", "part", "product")) if uniform(generator) < 0.6 else \
         tokenizer.decode([int(torch.randint(1000, 40000, (), generator=generator))]).strip() or "object"
     words = [list(COLOURS)[said[1]]] if said[1] >= 0 else []
     words += [list(FIELDS)[said[2]]] if said[2] >= 0 else []
@@ -155,41 +155,62 @@ def locate(patches, normal, damaged, scale, coverage):
     return 0.75 * good.mean() + 0.25 * (bad.mean() if len(bad) else 0.0)
 
 
-def drop(pictures, coverage, keep, generator):
-    """Keep `keep` random patches of each picture, defective ones first.
+def view(pictures, coverage, generator, window):
+    """What of each picture is encoded: a window of it in full detail, or the whole in half detail.
 
-    pictures: uint8 (B, 3, R, R);  coverage: (B, G, G).  Returns patches uint8 (B, keep, 3 * patch²), their
-    numbers (B, keep) and their coverage (B, keep).
+    pictures: uint8 (B, 3, R, R);  coverage: (B, G, G);  window: patches a side.  Returns pictures
+    uint8 (B, 3, window * patch, ...), coverage (B, window, window), and for each the numbers of the
+    patches whose positions it takes (B, window, window), -1 where the whole picture is shown.
+    Two windows of three are placed so that they show a defect, if there is one.
     """
-    size = MINI.patch
-    patches = pictures.unflatten(3, (-1, size)).unflatten(2, (-1, size))             # (B, 3, G, p, G, p)
-    patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)             # (B, P, 3pp)
-    order = torch.rand(len(patches), patches.shape[1], generator=generator)
-    chosen = (order + (coverage.flatten(1) > 0.15)).topk(keep, dim=1).indices        # (B, keep)
-    kept = patches.gather(1, chosen[..., None].expand(-1, -1, patches.shape[-1]))
-    return kept, chosen, coverage.flatten(1).gather(1, chosen)
+    size, side = MINI.patch, coverage.shape[1]
+    halves = F.avg_pool2d(coverage[:, None], 2)[:, 0]
+    grid = torch.arange(side * side).view(side, side)
+    out = []
+    for k in range(len(pictures)):
+        if torch.rand((), generator=generator) < 0.5:
+            whole = F.avg_pool2d(pictures[k].float(), 2).round().byte()
+            out.append((whole, halves[k], torch.full((window, window), -1)))
+            continue
+        row, col = torch.randint(side - window + 1, (2,), generator=generator).tolist()
+        marked = (coverage[k] > 0.15).nonzero()
+        if len(marked) and torch.rand((), generator=generator) < 0.67:
+            target = marked[torch.randint(len(marked), (), generator=generator)]
+            shift = torch.randint(window, (2,), generator=generator)
+            row, col = (target - shift).clamp(0, side - window).tolist()
+        rows, cols = slice(row, row + window), slice(col, col + window)
+        pixels = pictures[k, :, row * size:(row + window) * size, col * size:(col + window) * size]
+        out.append((pixels, coverage[k, rows, cols], grid[rows, cols]))
+    return [torch.stack(column) for column in zip(*out)]
 
 
-def embed_patches(visual, patches, chosen, gain):
-    """`visual.embed` for chosen patches only: a kernel as large as its stride is a linear layer."""
-    pixels = normalise(patches.unflatten(2, (3, MINI.patch, MINI.patch)).float() / 255 * gain)
-    x = F.linear(pixels.flatten(2), visual.conv1.weight.flatten(1))                  # (B, keep, W)
-    x = x + visual.positional_embedding[1:][chosen]
-    cls = visual.class_embedding + visual.positional_embedding[0]
-    return visual.ln_pre(torch.cat([cls.expand(len(x), 1, -1), x], dim=1))           # (B, 1 + keep, W)
+def embed_view(visual, pixels, places):
+    """`visual.embed` with the positions that each view has in its picture: (B, 1 + P, W)."""
+    x = visual.conv1(pixels).flatten(2).transpose(1, 2)                              # (B, P, W)
+    whole = visual.positions(pixels.shape[-1] // visual.patch)[1:]                   # (P, W)
+    own = visual.positional_embedding[1:][places.clamp(min=0).flatten(1)]            # (B, P, W)
+    x = x + torch.where((places < 0).flatten(1)[..., None], whole, own)
+    cls = (visual.class_embedding + visual.positional_embedding[0]).expand(len(x), 1, -1)
+    return visual.ln_pre(torch.cat([cls, x], dim=1))
 
 
-def training_loss(clip, tokenizer, batch, keep, generator, device, dtype):
-    """One step's loss and its two parts."""
+def training_loss(clip, tokenizer, batch, full, generator, device, dtype):
+    """One step's loss and its two parts.  full: whether the pictures are encoded whole and in full detail."""
     pictures, coverage, facts = batch
     pictures, coverage = turned(pictures, coverage, generator)
+    if full:
+        places = torch.arange(coverage[0].numel()).view(coverage[0].shape).expand(coverage.shape)
+    else:
+        pictures, coverage, places = view(pictures, coverage, generator, clip.visual.grid // 2)
+    facts = visible_facts(facts, coverage, places, full)
     pairs = [caption(f, generator, tokenizer) for f in facts.tolist()]
     mentioned = torch.tensor([p[2][0] for p in pairs] + [p[2][1] for p in pairs])   # (2B, 4)
     ids = tokenizer.tokenize([p[0] for p in pairs] + [p[1] for p in pairs]).to(device)
-    gain = 1 + 0.3 * (torch.rand(len(pictures), 1, 1, 1, 1, generator=generator) - 0.5)
-    patches, chosen, coverage = (t.to(device) for t in drop(pictures, coverage, keep, generator))
+    gain = 1 + 0.3 * (torch.rand(len(pictures), 1, 1, 1, generator=generator) - 0.5)
+    pixels = normalise(pictures.float() * gain / 255).to(device)
+    coverage = coverage.flatten(1).to(device)
     with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-        hidden = clip.visual.hidden_states(embed_patches(clip.visual, patches, chosen, gain.to(device)))
+        hidden = clip.visual.hidden_states(embed_view(clip.visual, pixels, places.to(device)))
         image = F.normalize(clip.visual.pool(hidden[-1]).float(), dim=-1)
         local = F.normalize(clip.visual.value_value(hidden).float(), dim=-1)
         own, other = F.normalize(clip.encode_text(ids).float(), dim=-1).chunk(2)
@@ -197,19 +218,26 @@ def training_loss(clip, tokenizer, batch, keep, generator, device, dtype):
     normal = (facts[:, 3] == NORMAL).to(device)[:, None]
     one = contrast(image, own, other, scale, also_true(facts, mentioned).to(device))
     two = locate(local, torch.where(normal, own, other), torch.where(normal, other, own), scale, coverage)
-    return one + two, one, two
+    return one + 2 * two, one, two
 
 
-def learning_rate(step, steps, peak, warmup=200):
+def visible_facts(facts, coverage, places, full):
+    """The attributes as far as a view shows them: a window without the defect is flawless."""
+    facts = facts.clone()
+    facts[coverage.flatten(1).amax(1) < 0.02, 3] = NORMAL
+    return facts
+
+
+def learning_rate(step, steps, peak, warmup=100):
     """Linear warm-up, then half a cosine down to zero."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def patches_kept(step, steps, patches):
-    """A third of the patches; in the last tenth of the training all, as at test time."""
-    return patches if step >= 0.92 * steps else patches // 3
+def in_full(step, steps):
+    """Windows and half-size pictures first; in the last part of the training what is seen at test time."""
+    return step >= 0.95 * steps
 
 
 @torch.no_grad()
@@ -255,9 +283,8 @@ def train(options, report=print):
     for step in range(first, stop):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.rate)
-        keep = patches_kept(step, options.steps, clip.visual.grid ** 2)
-        loss, one, two = training_loss(clip, tokenizer, buffer.batch(options.batch, generator), keep,
-                                       generator, device, dtype)
+        loss, one, two = training_loss(clip, tokenizer, buffer.batch(options.batch, generator),
+                                       in_full(step, options.steps), generator, device, dtype)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
@@ -292,12 +319,12 @@ def parser():
     p = argparse.ArgumentParser(prog="python -m minilora.pretrain", description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--out", default="mini-clip.pt", help="file for the weights; the log goes beside it")
-    p.add_argument("--steps", type=int, default=3200, help="length of the schedule")
+    p.add_argument("--steps", type=int, default=2800, help="length of the schedule")
     p.add_argument("--stop", type=int, default=0, help="stop after this step all the same; 0: run to the end")
     p.add_argument("--batch", type=int, default=128, help="scenes a step")
     p.add_argument("--fresh", type=int, default=32, help="newly drawn scenes a step")
     p.add_argument("--buffer", type=int, default=16384, help="scenes kept for reuse (150 kB each)")
-    p.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    p.add_argument("--rate", type=float, default=6e-4, help="peak learning rate")
     p.add_argument("--seed", type=int, default=1, help="weights, captions, dropping, order")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="autocast")

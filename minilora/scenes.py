@@ -123,7 +123,7 @@ def random_scene(seed, resolution=224):
     family = pick(generator, [f for f in FAMILIES if f not in UNSEEN_CLASSES + ("sheet",)] + 5 * ["sheet"])
     kinds = [k for k in KINDS if k != UNSEEN_FLAW]
     flaw = pick(generator, kinds) if uniform(generator) < 0.5 else None
-    scene = draw(random_style(generator, family), generator, flaw, resolution, lighting=1.0)
+    scene = draw(random_style(generator, family), generator, flaw, resolution, lighting=0.7)
     return zoomed(scene, generator) if uniform(generator) < 0.4 else scene
 
 
