@@ -10,6 +10,7 @@ Symbols: B images, P = G² patches, W width, E embedding, R resolution, M patche
 Leaves out: coreset subsampling (K shots are few enough), weighting of scores by neighbours.
 """
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -54,11 +55,47 @@ def leave_one_out(tokens, owners):
     Returns (B, P): what a good picture looks like to a memory that does not hold it.
     """
     unit = F.normalize(tokens, dim=-1)
-    out = torch.empty(tokens.shape[:2])
+    out = torch.empty(tokens.shape[:2], device=tokens.device)
     for owner in owners.unique():
         others = unit[owners != owner].flatten(0, 1)
-        out[owners == owner] = nearest(tokens[owners == owner], others).cpu()
+        out[owners == owner] = nearest(tokens[owners == owner], others)
     return out
+
+
+@dataclass
+class Memory:
+    """Patches of good pictures at one scale, and how far good patches are from one another.
+
+    patches: (layers, M, W) of unit length after subtraction of mean (layers, 1, 1, W), the patch that
+    all good pictures have in common;  level: image score of a good picture that the memory does not
+    hold, the unit of its distances;  left_out: (N, P) distances of the good pictures, not stored.
+    """
+
+    patches: torch.Tensor
+    mean: torch.Tensor
+    level: float
+    left_out: "torch.Tensor | None" = None
+
+    @classmethod
+    def of(cls, tokens, owners):
+        """tokens: (layers, N, P, W) of good pictures;  owners: (N,), the photograph behind each."""
+        mean = tokens.mean((1, 2), keepdim=True)
+        centred = tokens - mean
+        left_out = torch.stack([leave_one_out(t, owners) for t in centred]).mean(0)  # (N, P)
+        top = left_out.topk(max(1, left_out.shape[1] // 50), dim=1).values
+        return cls(F.normalize(centred, dim=-1).flatten(1, 2), mean, top.mean().item(), left_out)
+
+    def distance(self, tokens):
+        """(layers, B, P, W) -> (B, P), the mean over the layers."""
+        return torch.stack([nearest(t, m) for t, m in zip(tokens - self.mean, self.patches)]).mean(0)
+
+    def state(self):
+        """What is stored: half precision halves the file and moves distances by less than 1e-3."""
+        return {"patches": self.patches.half(), "mean": self.mean, "level": self.level}
+
+    @classmethod
+    def from_state(cls, state, device="cpu"):
+        return cls(state["patches"].float().to(device), state["mean"].to(device), state["level"])
 
 
 def gaussian(maps, sigma):

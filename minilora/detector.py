@@ -38,9 +38,11 @@ VERSION = 1
 class Settings:
     """Everything that can be chosen; the same defaults for every product.
 
-    resolution: 0 is the model's own;  blocks: the last n blocks get LoRA;  memory_layers: block outputs
-    that the memory keeps, () takes those just before the adapted blocks;  copies: turned and relit
-    copies of each shot in the memory;  pool: pictures with and without pasted defects to train on.
+    resolution: 0 is the model's own;  scales: the memory sees each picture at these shares of it;
+    blocks: the last n blocks get LoRA, 0 the last third;  memory_layers: block outputs that the memory
+    keeps, () takes the two before the adapted blocks;  window: patches a side that are averaged;
+    copies: slightly moved and relit copies of each shot in the memory;  turns: whether it also holds
+    turned copies, None lets the shots decide;  pool: pictures to train on, every second with a defect.
     """
 
     resolution: int = 0
@@ -53,8 +55,11 @@ class Settings:
     targets: tuple = ("q", "k", "v", "out")
     blocks: int = 0
     context: int = 8
+    scales: tuple = (1.0, 0.5)
     memory_layers: tuple = ()
-    copies: int = 8
+    window: int = 3
+    copies: int = 3
+    turns: bool | None = None
     sigma: float = 4.0
     text_weight: float = 1.0
     false_positive_rate: float = 0.05
@@ -84,7 +89,7 @@ class Detector:
         self.learned = self.hand_written                                 # until `fit`
         self.prompts = PromptLearner(clip, default_tokenizer(), self.noun, settings.context,
                                      generator=self.generator)
-        self.memory, self.level, self.threshold, self.losses = None, None, None, []
+        self.memory, self.turned, self.threshold, self.losses = None, None, None, []
 
     # ---- features ---------------------------------------------------------------------------------
 
@@ -101,13 +106,25 @@ class Detector:
             states.append(block(states[-1]))
         return states
 
-    def patch_features(self, states):
-        """What the memory keeps: (layers, B, P, W)."""
-        return torch.stack([anomaly.neighbourhood(states[n][:, 1:]) for n in self.memory_layers])
+    def patch_features(self, pixels, states):
+        """What the memory keeps: for each scale (layers, B, P, W).  states: those of the first scale."""
+        features = []
+        for scale in self.settings.scales:
+            if scale != 1:
+                side = max(1, round(self.resolution * scale / self.clip.visual.patch)) * self.clip.visual.patch
+                states = self.frozen_states(F.interpolate(pixels, (side, side), mode="area"))
+            features.append(torch.stack([anomaly.neighbourhood(states[n][:, 1:], self.settings.window)
+                                         for n in self.memory_layers]))
+        return features
 
     def text_probability(self, states, text):
-        """Probability of "anomalous" per patch, (B, P)."""
+        """Probability of "anomalous" per patch, (B, P), by the tower as it is, with or without LoRA."""
         return anomaly.text_map(self.clip.visual.value_value(states), text, self.clip.logit_scale.exp())
+
+    def frozen_text_probability(self, states, text):
+        """The same with LoRA switched off: the value-value path runs through adapted blocks too."""
+        with lora_off(self.clip.visual):
+            return self.text_probability(states, text)
 
     # ---- fit --------------------------------------------------------------------------------------
 
@@ -171,34 +188,60 @@ class Detector:
 
     @torch.no_grad()
     def remember(self, pictures):
-        """Fills the memory from turned and relit copies; level and threshold from leaving one picture out."""
-        copies = self.settings.copies
-        owners = torch.arange(len(pictures)).repeat_interleave(copies)
-        shown = augment(pictures.repeat_interleave(copies, 0), self.generator)
-        shown[::copies] = pictures                                       # the first copy is the shot itself
-        frozen = [self.frozen_states(part) for part in shown.split(self.settings.batch)]
-        tokens = torch.cat([self.patch_features(s) for s in frozen], dim=1)          # (layers, N, P, W)
-        self.memory = F.normalize(tokens, dim=-1).flatten(1, 2)                      # (layers, M, W)
+        """Fills the memory with patches of the shots and sets the threshold, both from good pictures alone."""
+        shown, owners = self.copies_of(pictures)
+        self.turned = self.settings.turns
+        if self.turned is None and len(pictures) > 1:
+            self.turned = self.turning_helps(pictures)
+        if self.turned:
+            turned = [augment(shown, self.generator, angle=0, shift=0, brightness=0, contrast=0, gamma=0)
+                      for _ in range(3)]
+            shown, owners = torch.cat([shown, *turned]), owners.repeat(4)
         if len(pictures) == 1:                                           # one shot: its copies stand in
-            owners = torch.arange(copies)
-        left_out = torch.stack([anomaly.leave_one_out(t, owners) for t in tokens]).mean(0)
-        self.level = self.good_level(left_out)
-        text = torch.cat([self.text_probability(self.adapted_states(s), self.learned) for s in frozen])
-        scores = anomaly.image_score(self.to_map(self.fuse(left_out, text.cpu())))
+            owners = torch.arange(len(owners))
+        states = [self.frozen_states(part) for part in shown.split(self.settings.batch)]
+        parts = [self.patch_features(x, s) for x, s in zip(shown.split(self.settings.batch), states)]
+        tokens = [torch.cat(scale, dim=1) for scale in zip(*parts)]      # for each scale (layers, N, P, W)
+        self.memory = [anomaly.Memory.of(layers, owners) for layers in tokens]
+        left_out = sum(self.to_map(m.left_out) / m.level for m in self.memory) / len(self.memory)
+        text = torch.cat([self.text_probability(self.adapted_states(s), self.learned) for s in states])
+        scores = anomaly.image_score(self.fuse(left_out, self.to_map(text).cpu()))
         self.threshold = anomaly.threshold(scores, self.settings.false_positive_rate)
 
-    def good_level(self, left_out):
-        """Image score of good pictures by memory distance: the unit in which the memory map is measured."""
-        return anomaly.image_score(self.to_map(left_out)).mean().item()
+    def copies_of(self, pictures):
+        """The shots and slightly moved and relit copies.  Returns (pictures (N, 3, R, R), owners (N,))."""
+        owners = torch.arange(len(pictures)).repeat(self.settings.copies)
+        copies = [augment(pictures, self.generator, turns=False, flips=False, angle=2, shift=0.01,
+                          brightness=0.05, contrast=0.05, gamma=0.05) for _ in range(self.settings.copies - 1)]
+        return torch.cat([pictures, *copies]), owners
+
+    def turning_helps(self, pictures):
+        """Do the shots lie at any angle?  Then turned copies of the others explain each of them better.
+
+        Compares, over the shots, the distance to the others as they are with that to the others turned
+        a quarter, a half and three quarters.  A gain of a tenth decides for turned copies.
+        """
+        every = torch.cat([torch.rot90(pictures, k, (2, 3)) for k in range(4)])
+        owners = torch.arange(len(pictures)).repeat(4)
+        states = [self.frozen_states(part) for part in every.split(self.settings.batch)]
+        tokens = torch.cat([s[self.memory_layers[-1]][:, 1:] for s in states])      # (4K, P, W)
+        upright = anomaly.leave_one_out(tokens[:len(pictures)], owners[:len(pictures)]).mean()
+        return bool(anomaly.leave_one_out(tokens, owners)[:len(pictures)].mean() < 0.9 * upright)
 
     # ---- score ------------------------------------------------------------------------------------
 
-    def fuse(self, distance, probability):
-        """Memory distance in units of what is usual among good pictures, plus the text map."""
-        return distance / self.level + self.settings.text_weight * probability
+    def fuse(self, memory, text):
+        """Memory map in units of what is usual among good pictures, plus the text map; both (B, R, R)."""
+        return memory + self.settings.text_weight * text
 
     def to_map(self, patch_scores):
         return anomaly.to_pixels(patch_scores, self.resolution, self.settings.sigma * self.resolution / 224)
+
+    def memory_map(self, pixels, states):
+        """Mean over the scales of the distance to the memory, (B, R, R)."""
+        features = self.patch_features(pixels, states)
+        maps = [self.to_map(m.distance(f)) / m.level for m, f in zip(self.memory, features)]
+        return sum(maps) / len(maps)
 
     @torch.no_grad()
     def maps(self, pixels):
@@ -206,15 +249,16 @@ class Detector:
 
         Returns {row: (B, R, R)}; without shots there is only "zero-shot".
         """
+        pixels = pixels.to(self.device)
         frozen = self.frozen_states(pixels)
-        rows = {"zero-shot": self.text_probability(frozen, self.hand_written)}
+        rows = {"zero-shot": self.to_map(self.frozen_text_probability(frozen, self.hand_written))}
         if self.memory is not None:
-            distance = torch.stack([anomaly.nearest(t, m) for t, m in zip(self.patch_features(frozen), self.memory)]).mean(0)
-            text = self.text_probability(self.adapted_states(frozen), self.learned)
-            rows |= {"memory": distance / self.level, "text": text,
-                     "lora-off": self.fuse(distance, self.text_probability(frozen, self.learned)),
-                     "adapted": self.fuse(distance, text)}
-        return {row: self.to_map(scores).cpu() for row, scores in rows.items()}
+            memory = self.memory_map(pixels, frozen)
+            text = self.to_map(self.text_probability(self.adapted_states(frozen), self.learned))
+            plain = self.to_map(self.frozen_text_probability(frozen, self.learned))
+            rows |= {"memory": memory, "text": text, "lora-off": self.fuse(memory, plain),
+                     "adapted": self.fuse(memory, text)}
+        return {row: maps.cpu() for row, maps in rows.items()}
 
     def score(self, pixels):
         """(map (B, R, R), score (B,)) by everything there is: the row "adapted", or "zero-shot"."""
@@ -243,7 +287,7 @@ class Detector:
         folder.mkdir(parents=True, exist_ok=True)
         settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.settings).items()}
         if self.memory is not None:
-            save_tensors(folder / "memory.pt", {"memory": self.memory.half(), "level": self.level})
+            save_tensors(folder / "memory.pt", {"scales": [m.state() for m in self.memory]})
         save_tensors(folder / "adapter.pt", {
             "version": VERSION, "noun": self.noun, "settings": settings,
             "weights": {"name": weights.name, "sha256": weights.sha256},
@@ -270,7 +314,7 @@ class Detector:
         detector.learned, detector.threshold = saved["text"].to(detector.device), saved["threshold"]
         if (Path(folder) / "memory.pt").exists():
             memory = load_tensors(Path(folder) / "memory.pt")
-            detector.memory, detector.level = memory["memory"].float().to(detector.device), memory["level"]
+            detector.memory = [anomaly.Memory.from_state(m, detector.device) for m in memory["scales"]]
         return detector
 
 

@@ -25,3 +25,27 @@ def seeded():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+TINY = dict(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16, text_width=64, text_layers=1)
+
+
+@pytest.fixture
+def tiny_clip():
+    """A CLIP of three small blocks with random weights, the same in every test."""
+    import torch
+
+    from minilora.clip import CLIP, CLIPConfig
+    return CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory):
+    """The same model as a checkpoint file under the official keys."""
+    import torch
+
+    from minilora.checkpoint import save_official
+    from minilora.clip import CLIP, CLIPConfig
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    save_official(CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0)), path)
+    return path

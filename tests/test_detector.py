@@ -1,0 +1,166 @@
+"""The detector: what is trained, what stays frozen, what is shared between rows, what is stored."""
+import copy
+
+import pytest
+import torch
+
+from minilora.checkpoint import Weights
+from minilora.detector import ROWS, Detector, Settings
+from minilora.lora import lora_layers, lora_off
+
+SMALL = Settings(steps=6, batch=4, pool=8, rank=2, alpha=2)
+WEIGHTS = Weights("tiny", None, "0" * 64)
+
+
+@pytest.fixture
+def good():
+    """Five pictures of a disc on a plain ground, (5, 3, 64, 64)."""
+    generator = torch.Generator().manual_seed(0)
+    side = torch.linspace(-1, 1, 64)
+    disc = (side[:, None] ** 2 + side ** 2 < 0.5).float() * 0.5 + 0.25
+    return (disc + 0.02 * torch.randn(5, 3, 64, 64, generator=generator)).clamp(0, 1)
+
+
+@pytest.fixture
+def fitted(tiny_clip, good):
+    return Detector(tiny_clip, "plate", SMALL).fit(good[:4])
+
+
+def test_fit_moves_lora_and_the_context_and_nothing_else(tiny_clip, good):
+    before = copy.deepcopy(tiny_clip.state_dict())
+    detector = Detector(tiny_clip, "plate", SMALL)
+    context = detector.prompts.context.detach().clone()
+    detector.fit(good[:4])
+    after = tiny_clip.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before), "CLIP is frozen"
+    assert all(norm > 0 for norm in detector.delta_norms().values())
+    assert not torch.equal(context, detector.prompts.context)
+
+
+def test_only_lora_and_context_are_counted_as_trainable(tiny_clip):
+    detector = Detector(tiny_clip, "plate", SMALL)
+    lora = len(lora_layers(tiny_clip.visual)) * 2 * 64 * SMALL.rank          # A and B, both 64 wide
+    assert detector.parameters()[0] == lora + 2 * SMALL.context * 64
+
+
+def test_blocks_before_the_first_adapted_one_need_no_second_pass(fitted, good):
+    visual = fitted.clip.visual
+    with torch.no_grad():
+        frozen = fitted.frozen_states(good)
+        shared = fitted.adapted_states(frozen)
+        from minilora.images import normalise
+        whole = visual.hidden_states(visual.embed(normalise(good)))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(shared, whole))
+    assert not torch.allclose(frozen[-1], whole[-1], atol=1e-4), "LoRA does change the last block"
+
+
+def test_training_on_the_pool_equals_training_on_the_pictures(tiny_clip, good):
+    """What is frozen is computed once; the gradient is that of the plain step."""
+    detector = Detector(tiny_clip, "plate", SMALL)
+    for layer in lora_layers(tiny_clip.visual).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.02, generator=torch.Generator().manual_seed(1))
+    coverage = torch.zeros(4, 16)
+    coverage[0, 5] = 1
+    pooled = detector.loss(detector.frozen_states(good[:4])[detector.first - 1], coverage)
+    from minilora.images import normalise
+    states = tiny_clip.visual.hidden_states(tiny_clip.visual.embed(normalise(good[:4])))
+    plain = detector.loss(states[detector.first - 1], coverage)
+    layer = next(iter(lora_layers(tiny_clip.visual).values()))
+    one, two = (torch.autograd.grad(loss, layer.lora_B)[0] for loss in (pooled, plain))
+    assert pooled.item() == pytest.approx(plain.item(), abs=1e-6)
+    assert torch.allclose(one, two, atol=1e-6) and one.abs().max() > 0
+
+
+def test_the_unadapted_rows_do_not_feel_lora(fitted, good):
+    rows = fitted.maps(good)
+    for layer in lora_layers(fitted.clip.visual).values():
+        torch.nn.init.normal_(layer.lora_B, std=1.0, generator=torch.Generator().manual_seed(1))
+    moved = fitted.maps(good)
+    for row in ("zero-shot", "memory", "lora-off"):
+        assert torch.equal(rows[row], moved[row]), row
+    for row in ("text", "adapted"):
+        assert not torch.allclose(rows[row], moved[row], atol=1e-3), row
+
+
+def test_without_training_lora_on_and_off_agree(tiny_clip, good):
+    detector = Detector(tiny_clip, "plate", Settings(steps=0)).fit(good[:4])
+    rows = detector.maps(good)
+    assert torch.allclose(rows["adapted"], rows["lora-off"], atol=1e-5)
+    assert torch.allclose(rows["text"], rows["zero-shot"], atol=1e-5)
+    assert all(norm == 0 for norm in detector.delta_norms().values())
+
+
+def test_rows_are_those_of_every_table(fitted, good, tiny_clip):
+    assert list(fitted.maps(good)) == list(ROWS)
+
+
+def test_without_shots_there_is_zero_shot_and_no_decision(tiny_clip, good):
+    detector = Detector(tiny_clip, "plate")
+    assert list(detector.maps(good)) == ["zero-shot"] and detector.threshold is None
+
+
+def test_memory_knows_its_own_shots_and_not_a_stranger(fitted, good):
+    strange = good[4:].clone()
+    strange[:, :, 20:44, 20:44] = torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(2))
+    known = fitted.maps(good[:1])["memory"]
+    other = fitted.maps(strange)["memory"]
+    assert known.max() < 0.05 < other.max()
+    row, column = divmod(int(other[0].flatten().argmax()), 64)
+    assert 12 <= row < 52 and 12 <= column < 52, "the maximum lies where the picture was changed"
+
+
+def test_one_shot_is_enough_for_memory_and_threshold(tiny_clip, good):
+    detector = Detector(tiny_clip, "plate", SMALL).fit(good[:1])
+    assert detector.threshold > 0 and all(m.level > 0 for m in detector.memory)
+
+
+def test_turned_copies_are_used_where_products_lie_at_any_angle(tiny_clip):
+    generator = torch.Generator().manual_seed(0)
+    bar = torch.zeros(3, 64, 64)
+    bar[:, 8:24] = torch.rand(3, 16, 64, generator=generator)
+    upright = bar.repeat(6, 1, 1, 1)
+    turned = torch.stack([torch.rot90(bar, k, (1, 2)) for k in (0, 1, 2, 3, 1, 0)])
+    noise = 0.05 * torch.rand(6, 3, 64, 64, generator=generator)
+    detector = Detector(tiny_clip, "bar", SMALL)
+    assert not detector.turning_helps((upright + noise).clamp(0, 1))
+    assert detector.turning_helps((turned[:4] + noise[:4]).clamp(0, 1))
+
+
+def test_the_same_seed_gives_the_same_detector_to_the_last_digit(good):
+    from conftest import TINY
+    from minilora.clip import CLIP, CLIPConfig
+    scores = []
+    for _ in range(2):
+        clip = CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
+        scores.append(Detector(clip, "plate", SMALL).fit(good[:4]).score(good)[0])
+    assert torch.equal(*scores)
+
+
+def test_a_saved_detector_scores_as_before(fitted, good, tmp_path):
+    from conftest import TINY
+    from minilora.clip import CLIP, CLIPConfig
+    fitted.save(tmp_path, WEIGHTS)
+    clip = CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
+    loaded = Detector.load(tmp_path, clip, WEIGHTS)
+    assert loaded.threshold == fitted.threshold and loaded.settings == fitted.settings
+    for row, maps in fitted.maps(good).items():
+        assert torch.allclose(maps, loaded.maps(good)[row], atol=2e-2), row   # the memory is stored in half
+    assert torch.equal(fitted.maps(good)["text"], loaded.maps(good)["text"])
+
+
+def test_an_adapter_refuses_other_base_weights(fitted, tiny_clip, tmp_path):
+    fitted.save(tmp_path, WEIGHTS)
+    with pytest.raises(ValueError, match="fitted on tiny.*found other"):
+        Detector.load(tmp_path, tiny_clip, Weights("other", None, "1" * 64))
+
+
+def test_the_adapter_file_holds_no_base_weights(fitted, tmp_path):
+    fitted.save(tmp_path, WEIGHTS)
+    assert (tmp_path / "adapter.pt").stat().st_size < 60_000
+
+
+def test_lora_is_on_again_after_scoring(fitted, good):
+    fitted.maps(good)
+    assert all(layer.enabled for layer in lora_layers(fitted.clip.visual).values())
+    with lora_off(fitted.clip.visual):
+        assert not any(layer.enabled for layer in lora_layers(fitted.clip.visual).values())
