@@ -1,0 +1,150 @@
+"""The main job from the command line, on a tiny model and drawn pictures."""
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPO
+
+from minilora import fit, report, scenes
+from minilora.data import load_class
+from minilora.detector import ROWS
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    scenes.write_class(root, "gear", good=5, test_good=3, defective=2, resolution=64)
+    return root
+
+
+@pytest.fixture(scope="module")
+def done(folder, tiny_weights, tmp_path_factory):
+    """A finished run: (options, metrics, printed lines)."""
+    lines = []
+    options = fit.parse(["--class", "gear", "--shots", "4", "--data", str(folder), "--model", str(tiny_weights),
+                         "--steps", "4", "--out", str(tmp_path_factory.mktemp("runs") / "one")])
+    return options, fit.run(options, lines.append), "\n".join(lines)
+
+
+def test_a_run_leaves_adapter_memory_metrics_scores_and_maps(done):
+    options, _, _ = done
+    assert {p.name for p in options.out.iterdir()} == {"adapter.pt", "memory.pt", "metrics.json", "scores.csv", "maps"}
+    assert len(list((options.out / "maps").glob("*.png"))) == 3 + 4 * 2
+
+
+def test_metrics_hold_what_the_format_promises(done):
+    options, metrics, _ = done
+    assert json.loads((options.out / "metrics.json").read_text()) == metrics
+    assert {"class", "shots", "seed", "model", "data", "device", "seconds", "peak_memory_bytes", "threshold",
+            "trainable_parameters", "total_parameters", "rows"} <= metrics.keys()
+    assert list(metrics["rows"]) == list(ROWS)
+    for row in metrics["rows"].values():
+        assert row.keys() == {"image_auroc", "pixel_auroc", "image_auroc_odd", "pixel_auroc_odd"}
+        assert all(0 <= value <= 1 for value in row.values())
+    assert set(metrics["kinds"]) == set(scenes.product("gear")[1])
+    assert len(metrics["model"]["sha256"]) == 64 and all(n > 0 for n in metrics["delta_norms"].values())
+
+
+def test_scores_and_decisions_follow_the_threshold(done, folder):
+    options, metrics, _ = done
+    rows = list(csv.DictReader((options.out / "scores.csv").open()))
+    assert [r["file"] for r in rows] == [str(s.path) for s in load_class(folder, "gear").test]
+    for row in rows:
+        assert row["decision"] == ("NG" if float(row["score"]) > metrics["threshold"] else "OK")
+
+
+def test_the_first_lines_say_weights_data_device_and_parameters(done):
+    text = done[2].splitlines()
+    assert [line.split()[0] for line in text[:4]] == ["weights", "data", "device", "training"]
+    assert "tiny.pt" in text[0] and "gear" in text[1] and "cpu" in text[2] and "%" in text[3]
+    assert all(any(line.startswith(row) for line in text) for row in ROWS)
+
+
+def test_the_same_command_gives_the_same_numbers(done, tmp_path):
+    options, metrics, _ = done
+    again = fit.run(fit.parse(["--class", "gear", "--shots", "4", "--data", str(options.data), "--model",
+                               str(options.model), "--steps", "4", "--out", str(tmp_path)]), lambda line: None)
+    assert again["rows"] == metrics["rows"] and again["threshold"] == metrics["threshold"]
+
+
+def run_with(folder, tiny_weights, out, *extra):
+    return fit.run(fit.parse(["--class", "gear", "--data", str(folder), "--model", str(tiny_weights),
+                              "--out", str(out), *extra]), lambda line: None)
+
+
+def test_zero_shots_means_zero_shot(folder, tiny_weights, tmp_path):
+    metrics = run_with(folder, tiny_weights, tmp_path, "--shots", "0")
+    assert list(metrics["rows"]) == ["zero-shot"] and metrics["threshold"] is None
+    decisions = {row["decision"] for row in csv.DictReader((tmp_path / "scores.csv").open())}
+    assert decisions == {""}, "no decision without a threshold"
+
+
+def test_zero_steps_means_no_adaptation(folder, tiny_weights, tmp_path):
+    metrics = run_with(folder, tiny_weights, tmp_path, "--shots", "2", "--steps", "0")
+    assert set(metrics["delta_norms"].values()) == {0.0} and metrics["losses"] == []
+    assert metrics["rows"]["adapted"] == pytest.approx(metrics["rows"]["lora-off"])
+
+
+def test_all_shots_are_every_good_picture(folder, tiny_weights, tmp_path):
+    assert run_with(folder, tiny_weights, tmp_path, "--shots", "all", "--steps", "1")["shots"] == "all"
+
+
+def test_without_data_the_embedded_scenes_are_drawn_and_named(tiny_weights, tmp_path, monkeypatch):
+    monkeypatch.delenv("MINILORA_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scenes, "write_class", lambda root, name, write=scenes.write_class: write(
+        root, name, good=2, test_good=2, defective=1, resolution=64))
+    lines = []
+    metrics = fit.run(fit.parse(["--class", "nut", "--shots", "2", "--steps", "1", "--model", str(tiny_weights)]),
+                      lines.append)
+    assert metrics["data"]["name"].startswith("embedded scenes") and "embedded scenes" in lines[1]
+    assert (tmp_path / "runs/nut-2shot-seed1/metrics.json").exists()
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--class", "spoon"], "spoon.*gear"),
+    (["--class", "gear", "--shots", "99"], "99 shots.*only 5"),
+    (["--class", "gear", "--shots", "few"], "few.*number or 'all'"),
+    (["--class", "gear", "--device", "cuda:9"], "cuda:9.*--device cpu"),
+    (["--class", "gear", "--model", "ViT-Q/3"], "ViT-Q/3"),
+])
+def test_mistakes_get_one_line_that_names_them(arguments, words, folder, tiny_weights, tmp_path):
+    if "--device" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU, so the device exists")
+    model = [] if "--model" in arguments else ["--model", str(tiny_weights)]
+    result = subprocess.run([sys.executable, "-m", "minilora.fit", "--data", str(folder), *model, *arguments],
+                            cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    import re
+    assert re.search(words, result.stderr, re.DOTALL), result.stderr
+
+
+def environment():
+    import os
+    return {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+
+
+def test_auroc_is_missing_where_there_is_one_class_only():
+    maps, labels = torch.rand(2, 4, 4), torch.tensor([0, 0])
+    row = report.row_metrics(torch.rand(2), maps, labels, torch.zeros(2, 4, 4, dtype=torch.bool))
+    assert set(row.values()) == {None}
+    assert "--" in report.table({"memory": row}, {"memory": ""})
+
+
+def test_odd_numbered_pictures_count_from_zero():
+    scores, labels = torch.tensor([0.0, 9.0, 1.0, 2.0]), torch.tensor([1, 0, 0, 1])
+    row = report.row_metrics(scores, scores[:, None, None], labels, None)
+    assert row["image_auroc_odd"] == 0.0 and row["image_auroc"] == 0.25 and row["pixel_auroc"] is None
+
+
+def test_a_panel_shows_the_mask_white_and_the_defect_hot():
+    pixels, mask, scores = torch.zeros(3, 8, 8), torch.zeros(8, 8, dtype=torch.bool), torch.zeros(8, 8)
+    mask[2, 3], scores[2, 3] = True, 1.0
+    image = report.panel(pixels, mask, scores, 0.0, 1.0, "", True)
+    where = lambda part: image.getpixel((part * 12 + 2 + 3, 18 + 2))
+    assert image.size == (4 * 12, 26)
+    assert where(0) == (0, 0, 0) and where(1) == (255, 255, 255)
+    assert min(where(2)) > 200 and sum(where(3)) > 400
