@@ -6,7 +6,9 @@ features that see defects, also on products that were never drawn.  Four ingredi
     contrast    Radford et al. 2021 (CLIP), figure 3; captions of the same product in the other state
                 are added as hard negatives (Yuksekgonul et al. 2023, "NegCLIP")
     locate      the same comparison for every patch, since a drawn defect comes with its exact mask
-    drop        only some patches of each picture are encoded (Li et al. 2023, "FLIP")
+    view        a window of each picture, or all of it in half detail: a quarter of the patches, but
+                neighbours stay neighbours (differs from Li et al. 2023, "FLIP", which drops patches
+                at random; a small defect is seen by comparing a patch with those around it)
     Buffer      each drawn scene serves in several batches, since drawing is as dear as training
                 (Hoffer et al. 2020, "Augment your batch")
 
@@ -16,6 +18,7 @@ Leaves out: photographs, several machines.  Symbols: B scenes of a batch, P patc
 """
 import argparse
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -332,16 +335,37 @@ def parser():
     p.add_argument("--threads", type=int, default=1, help="of the training process; part of what a run repeats")
     p.add_argument("--every", type=int, default=20, help="steps between two progress lines")
     p.add_argument("--save-every", type=int, default=250, help="steps between two resume files")
+    p.add_argument("--check", metavar="LOG", help="train the first 50 steps of a log again and compare")
     return p
+
+
+def check(path, count, report=print):
+    """Trains the first steps of a committed log again and compares.  Returns the largest difference.
+
+    The command in the log's head is repeated, so the same seed and settings are used.  Losses agree
+    to the last digit on the same machine; bfloat16 on another processor rounds differently.
+    """
+    lines = Path(path).read_text().splitlines()
+    options = parser().parse_args(lines[0].split("minilora.pretrain", 1)[1].split())
+    options.stop, options.out = count, f"{path}.check"
+    torch.set_num_threads(options.threads)
+    rows = [line.split(",") for line in lines if line[0].isdigit()][:count]
+    _, log = train(options, report)
+    worst = max(abs(float(row[1]) - again["loss"]) for row, again in zip(rows, log))
+    report(f"first {len(rows)} losses of {path}: largest difference {worst:.2g}")
+    return worst
 
 
 def main():
     options = parser().parse_args()
+    if options.check:
+        sys.exit(check(options.check, 50) > 0.02)
     torch.set_num_threads(options.threads)
     clip, log = train(options, lambda line: print(line, flush=True))
     save_official(clip, options.out)
     accuracy, damaged = held_out(clip, default_tokenizer(), options.device, count=1024)
-    settings = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in vars(options).items() if k != "out")
+    settings = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in vars(options).items()
+                        if k not in ("out", "check"))
     write_log(f"{Path(options.out).with_suffix('')}.log.csv", log,
               [f"python -m minilora.pretrain {settings}",
                f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}; "
