@@ -9,6 +9,7 @@ nearer to "damaged" than to "flawless" (text map); the two err in different plac
 Symbols: B images, P = G² patches, W width, E embedding, R resolution, M patches in the memory.
 Leaves out: coreset subsampling (K shots are few enough), weighting of scores by neighbours.
 """
+
 import math
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ def text_map(patches, text, scale):
     patches: (B, P, E);  text: (2, E), rows normal and anomalous;  scale: CLIP's exp(logit_scale).
     Returns (B, P) in (0, 1).
     """
-    logits = scale * F.normalize(patches, dim=-1) @ F.normalize(text, dim=-1).T      # (B, P, 2)
+    logits = scale * F.normalize(patches, dim=-1) @ F.normalize(text, dim=-1).T  # (B, P, 2)
     return logits.softmax(-1)[..., 1]
 
 
@@ -32,9 +33,9 @@ def neighbourhood(tokens, size=3):
     tokens: (B, P, W) on a square grid.  At the border the mean is over what is there.
     """
     side = math.isqrt(tokens.shape[1])
-    picture = tokens.transpose(1, 2).unflatten(2, (side, side))                      # (B, W, G, G)
+    picture = tokens.transpose(1, 2).unflatten(2, (side, side))  # (B, W, G, G)
     picture = F.avg_pool2d(picture, size, 1, size // 2, count_include_pad=False)
-    return picture.flatten(2).transpose(1, 2)                                        # (B, P, W)
+    return picture.flatten(2).transpose(1, 2)  # (B, P, W)
 
 
 def nearest(tokens, memory, rows=4096):
@@ -87,7 +88,9 @@ class Memory:
 
     def distance(self, tokens):
         """(layers, B, P, W) -> (B, P), the mean over the layers."""
-        return torch.stack([nearest(t, m) for t, m in zip(tokens - self.mean, self.patches)]).mean(0)
+        return torch.stack([nearest(t, m) for t, m in zip(tokens - self.mean, self.patches)]).mean(
+            0
+        )
 
     def state(self):
         """What is stored: half precision halves the file and moves distances by less than 1e-3."""
@@ -105,18 +108,22 @@ def gaussian(maps, sigma):
     """
     radius = max(1, math.ceil(4 * sigma))
     t = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
-    kernel = torch.exp(-t ** 2 / (2 * sigma ** 2))
+    kernel = torch.exp(-(t**2) / (2 * sigma**2))
     kernel = kernel / kernel.sum()
     x = F.pad(maps[:, None], 4 * [radius], mode="reflect")
-    x = F.conv2d(x, kernel.view(1, 1, -1, 1))                # down
-    return F.conv2d(x, kernel.view(1, 1, 1, -1))[:, 0]       # across
+    x = F.conv2d(x, kernel.view(1, 1, -1, 1))  # down
+    return F.conv2d(x, kernel.view(1, 1, 1, -1))[:, 0]  # across
 
 
 def to_pixels(patch_scores, resolution, sigma):
     """(B, P) on a square grid -> smoothed map (B, R, R)."""
     side = math.isqrt(patch_scores.shape[1])
-    maps = F.interpolate(patch_scores.unflatten(1, (1, side, side)), (resolution, resolution),
-                         mode="bilinear", align_corners=False)[:, 0]
+    maps = F.interpolate(
+        patch_scores.unflatten(1, (1, side, side)),
+        (resolution, resolution),
+        mode="bilinear",
+        align_corners=False,
+    )[:, 0]
     return gaussian(maps, sigma)
 
 
@@ -137,7 +144,9 @@ def threshold(good_scores, false_positive_rate=0.05):
 
 def demo():
     generator = torch.Generator().manual_seed(0)
-    good = torch.randn(8, 16, 32, generator=generator) * 0.2 + torch.randn(1, 16, 32, generator=generator)
+    good = torch.randn(8, 16, 32, generator=generator) * 0.2 + torch.randn(
+        1, 16, 32, generator=generator
+    )
     bad = good[:1].clone()
     bad[0, 5] = torch.randn(32, generator=generator)
     memory = F.normalize(good[1:].flatten(0, 1), dim=-1)

@@ -6,6 +6,7 @@
 Test pictures are used for the table alone: nothing in a run is chosen by them.
 Leaves out: other people's folders without the layout, several classes in one command.
 """
+
 import argparse
 import platform
 import resource
@@ -21,35 +22,74 @@ from minilora.data import few_shot, find_data, load_class
 from minilora.detector import ROWS, Detector, Settings
 from minilora.images import read_image, read_mask, to_square
 
-SCORED = 8                        # pictures that go through the tower together
+SCORED = 8  # pictures that go through the tower together
 
 
 def parser():
     default = Settings()
-    p = argparse.ArgumentParser(prog="python -m minilora.fit", description=__doc__.split("\n")[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m minilora.fit",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     data = p.add_argument_group("data")
-    data.add_argument("--class", dest="name", default="bottle", help="product, a folder of the data")
-    data.add_argument("--shots", default="8", help="good pictures to learn from; 0: zero-shot; all: every one")
-    data.add_argument("--data", default=None, help="folder in MVTec AD's layout; else $MINILORA_DATA, data/mvtec, "
-                                                   "or the embedded scenes")
-    data.add_argument("--seed", type=int, default=default.seed, help="draw of the shots, and all that is random")
-    data.add_argument("--out", default=None, help="run folder; else runs/<class>-<shots>shot-seed<k>")
+    data.add_argument(
+        "--class", dest="name", default="bottle", help="product, a folder of the data"
+    )
+    data.add_argument(
+        "--shots", default="8", help="good pictures to learn from; 0: zero-shot; all: every one"
+    )
+    data.add_argument(
+        "--data",
+        default=None,
+        help="folder in MVTec AD's layout; else $MINILORA_DATA, data/mvtec, or the embedded scenes",
+    )
+    data.add_argument(
+        "--seed", type=int, default=default.seed, help="draw of the shots, and all that is random"
+    )
+    data.add_argument(
+        "--out", default=None, help="run folder; else runs/<class>-<shots>shot-seed<k>"
+    )
     model = p.add_argument_group("model")
-    model.add_argument("--model", default=None, help="official name or checkpoint file; else ViT-B/16 if its file "
-                                                     "is there, else the embedded mini-clip")
-    model.add_argument("--noun", default=None, help="what the prompts call the product; else the class name")
-    model.add_argument("--resolution", type=int, default=default.resolution, help="side in pixels; 0: the model's own")
+    model.add_argument(
+        "--model",
+        default=None,
+        help="official name or checkpoint file; else ViT-B/16 if its file "
+        "is there, else the embedded mini-clip",
+    )
+    model.add_argument(
+        "--noun", default=None, help="what the prompts call the product; else the class name"
+    )
+    model.add_argument(
+        "--resolution",
+        type=int,
+        default=default.resolution,
+        help="side in pixels; 0: the model's own",
+    )
     model.add_argument("--device", default="cpu", help="cpu, cuda, …")
     fit = p.add_argument_group("adaptation")
-    fit.add_argument("--steps", type=int, default=default.steps, help="training steps; 0: no adaptation")
+    fit.add_argument(
+        "--steps", type=int, default=default.steps, help="training steps; 0: no adaptation"
+    )
     fit.add_argument("--batch", type=int, default=default.batch, help="pictures a step")
     fit.add_argument("--rate", type=float, default=default.rate, help="peak learning rate")
     fit.add_argument("--rank", type=int, default=default.rank, help="rank r of LoRA")
-    fit.add_argument("--alpha", type=float, default=default.alpha, help="LoRA's alpha; the scale is alpha / r")
-    fit.add_argument("--targets", nargs="+", default=list(default.targets), choices=("q", "k", "v", "out"),
-                     help="attention projections that get LoRA")
-    fit.add_argument("--blocks", type=int, default=default.blocks, help="LoRA in the last n blocks; 0: the last third")
+    fit.add_argument(
+        "--alpha", type=float, default=default.alpha, help="LoRA's alpha; the scale is alpha / r"
+    )
+    fit.add_argument(
+        "--targets",
+        nargs="+",
+        default=list(default.targets),
+        choices=("q", "k", "v", "out"),
+        help="attention projections that get LoRA",
+    )
+    fit.add_argument(
+        "--blocks",
+        type=int,
+        default=default.blocks,
+        help="LoRA in the last n blocks; 0: the last third",
+    )
     return p
 
 
@@ -82,8 +122,12 @@ class ProgressLine:
         if self.terminal or (step + 1) % 50 == 0 or step + 1 == self.steps:
             rate = (step + 1) / (time.time() - self.begun)
             start = "\r" if self.terminal else ""
-            print(f"{start}step {step + 1:4d}/{self.steps}  loss {loss:.4f}  {rate:.1f} steps/s  "
-                  f"{(self.steps - step - 1) / rate:4.0f} s left", end="" if self.terminal else "\n", flush=True)
+            print(
+                f"{start}step {step + 1:4d}/{self.steps}  loss {loss:.4f}  {rate:.1f} steps/s  "
+                f"{(self.steps - step - 1) / rate:4.0f} s left",
+                end="" if self.terminal else "\n",
+                flush=True,
+            )
             if self.terminal and step + 1 == self.steps:
                 print()
 
@@ -123,35 +167,60 @@ def run(options, say=print):
         raise ValueError(f"--device {options.device}: no such device here; use --device cpu")
     clip, weights = load_clip(options.model, options.device)
     data, data_name = open_data(options)
-    settings = Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in vars(options).items()
-                           if k in Settings.__dataclass_fields__})
+    settings = Settings(
+        **{
+            k: tuple(v) if isinstance(v, list) else v
+            for k, v in vars(options).items()
+            if k in Settings.__dataclass_fields__
+        }
+    )
     detector = Detector(clip, options.noun or data.name, settings)
     trained, total = detector.parameters()
     small = ", a small model trained on drawings alone" if weights.name == "mini-clip" else ""
     say(f"weights  {weights.name}{small}  (sha256 {weights.sha256[:12]}…)")
-    say(f"data     {data_name}: {data.root}, class {data.name}, {len(data.train)} good pictures, {len(data.test)} to judge")
-    say(f"device   {options.device}, {torch.get_num_threads()} threads, resolution {detector.resolution}")
-    say(f"training {trained:,} of {total:,} parameters ({trained / total:.2%}): LoRA r={settings.rank} on "
-        f"{','.join(settings.targets)} of blocks {detector.first}-{len(clip.visual.blocks)}, {settings.context} context vectors")
+    say(
+        f"data     {data_name}: {data.root}, class {data.name}, {len(data.train)} good pictures, {len(data.test)} to judge"
+    )
+    say(
+        f"device   {options.device}, {torch.get_num_threads()} threads, resolution {detector.resolution}"
+    )
+    say(
+        f"training {trained:,} of {total:,} parameters ({trained / total:.2%}): LoRA r={settings.rank} on "
+        f"{','.join(settings.targets)} of blocks {detector.first}-{len(clip.visual.blocks)}, {detector.prompts.context.shape[1]} context vectors a prompt"
+    )
     shots = few_shot(data.train, options.shots, options.seed)
     if shots:
         detector.fit(load_pictures(shots, detector.resolution), ProgressLine(settings.steps))
-    metrics = {"version": __version__, "class": data.name, "shots": options.shots, "seed": options.seed,
-               "model": {"name": weights.name, "sha256": weights.sha256},
-               "data": {"name": data_name, "root": str(data.root)}, "device": options.device,
-               "resolution": detector.resolution, "trainable_parameters": trained, "total_parameters": total,
-               "threshold": detector.threshold, "losses": detector.losses, "delta_norms": detector.delta_norms()}
+    metrics = {
+        "version": __version__,
+        "class": data.name,
+        "shots": options.shots,
+        "seed": options.seed,
+        "model": {"name": weights.name, "sha256": weights.sha256},
+        "data": {"name": data_name, "root": str(data.root)},
+        "device": options.device,
+        "resolution": detector.resolution,
+        "trainable_parameters": trained,
+        "total_parameters": total,
+        "threshold": detector.threshold,
+        "losses": detector.losses,
+        "delta_norms": detector.delta_norms(),
+    }
     detector.save(options.out, weights)
     if data.test:
         metrics |= evaluate(detector, data.test, options.out)
         say(report.table(metrics["rows"], ROWS))
         for kind, value in metrics["kinds"].items():
-            say(f"  {kind:24s} {report.percent(value)}  image AUROC of this kind against the good ones, best row above")
+            say(
+                f"  {kind:24s} {report.percent(value)}  image AUROC of this kind against the good ones, best row above"
+            )
     metrics |= {"seconds": time.time() - begun, "peak_memory_bytes": peak_memory(options.device)}
     report.write_json(options.out / "metrics.json", metrics)
     norms = list(metrics["delta_norms"].values())
     say(f"LoRA     |ΔW| {min(norms):.3f} to {max(norms):.3f} over {len(norms)} projections")
-    say(f"written  {options.out}  ({metrics['seconds']:.0f} s, peak memory {metrics['peak_memory_bytes'] / 2**20:,.0f} MB)")
+    say(
+        f"written  {options.out}  ({metrics['seconds']:.0f} s, peak memory {metrics['peak_memory_bytes'] / 2**20:,.0f} MB)"
+    )
     return metrics
 
 
@@ -164,8 +233,10 @@ def evaluate(detector, samples, out):
     maps, scores = rows.get("adapted", rows["zero-shot"])
     report.write_scores(out / "scores.csv", samples, scores, detector.threshold)
     report.write_maps(out / "maps", samples, pictures, masks, maps, scores, detector.threshold)
-    return {"rows": {row: report.row_metrics(s, m, labels, masks) for row, (m, s) in rows.items()},
-            "kinds": report.kind_metrics(scores, [s.kind for s in samples])}
+    return {
+        "rows": {row: report.row_metrics(s, m, labels, masks) for row, (m, s) in rows.items()},
+        "kinds": report.kind_metrics(scores, [s.kind for s in samples]),
+    }
 
 
 def main():

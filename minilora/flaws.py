@@ -7,6 +7,7 @@ which are pasted into photographs of unknown things, these know where the part i
 Leaves out: defects of shape larger than half the part.  Symbols: R resolution;  size: radius in
 half-pictures, log-uniform;  site: (y, x) in (-1, 1) on the part.
 """
+
 from math import cos, exp, log, pi, sin
 
 import numpy as np
@@ -14,10 +15,20 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from minilora.materials import COLOURS, fractal, grid, noise, paint, pick, random_material, uniform, white
+from minilora.materials import (
+    COLOURS,
+    fractal,
+    grid,
+    noise,
+    paint,
+    pick,
+    random_material,
+    uniform,
+    white,
+)
 
-VISIBLE = 0.04        # change of a colour channel, on [0, 1], from which a pixel counts as defective
-STRIKING = 0.12       # a defect has at least 0.15 % of the picture that changed by so much
+VISIBLE = 0.04  # change of a colour channel, on [0, 1], from which a pixel counts as defective
+STRIKING = 0.12  # a defect has at least 0.15 % of the picture that changed by so much
 
 
 def stroke(points, width, resolution):
@@ -89,7 +100,11 @@ def crack(p, site, size, g):
 
 
 def stain(p, site, size, g):
-    return mix(p, tone(p, site, g), spot(site, size, p.shape[-1], g, uniform(g, 0.15, 0.6)) * uniform(g, 0.6, 1.0))
+    return mix(
+        p,
+        tone(p, site, g),
+        spot(site, size, p.shape[-1], g, uniform(g, 0.15, 0.6)) * uniform(g, 0.6, 1.0),
+    )
 
 
 def hole(p, site, size, g):
@@ -118,7 +133,7 @@ def spots(p, site, size, g):
 def warped(p, site, size, g, push):
     """Resamples the picture around the site; push (R, R, 2) is where each pixel looks, in half-pictures."""
     y, x = grid(p.shape[-1])
-    near = torch.exp(-((y - site[0]) ** 2 + (x - site[1]) ** 2) / size ** 2)[..., None]
+    near = torch.exp(-((y - site[0]) ** 2 + (x - site[1]) ** 2) / size**2)[..., None]
     where = torch.stack((x, y), -1) + near * push
     return F.grid_sample(p[None], where[None], align_corners=False, padding_mode="reflection")[0]
 
@@ -131,7 +146,11 @@ def bent(p, site, size, g):
 def uneven(p, site, size, g):
     area = spot(site, size + 0.1, p.shape[-1], g, uniform(g, 0.05, 0.3), 0.3)
     flat = F.avg_pool2d(p[None], 9, 1, 4, count_include_pad=False)[0]
-    changed = flat * pick(g, (0.6, 0.75, 1.3, 1.5)) if uniform(g) < 0.6 else p * pick(g, (0.5, 0.65, 1.35, 1.55))
+    changed = (
+        flat * pick(g, (0.6, 0.75, 1.3, 1.5))
+        if uniform(g) < 0.6
+        else p * pick(g, (0.5, 0.65, 1.35, 1.55))
+    )
     return mix(p, changed, area)
 
 
@@ -153,7 +172,7 @@ def dent(p, site, size, g):
     """Pushed-in surface: bright on one flank, dark on the other, the texture pinched together."""
     y, x = grid(p.shape[-1])
     v, u, a, size = (y - site[0]), (x - site[1]), uniform(g, 0, 2 * pi), size + 0.06
-    bump = torch.exp(-(v * v + u * u) / size ** 2)
+    bump = torch.exp(-(v * v + u * u) / size**2)
     slope = (v * sin(a) + u * cos(a)) / size * bump
     pinched = warped(p, site, size, g, -0.3 * torch.stack((u, v), -1))
     return pinched * (1 + uniform(g, 0.6, 1.2) * slope)
@@ -166,9 +185,21 @@ def broken(p, site, size, g, behind):
     return mix(p, inside, area)
 
 
-KINDS = {"scratch": scratch, "crack": crack, "stain": stain, "hole": hole, "contamination": contamination,
-         "thread": thread, "spots": spots, "bent": bent, "uneven": uneven, "rough": rough,
-         "misplaced": misplaced, "broken": broken, "dent": dent}
+KINDS = {
+    "scratch": scratch,
+    "crack": crack,
+    "stain": stain,
+    "hole": hole,
+    "contamination": contamination,
+    "thread": thread,
+    "spots": spots,
+    "bent": bent,
+    "uneven": uneven,
+    "rough": rough,
+    "misplaced": misplaced,
+    "broken": broken,
+    "dent": dent,
+}
 
 
 def add_flaw(kind, picture, part, behind, generator):

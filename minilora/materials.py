@@ -8,6 +8,7 @@ sit in `Material`; the realisation differs from picture to picture through the g
 Leaves out: light (see scenes.py), physically based reflection.
 Symbols: R resolution; C = 3 channels.
 """
+
 from dataclasses import dataclass
 from functools import lru_cache
 from math import pi
@@ -16,12 +17,23 @@ import torch
 import torch.nn.functional as F
 
 COLOURS = {
-    "red": (0.75, 0.12, 0.12), "green": (0.15, 0.55, 0.22), "blue": (0.14, 0.27, 0.70),
-    "yellow": (0.88, 0.76, 0.18), "orange": (0.90, 0.48, 0.12), "brown": (0.45, 0.28, 0.15),
-    "black": (0.09, 0.09, 0.10), "white": (0.92, 0.92, 0.90), "grey": (0.50, 0.50, 0.50),
-    "dark grey": (0.26, 0.26, 0.27), "light grey": (0.74, 0.74, 0.73), "beige": (0.80, 0.70, 0.54),
-    "purple": (0.45, 0.20, 0.55), "pink": (0.88, 0.52, 0.62), "teal": (0.12, 0.50, 0.52),
-    "golden": (0.78, 0.60, 0.30)}
+    "red": (0.75, 0.12, 0.12),
+    "green": (0.15, 0.55, 0.22),
+    "blue": (0.14, 0.27, 0.70),
+    "yellow": (0.88, 0.76, 0.18),
+    "orange": (0.90, 0.48, 0.12),
+    "brown": (0.45, 0.28, 0.15),
+    "black": (0.09, 0.09, 0.10),
+    "white": (0.92, 0.92, 0.90),
+    "grey": (0.50, 0.50, 0.50),
+    "dark grey": (0.26, 0.26, 0.27),
+    "light grey": (0.74, 0.74, 0.73),
+    "beige": (0.80, 0.70, 0.54),
+    "purple": (0.45, 0.20, 0.55),
+    "pink": (0.88, 0.52, 0.62),
+    "teal": (0.12, 0.50, 0.52),
+    "golden": (0.78, 0.60, 0.30),
+}
 
 
 def uniform(generator, low=0.0, high=1.0):
@@ -58,7 +70,7 @@ def fractal(generator, resolution, cells, octaves=4, gain=0.55):
     """Noise at doubling frequencies and falling strength, (R, R)."""
     total, strength = torch.zeros(resolution, resolution), 1.0
     for octave in range(octaves):
-        size = min(cells * 2 ** octave, resolution // 2)
+        size = min(cells * 2**octave, resolution // 2)
         total += strength * noise(generator, resolution, size)
         strength *= gain
     return total / 1.6
@@ -144,9 +156,22 @@ def dotted(g, R, s, y, x):
     return torch.tanh(6 * (wave(g, y, s) * wave(g, x, s) - 0.5)) + 0.1 * noise(g, R, R // 3)
 
 
-FIELDS = {"metal": brushed, "iron": cast, "wooden": wood, "leather": leather, "stone": granite,
-          "fabric": woven, "carpet": carpet, "plastic": plastic, "marble": marble, "foam": foam,
-          "paper": paper, "baked": baked, "ribbed": ribbed, "dotted": dotted}
+FIELDS = {
+    "metal": brushed,
+    "iron": cast,
+    "wooden": wood,
+    "leather": leather,
+    "stone": granite,
+    "fabric": woven,
+    "carpet": carpet,
+    "plastic": plastic,
+    "marble": marble,
+    "foam": foam,
+    "paper": paper,
+    "baked": baked,
+    "ribbed": ribbed,
+    "dotted": dotted,
+}
 GREY = ("grey", "dark grey", "light grey", "black", "white")
 
 
@@ -157,12 +182,20 @@ def random_material(generator, name=None, colour=None, contrast=None):
         grey = name in ("metal", "iron", "stone") and uniform(generator) < 0.75
         colour = pick(generator, GREY if grey else list(COLOURS))
     base = torch.tensor(COLOURS[colour])
-    base = torch.lerp(base.mean().expand(3), base, uniform(generator, 0.4, 1.0))     # some are faded
+    base = torch.lerp(base.mean().expand(3), base, uniform(generator, 0.4, 1.0))  # some are faded
     contrast = uniform(generator, 0.03, 0.22) if contrast is None else contrast
     tint = 0.03 * torch.randn(3, generator=generator) * (colour not in GREY)
     dark, light = (base - contrast + tint).clamp(0, 1), (base + contrast).clamp(0, 1)
-    return Material(name, colour, tuple(dark.tolist()), tuple(light.tolist()), uniform(generator, 5, 16),
-                    contrast, uniform(generator, 0, 0.02), uniform(generator) < 0.5)
+    return Material(
+        name,
+        colour,
+        tuple(dark.tolist()),
+        tuple(light.tolist()),
+        uniform(generator, 5, 16),
+        contrast,
+        uniform(generator, 0, 0.02),
+        uniform(generator) < 0.5,
+    )
 
 
 def paint(material, generator, resolution):

@@ -1,21 +1,15 @@
 """Trains the embedded model: contrastive image-text learning on drawn scenes and their captions.
 
 Claim: a tower that must tell "a flawless green nut" from "a green nut with a scratch" learns
-features that see defects, also on products that were never drawn.  Four ingredients, each a function:
-
-    contrast    Radford et al. 2021 (CLIP), figure 3; captions of the same product in the other state
-                are added as hard negatives (Yuksekgonul et al. 2023, "NegCLIP")
-    locate      the same comparison for every patch, since a drawn defect comes with its exact mask
-    view        a window of each picture, or all of it in half detail: a quarter of the patches, but
-                neighbours stay neighbours (differs from Li et al. 2023, "FLIP", which drops patches
-                at random; a small defect is seen by comparing a patch with those around it)
-    Buffer      each drawn scene serves in several batches, since drawing is as dear as training
-                (Hoffer et al. 2020, "Augment your batch")
+features that see defects, also on products that were never drawn (Radford et al. 2021, CLIP).
+The batches come from stream.py, the captions and both losses from captions.py.
 
     python -m minilora.pretrain --out weights/mini-clip.pt      resumes if it was interrupted
+    python -m minilora.pretrain --check weights/mini-clip.log.csv      repeats the first 50 steps
 
 Leaves out: photographs, several machines.  Symbols: B scenes of a batch, P patches, E embedding.
 """
+
 import argparse
 import math
 import sys
@@ -24,177 +18,25 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset
 
 from minilora.auroc import auroc
 from minilora.bpe import default_tokenizer
+from minilora.captions import NORMAL, NOUNS, also_true, caption, contrast, locate
 from minilora.checkpoint import save_official
 from minilora.clip import CLIP, CLIPConfig
 from minilora.files import load_tensors, save_tensors, whole_file
 from minilora.images import normalise
-from minilora.materials import COLOURS, FIELDS, pick, uniform
-from minilora.parts import FAMILIES
-from minilora.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES
-from minilora.scenes import PHRASES, random_scene
+from minilora.stream import Buffer, SceneStream, embed_view, turned, view, visible_facts
 
-MINI = CLIPConfig(embed=128, resolution=224, vision_layers=5, vision_width=256, patch=16,
-                  text_width=64, text_layers=3)
-KINDS = list(PHRASES)
-NOUNS = list(FAMILIES) + [f"{name} surface" for name in FIELDS]
-UNMENTIONED, NORMAL, DAMAGED = -1, -2, -3      # what a caption may say of an attribute or the state
-
-
-class SceneStream(Dataset):
-    """Scene number i as uint8 picture, mask coverage per patch, and attributes as numbers."""
-
-    def __init__(self, first, last):
-        self.first, self.last = first, last
-
-    def __len__(self):
-        return self.last - self.first
-
-    def __getitem__(self, index):
-        scene = random_scene(self.first + index)
-        colour, material = (scene.words + (None,))[:2]
-        facts = [NOUNS.index(scene.noun), list(COLOURS).index(colour),
-                 list(FIELDS).index(material) if material else UNMENTIONED,
-                 KINDS.index(scene.flaw) if scene.flaw else NORMAL]
-        coverage = F.avg_pool2d(scene.mask[None].float(), MINI.patch)[0]            # (14, 14)
-        return (scene.picture * 255).round().byte(), coverage, torch.tensor(facts)
-
-
-class Buffer:
-    """The latest `size` scenes; at step t scenes fresh*t ... are drawn by worker processes and enter."""
-
-    def __init__(self, size, fresh, first_batch, start_step, steps, workers):
-        known = first_batch + fresh * start_step               # scenes drawn before this step
-        begin = max(0, known - size)
-        stream = DataLoader(SceneStream(begin, first_batch + fresh * steps), batch_size=None,
-                            num_workers=workers, prefetch_factor=2 * fresh if workers else None)
-        self.stream, self.fresh, self.size, self.count = iter(stream), fresh, size, begin
-        self.columns = None
-        self.take(known - begin)
-
-    def take(self, number):
-        for _ in range(number):
-            columns = next(self.stream)
-            if self.columns is None:
-                self.columns = [torch.empty((self.size, *c.shape), dtype=c.dtype) for c in columns]
-            for store, value in zip(self.columns, columns):
-                store[self.count % self.size] = value
-            self.count += 1
-
-    def batch(self, size, generator):
-        """(pictures uint8 (B, 3, R, R), coverage (B, G, G), facts (B, 4)), then lets fresh scenes in."""
-        rows = torch.randperm(min(self.count, self.size), generator=generator)[:size]
-        batch = [store[rows] for store in self.columns]
-        self.take(self.fresh)
-        return batch
-
-
-def turned(pictures, coverage, generator):
-    """Each scene flipped and transposed at random, its mask alike."""
-    for axes in ((-1,), (-2,), None):
-        chosen = (torch.rand(len(pictures), 1, 1, generator=generator) < 0.5)
-        turn = (lambda t: t.transpose(-1, -2)) if axes is None else (lambda t: t.flip(axes))
-        coverage = torch.where(chosen, turn(coverage), coverage)
-        pictures = torch.where(chosen[:, None], turn(pictures), pictures)
-    return pictures, coverage
-
-
-def caption(facts, generator, tokenizer):
-    """Two sentences on one scene, true and false about its state, and what both mention.
-
-    Returns (own text, other text, mentioned (2, 4) with UNMENTIONED where nothing is said).
-    Now and then the noun is a random token, so that the tower copes with nouns it has never read.
-    """
-    noun, colour, material, state = facts
-    said = [noun, colour, material]
-    for k, chance in enumerate((0.15, 0.15, 0.15)):
-        if uniform(generator) < chance:
-            said[k] = UNMENTIONED
-    name = pick(generator, ("object", "part", "product")) if uniform(generator) < 0.6 else \
-        tokenizer.decode([int(torch.randint(1000, 40000, (), generator=generator))]).strip() or "object"
-    words = [list(COLOURS)[said[1]]] if said[1] >= 0 else []
-    words += [list(FIELDS)[said[2]]] if said[2] >= 0 else []
-    phrase = " ".join(words + [NOUNS[noun] if said[0] >= 0 else name])
-    kind = state if state >= 0 else int(torch.randint(len(KINDS), (), generator=generator))
-    damaged = DAMAGED if uniform(generator) < 0.5 else kind
-    flawed = pick(generator, ANOMALOUS_STATES) if damaged == DAMAGED else PHRASES[KINDS[kind]]
-    good = pick(generator, NORMAL_STATES[1:] + ("good {}",) + NORMAL_STATES[:1])
-    template = pick(generator, TEMPLATES)
-    pair = [(template.format(good.format(phrase)), said + [NORMAL]),
-            (template.format(flawed.format(phrase)), said + [damaged])]
-    own, other = pair if state == NORMAL else pair[::-1]
-    return own[0], other[0], [own[1], other[1]]
-
-
-def also_true(facts, mentioned):
-    """(B, N): does text n, by what it mentions, hold for scene b too?  Such pairs are no negatives."""
-    things = (mentioned[None, :, :3] == UNMENTIONED) | (mentioned[None, :, :3] == facts[:, None, :3])
-    state, said = facts[:, None, 3], mentioned[None, :, 3]
-    return things.all(-1) & ((said == state) | ((said == DAMAGED) & (state >= 0)))
-
-
-def contrast(image, own, other, scale, true):
-    """InfoNCE both ways.  image, own, other: (B, E) normalised; true: (B, 2B) from `also_true`."""
-    logits = scale * image @ torch.cat([own, other]).T                               # (B, 2B)
-    right = torch.eye(len(image), 2 * len(image), dtype=torch.bool, device=image.device)
-    logits = logits.masked_fill(true & ~right, float("-inf"))
-    target = torch.arange(len(image), device=image.device)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :len(image)].T, target)) / 2
-
-
-def locate(patches, normal, damaged, scale, coverage):
-    """Each patch against its own scene's two captions.  patches: (B, P, E);  coverage: (B, P).
-
-    Patches with a trace of a defect (under 15 %) count for neither side; the defective ones, few as
-    they are, get a quarter of the weight.
-    """
-    logits = scale * torch.einsum("bpe,sbe->bps", patches, torch.stack([normal, damaged]))
-    loss = F.cross_entropy(logits.flatten(0, 1), (coverage > 0).long().flatten(), reduction="none")
-    loss, coverage = loss.view_as(coverage), coverage
-    good, bad = loss[coverage == 0], loss[coverage >= 0.15]
-    return 0.75 * good.mean() + 0.25 * (bad.mean() if len(bad) else 0.0)
-
-
-def view(pictures, coverage, generator, window):
-    """What of each picture is encoded: a window of it in full detail, or the whole in half detail.
-
-    pictures: uint8 (B, 3, R, R);  coverage: (B, G, G);  window: patches a side.  Returns pictures
-    uint8 (B, 3, window * patch, ...), coverage (B, window, window), and for each the numbers of the
-    patches whose positions it takes (B, window, window), -1 where the whole picture is shown.
-    Two windows of three are placed so that they show a defect, if there is one.
-    """
-    size, side = MINI.patch, coverage.shape[1]
-    halves = F.avg_pool2d(coverage[:, None], 2)[:, 0]
-    grid = torch.arange(side * side).view(side, side)
-    out = []
-    for k in range(len(pictures)):
-        if torch.rand((), generator=generator) < 0.5:
-            whole = F.avg_pool2d(pictures[k].float(), 2).round().byte()
-            out.append((whole, halves[k], torch.full((window, window), -1)))
-            continue
-        row, col = torch.randint(side - window + 1, (2,), generator=generator).tolist()
-        marked = (coverage[k] > 0.15).nonzero()
-        if len(marked) and torch.rand((), generator=generator) < 0.67:
-            target = marked[torch.randint(len(marked), (), generator=generator)]
-            shift = torch.randint(window, (2,), generator=generator)
-            row, col = (target - shift).clamp(0, side - window).tolist()
-        rows, cols = slice(row, row + window), slice(col, col + window)
-        pixels = pictures[k, :, row * size:(row + window) * size, col * size:(col + window) * size]
-        out.append((pixels, coverage[k, rows, cols], grid[rows, cols]))
-    return [torch.stack(column) for column in zip(*out)]
-
-
-def embed_view(visual, pixels, places):
-    """`visual.embed` with the positions that each view has in its picture: (B, 1 + P, W)."""
-    x = visual.conv1(pixels).flatten(2).transpose(1, 2)                              # (B, P, W)
-    whole = visual.positions(pixels.shape[-1] // visual.patch)[1:]                   # (P, W)
-    own = visual.positional_embedding[1:][places.clamp(min=0).flatten(1)]            # (B, P, W)
-    x = x + torch.where((places < 0).flatten(1)[..., None], whole, own)
-    cls = (visual.class_embedding + visual.positional_embedding[0]).expand(len(x), 1, -1)
-    return visual.ln_pre(torch.cat([cls, x], dim=1))
+MINI = CLIPConfig(
+    embed=128,
+    resolution=224,
+    vision_layers=5,
+    vision_width=256,
+    patch=16,
+    text_width=64,
+    text_layers=3,
+)
 
 
 def training_loss(clip, tokenizer, batch, full, generator, device, dtype):
@@ -207,7 +49,7 @@ def training_loss(clip, tokenizer, batch, full, generator, device, dtype):
         pictures, coverage, places = view(pictures, coverage, generator, clip.visual.grid // 2)
     facts = visible_facts(facts, coverage, places, full)
     pairs = [caption(f, generator, tokenizer) for f in facts.tolist()]
-    mentioned = torch.tensor([p[2][0] for p in pairs] + [p[2][1] for p in pairs])   # (2B, 4)
+    mentioned = torch.tensor([p[2][0] for p in pairs] + [p[2][1] for p in pairs])  # (2B, 4)
     ids = tokenizer.tokenize([p[0] for p in pairs] + [p[1] for p in pairs]).to(device)
     gain = 1 + 0.3 * (torch.rand(len(pictures), 1, 1, 1, generator=generator) - 0.5)
     pixels = normalise(pictures.float() * gain / 255).to(device)
@@ -220,15 +62,10 @@ def training_loss(clip, tokenizer, batch, full, generator, device, dtype):
     scale = clip.logit_scale.exp()
     normal = (facts[:, 3] == NORMAL).to(device)[:, None]
     one = contrast(image, own, other, scale, also_true(facts, mentioned).to(device))
-    two = locate(local, torch.where(normal, own, other), torch.where(normal, other, own), scale, coverage)
+    two = locate(
+        local, torch.where(normal, own, other), torch.where(normal, other, own), scale, coverage
+    )
     return one + 2 * two, one, two
-
-
-def visible_facts(facts, coverage, places, full):
-    """The attributes as far as a view shows them: a window without the defect is flawless."""
-    facts = facts.clone()
-    facts[coverage.flatten(1).amax(1) < 0.02, 3] = NORMAL
-    return facts
 
 
 def learning_rate(step, steps, peak, warmup=100):
@@ -253,8 +90,11 @@ def held_out(clip, tokenizer, device, count=256, first=10_000_000):
     sentences = [f"a photo of a {noun}." for noun in NOUNS]
     nouns = clip.similarity(image, clip.encode_text(tokenizer.tokenize(sentences).to(device)))
     accuracy = (nouns.argmax(1).cpu() == facts[:, 0]).float().mean().item()
-    states = clip.encode_text(tokenizer.tokenize(["a photo of a flawless object.",
-                                                  "a photo of a damaged object."]).to(device))
+    states = clip.encode_text(
+        tokenizer.tokenize(["a photo of a flawless object.", "a photo of a damaged object."]).to(
+            device
+        )
+    )
     damaged = clip.similarity(image, states).softmax(-1)[:, 1].cpu()
     return accuracy, auroc(damaged, facts[:, 3] != NORMAL)
 
@@ -262,8 +102,12 @@ def held_out(clip, tokenizer, device, count=256, first=10_000_000):
 def optimiser_for(clip, rate):
     """AdamW; matrices decay, biases, norms and the temperature do not."""
     groups = [[p for p in clip.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
-    return torch.optim.AdamW([{"params": groups[0], "weight_decay": 0.1},
-                              {"params": groups[1], "weight_decay": 0.0}], lr=rate, betas=(0.9, 0.98), eps=1e-6)
+    return torch.optim.AdamW(
+        [{"params": groups[0], "weight_decay": 0.1}, {"params": groups[1], "weight_decay": 0.0}],
+        lr=rate,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+    )
 
 
 def train(options, report=print):
@@ -286,25 +130,51 @@ def train(options, report=print):
     for step in range(first, stop):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.rate)
-        loss, one, two = training_loss(clip, tokenizer, buffer.batch(options.batch, generator),
-                                       in_full(step, options.steps), generator, device, dtype)
+        loss, one, two = training_loss(
+            clip,
+            tokenizer,
+            buffer.batch(options.batch, generator),
+            in_full(step, options.steps),
+            generator,
+            device,
+            dtype,
+        )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
         optimiser.step()
-        clip.logit_scale.data.clamp_(0, math.log(100))                               # CLIP, section 2.5
-        log.append({"step": step, "loss": loss.item(), "contrast": one.item(), "locate": two.item(),
-                    "scale": clip.logit_scale.exp().item(), "seconds": spent + time.time() - begun})
+        clip.logit_scale.data.clamp_(0, math.log(100))  # CLIP, section 2.5
+        log.append(
+            {
+                "step": step,
+                "loss": loss.item(),
+                "contrast": one.item(),
+                "locate": two.item(),
+                "scale": clip.logit_scale.exp().item(),
+                "seconds": spent + time.time() - begun,
+            }
+        )
         if step % options.every == 0 or step == stop - 1:
             rate = (step - first + 1) / (time.time() - begun)
-            report(f"step {step:5d}/{options.steps}  loss {log[-1]['loss']:.3f} = {log[-1]['contrast']:.3f} + "
-                   f"{log[-1]['locate']:.3f}  {rate * options.batch:.0f} scenes/s  "
-                   f"{(options.steps - step - 1) / rate / 60:.0f} min left")
+            report(
+                f"step {step:5d}/{options.steps}  loss {log[-1]['loss']:.3f} = {log[-1]['contrast']:.3f} + "
+                f"{log[-1]['locate']:.3f}  {rate * options.batch:.0f} scenes/s  "
+                f"{(options.steps - step - 1) / rate / 60:.0f} min left"
+            )
         if (step + 1) % options.save_every == 0 and step + 1 < stop:
             log[-1]["accuracy"], log[-1]["auroc"] = held_out(clip, tokenizer, device)
-            report(f"held-out scenes: nouns {log[-1]['accuracy']:.3f}, damaged AUROC {log[-1]['auroc']:.3f}")
-            save_tensors(resume, {"clip": dict(clip.state_dict()), "optimiser": dict(optimiser.state_dict()["state"]),
-                                  "generator": generator.get_state(), "log": log})
+            report(
+                f"held-out scenes: nouns {log[-1]['accuracy']:.3f}, damaged AUROC {log[-1]['auroc']:.3f}"
+            )
+            save_tensors(
+                resume,
+                {
+                    "clip": dict(clip.state_dict()),
+                    "optimiser": dict(optimiser.state_dict()["state"]),
+                    "generator": generator.get_state(),
+                    "log": log,
+                },
+            )
     return clip, log
 
 
@@ -314,16 +184,37 @@ def write_log(path, log, head):
         file.write("".join(f"# {line}\n" for line in head))
         file.write("step,loss,contrast,locate,scale,seconds,accuracy,auroc\n")
         for row in log:
-            file.write(",".join(f"{row[k]:.6g}" if k in row else "" for k in
-                                ("step", "loss", "contrast", "locate", "scale", "seconds", "accuracy", "auroc")) + "\n")
+            file.write(
+                ",".join(
+                    f"{row[k]:.6g}" if k in row else ""
+                    for k in (
+                        "step",
+                        "loss",
+                        "contrast",
+                        "locate",
+                        "scale",
+                        "seconds",
+                        "accuracy",
+                        "auroc",
+                    )
+                )
+                + "\n"
+            )
 
 
 def parser():
-    p = argparse.ArgumentParser(prog="python -m minilora.pretrain", description=__doc__.split("\n")[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--out", default="mini-clip.pt", help="file for the weights; the log goes beside it")
+    p = argparse.ArgumentParser(
+        prog="python -m minilora.pretrain",
+        description=__doc__.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument(
+        "--out", default="mini-clip.pt", help="file for the weights; the log goes beside it"
+    )
     p.add_argument("--steps", type=int, default=2800, help="length of the schedule")
-    p.add_argument("--stop", type=int, default=0, help="stop after this step all the same; 0: run to the end")
+    p.add_argument(
+        "--stop", type=int, default=0, help="stop after this step all the same; 0: run to the end"
+    )
     p.add_argument("--batch", type=int, default=128, help="scenes a step")
     p.add_argument("--fresh", type=int, default=32, help="newly drawn scenes a step")
     p.add_argument("--buffer", type=int, default=16384, help="scenes kept for reuse (150 kB each)")
@@ -332,10 +223,14 @@ def parser():
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="autocast")
     p.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
-    p.add_argument("--threads", type=int, default=1, help="of the training process; part of what a run repeats")
+    p.add_argument(
+        "--threads", type=int, default=1, help="of the training process; part of what a run repeats"
+    )
     p.add_argument("--every", type=int, default=20, help="steps between two progress lines")
     p.add_argument("--save-every", type=int, default=250, help="steps between two resume files")
-    p.add_argument("--check", metavar="LOG", help="train the first 50 steps of a log again and compare")
+    p.add_argument(
+        "--check", metavar="LOG", help="train the first 50 steps of a log again and compare"
+    )
     return p
 
 
@@ -364,14 +259,22 @@ def main():
     clip, log = train(options, lambda line: print(line, flush=True))
     save_official(clip, options.out)
     accuracy, damaged = held_out(clip, default_tokenizer(), options.device, count=1024)
-    settings = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in vars(options).items()
-                        if k not in ("out", "check"))
-    write_log(f"{Path(options.out).with_suffix('')}.log.csv", log,
-              [f"python -m minilora.pretrain {settings}",
-               f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}; "
-               f"{log[-1]['seconds'] / 60:.0f} minutes; scenes drawn: {4 * options.batch + options.fresh * len(log)}",
-               f"held-out scenes (1,024): zero-shot accuracy over {len(NOUNS)} nouns {accuracy:.4f}, "
-               f"damaged against flawless AUROC {damaged:.4f}"])
+    settings = " ".join(
+        f"--{k.replace('_', '-')} {v}"
+        for k, v in vars(options).items()
+        if k not in ("out", "check")
+    )
+    write_log(
+        f"{Path(options.out).with_suffix('')}.log.csv",
+        log,
+        [
+            f"python -m minilora.pretrain {settings}",
+            f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}; "
+            f"{log[-1]['seconds'] / 60:.0f} minutes; scenes drawn: {4 * options.batch + options.fresh * len(log)}",
+            f"held-out scenes (1,024): zero-shot accuracy over {len(NOUNS)} nouns {accuracy:.4f}, "
+            f"damaged against flawless AUROC {damaged:.4f}",
+        ],
+    )
     Path(f"{options.out}.resume").unlink(missing_ok=True)
 
 

@@ -9,24 +9,48 @@ compositional prompt ensemble; pretraining writes its captions with the same wor
 Leaves out: prompts for single classes, which would need knowledge of their defects.
 """
 
-NORMAL_STATES = ("{}", "flawless {}", "perfect {}", "unblemished {}", "{} without flaw",
-                 "{} without defect", "{} without damage")
+NORMAL_STATES = (
+    "{}",
+    "flawless {}",
+    "perfect {}",
+    "unblemished {}",
+    "{} without flaw",
+    "{} without defect",
+    "{} without damage",
+)
 ANOMALOUS_STATES = ("damaged {}", "{} with flaw", "{} with defect", "{} with damage")
-TEMPLATES = ("a photo of a {}.", "a photo of the {}.", "a cropped photo of a {}.",
-             "a cropped photo of the {}.", "a close-up photo of a {}.", "a close-up photo of the {}.",
-             "a bright photo of a {}.", "a bright photo of the {}.", "a dark photo of a {}.",
-             "a dark photo of the {}.", "a blurry photo of a {}.", "a blurry photo of the {}.",
-             "a jpeg corrupted photo of a {}.", "a photo of a small {}.", "a photo of a large {}.",
-             "a black and white photo of a {}.", "a low resolution photo of the {}.",
-             "a photo of a {} for visual inspection.", "a photo of the {} for visual inspection.",
-             "a photo of a {} for anomaly detection.", "a photo of the {} for anomaly detection.")
+TEMPLATES = (
+    "a photo of a {}.",
+    "a photo of the {}.",
+    "a cropped photo of a {}.",
+    "a cropped photo of the {}.",
+    "a close-up photo of a {}.",
+    "a close-up photo of the {}.",
+    "a bright photo of a {}.",
+    "a bright photo of the {}.",
+    "a dark photo of a {}.",
+    "a dark photo of the {}.",
+    "a blurry photo of a {}.",
+    "a blurry photo of the {}.",
+    "a jpeg corrupted photo of a {}.",
+    "a photo of a small {}.",
+    "a photo of a large {}.",
+    "a black and white photo of a {}.",
+    "a low resolution photo of the {}.",
+    "a photo of a {} for visual inspection.",
+    "a photo of the {} for visual inspection.",
+    "a photo of a {} for anomaly detection.",
+    "a photo of the {} for anomaly detection.",
+)
 
 
 def prompt_ensemble(noun):
     """All sentences about a product.  Returns (normal, anomalous): 7 x 21 and 4 x 21 strings."""
     noun = noun.replace("_", " ")
-    return tuple([template.format(state.format(noun)) for state in states for template in TEMPLATES]
-                 for states in (NORMAL_STATES, ANOMALOUS_STATES))
+    return tuple(
+        [template.format(state.format(noun)) for state in states for template in TEMPLATES]
+        for states in (NORMAL_STATES, ANOMALOUS_STATES)
+    )
 
 
 def demo():

@@ -9,6 +9,7 @@ defect in UNSEEN_FLAW are kept out of pretraining, so that results on them mean 
 Leaves out: photographs.  A score on scenes says that the method works, not how well it does in a factory.
 Symbols: R resolution.
 """
+
 import argparse
 import tempfile
 import zlib
@@ -26,19 +27,31 @@ from minilora.parts import FAMILIES, Style, random_pose, random_style, shapes
 
 UNSEEN_CLASSES, UNSEEN_FLAW = ("gear", "mesh"), "dent"
 # embedded test class -> (family, material and colour of its body or None for any, seed of its style, defect kinds)
-CLASSES = {"bottle": ("bottle", None, 3, ("broken", "contamination", "crack", "dent")),
-           "nut": ("nut", ("metal", "grey"), 1, ("scratch", "broken", "stain", "dent")),
-           "cable": ("cable", None, 2, ("bent", "hole", "thread", "dent")),
-           "board": ("board", None, 1, ("scratch", "misplaced", "stain", "dent")),
-           "leather": ("sheet", ("leather", "brown"), 7, ("crack", "hole", "thread", "dent")),
-           "metal": ("sheet", ("metal", "light grey"), 11, ("scratch", "spots", "uneven", "dent")),
-           "gear": ("gear", None, 1, ("scratch", "broken", "contamination", "dent")),
-           "mesh": ("mesh", None, 2, ("bent", "broken", "thread", "dent"))}
+CLASSES = {
+    "bottle": ("bottle", None, 3, ("broken", "contamination", "crack", "dent")),
+    "nut": ("nut", ("metal", "grey"), 1, ("scratch", "broken", "stain", "dent")),
+    "cable": ("cable", None, 2, ("bent", "hole", "thread", "dent")),
+    "board": ("board", None, 1, ("scratch", "misplaced", "stain", "dent")),
+    "leather": ("sheet", ("leather", "brown"), 7, ("crack", "hole", "thread", "dent")),
+    "metal": ("sheet", ("metal", "light grey"), 11, ("scratch", "spots", "uneven", "dent")),
+    "gear": ("gear", None, 1, ("scratch", "broken", "contamination", "dent")),
+    "mesh": ("mesh", None, 2, ("bent", "broken", "thread", "dent")),
+}
 # how a caption names each flaw; "{}" is the product
-PHRASES = {"scratch": "{} with a scratch", "crack": "cracked {}", "stain": "{} with a stain", "hole": "{} with a hole",
-           "contamination": "{} with contamination", "thread": "{} with a thread", "spots": "{} with spots",
-           "bent": "bent {}", "uneven": "uneven {}", "rough": "{} with a rough spot",
-           "misplaced": "{} with a misplaced piece", "broken": "broken {}"}
+PHRASES = {
+    "scratch": "{} with a scratch",
+    "crack": "cracked {}",
+    "stain": "{} with a stain",
+    "hole": "{} with a hole",
+    "contamination": "{} with contamination",
+    "thread": "{} with a thread",
+    "spots": "{} with spots",
+    "bent": "bent {}",
+    "uneven": "uneven {}",
+    "rough": "{} with a rough spot",
+    "misplaced": "{} with a misplaced piece",
+    "broken": "broken {}",
+}
 
 
 @dataclass(frozen=True)
@@ -68,11 +81,18 @@ def compose(style, pose, generator, resolution):
         material = style.layers[k]
         if k < 2:
             surface = paint(material, generator, resolution)
-        else:                                            # small things: one colour, cheaper to draw
+        else:  # small things: one colour, cheaper to draw
             surface = torch.tensor(material.light)[:, None, None].expand(3, resolution, resolution)
-        edge = 0.5 * (2 * style.numbers[k] - 1) * torch.exp(-(distance / (0.012 * resolution)) ** 2)
-        if k == 0:                                       # a soft shadow on the ground
-            picture = picture * (1 - 0.4 * style.numbers[11] * torch.exp(-(distance.clamp(max=0) / (0.04 * resolution)) ** 2))
+        edge = (
+            0.5 * (2 * style.numbers[k] - 1) * torch.exp(-((distance / (0.012 * resolution)) ** 2))
+        )
+        if k == 0:  # a soft shadow on the ground
+            picture = picture * (
+                1
+                - 0.4
+                * style.numbers[11]
+                * torch.exp(-((distance.clamp(max=0) / (0.04 * resolution)) ** 2))
+            )
         picture = torch.lerp(picture, surface * (1 - edge), (distance + 0.5).clamp(0, 1))
         part |= distance > 1
     return picture, behind, part
@@ -85,7 +105,11 @@ def light(picture, generator, strength):
     ramp = 1 + 0.25 * s * (uniform(generator, -1, 1) * y + uniform(generator, -1, 1) * x)
     cast = 1 + 0.04 * s * torch.randn(3, 1, 1, generator=generator)
     picture = picture * ramp * cast * (1 + 0.25 * s * uniform(generator, -1, 1))
-    picture = 0.5 + (picture - 0.5) * (1 + 0.25 * s * uniform(generator, -1, 1)) + 0.06 * s * uniform(generator, -1, 1)
+    picture = (
+        0.5
+        + (picture - 0.5) * (1 + 0.25 * s * uniform(generator, -1, 1))
+        + 0.06 * s * uniform(generator, -1, 1)
+    )
     picture = picture.clamp(1e-4, 1) ** (1 + 0.3 * s * uniform(generator, -1, 1))
     if uniform(generator) < 0.3 * s:
         picture = F.avg_pool2d(picture[None], 3, 1, 1, count_include_pad=False)[0]
@@ -109,10 +133,10 @@ def zoomed(scene, generator):
     R = scene.mask.shape[-1]
     side = int(R * uniform(generator, 0.45, 0.95))
     row, col = (int(torch.randint(R - side + 1, (), generator=generator)) for _ in "yx")
-    part = scene.mask[row:row + side, col:col + side]
+    part = scene.mask[row : row + side, col : col + side]
     if part.sum() < 0.5 * scene.mask.sum():
         return scene
-    cut = torch.cat([scene.picture, scene.mask[None]])[None, :, row:row + side, col:col + side]
+    cut = torch.cat([scene.picture, scene.mask[None]])[None, :, row : row + side, col : col + side]
     cut = F.interpolate(cut, (R, R), mode="bilinear", align_corners=False)[0]
     return replace(scene, picture=cut[:3], mask=cut[3] > 0.5)
 
@@ -120,7 +144,9 @@ def zoomed(scene, generator):
 def random_scene(seed, resolution=224):
     """Scene number `seed` of the pretraining stream: any seen family and flaw, half of them flawless."""
     generator = seed_for("pretrain", seed)
-    family = pick(generator, [f for f in FAMILIES if f not in UNSEEN_CLASSES + ("sheet",)] + 5 * ["sheet"])
+    family = pick(
+        generator, [f for f in FAMILIES if f not in UNSEEN_CLASSES + ("sheet",)] + 5 * ["sheet"]
+    )
     kinds = [k for k in KINDS if k != UNSEEN_FLAW]
     flaw = pick(generator, kinds) if uniform(generator) < 0.5 else None
     scene = draw(random_style(generator, family), generator, flaw, resolution, lighting=0.7)
@@ -130,7 +156,9 @@ def random_scene(seed, resolution=224):
 def product(name):
     """(Style, defect kinds) of an embedded class.  Raises ValueError for another name."""
     if name not in CLASSES:
-        raise ValueError(f"embedded scenes have no class {name!r}; expected one of {', '.join(CLASSES)}")
+        raise ValueError(
+            f"embedded scenes have no class {name!r}; expected one of {', '.join(CLASSES)}"
+        )
     family, material, seed, kinds = CLASSES[name]
     generator = seed_for("style", name, seed)
     style = random_style(generator, family)
@@ -179,12 +207,16 @@ def demo():
         style, _ = product(name)
         scene = draw(style, seed_for(name), kinds[0], resolution=64)
         unseen = " (never in pretraining)" if family in UNSEEN_CLASSES else ""
-        print(f"{name:8s} {' '.join(scene.words)} {scene.noun}: {PHRASES[kinds[0]].format('it')}, "
-              f"{scene.mask.float().mean():.1%} of the picture{unseen}")
+        print(
+            f"{name:8s} {' '.join(scene.words)} {scene.noun}: {PHRASES[kinds[0]].format('it')}, "
+            f"{scene.mask.float().mean():.1%} of the picture{unseen}"
+        )
 
 
 def main():
-    p = argparse.ArgumentParser(prog="python -m minilora.scenes", description=__doc__.split("\n")[0])
+    p = argparse.ArgumentParser(
+        prog="python -m minilora.scenes", description=__doc__.split("\n")[0]
+    )
     p.add_argument("--out", help="folder to write; without it a demonstration is printed")
     p.add_argument("--class", dest="names", nargs="+", default=list(CLASSES), help="default: all")
     options = p.parse_args()

@@ -1,4 +1,5 @@
 """Where the tests find the reference outputs, and what happens when they are not there."""
+
 import importlib.util
 import os
 from pathlib import Path
@@ -27,7 +28,15 @@ def seeded():
     return module
 
 
-TINY = dict(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16, text_width=64, text_layers=1)
+TINY = dict(
+    embed=32,
+    resolution=64,
+    vision_layers=3,
+    vision_width=64,
+    patch=16,
+    text_width=64,
+    text_layers=1,
+)
 
 
 @pytest.fixture
@@ -36,6 +45,7 @@ def tiny_clip():
     import torch
 
     from minilora.clip import CLIP, CLIPConfig
+
     return CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
 
 
@@ -46,6 +56,7 @@ def tiny_weights(tmp_path_factory):
 
     from minilora.checkpoint import save_official
     from minilora.clip import CLIP, CLIPConfig
+
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"
     save_official(CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0)), path)
     return path

@@ -1,4 +1,5 @@
 """Every module runs alone and shows its mechanism in at most twelve lines."""
+
 import importlib
 import pkgutil
 
@@ -6,8 +7,10 @@ import pytest
 
 import minilora
 
-MODULES = sorted(m.name for m in pkgutil.iter_modules(minilora.__path__) if m.name not in ("weights", "__main__"))
-COMMANDS = ("fit", "pretrain")                      # these do a job instead
+MODULES = sorted(
+    m.name for m in pkgutil.iter_modules(minilora.__path__) if m.name not in ("weights", "__main__")
+)
+COMMANDS = ("fit", "pretrain")  # these do a job instead
 
 
 def test_there_are_modules_to_try():

@@ -1,4 +1,5 @@
 """The detector: what is trained, what stays frozen, what is shared between rows, what is stored."""
+
 import copy
 
 import pytest
@@ -17,7 +18,7 @@ def good():
     """Five pictures of a disc on a plain ground, (5, 3, 64, 64)."""
     generator = torch.Generator().manual_seed(0)
     side = torch.linspace(-1, 1, 64)
-    disc = (side[:, None] ** 2 + side ** 2 < 0.5).float() * 0.5 + 0.25
+    disc = (side[:, None] ** 2 + side**2 < 0.5).float() * 0.5 + 0.25
     return (disc + 0.02 * torch.randn(5, 3, 64, 64, generator=generator)).clamp(0, 1)
 
 
@@ -39,8 +40,8 @@ def test_fit_moves_lora_and_the_context_and_nothing_else(tiny_clip, good):
 
 def test_only_lora_and_context_are_counted_as_trainable(tiny_clip):
     detector = Detector(tiny_clip, "plate", SMALL)
-    lora = len(lora_layers(tiny_clip.visual)) * 2 * 64 * SMALL.rank          # A and B, both 64 wide
-    assert detector.parameters()[0] == lora + 2 * SMALL.context * 64
+    lora = len(lora_layers(tiny_clip.visual)) * 2 * 64 * SMALL.rank  # A and B, both 64 wide
+    assert detector.parameters()[0] == lora + 2 * 4 * 64  # two prompts, four words each
 
 
 def test_blocks_before_the_first_adapted_one_need_no_second_pass(fitted, good):
@@ -49,6 +50,7 @@ def test_blocks_before_the_first_adapted_one_need_no_second_pass(fitted, good):
         frozen = fitted.frozen_states(good)
         shared = fitted.adapted_states(frozen)
         from minilora.images import normalise
+
         whole = visual.hidden_states(visual.embed(normalise(good)))
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(shared, whole))
     assert not torch.allclose(frozen[-1], whole[-1], atol=1e-4), "LoRA does change the last block"
@@ -63,6 +65,7 @@ def test_training_on_the_pool_equals_training_on_the_pictures(tiny_clip, good):
     coverage[0, 5] = 1
     pooled = detector.loss(detector.frozen_states(good[:4])[detector.first - 1], coverage)
     from minilora.images import normalise
+
     states = tiny_clip.visual.hidden_states(tiny_clip.visual.embed(normalise(good[:4])))
     plain = detector.loss(states[detector.first - 1], coverage)
     layer = next(iter(lora_layers(tiny_clip.visual).values()))
@@ -129,6 +132,7 @@ def test_turned_copies_are_used_where_products_lie_at_any_angle(tiny_clip):
 def test_the_same_seed_gives_the_same_detector_to_the_last_digit(good):
     from conftest import TINY
     from minilora.clip import CLIP, CLIPConfig
+
     scores = []
     for _ in range(2):
         clip = CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
@@ -139,12 +143,15 @@ def test_the_same_seed_gives_the_same_detector_to_the_last_digit(good):
 def test_a_saved_detector_scores_as_before(fitted, good, tmp_path):
     from conftest import TINY
     from minilora.clip import CLIP, CLIPConfig
+
     fitted.save(tmp_path, WEIGHTS)
     clip = CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
     loaded = Detector.load(tmp_path, clip, WEIGHTS)
     assert loaded.threshold == fitted.threshold and loaded.settings == fitted.settings
     for row, maps in fitted.maps(good).items():
-        assert torch.allclose(maps, loaded.maps(good)[row], atol=2e-2), row   # the memory is stored in half
+        assert torch.allclose(maps, loaded.maps(good)[row], atol=2e-2), (
+            row
+        )  # the memory is stored in half
     assert torch.equal(fitted.maps(good)["text"], loaded.maps(good)["text"])
 
 

@@ -1,4 +1,5 @@
 """Drawn scenes: the same from the same seed, masks exact, and what must stay unseen stays unseen."""
+
 import pytest
 import torch
 
@@ -88,6 +89,7 @@ def test_an_interrupted_class_is_not_taken_for_a_whole_one(tmp_path, monkeypatch
     def stop(scene, folder, kind, number):
         if kind == "good":
             raise KeyboardInterrupt
+
     monkeypatch.setattr(scenes, "save", stop)
     with pytest.raises(KeyboardInterrupt):
         scenes.write_class(tmp_path, "metal", good=1, resolution=32)
