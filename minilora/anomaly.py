@@ -1,7 +1,8 @@
 """From patch features to an anomaly map, a score and a decision.
 
-Claim: a patch is suspicious if it looks like no patch of the good pictures (memory map), or if it is
-nearer to "damaged" than to "flawless" (text map); the two err in different places, so their sum is better.
+Claim: a patch is suspicious if it looks like no patch of the good pictures (memory map), or if it
+is nearer to "damaged" than to "flawless" (text map); the two err in different places, so their sum
+is better.
 
     Roth et al. 2022, "PatchCore" (memory of patches, neighbourhood averaging), section 3.
     Jeong et al. 2023, "WinCLIP", section 4 (text map, and a memory beside it).
@@ -33,9 +34,9 @@ def neighbourhood(tokens, size=3):
     tokens: (B, P, W) on a square grid.  At the border the mean is over what is there.
     """
     side = math.isqrt(tokens.shape[1])
-    picture = tokens.transpose(1, 2).unflatten(2, (side, side))  # (B, W, G, G)
+    picture = tokens.transpose(1, 2).unflatten(2, (side, side))                   # (B, W, G, G)
     picture = F.avg_pool2d(picture, size, 1, size // 2, count_include_pad=False)
-    return picture.flatten(2).transpose(1, 2)  # (B, P, W)
+    return picture.flatten(2).transpose(1, 2)                                     # (B, P, W)
 
 
 def nearest(tokens, memory, rows=4096):
@@ -67,9 +68,10 @@ def leave_one_out(tokens, owners):
 class Memory:
     """Patches of good pictures at one scale, and how far good patches are from one another.
 
-    patches: (layers, M, W) of unit length after subtraction of mean (layers, 1, 1, W), the patch that
-    all good pictures have in common;  level: image score of a good picture that the memory does not
-    hold, the unit of its distances;  left_out: (N, P) distances of the good pictures, not stored.
+    patches: (layers, M, W) of unit length after subtraction of mean (layers, 1, 1, W), the patch
+    that all good pictures have in common;  level: image score of a good picture that the memory
+    does not hold, the unit of its distances;  left_out: (N, P) distances of the good pictures, not
+    stored.
     """
 
     patches: torch.Tensor
@@ -88,9 +90,8 @@ class Memory:
 
     def distance(self, tokens):
         """(layers, B, P, W) -> (B, P), the mean over the layers."""
-        return torch.stack([nearest(t, m) for t, m in zip(tokens - self.mean, self.patches)]).mean(
-            0
-        )
+        centred = tokens - self.mean
+        return torch.stack([nearest(t, m) for t, m in zip(centred, self.patches)]).mean(0)
 
     def state(self):
         """What is stored: half precision halves the file and moves distances by less than 1e-3."""
@@ -111,20 +112,16 @@ def gaussian(maps, sigma):
     kernel = torch.exp(-(t**2) / (2 * sigma**2))
     kernel = kernel / kernel.sum()
     x = F.pad(maps[:, None], 4 * [radius], mode="reflect")
-    x = F.conv2d(x, kernel.view(1, 1, -1, 1))  # down
+    x = F.conv2d(x, kernel.view(1, 1, -1, 1))           # down
     return F.conv2d(x, kernel.view(1, 1, 1, -1))[:, 0]  # across
 
 
 def to_pixels(patch_scores, resolution, sigma):
     """(B, P) on a square grid -> smoothed map (B, R, R)."""
     side = math.isqrt(patch_scores.shape[1])
-    maps = F.interpolate(
-        patch_scores.unflatten(1, (1, side, side)),
-        (resolution, resolution),
-        mode="bilinear",
-        align_corners=False,
-    )[:, 0]
-    return gaussian(maps, sigma)
+    maps = patch_scores.unflatten(1, (1, side, side))                             # (B, 1, G, G)
+    maps = F.interpolate(maps, (resolution, resolution), mode="bilinear", align_corners=False)
+    return gaussian(maps[:, 0], sigma)
 
 
 def image_score(maps, top=0.01):
@@ -136,17 +133,17 @@ def image_score(maps, top=0.01):
 def threshold(good_scores, false_positive_rate=0.05):
     """The score above which a picture is NG, from scores of good pictures alone.
 
-    good_scores: (n,).  The empirical quantile leaves the stated share of good pictures above it; with
-    few pictures it lies between the two highest, so half the gap to the maximum is no overconfidence.
+    good_scores: (n,).  The empirical quantile leaves the stated share of good pictures above it;
+    with few pictures it lies between the two highest, so half the gap to the maximum is no
+    overconfidence.
     """
     return torch.quantile(good_scores.double(), 1 - false_positive_rate).item()
 
 
 def demo():
     generator = torch.Generator().manual_seed(0)
-    good = torch.randn(8, 16, 32, generator=generator) * 0.2 + torch.randn(
-        1, 16, 32, generator=generator
-    )
+    good = (torch.randn(8, 16, 32, generator=generator) * 0.2
+            + torch.randn(1, 16, 32, generator=generator))
     bad = good[:1].clone()
     bad[0, 5] = torch.randn(32, generator=generator)
     memory = F.normalize(good[1:].flatten(0, 1), dim=-1)

@@ -1,10 +1,10 @@
 """Captions of drawn scenes, and the contrastive losses that read them.
 
-Claim: a caption is a set of statements (noun, colour, material, state); two of them are opposites only
-if a statement differs, so a text that also holds for a picture must not be pushed away from it.
+Claim: a caption is a set of statements (noun, colour, material, state); two of them are opposites
+only if a statement differs, so a text that also holds for a picture must not be pushed away from it.
 
-    contrast    Radford et al. 2021 (CLIP), figure 3; captions of the same product in the other state
-                are added as hard negatives (Yuksekgonul et al. 2023, "NegCLIP")
+    contrast    Radford et al. 2021 (CLIP), figure 3; captions of the same product in the other
+                state are added as hard negatives (Yuksekgonul et al. 2023, "NegCLIP")
     locate      the same comparison for every patch, since a drawn defect comes with its exact mask
 
 Facts are four numbers a scene: noun, colour, material, state.  Leaves out: free language.
@@ -36,12 +36,11 @@ def caption(facts, generator, tokenizer):
     for k, chance in enumerate((0.15, 0.15, 0.15)):
         if uniform(generator) < chance:
             said[k] = UNMENTIONED
-    name = (
-        pick(generator, ("object", "part", "product"))
-        if uniform(generator) < 0.6
-        else tokenizer.decode([int(torch.randint(1000, 40000, (), generator=generator))]).strip()
-        or "object"
-    )
+    if uniform(generator) < 0.6:
+        name = pick(generator, ("object", "part", "product"))
+    else:
+        token = int(torch.randint(1000, 40000, (), generator=generator))
+        name = tokenizer.decode([token]).strip() or "object"
     words = [list(COLOURS)[said[1]]] if said[1] >= 0 else []
     words += [list(FIELDS)[said[2]]] if said[2] >= 0 else []
     phrase = " ".join(words + [NOUNS[noun] if said[0] >= 0 else name])
@@ -50,19 +49,16 @@ def caption(facts, generator, tokenizer):
     flawed = pick(generator, ANOMALOUS_STATES) if damaged == DAMAGED else PHRASES[KINDS[kind]]
     good = pick(generator, NORMAL_STATES[1:] + ("good {}",) + NORMAL_STATES[:1])
     template = pick(generator, TEMPLATES)
-    pair = [
-        (template.format(good.format(phrase)), said + [NORMAL]),
-        (template.format(flawed.format(phrase)), said + [damaged]),
-    ]
+    pair = [(template.format(good.format(phrase)), said + [NORMAL]),
+            (template.format(flawed.format(phrase)), said + [damaged])]
     own, other = pair if state == NORMAL else pair[::-1]
     return own[0], other[0], [own[1], other[1]]
 
 
 def also_true(facts, mentioned):
-    """(B, N): does text n, by what it mentions, hold for scene b too?  Such pairs are no negatives."""
-    things = (mentioned[None, :, :3] == UNMENTIONED) | (
-        mentioned[None, :, :3] == facts[:, None, :3]
-    )
+    """(B, N): does text n, by what it mentions, hold for scene b too?  Then it is no negative."""
+    named = mentioned[None, :, :3]
+    things = (named == UNMENTIONED) | (named == facts[:, None, :3])
     state, said = facts[:, None, 3], mentioned[None, :, 3]
     return things.all(-1) & ((said == state) | ((said == DAMAGED) & (state >= 0)))
 
@@ -73,9 +69,8 @@ def contrast(image, own, other, scale, true):
     right = torch.eye(len(image), 2 * len(image), dtype=torch.bool, device=image.device)
     logits = logits.masked_fill(true & ~right, float("-inf"))
     target = torch.arange(len(image), device=image.device)
-    return (
-        F.cross_entropy(logits, target) + F.cross_entropy(logits[:, : len(image)].T, target)
-    ) / 2
+    back = logits[:, : len(image)].T  # texts against pictures
+    return (F.cross_entropy(logits, target) + F.cross_entropy(back, target)) / 2
 
 
 def locate(patches, normal, damaged, scale, coverage):
@@ -93,10 +88,8 @@ def locate(patches, normal, damaged, scale, coverage):
 
 def demo():
     generator, tokenizer = torch.Generator().manual_seed(0), default_tokenizer()
-    scenes = [
-        [NOUNS.index("nut"), 2, 0, KINDS.index("scratch")],
-        [NOUNS.index("bottle"), 0, 7, NORMAL],
-    ]
+    scenes = [[NOUNS.index("nut"), 2, 0, KINDS.index("scratch")],
+              [NOUNS.index("bottle"), 0, 7, NORMAL]]
     pairs = [caption(facts, generator, tokenizer) for facts in scenes]
     for own, other, _ in pairs:
         print(f"true: {own:62s} false: {other}")

@@ -1,8 +1,8 @@
-"""Defects drawn into a scene with knowledge of the part: scratches, cracks, stains, missing pieces, …
+"""Defects drawn into a scene with knowledge of the part: scratches, stains, missing pieces, …
 
-Every kind is a function (picture (3, R, R), site, size, generator) -> picture of the same shape; the
-exact mask is then the set of pixels that visibly changed.  Unlike the pseudo-defects of defects.py,
-which are pasted into photographs of unknown things, these know where the part is.
+Every kind is a function (picture (3, R, R), site, size, generator) -> picture of the same shape;
+the exact mask is then the set of pixels that visibly changed.  Unlike the pseudo-defects of
+defects.py, which are pasted into photographs of unknown things, these know where the part is.
 
 Leaves out: defects of shape larger than half the part.  Symbols: R resolution;  size: radius in
 half-pictures, log-uniform;  site: (y, x) in (-1, 1) on the part.
@@ -15,19 +15,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from minilora.materials import (
-    COLOURS,
-    fractal,
-    grid,
-    noise,
-    paint,
-    pick,
-    random_material,
-    uniform,
-    white,
-)
+from minilora.materials import (COLOURS, fractal, grid, noise, paint, pick, random_material,
+                                uniform, white)
 
-VISIBLE = 0.04  # change of a colour channel, on [0, 1], from which a pixel counts as defective
+VISIBLE = 0.04   # change of a colour channel, on [0, 1], from which a pixel counts as defective
 STRIKING = 0.12  # a defect has at least 0.15 % of the picture that changed by so much
 
 
@@ -100,11 +91,8 @@ def crack(p, site, size, g):
 
 
 def stain(p, site, size, g):
-    return mix(
-        p,
-        tone(p, site, g),
-        spot(site, size, p.shape[-1], g, uniform(g, 0.15, 0.6)) * uniform(g, 0.6, 1.0),
-    )
+    return mix(p, tone(p, site, g),
+               spot(site, size, p.shape[-1], g, uniform(g, 0.15, 0.6)) * uniform(g, 0.6, 1.0))
 
 
 def hole(p, site, size, g):
@@ -131,7 +119,7 @@ def spots(p, site, size, g):
 
 
 def warped(p, site, size, g, push):
-    """Resamples the picture around the site; push (R, R, 2) is where each pixel looks, in half-pictures."""
+    """Resamples around the site; push (R, R, 2) is where each pixel looks, in half-pictures."""
     y, x = grid(p.shape[-1])
     near = torch.exp(-((y - site[0]) ** 2 + (x - site[1]) ** 2) / size**2)[..., None]
     where = torch.stack((x, y), -1) + near * push
@@ -146,11 +134,8 @@ def bent(p, site, size, g):
 def uneven(p, site, size, g):
     area = spot(site, size + 0.1, p.shape[-1], g, uniform(g, 0.05, 0.3), 0.3)
     flat = F.avg_pool2d(p[None], 9, 1, 4, count_include_pad=False)[0]
-    changed = (
-        flat * pick(g, (0.6, 0.75, 1.3, 1.5))
-        if uniform(g) < 0.6
-        else p * pick(g, (0.5, 0.65, 1.35, 1.55))
-    )
+    changed = (flat * pick(g, (0.6, 0.75, 1.3, 1.5)) if uniform(g) < 0.6
+               else p * pick(g, (0.5, 0.65, 1.35, 1.55)))
     return mix(p, changed, area)
 
 
@@ -186,26 +171,16 @@ def broken(p, site, size, g, behind):
 
 
 KINDS = {
-    "scratch": scratch,
-    "crack": crack,
-    "stain": stain,
-    "hole": hole,
-    "contamination": contamination,
-    "thread": thread,
-    "spots": spots,
-    "bent": bent,
-    "uneven": uneven,
-    "rough": rough,
-    "misplaced": misplaced,
-    "broken": broken,
-    "dent": dent,
+    "scratch": scratch, "crack": crack, "stain": stain, "hole": hole,
+    "contamination": contamination, "thread": thread, "spots": spots, "bent": bent,
+    "uneven": uneven, "rough": rough, "misplaced": misplaced, "broken": broken, "dent": dent,
 }
 
 
 def add_flaw(kind, picture, part, behind, generator):
     """Draws one defect on the part.
 
-    picture, behind: (3, R, R), the part and the background alone;  part: (R, R) bool, where it lies.
+    picture, behind: (3, R, R), the part and the background alone;  part: (R, R) bool, where it is.
     Returns (picture, mask (R, R) bool).  A defect that came out invisible is drawn again, stronger.
     """
     R = picture.shape[-1]

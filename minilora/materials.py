@@ -2,8 +2,8 @@
 
 A material is a field t (R, R) in about [-1, 1], painted as a mixture of a dark and a light colour.
 Fields are sums of value noise (a coarse random grid, enlarged smoothly), gratings and ridges, after
-Perlin, "An image synthesizer", SIGGRAPH 1985.  Class-level choices (colours, scale, contrast, grain)
-sit in `Material`; the realisation differs from picture to picture through the generator.
+Perlin, "An image synthesizer", SIGGRAPH 1985.  Class-level choices (colours, scale, contrast,
+grain) sit in `Material`; the realisation differs from picture to picture through the generator.
 
 Leaves out: light (see scenes.py), physically based reflection.
 Symbols: R resolution; C = 3 channels.
@@ -17,22 +17,14 @@ import torch
 import torch.nn.functional as F
 
 COLOURS = {
-    "red": (0.75, 0.12, 0.12),
-    "green": (0.15, 0.55, 0.22),
-    "blue": (0.14, 0.27, 0.70),
-    "yellow": (0.88, 0.76, 0.18),
-    "orange": (0.90, 0.48, 0.12),
-    "brown": (0.45, 0.28, 0.15),
-    "black": (0.09, 0.09, 0.10),
-    "white": (0.92, 0.92, 0.90),
-    "grey": (0.50, 0.50, 0.50),
-    "dark grey": (0.26, 0.26, 0.27),
-    "light grey": (0.74, 0.74, 0.73),
-    "beige": (0.80, 0.70, 0.54),
-    "purple": (0.45, 0.20, 0.55),
-    "pink": (0.88, 0.52, 0.62),
-    "teal": (0.12, 0.50, 0.52),
-    "golden": (0.78, 0.60, 0.30),
+    "red":        (0.75, 0.12, 0.12), "green":     (0.15, 0.55, 0.22),
+    "blue":       (0.14, 0.27, 0.70), "yellow":    (0.88, 0.76, 0.18),
+    "orange":     (0.90, 0.48, 0.12), "brown":     (0.45, 0.28, 0.15),
+    "black":      (0.09, 0.09, 0.10), "white":     (0.92, 0.92, 0.90),
+    "grey":       (0.50, 0.50, 0.50), "dark grey": (0.26, 0.26, 0.27),
+    "light grey": (0.74, 0.74, 0.73), "beige":     (0.80, 0.70, 0.54),
+    "purple":     (0.45, 0.20, 0.55), "pink":      (0.88, 0.52, 0.62),
+    "teal":       (0.12, 0.50, 0.52), "golden":    (0.78, 0.60, 0.30),
 }
 
 
@@ -157,20 +149,9 @@ def dotted(g, R, s, y, x):
 
 
 FIELDS = {
-    "metal": brushed,
-    "iron": cast,
-    "wooden": wood,
-    "leather": leather,
-    "stone": granite,
-    "fabric": woven,
-    "carpet": carpet,
-    "plastic": plastic,
-    "marble": marble,
-    "foam": foam,
-    "paper": paper,
-    "baked": baked,
-    "ribbed": ribbed,
-    "dotted": dotted,
+    "metal": brushed, "iron": cast, "wooden": wood, "leather": leather, "stone": granite,
+    "fabric": woven, "carpet": carpet, "plastic": plastic, "marble": marble, "foam": foam,
+    "paper": paper, "baked": baked, "ribbed": ribbed, "dotted": dotted,
 }
 GREY = ("grey", "dark grey", "light grey", "black", "white")
 
@@ -186,16 +167,9 @@ def random_material(generator, name=None, colour=None, contrast=None):
     contrast = uniform(generator, 0.03, 0.22) if contrast is None else contrast
     tint = 0.03 * torch.randn(3, generator=generator) * (colour not in GREY)
     dark, light = (base - contrast + tint).clamp(0, 1), (base + contrast).clamp(0, 1)
-    return Material(
-        name,
-        colour,
-        tuple(dark.tolist()),
-        tuple(light.tolist()),
-        uniform(generator, 5, 16),
-        contrast,
-        uniform(generator, 0, 0.02),
-        uniform(generator) < 0.5,
-    )
+    return Material(name, colour, tuple(dark.tolist()), tuple(light.tolist()),
+                    uniform(generator, 5, 16), contrast, uniform(generator, 0, 0.02),
+                    uniform(generator) < 0.5)
 
 
 def paint(material, generator, resolution):

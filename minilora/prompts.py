@@ -4,43 +4,25 @@ Claim: one sentence is a poor description of "damaged"; the mean over many state
 better one.  The seven normal and four anomalous states, crossed with templates, are WinCLIP's
 compositional prompt ensemble; pretraining writes its captions with the same words.
 
-    Jeong et al. 2023, "WinCLIP: Zero-/few-shot anomaly classification and segmentation", section 4.1.
+    Jeong et al. 2023, "WinCLIP: Zero-/few-shot anomaly classification and segmentation", sec. 4.1.
 
 Leaves out: prompts for single classes, which would need knowledge of their defects.
 """
 
-NORMAL_STATES = (
-    "{}",
-    "flawless {}",
-    "perfect {}",
-    "unblemished {}",
-    "{} without flaw",
-    "{} without defect",
-    "{} without damage",
-)
+NORMAL_STATES = ("{}", "flawless {}", "perfect {}", "unblemished {}", "{} without flaw",
+                 "{} without defect", "{} without damage")
 ANOMALOUS_STATES = ("damaged {}", "{} with flaw", "{} with defect", "{} with damage")
 TEMPLATES = (
-    "a photo of a {}.",
-    "a photo of the {}.",
-    "a cropped photo of a {}.",
-    "a cropped photo of the {}.",
-    "a close-up photo of a {}.",
-    "a close-up photo of the {}.",
-    "a bright photo of a {}.",
-    "a bright photo of the {}.",
-    "a dark photo of a {}.",
-    "a dark photo of the {}.",
-    "a blurry photo of a {}.",
-    "a blurry photo of the {}.",
-    "a jpeg corrupted photo of a {}.",
-    "a photo of a small {}.",
-    "a photo of a large {}.",
-    "a black and white photo of a {}.",
-    "a low resolution photo of the {}.",
-    "a photo of a {} for visual inspection.",
-    "a photo of the {} for visual inspection.",
-    "a photo of a {} for anomaly detection.",
-    "a photo of the {} for anomaly detection.",
+    "a photo of a {}.", "a photo of the {}.",
+    "a cropped photo of a {}.", "a cropped photo of the {}.",
+    "a close-up photo of a {}.", "a close-up photo of the {}.",
+    "a bright photo of a {}.", "a bright photo of the {}.",
+    "a dark photo of a {}.", "a dark photo of the {}.",
+    "a blurry photo of a {}.", "a blurry photo of the {}.",
+    "a jpeg corrupted photo of a {}.", "a photo of a small {}.", "a photo of a large {}.",
+    "a black and white photo of a {}.", "a low resolution photo of the {}.",
+    "a photo of a {} for visual inspection.", "a photo of the {} for visual inspection.",
+    "a photo of a {} for anomaly detection.", "a photo of the {} for anomaly detection.",
 )
 
 

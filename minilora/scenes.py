@@ -1,4 +1,4 @@
-"""Embedded pictures: drawn parts with captions, defects and exact masks, so that everything runs offline.
+"""Embedded pictures: drawn parts with captions, defects and exact masks; they need no download.
 
 Two uses.  `product(name)` and `write_folder` make the embedded test classes in MVTec AD's layout;
 `random_scene` draws an unlimited variety for pretraining.  The families in UNSEEN_CLASSES and the
@@ -6,8 +6,8 @@ defect in UNSEEN_FLAW are kept out of pretraining, so that results on them mean 
 
     python -m minilora.scenes --out DIR      writes all classes as an MVTec-style folder
 
-Leaves out: photographs.  A score on scenes says that the method works, not how well it does in a factory.
-Symbols: R resolution.
+Leaves out: photographs.  A score on scenes says that the method works, not how well it does in a
+factory.  Symbols: R resolution.
 """
 
 import argparse
@@ -23,10 +23,11 @@ from PIL import Image
 
 from minilora.flaws import KINDS, add_flaw
 from minilora.materials import grid, paint, pick, random_material, uniform, white
-from minilora.parts import FAMILIES, Style, random_pose, random_style, shapes
+from minilora.parts import FAMILIES, random_pose, random_style, shapes
 
 UNSEEN_CLASSES, UNSEEN_FLAW = ("gear", "mesh"), "dent"
-# embedded test class -> (family, material and colour of its body or None for any, seed of its style, defect kinds)
+# embedded test class -> (family, material and colour of its body or None for any, seed of its
+# style, defect kinds)
 CLASSES = {
     "bottle": ("bottle", None, 3, ("broken", "contamination", "crack", "dent")),
     "nut": ("nut", ("metal", "grey"), 1, ("scratch", "broken", "stain", "dent")),
@@ -39,30 +40,23 @@ CLASSES = {
 }
 # how a caption names each flaw; "{}" is the product
 PHRASES = {
-    "scratch": "{} with a scratch",
-    "crack": "cracked {}",
-    "stain": "{} with a stain",
-    "hole": "{} with a hole",
-    "contamination": "{} with contamination",
-    "thread": "{} with a thread",
-    "spots": "{} with spots",
-    "bent": "bent {}",
-    "uneven": "uneven {}",
-    "rough": "{} with a rough spot",
-    "misplaced": "{} with a misplaced piece",
-    "broken": "broken {}",
+    "scratch": "{} with a scratch", "crack": "cracked {}", "stain": "{} with a stain",
+    "hole": "{} with a hole", "contamination": "{} with contamination",
+    "thread": "{} with a thread", "spots": "{} with spots", "bent": "bent {}",
+    "uneven": "uneven {}", "rough": "{} with a rough spot",
+    "misplaced": "{} with a misplaced piece", "broken": "broken {}",
 }
 
 
 @dataclass(frozen=True)
 class Scene:
-    """picture (3, R, R) in [0, 1];  mask (R, R) bool;  noun and words for the caption;  flaw: kind or None."""
+    """A drawn picture, what a caption may say of it, and where its defect lies."""
 
-    picture: torch.Tensor
-    mask: torch.Tensor
+    picture: torch.Tensor  # (3, R, R) in [0, 1]
+    mask: torch.Tensor     # (R, R) bool
     noun: str
-    words: tuple
-    flaw: str | None
+    words: tuple           # colour and, unless the noun says it, material
+    flaw: str | None       # kind of the defect
 
 
 def seed_for(*parts):
@@ -83,33 +77,25 @@ def compose(style, pose, generator, resolution):
             surface = paint(material, generator, resolution)
         else:  # small things: one colour, cheaper to draw
             surface = torch.tensor(material.light)[:, None, None].expand(3, resolution, resolution)
-        edge = (
-            0.5 * (2 * style.numbers[k] - 1) * torch.exp(-((distance / (0.012 * resolution)) ** 2))
-        )
+        near = torch.exp(-((distance / (0.012 * resolution)) ** 2))
+        edge = 0.5 * (2 * style.numbers[k] - 1) * near
         if k == 0:  # a soft shadow on the ground
-            picture = picture * (
-                1
-                - 0.4
-                * style.numbers[11]
-                * torch.exp(-((distance.clamp(max=0) / (0.04 * resolution)) ** 2))
-            )
+            shade = torch.exp(-((distance.clamp(max=0) / (0.04 * resolution)) ** 2))
+            picture = picture * (1 - 0.4 * style.numbers[11] * shade)
         picture = torch.lerp(picture, surface * (1 - edge), (distance + 0.5).clamp(0, 1))
         part |= distance > 1
     return picture, behind, part
 
 
 def light(picture, generator, strength):
-    """Exposure, contrast, colour cast, a gradient across the picture, blur and sensor noise: not defects."""
+    """Exposure, contrast, colour cast, a gradient, blur and sensor noise: none of them a defect."""
     R, s = picture.shape[-1], strength
     y, x = grid(R)
     ramp = 1 + 0.25 * s * (uniform(generator, -1, 1) * y + uniform(generator, -1, 1) * x)
     cast = 1 + 0.04 * s * torch.randn(3, 1, 1, generator=generator)
     picture = picture * ramp * cast * (1 + 0.25 * s * uniform(generator, -1, 1))
-    picture = (
-        0.5
-        + (picture - 0.5) * (1 + 0.25 * s * uniform(generator, -1, 1))
-        + 0.06 * s * uniform(generator, -1, 1)
-    )
+    picture = (0.5 + (picture - 0.5) * (1 + 0.25 * s * uniform(generator, -1, 1))
+               + 0.06 * s * uniform(generator, -1, 1))
     picture = picture.clamp(1e-4, 1) ** (1 + 0.3 * s * uniform(generator, -1, 1))
     if uniform(generator) < 0.3 * s:
         picture = F.avg_pool2d(picture[None], 3, 1, 1, count_include_pad=False)[0]
@@ -142,11 +128,10 @@ def zoomed(scene, generator):
 
 
 def random_scene(seed, resolution=224):
-    """Scene number `seed` of the pretraining stream: any seen family and flaw, half of them flawless."""
+    """Scene number `seed` of the pretraining stream: any seen family; half of them are flawless."""
     generator = seed_for("pretrain", seed)
-    family = pick(
-        generator, [f for f in FAMILIES if f not in UNSEEN_CLASSES + ("sheet",)] + 5 * ["sheet"]
-    )
+    parts = [f for f in FAMILIES if f not in UNSEEN_CLASSES + ("sheet",)]
+    family = pick(generator, parts + 5 * ["sheet"])
     kinds = [k for k in KINDS if k != UNSEEN_FLAW]
     flaw = pick(generator, kinds) if uniform(generator) < 0.5 else None
     scene = draw(random_style(generator, family), generator, flaw, resolution, lighting=0.7)
@@ -156,9 +141,8 @@ def random_scene(seed, resolution=224):
 def product(name):
     """(Style, defect kinds) of an embedded class.  Raises ValueError for another name."""
     if name not in CLASSES:
-        raise ValueError(
-            f"embedded scenes have no class {name!r}; expected one of {', '.join(CLASSES)}"
-        )
+        raise ValueError(f"embedded scenes have no class {name!r}; "
+                         f"expected one of {', '.join(CLASSES)}")
     family, material, seed, kinds = CLASSES[name]
     generator = seed_for("style", name, seed)
     style = random_style(generator, family)
@@ -207,16 +191,13 @@ def demo():
         style, _ = product(name)
         scene = draw(style, seed_for(name), kinds[0], resolution=64)
         unseen = " (never in pretraining)" if family in UNSEEN_CLASSES else ""
-        print(
-            f"{name:8s} {' '.join(scene.words)} {scene.noun}: {PHRASES[kinds[0]].format('it')}, "
-            f"{scene.mask.float().mean():.1%} of the picture{unseen}"
-        )
+        print(f"{name:8s} {' '.join(scene.words)} {scene.noun}: {PHRASES[kinds[0]].format('it')}, "
+              f"{scene.mask.float().mean():.1%} of the picture{unseen}")
 
 
 def main():
-    p = argparse.ArgumentParser(
-        prog="python -m minilora.scenes", description=__doc__.split("\n")[0]
-    )
+    p = argparse.ArgumentParser(prog="python -m minilora.scenes",
+                                description=__doc__.split("\n")[0])
     p.add_argument("--out", help="folder to write; without it a demonstration is printed")
     p.add_argument("--class", dest="names", nargs="+", default=list(CLASSES), help="default: all")
     options = p.parse_args()

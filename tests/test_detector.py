@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from minilora.adapt import adaptation_loss, continued
 from minilora.checkpoint import Weights
 from minilora.detector import ROWS, Detector, Settings
 from minilora.lora import lora_layers, lora_off
@@ -48,7 +49,7 @@ def test_blocks_before_the_first_adapted_one_need_no_second_pass(fitted, good):
     visual = fitted.clip.visual
     with torch.no_grad():
         frozen = fitted.frozen_states(good)
-        shared = fitted.adapted_states(frozen)
+        shared = continued(fitted.clip.visual, frozen, fitted.first)
         from minilora.images import normalise
 
         whole = visual.hidden_states(visual.embed(normalise(good)))
@@ -63,11 +64,13 @@ def test_training_on_the_pool_equals_training_on_the_pictures(tiny_clip, good):
         torch.nn.init.normal_(layer.lora_B, std=0.02, generator=torch.Generator().manual_seed(1))
     coverage = torch.zeros(4, 16)
     coverage[0, 5] = 1
-    pooled = detector.loss(detector.frozen_states(good[:4])[detector.first - 1], coverage)
+    first = detector.first
+    entering = detector.frozen_states(good[:4])[first - 1]
+    pooled = adaptation_loss(tiny_clip, detector.prompts, entering, coverage, first)
     from minilora.images import normalise
 
     states = tiny_clip.visual.hidden_states(tiny_clip.visual.embed(normalise(good[:4])))
-    plain = detector.loss(states[detector.first - 1], coverage)
+    plain = adaptation_loss(tiny_clip, detector.prompts, states[first - 1], coverage, first)
     layer = next(iter(lora_layers(tiny_clip.visual).values()))
     one, two = (torch.autograd.grad(loss, layer.lora_B)[0] for loss in (pooled, plain))
     assert pooled.item() == pytest.approx(plain.item(), abs=1e-6)

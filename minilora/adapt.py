@@ -1,0 +1,120 @@
+"""Adaptation: LoRA and context vectors learn to point at defects pasted into good pictures.
+
+Claim: defects need not be collected. A picture with something pasted into it shows what "does not
+belong here" means for this product, and a few low-rank corrections are enough to see it.
+
+    Zhou et al. 2024, "AnomalyCLIP": focal and dice loss on the text map. Li et al. 2021, "CutPaste".
+
+What is frozen and lies before the first adapted block is computed once, for a pool of pictures,
+and not once a step; the gradient is the same (a test shows it).
+Symbols: N pictures of the pool, P patches, W width, R resolution.
+Leaves out: real defects, validation, early stopping (there is nothing honest to stop by).
+"""
+import torch
+import torch.nn.functional as F
+
+from minilora.anomaly import text_map
+from minilora.defects import paste_defect
+from minilora.images import augment, normalise
+from minilora.lora import lora_off
+from minilora.losses import cross_entropy, dice_loss, focal_loss
+
+MARKED = 0.15                   # share of a patch that must be defective for it to count as such
+
+
+def frozen_states(visual, pixels):
+    """Hidden states of the pretrained tower, LoRA off.  pixels: (B, 3, R, R) in [0, 1]."""
+    with torch.no_grad(), lora_off(visual):
+        return visual.hidden_states(visual.embed(normalise(pixels)))
+
+
+def continued(visual, states, first):
+    """Runs the blocks from number `first` on, as they are now.  states: those before it, at least."""
+    states = list(states[:first])
+    for block in visual.blocks[first - 1:]:
+        states.append(block(states[-1]))
+    return states
+
+
+def training_pool(visual, pictures, first, settings, generator):
+    """Good pictures turned and relit, every second with a pasted defect.
+
+    pictures: (K, 3, R, R) in [0, 1].  Returns (tokens that enter block `first` (N, 1+P, W), share of
+    each patch that is defective (N, P)).
+    """
+    entering, coverage = [], []
+    for rows in (torch.arange(settings.pool) % len(pictures)).split(settings.batch):
+        batch = augment(pictures[rows], generator)
+        masks = torch.zeros(len(batch), *batch.shape[2:])
+        for k in range(0, len(batch), 2):
+            batch[k], masks[k] = paste_defect(batch[k], generator, others=pictures)
+        entering.append(frozen_states(visual, batch.to(visual.proj.device))[first - 1])
+        coverage.append(F.avg_pool2d(masks, visual.patch).flatten(1))
+    return torch.cat(entering), torch.cat(coverage).to(visual.proj.device)
+
+
+def adaptation_loss(clip, prompts, entering, coverage, first):
+    """Focal and dice loss of the text map on the masks, cross-entropy of the picture as a whole.
+
+    entering: (B, 1+P, W), tokens that enter block `first`;  coverage: (B, P).  Returns a scalar.
+    """
+    states = continued(clip.visual, [None] * (first - 1) + [entering], first)
+    text = prompts()                                                     # (2, E)
+    probability = text_map(clip.visual.value_value(states), text, clip.logit_scale.exp())  # (B, P)
+    target = (coverage > MARKED).float()
+    logits = clip.similarity(clip.visual.pool(states[-1]), text)         # (B, 2)
+    return (focal_loss(probability, target) + 0.5 * dice_loss(probability, target)
+            + 0.1 * cross_entropy(logits, (coverage.amax(1) > 0).long()))
+
+
+def adapt(clip, prompts, pictures, first, settings, generator, report):
+    """Trains whatever of clip.visual and prompts requires a gradient.  Returns the losses.
+
+    report(step, loss) is called after every step.  Raises ValueError if a loss is not finite.
+    """
+    entering, coverage = training_pool(clip.visual, pictures, first, settings, generator)
+    trained = [p for p in clip.visual.parameters() if p.requires_grad] + [prompts.context]
+    optimiser = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate,
+                                                   total_steps=settings.steps)
+    losses = []
+    for step in range(settings.steps):
+        rows = torch.randperm(len(entering), generator=generator)[:settings.batch]
+        loss = adaptation_loss(clip, prompts, entering[rows], coverage[rows], first)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+        if not torch.isfinite(loss):
+            raise ValueError(f"loss is {loss.item()} at step {step}; expected a finite number; "
+                             f"lower the rate ({settings.rate})")
+        report(step, losses[-1])
+    return losses
+
+
+def demo():
+    """A toy tower learns to find patches pasted into noise."""
+    from types import SimpleNamespace
+
+    from minilora.bpe import default_tokenizer
+    from minilora.clip import CLIP, CLIPConfig
+    from minilora.coop import PromptLearner
+    from minilora.lora import add_lora
+    generator = torch.Generator().manual_seed(0)
+    clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
+                           text_width=64, text_layers=1)).initialise(generator)
+    pictures = 0.5 + 0.05 * torch.randn(4, 3, 64, 64, generator=generator).clamp(-1, 1)
+    add_lora(clip.visual.requires_grad_(False), blocks=(2, 3), generator=generator)
+    prompts = PromptLearner(clip, default_tokenizer(), "plate", generator=generator)
+    settings = SimpleNamespace(steps=60, pool=64, batch=16, rate=5e-3)
+    entering, coverage = training_pool(clip.visual, pictures, 2, settings, generator)
+    print(f"pool: tokens {tuple(entering.shape)}, {(coverage > MARKED).float().mean():.1%} of the "
+          f"patches defective")
+    losses = adapt(clip, prompts, pictures, 2, settings, generator, lambda step, loss: None)
+    for step in (0, 20, 40, 59):
+        print(f"step {step:2d}  loss {losses[step]:.3f}")
+
+
+if __name__ == "__main__":
+    demo()
