@@ -1,7 +1,8 @@
 """Captions of drawn scenes, and the contrastive losses that read them.
 
 Claim: a caption is a set of statements (noun, colour, material, state); two of them are opposites
-only if a statement differs, so a text that also holds for a picture must not be pushed away from it.
+only if a statement differs, so a text that also holds for a picture must not be pushed away from
+it.
 
     contrast    Radford et al. 2021 (CLIP), figure 3; captions of the same product in the other
                 state are added as hard negatives (Yuksekgonul et al. 2023, "NegCLIP")

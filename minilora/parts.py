@@ -141,8 +141,8 @@ def capsule(y, x, n, m):
 def screw(y, x, n, m):
     head, shaft = 0.24 + 0.12 * n[0], 0.09 + 0.08 * n[1]
     body = box(y, x - 0.15, shaft, 0.72, 0.03)
-    thread = box(y, x - 0.35,
-                 shaft + 0.04 * torch.sin((50 + 30 * n[2]) * (x + 0.3 * y)), 0.52, 0.02)
+    pitch = torch.sin((50 + 30 * n[2]) * (x + 0.3 * y))
+    thread = box(y, x - 0.35, shaft + 0.04 * pitch, 0.52, 0.02)
     return [union(body, box(y, x + 0.68, head, 0.14, 0.06)), thread,
             box(y, x + 0.74, head * 0.7, 0.05, 0.02)]
 

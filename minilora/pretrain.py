@@ -28,19 +28,12 @@ from minilora.files import load_tensors, save_tensors, whole_file
 from minilora.images import normalise
 from minilora.stream import Buffer, SceneStream, embed_view, turned, view, visible_facts
 
-MINI = CLIPConfig(
-    embed=128,
-    resolution=224,
-    vision_layers=5,
-    vision_width=256,
-    patch=16,
-    text_width=64,
-    text_layers=3,
-)
+MINI = CLIPConfig(embed=128, resolution=224, vision_layers=5, vision_width=256, patch=16,
+                  text_width=64, text_layers=3)
 
 
 def training_loss(clip, tokenizer, batch, full, generator, device, dtype):
-    """One step's loss and its two parts.  full: whether the pictures are encoded whole and in full detail."""
+    """One step's loss and its two parts.  full: encode the pictures whole and in full detail."""
     pictures, coverage, facts = batch
     pictures, coverage = turned(pictures, coverage, generator)
     if full:
@@ -62,9 +55,8 @@ def training_loss(clip, tokenizer, batch, full, generator, device, dtype):
     scale = clip.logit_scale.exp()
     normal = (facts[:, 3] == NORMAL).to(device)[:, None]
     one = contrast(image, own, other, scale, also_true(facts, mentioned).to(device))
-    two = locate(
-        local, torch.where(normal, own, other), torch.where(normal, other, own), scale, coverage
-    )
+    flawless, damaged = torch.where(normal, own, other), torch.where(normal, other, own)
+    two = locate(local, flawless, damaged, scale, coverage)
     return one + 2 * two, one, two
 
 
@@ -76,13 +68,13 @@ def learning_rate(step, steps, peak, warmup=100):
 
 
 def in_full(step, steps):
-    """Windows and half-size pictures first; in the last part of the training what is seen at test time."""
+    """Windows and half-size pictures first; what is seen at test time in the last 5 % of steps."""
     return step >= 0.95 * steps
 
 
 @torch.no_grad()
 def held_out(clip, tokenizer, device, count=256, first=10_000_000):
-    """Zero-shot on scenes that no step draws: (accuracy over nouns, AUROC of damaged against flawless)."""
+    """Zero-shot on scenes that no step draws: (accuracy over nouns, AUROC of damaged or not)."""
     scenes = [SceneStream(first, first + count)[i] for i in range(count)]
     pixels = normalise(torch.stack([s[0] for s in scenes]).float() / 255).to(device)
     facts = torch.stack([s[2] for s in scenes])
@@ -90,24 +82,17 @@ def held_out(clip, tokenizer, device, count=256, first=10_000_000):
     sentences = [f"a photo of a {noun}." for noun in NOUNS]
     nouns = clip.similarity(image, clip.encode_text(tokenizer.tokenize(sentences).to(device)))
     accuracy = (nouns.argmax(1).cpu() == facts[:, 0]).float().mean().item()
-    states = clip.encode_text(
-        tokenizer.tokenize(["a photo of a flawless object.", "a photo of a damaged object."]).to(
-            device
-        )
-    )
-    damaged = clip.similarity(image, states).softmax(-1)[:, 1].cpu()
+    sentences = ["a photo of a flawless object.", "a photo of a damaged object."]
+    states = clip.similarity(image, clip.encode_text(tokenizer.tokenize(sentences).to(device)))
+    damaged = states.softmax(-1)[:, 1].cpu()
     return accuracy, auroc(damaged, facts[:, 3] != NORMAL)
 
 
 def optimiser_for(clip, rate):
     """AdamW; matrices decay, biases, norms and the temperature do not."""
     groups = [[p for p in clip.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
-    return torch.optim.AdamW(
-        [{"params": groups[0], "weight_decay": 0.1}, {"params": groups[1], "weight_decay": 0.0}],
-        lr=rate,
-        betas=(0.9, 0.98),
-        eps=1e-6,
-    )
+    groups = [{"params": p, "weight_decay": decay} for p, decay in zip(groups, (0.1, 0.0))]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-6)
 
 
 def train(options, report=print):
@@ -130,51 +115,29 @@ def train(options, report=print):
     for step in range(first, stop):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.rate)
-        loss, one, two = training_loss(
-            clip,
-            tokenizer,
-            buffer.batch(options.batch, generator),
-            in_full(step, options.steps),
-            generator,
-            device,
-            dtype,
-        )
+        batch, full = buffer.batch(options.batch, generator), in_full(step, options.steps)
+        loss, one, two = training_loss(clip, tokenizer, batch, full, generator, device, dtype)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
         optimiser.step()
         clip.logit_scale.data.clamp_(0, math.log(100))  # CLIP, section 2.5
-        log.append(
-            {
-                "step": step,
-                "loss": loss.item(),
-                "contrast": one.item(),
-                "locate": two.item(),
-                "scale": clip.logit_scale.exp().item(),
-                "seconds": spent + time.time() - begun,
-            }
-        )
+        log.append({"step": step, "loss": loss.item(), "contrast": one.item(),
+                    "locate": two.item(), "scale": clip.logit_scale.exp().item(),
+                    "seconds": spent + time.time() - begun})
         if step % options.every == 0 or step == stop - 1:
             rate = (step - first + 1) / (time.time() - begun)
-            report(
-                f"step {step:5d}/{options.steps}  loss {log[-1]['loss']:.3f} = {log[-1]['contrast']:.3f} + "
-                f"{log[-1]['locate']:.3f}  {rate * options.batch:.0f} scenes/s  "
-                f"{(options.steps - step - 1) / rate / 60:.0f} min left"
-            )
+            report(f"step {step:5d}/{options.steps}  loss {log[-1]['loss']:.3f} = "
+                   f"{log[-1]['contrast']:.3f} + {log[-1]['locate']:.3f}  "
+                   f"{rate * options.batch:.0f} scenes/s  "
+                   f"{(options.steps - step - 1) / rate / 60:.0f} min left")
         if (step + 1) % options.save_every == 0 and step + 1 < stop:
             log[-1]["accuracy"], log[-1]["auroc"] = held_out(clip, tokenizer, device)
-            report(
-                f"held-out scenes: nouns {log[-1]['accuracy']:.3f}, damaged AUROC {log[-1]['auroc']:.3f}"
-            )
-            save_tensors(
-                resume,
-                {
-                    "clip": dict(clip.state_dict()),
-                    "optimiser": dict(optimiser.state_dict()["state"]),
-                    "generator": generator.get_state(),
-                    "log": log,
-                },
-            )
+            report(f"held-out scenes: nouns {log[-1]['accuracy']:.3f}, "
+                   f"damaged AUROC {log[-1]['auroc']:.3f}")
+            save_tensors(resume, {"clip": dict(clip.state_dict()),
+                                  "optimiser": dict(optimiser.state_dict()["state"]),
+                                  "generator": generator.get_state(), "log": log})
     return clip, log
 
 
@@ -203,18 +166,14 @@ def write_log(path, log, head):
 
 
 def parser():
-    p = argparse.ArgumentParser(
-        prog="python -m minilora.pretrain",
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    p.add_argument(
-        "--out", default="mini-clip.pt", help="file for the weights; the log goes beside it"
-    )
+    p = argparse.ArgumentParser(prog="python -m minilora.pretrain",
+                                description=__doc__.split("\n")[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--out", default="mini-clip.pt",
+                   help="file for the weights; the log goes beside it")
     p.add_argument("--steps", type=int, default=2800, help="length of the schedule")
-    p.add_argument(
-        "--stop", type=int, default=0, help="stop after this step all the same; 0: run to the end"
-    )
+    p.add_argument("--stop", type=int, default=0,
+                   help="stop after this step all the same; 0: run to the end")
     p.add_argument("--batch", type=int, default=128, help="scenes a step")
     p.add_argument("--fresh", type=int, default=32, help="newly drawn scenes a step")
     p.add_argument("--buffer", type=int, default=16384, help="scenes kept for reuse (150 kB each)")
@@ -223,19 +182,17 @@ def parser():
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="autocast")
     p.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
-    p.add_argument(
-        "--threads", type=int, default=1, help="of the training process; part of what a run repeats"
-    )
+    p.add_argument("--threads", type=int, default=1,
+                   help="of the training process; part of what a run repeats")
     p.add_argument("--every", type=int, default=20, help="steps between two progress lines")
     p.add_argument("--save-every", type=int, default=250, help="steps between two resume files")
-    p.add_argument(
-        "--check", metavar="LOG", help="train the first 50 steps of a log again and compare"
-    )
+    p.add_argument("--check", metavar="LOG",
+                   help="train the first 50 steps of a log again and compare")
     return p
 
 
 def check(path, count, report=print):
-    """Trains the first steps of a committed log again and compares.  Returns the largest difference.
+    """Trains the first steps of a committed log again.  Returns the largest difference of a loss.
 
     The command in the log's head is repeated, so the same seed and settings are used.  Losses agree
     to the last digit on the same machine; bfloat16 on another processor rounds differently.
@@ -259,22 +216,15 @@ def main():
     clip, log = train(options, lambda line: print(line, flush=True))
     save_official(clip, options.out)
     accuracy, damaged = held_out(clip, default_tokenizer(), options.device, count=1024)
-    settings = " ".join(
-        f"--{k.replace('_', '-')} {v}"
-        for k, v in vars(options).items()
-        if k not in ("out", "check")
-    )
-    write_log(
-        f"{Path(options.out).with_suffix('')}.log.csv",
-        log,
-        [
-            f"python -m minilora.pretrain {settings}",
-            f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}; "
-            f"{log[-1]['seconds'] / 60:.0f} minutes; scenes drawn: {4 * options.batch + options.fresh * len(log)}",
-            f"held-out scenes (1,024): zero-shot accuracy over {len(NOUNS)} nouns {accuracy:.4f}, "
-            f"damaged against flawless AUROC {damaged:.4f}",
-        ],
-    )
+    settings = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in vars(options).items()
+                        if k not in ("out", "check"))
+    write_log(f"{Path(options.out).with_suffix('')}.log.csv", log, [
+        f"python -m minilora.pretrain {settings}",
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}; "
+        f"{log[-1]['seconds'] / 60:.0f} minutes; "
+        f"scenes drawn: {4 * options.batch + options.fresh * len(log)}",
+        f"held-out scenes (1,024): zero-shot accuracy over {len(NOUNS)} nouns {accuracy:.4f}, "
+        f"damaged against flawless AUROC {damaged:.4f}"])
     Path(f"{options.out}.resume").unlink(missing_ok=True)
 
 

@@ -1,6 +1,6 @@
 """What a run leaves behind: numbers, scores and pictures to look at.
 
-    metrics.json   every figure of the run, AUROC as a fraction in [0, 1], null where it has no meaning
+    metrics.json   every figure of the run, AUROC as a fraction in [0, 1], null where undefined
     scores.csv     one line a test picture: file, label, score, decision
     maps/          input, mask, anomaly map and overlay side by side
 
@@ -40,9 +40,8 @@ def row_metrics(scores, maps, labels, masks):
     out = {}
     for suffix, part in (("", slice(None)), ("_odd", slice(1, None, 2))):
         out[f"image_auroc{suffix}"] = defined_auroc(scores[part], labels[part])
-        out[f"pixel_auroc{suffix}"] = (
-            None if masks is None else defined_auroc(maps[part].flatten(), masks[part].flatten())
-        )
+        out[f"pixel_auroc{suffix}"] = (None if masks is None else
+                                       defined_auroc(maps[part].flatten(), masks[part].flatten()))
     return out
 
 
@@ -61,7 +60,7 @@ def percent(value):
 
 
 def table(rows, explain):
-    """The rows as text, per cent with one decimal.  rows: {name: metrics};  explain: {name: words}."""
+    """The rows as text, per cent, one decimal.  rows: {name: metrics};  explain: {name: words}."""
     heads = ("image_auroc", "pixel_auroc", "image_auroc_odd", "pixel_auroc_odd")
     lines = [f"{'AUROC, %':10s} {'image':>7s} {'pixel':>7s} {'image odd':>10s} {'pixel odd':>10s}"]
     for name, row in rows.items():
@@ -88,10 +87,9 @@ def write_scores(path, samples, scores, threshold):
 
 
 def colours(values):
-    """Heat colours, dark blue over green to yellow.  values: (R, R) in [0, 1] -> uint8 (R, R, 3)."""
-    stops = torch.tensor(
-        [[13, 8, 90], [33, 110, 160], [60, 180, 110], [245, 220, 60], [255, 250, 210]]
-    ).float()
+    """Heat colours, dark blue by green to yellow.  values: (R, R) in [0, 1] -> uint8 (R, R, 3)."""
+    stops = torch.tensor([[13, 8, 90], [33, 110, 160], [60, 180, 110],
+                          [245, 220, 60], [255, 250, 210]]).float()
     place = values.clamp(0, 1) * (len(stops) - 1)
     low = place.floor().long().clamp(max=len(stops) - 2)
     mixed = torch.lerp(stops[low], stops[low + 1], (place - low)[..., None])
@@ -101,47 +99,41 @@ def colours(values):
 def panel(pixels, mask, scores, low, high, title, good):
     """Input, mask, map and overlay side by side, PIL.
 
-    pixels: (3, R, R) in [0, 1];  mask: (R, R) bool or None;  scores: (R, R), coloured from low to high,
-    the same for all pictures of a run;  good: colour of the title, None for grey.
+    pixels: (3, R, R) in [0, 1];  mask: (R, R) bool or None;  scores: (R, R), coloured from low to
+    high, the same for all pictures of a run;  good: colour of the title, None for grey.
     """
     picture = (pixels * 255).round().byte().permute(1, 2, 0).numpy()
     heat = colours((scores - low) / max(high - low, 1e-9))
     strength = ((scores - low) / max(high - low, 1e-9)).clamp(0, 1)[..., None].numpy() * 0.7
     overlay = (picture * (1 - strength) + heat * strength).astype(np.uint8)
-    truth = (
-        np.zeros_like(picture)
-        if mask is None
-        else np.repeat(mask.numpy()[..., None] * np.uint8(255), 3, 2)
-    )
-    row = np.concatenate(
-        [np.pad(p, ((0, 0), (2, 2), (0, 0))) for p in (picture, truth, heat, overlay)], axis=1
-    )
-    canvas = Image.new(
-        "RGB",
-        (row.shape[1], row.shape[0] + 18),
-        (110, 110, 110) if good is None else GOOD if good else BAD,
-    )
+    truth = (np.zeros_like(picture) if mask is None else
+             np.repeat(mask.numpy()[..., None] * np.uint8(255), 3, 2))
+    row = np.concatenate([np.pad(p, ((0, 0), (2, 2), (0, 0)))
+                          for p in (picture, truth, heat, overlay)], axis=1)
+    frame = (110, 110, 110) if good is None else GOOD if good else BAD
+    canvas = Image.new("RGB", (row.shape[1], row.shape[0] + 18), frame)
     canvas.paste(Image.fromarray(row), (0, 18))
     ImageDraw.Draw(canvas).text((4, 3), title, fill="white")
     return canvas
 
 
 def write_maps(folder, samples, pictures, masks, maps, scores, threshold):
-    """One panel a test picture, maps/<kind>-<stem>.png.  Colours run from the lowest map value to the
-    mean of the highest values of the pictures, so that panels of a run can be compared."""
+    """One panel a test picture, maps/<kind>-<stem>.png.
+
+    Colours run from the median of the pictures' lowest values to the 90 % quantile of their highest
+    ones, so that panels of a run can be compared.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    low, high = (
-        maps.flatten(1).amin(1).median().item(),
-        maps.flatten(1).amax(1).quantile(0.9).item(),
-    )
+    low = maps.flatten(1).amin(1).median().item()
+    high = maps.flatten(1).amax(1).quantile(0.9).item()
     for k, sample in enumerate(samples):
         good = None if threshold is None else bool(scores[k] <= threshold)
         decision = "" if good is None else "OK  " if good else "NG  "
-        title = f"{decision}{scores[k]:.2f}   {sample.kind}/{sample.path.name}   input | mask | map | overlay"
-        image = panel(
-            pictures[k], None if masks is None else masks[k], maps[k], low, high, title, good
-        )
+        title = (f"{decision}{scores[k]:.2f}   {sample.kind}/{sample.path.name}   "
+                 "input | mask | map | overlay")
+        mask = None if masks is None else masks[k]
+        image = panel(pictures[k], mask, maps[k], low, high, title, good)
         with whole_file(folder / f"{sample.kind}-{sample.path.stem}.png") as file:
             image.save(file, "PNG")
 
@@ -155,9 +147,8 @@ def demo():
     maps[1::2, 8:16, 8:16] += 0.5
     row = row_metrics(maps.flatten(1).amax(1), maps, labels, masks)
     print(table({"memory": row}, {"memory": "random maps, raised by one half inside the masks"}))
-    image = panel(
-        torch.rand(3, 32, 32, generator=generator), masks[1], maps[1], 0, 1.5, "NG", False
-    )
+    picture = torch.rand(3, 32, 32, generator=generator)
+    image = panel(picture, masks[1], maps[1], 0, 1.5, "NG", False)
     print(f"a panel of four pictures of 32 x 32 has {image.width} x {image.height} pixels")
 
 

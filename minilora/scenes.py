@@ -115,7 +115,7 @@ def draw(style, generator, flaw=None, resolution=224, lighting=0.3):
 
 
 def zoomed(scene, generator):
-    """The same scene from nearer: a random square of it, enlarged; a defect always stays in view."""
+    """The same scene from nearer: a random square of it, enlarged; a defect stays in view."""
     R = scene.mask.shape[-1]
     side = int(R * uniform(generator, 0.45, 0.95))
     row, col = (int(torch.randint(R - side + 1, (), generator=generator)) for _ in "yx")

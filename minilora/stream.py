@@ -33,28 +33,21 @@ class SceneStream(Dataset):
     def __getitem__(self, index):
         scene = random_scene(self.first + index)
         colour, material = (scene.words + (None,))[:2]
-        facts = [
-            NOUNS.index(scene.noun),
-            list(COLOURS).index(colour),
-            list(FIELDS).index(material) if material else UNMENTIONED,
-            KINDS.index(scene.flaw) if scene.flaw else NORMAL,
-        ]
+        facts = [NOUNS.index(scene.noun), list(COLOURS).index(colour),
+                 list(FIELDS).index(material) if material else UNMENTIONED,
+                 KINDS.index(scene.flaw) if scene.flaw else NORMAL]
         coverage = F.avg_pool2d(scene.mask[None].float(), PATCH)[0]  # (14, 14)
         return (scene.picture * 255).round().byte(), coverage, torch.tensor(facts)
 
 
 class Buffer:
-    """The latest `size` scenes; at step t scenes fresh*t ... are drawn by worker processes and enter."""
+    """The latest `size` scenes; at every step `fresh` new ones enter, drawn by workers."""
 
     def __init__(self, size, fresh, first_batch, start_step, steps, workers):
         known = first_batch + fresh * start_step  # scenes drawn before this step
         begin = max(0, known - size)
-        stream = DataLoader(
-            SceneStream(begin, first_batch + fresh * steps),
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=2 * fresh if workers else None,
-        )
+        stream = DataLoader(SceneStream(begin, first_batch + fresh * steps), batch_size=None,
+                            num_workers=workers, prefetch_factor=2 * fresh if workers else None)
         self.stream, self.fresh, self.size, self.count = iter(stream), fresh, size, begin
         self.columns = None
         self.take(known - begin)
@@ -69,7 +62,7 @@ class Buffer:
             self.count += 1
 
     def batch(self, size, generator):
-        """(pictures uint8 (B, 3, R, R), coverage (B, G, G), facts (B, 4)), then lets fresh scenes in."""
+        """Pictures uint8 (B, 3, R, R), coverage (B, G, G), facts (B, 4); fresh scenes follow."""
         rows = torch.randperm(min(self.count, self.size), generator=generator)[:size]
         batch = [store[rows] for store in self.columns]
         self.take(self.fresh)
@@ -110,9 +103,8 @@ def view(pictures, coverage, generator, window):
             shift = torch.randint(window, (2,), generator=generator)
             row, col = (target - shift).clamp(0, side - window).tolist()
         rows, cols = slice(row, row + window), slice(col, col + window)
-        pixels = pictures[
-            k, :, row * size : (row + window) * size, col * size : (col + window) * size
-        ]
+        pixels = pictures[k, :, row * size : (row + window) * size,
+                          col * size : (col + window) * size]
         out.append((pixels, coverage[k, rows, cols], grid[rows, cols]))
     return [torch.stack(column) for column in zip(*out)]
 
@@ -126,9 +118,9 @@ def visible_facts(facts, coverage, places, full):
 
 def embed_view(visual, pixels, places):
     """`visual.embed` with the positions that each view has in its picture: (B, 1 + P, W)."""
-    x = visual.conv1(pixels).flatten(2).transpose(1, 2)  # (B, P, W)
-    whole = visual.positions(pixels.shape[-1] // visual.patch)[1:]  # (P, W)
-    own = visual.positional_embedding[1:][places.clamp(min=0).flatten(1)]  # (B, P, W)
+    x = visual.conv1(pixels).flatten(2).transpose(1, 2)                     # (B, P, W)
+    whole = visual.positions(pixels.shape[-1] // visual.patch)[1:]          # (P, W)
+    own = visual.positional_embedding[1:][places.clamp(min=0).flatten(1)]   # (B, P, W)
     x = x + torch.where((places < 0).flatten(1)[..., None], whole, own)
     cls = (visual.class_embedding + visual.positional_embedding[0]).expand(len(x), 1, -1)
     return visual.ln_pre(torch.cat([cls, x], dim=1))
@@ -140,9 +132,8 @@ def demo():
     for step in range(3):
         pictures, coverage, facts = buffer.batch(4, generator)
         flawed = (facts[:, 3] != NORMAL).sum()
-        print(
-            f"step {step}: {buffer.count} scenes drawn, batch {tuple(pictures.shape)}, {flawed} flawed"
-        )
+        print(f"step {step}: {buffer.count} scenes drawn, "
+              f"batch {tuple(pictures.shape)}, {flawed} flawed")
     cut, covered, places = view(pictures, coverage, generator, 7)
     whole = (places[:, 0, 0] < 0).sum()
     print(f"views {tuple(cut.shape)}: {whole} in half detail, {4 - whole} windows")
