@@ -1,7 +1,10 @@
 """The main job from the command line, on a tiny model and drawn pictures."""
 
 import csv
+import functools
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -25,62 +28,31 @@ def folder(tmp_path_factory):
 def done(folder, tiny_weights, tmp_path_factory):
     """A finished run: (options, metrics, printed lines)."""
     lines = []
-    options = fit.parse(
-        [
-            "--class",
-            "gear",
-            "--shots",
-            "4",
-            "--data",
-            str(folder),
-            "--model",
-            str(tiny_weights),
-            "--steps",
-            "4",
-            "--out",
-            str(tmp_path_factory.mktemp("runs") / "one"),
-        ]
-    )
+    options = fit.parse(["--class", "gear", "--shots", "4", "--data", str(folder),
+                         "--model", str(tiny_weights), "--steps", "4",
+                         "--out", str(tmp_path_factory.mktemp("runs") / "one")])
     return options, fit.run(options, lines.append), "\n".join(lines)
 
 
 def test_a_run_leaves_adapter_memory_metrics_scores_and_maps(done):
     options, _, _ = done
     assert {p.name for p in options.out.iterdir()} == {
-        "adapter.pt",
-        "memory.pt",
-        "metrics.json",
-        "scores.csv",
-        "maps",
-    }
+        "adapter.pt", "memory.pt", "metrics.json", "scores.csv", "maps"}
     assert len(list((options.out / "maps").glob("*.png"))) == 3 + 4 * 2
 
 
 def test_metrics_hold_what_the_format_promises(done):
     options, metrics, _ = done
     assert json.loads((options.out / "metrics.json").read_text()) == metrics
-    assert {
-        "class",
-        "shots",
-        "seed",
-        "model",
-        "data",
-        "device",
-        "seconds",
-        "peak_memory_bytes",
-        "threshold",
-        "trainable_parameters",
-        "total_parameters",
-        "rows",
-    } <= metrics.keys()
+    assert {"class", "shots", "seed", "model", "data", "device", "seconds", "peak_memory_bytes",
+            "threshold", "trainable_parameters", "total_parameters", "rows"} <= metrics.keys()
     assert list(metrics["rows"]) == list(ROWS)
     for row in metrics["rows"].values():
         assert row.keys() == {"image_auroc", "pixel_auroc", "image_auroc_odd", "pixel_auroc_odd"}
         assert all(0 <= value <= 1 for value in row.values())
     assert set(metrics["kinds"]) == set(scenes.product("gear")[1])
-    assert len(metrics["model"]["sha256"]) == 64 and all(
-        n > 0 for n in metrics["delta_norms"].values()
-    )
+    assert len(metrics["model"]["sha256"]) == 64
+    assert all(n > 0 for n in metrics["delta_norms"].values())
 
 
 def test_scores_and_decisions_follow_the_threshold(done, folder):
@@ -100,45 +72,16 @@ def test_the_first_lines_say_weights_data_device_and_parameters(done):
 
 def test_the_same_command_gives_the_same_numbers(done, tmp_path):
     options, metrics, _ = done
-    again = fit.run(
-        fit.parse(
-            [
-                "--class",
-                "gear",
-                "--shots",
-                "4",
-                "--data",
-                str(options.data),
-                "--model",
-                str(options.model),
-                "--steps",
-                "4",
-                "--out",
-                str(tmp_path),
-            ]
-        ),
-        lambda line: None,
-    )
+    command = ["--class", "gear", "--shots", "4", "--data", str(options.data),
+               "--model", str(options.model), "--steps", "4", "--out", str(tmp_path)]
+    again = fit.run(fit.parse(command), lambda line: None)
     assert again["rows"] == metrics["rows"] and again["threshold"] == metrics["threshold"]
 
 
 def run_with(folder, tiny_weights, out, *extra):
-    return fit.run(
-        fit.parse(
-            [
-                "--class",
-                "gear",
-                "--data",
-                str(folder),
-                "--model",
-                str(tiny_weights),
-                "--out",
-                str(out),
-                *extra,
-            ]
-        ),
-        lambda line: None,
-    )
+    command = ["--class", "gear", "--data", str(folder), "--model", str(tiny_weights),
+               "--out", str(out), *extra]
+    return fit.run(fit.parse(command), lambda line: None)
 
 
 def test_zero_shots_means_zero_shot(folder, tiny_weights, tmp_path):
@@ -155,26 +98,18 @@ def test_zero_steps_means_no_adaptation(folder, tiny_weights, tmp_path):
 
 
 def test_all_shots_are_every_good_picture(folder, tiny_weights, tmp_path):
-    assert (
-        run_with(folder, tiny_weights, tmp_path, "--shots", "all", "--steps", "1")["shots"] == "all"
-    )
+    metrics = run_with(folder, tiny_weights, tmp_path, "--shots", "all", "--steps", "1")
+    assert metrics["shots"] == "all"
 
 
 def test_without_data_the_embedded_scenes_are_drawn_and_named(tiny_weights, tmp_path, monkeypatch):
     monkeypatch.delenv("MINILORA_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        scenes,
-        "write_class",
-        lambda root, name, write=scenes.write_class: write(
-            root, name, good=2, test_good=2, defective=1, resolution=64
-        ),
-    )
+    few = functools.partial(scenes.write_class, good=2, test_good=2, defective=1, resolution=64)
+    monkeypatch.setattr(scenes, "write_class", few)
     lines = []
-    metrics = fit.run(
-        fit.parse(["--class", "nut", "--shots", "2", "--steps", "1", "--model", str(tiny_weights)]),
-        lines.append,
-    )
+    command = ["--class", "nut", "--shots", "2", "--steps", "1", "--model", str(tiny_weights)]
+    metrics = fit.run(fit.parse(command), lines.append)
     assert metrics["data"]["name"].startswith("embedded scenes") and "embedded scenes" in lines[1]
     assert (tmp_path / "runs/nut-2shot-seed1/metrics.json").exists()
 
@@ -193,23 +128,11 @@ def test_mistakes_get_one_line_that_names_them(arguments, words, folder, tiny_we
     if "--device" in arguments and torch.cuda.is_available():
         pytest.skip("there is a GPU, so the device exists")
     model = [] if "--model" in arguments else ["--model", str(tiny_weights)]
-    result = subprocess.run(
-        [sys.executable, "-m", "minilora.fit", "--data", str(folder), *model, *arguments],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "minilora.fit", "--data", str(folder), *model, *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    import re
-
     assert re.search(words, result.stderr, re.DOTALL), result.stderr
-
-
-def environment():
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
 
 
 def test_auroc_is_missing_where_there_is_one_class_only():
@@ -222,17 +145,13 @@ def test_auroc_is_missing_where_there_is_one_class_only():
 def test_odd_numbered_pictures_count_from_zero():
     scores, labels = torch.tensor([0.0, 9.0, 1.0, 2.0]), torch.tensor([1, 0, 0, 1])
     row = report.row_metrics(scores, scores[:, None, None], labels, None)
-    assert (
-        row["image_auroc_odd"] == 0.0 and row["image_auroc"] == 0.25 and row["pixel_auroc"] is None
-    )
+    assert row["image_auroc_odd"] == 0.0 and row["image_auroc"] == 0.25
+    assert row["pixel_auroc"] is None
 
 
 def test_a_panel_shows_the_mask_white_and_the_defect_hot():
-    pixels, mask, scores = (
-        torch.zeros(3, 8, 8),
-        torch.zeros(8, 8, dtype=torch.bool),
-        torch.zeros(8, 8),
-    )
+    pixels, scores = torch.zeros(3, 8, 8), torch.zeros(8, 8)
+    mask = torch.zeros(8, 8, dtype=torch.bool)
     mask[2, 3], scores[2, 3] = True, 1.0
     image = report.panel(pixels, mask, scores, 0.0, 1.0, "", True)
     where = lambda part: image.getpixel((part * 12 + 2 + 3, 18 + 2))

@@ -1,4 +1,4 @@
-"""Contrastive training on scenes: what counts as true, what a view shows, that a run can be resumed."""
+"""Contrastive training on scenes: what counts as true, what a view shows, how a run is resumed."""
 
 import argparse
 import math
@@ -13,15 +13,8 @@ from minilora.captions import DAMAGED, KINDS, NORMAL, NOUNS, UNMENTIONED
 from minilora.clip import CLIP, CLIPConfig
 from minilora.images import normalise
 
-TINY = CLIPConfig(
-    embed=16,
-    resolution=224,
-    vision_layers=2,
-    vision_width=64,
-    patch=16,
-    text_width=64,
-    text_layers=1,
-)
+TINY = CLIPConfig(embed=16, resolution=224, vision_layers=2, vision_width=64, patch=16,
+                  text_width=64, text_layers=1)
 
 
 @pytest.fixture
@@ -34,14 +27,12 @@ def test_a_view_takes_the_positions_it_has_in_the_whole_picture(generator):
     pictures = torch.randint(0, 256, (1, 3, 224, 224), generator=generator, dtype=torch.uint8)
     places = torch.arange(196).view(1, 14, 14)
     whole = clip.visual.embed(normalise(pictures))
-    assert torch.allclose(
-        stream.embed_view(clip.visual, normalise(pictures), places), whole, atol=1e-5
-    )
+    view = stream.embed_view(clip.visual, normalise(pictures), places)
+    assert torch.allclose(view, whole, atol=1e-5)
     window = pictures[:, :, 32:144, 16:128]  # patch rows 2-8, columns 1-7
     part = stream.embed_view(clip.visual, normalise(window), places[:, 2:9, 1:8])
-    assert torch.allclose(
-        part[:, 1:], whole[:, 1:].unflatten(1, (14, 14))[:, 2:9, 1:8].flatten(1, 2), atol=1e-5
-    )
+    same = whole[:, 1:].unflatten(1, (14, 14))[:, 2:9, 1:8].flatten(1, 2)
+    assert torch.allclose(part[:, 1:], same, atol=1e-5)
 
 
 def test_a_half_size_view_is_embedded_like_a_small_picture(generator):
@@ -53,17 +44,11 @@ def test_a_half_size_view_is_embedded_like_a_small_picture(generator):
 
 def test_views_cut_pictures_and_masks_at_the_same_place(generator):
     coverage = torch.rand(16, 14, 14, generator=generator)
-    pictures = (
-        (coverage.repeat_interleave(16, 1).repeat_interleave(16, 2) * 255)
-        .byte()[:, None]
-        .repeat(1, 3, 1, 1)
-    )
+    grey = (coverage.repeat_interleave(16, 1).repeat_interleave(16, 2) * 255).byte()
+    pictures = grey[:, None].repeat(1, 3, 1, 1)
     cut, covered, places = stream.view(pictures, coverage, generator, 7)
-    assert (
-        cut.shape == (16, 3, 112, 112)
-        and (places[:, 0, 0] < 0).any()
-        and (places[:, 0, 0] >= 0).any()
-    )
+    assert cut.shape == (16, 3, 112, 112)
+    assert (places[:, 0, 0] < 0).any() and (places[:, 0, 0] >= 0).any(), "both kinds of view"
     mean = F.avg_pool2d(cut[:, 0].float(), 16) / 255
     assert (mean - covered).abs().max() < 0.01
 
@@ -89,28 +74,21 @@ def test_a_caption_speaks_of_its_scene(generator):
 def test_a_text_that_also_holds_is_no_negative():
     nut, gear, scratch, stain = 2, 3, 0, 1
     facts = torch.tensor([[nut, 5, 1, scratch], [gear, 5, 1, NORMAL]])
-    mentioned = torch.tensor(
-        [
-            [nut, UNMENTIONED, UNMENTIONED, DAMAGED],  # "a damaged nut"
-            [UNMENTIONED, 5, UNMENTIONED, NORMAL],  # "a flawless red object"
-            [nut, 5, 1, stain],
-        ]
-    )  # "a red plastic nut with a stain"
-    assert captions.also_true(facts, mentioned).tolist() == [
-        [True, False, False],
-        [False, True, False],
-    ]
+    mentioned = torch.tensor([
+        [nut, UNMENTIONED, UNMENTIONED, DAMAGED],  # "a damaged nut"
+        [UNMENTIONED, 5, UNMENTIONED, NORMAL],     # "a flawless brown object"
+        [nut, 5, 1, stain]])                       # "a brown iron nut with a stain"
+    holds = captions.also_true(facts, mentioned)
+    assert holds.tolist() == [[True, False, False], [False, True, False]]
 
 
 def test_contrast_is_cross_entropy_both_ways_without_what_also_holds(generator):
-    image, own, other = (
-        F.normalize(torch.randn(3, 8, generator=generator), dim=-1) for _ in range(3)
-    )
+    image, own, other = (F.normalize(torch.randn(3, 8, generator=generator), dim=-1)
+                         for _ in range(3))
     true = torch.zeros(3, 6, dtype=torch.bool)
     logits = 5 * image @ torch.cat([own, other]).T
-    plain = (
-        F.cross_entropy(logits, torch.arange(3)) + F.cross_entropy(logits[:, :3].T, torch.arange(3))
-    ) / 2
+    target = torch.arange(3)
+    plain = (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :3].T, target)) / 2
     assert torch.allclose(captions.contrast(image, own, other, 5, true), plain)
     true[0, 1] = true[0, 0] = True  # text 1 holds for picture 0; so does its own, of course
     weights = logits.exp()
@@ -129,9 +107,7 @@ def test_locate_is_small_where_patches_point_to_their_own_state():
     assert captions.locate(right, normal, damaged, 20.0, coverage) < 1e-6
     assert captions.locate(right.flip(-1), normal, damaged, 20.0, coverage) > 10
     touched = right.clone()
-    touched[0, 2] = torch.tensor(
-        [1.0, 0.0]
-    )  # a patch with a trace of a defect counts for neither side
+    touched[0, 2] = torch.tensor([1.0, 0.0])  # a patch with a trace of a defect counts for neither
     assert captions.locate(touched, normal, damaged, 20.0, coverage) < 1e-6
 
 
@@ -141,26 +117,16 @@ def test_learning_rate_rises_then_falls_to_zero():
 
 
 def options(tmp_path, name, **changes):
-    base = vars(pretrain.parser().parse_args([])) | dict(
-        batch=8,
-        fresh=2,
-        buffer=64,
-        steps=4,
-        workers=0,
-        dtype="float32",
-        save_every=2,
-        out=str(tmp_path / name),
-    )
-    return argparse.Namespace(**(base | changes))
+    small = dict(batch=8, fresh=2, buffer=64, steps=4, workers=0, dtype="float32", save_every=2,
+                 out=str(tmp_path / name))
+    return argparse.Namespace(**(vars(pretrain.parser().parse_args([])) | small | changes))
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "MINI", TINY)
     monkeypatch.setattr(pretrain, "held_out", lambda *arguments, **more: (0.0, 0.5))
     whole, log = pretrain.train(options(tmp_path, "whole"), lambda line: None)
-    pretrain.train(
-        options(tmp_path, "parts", stop=3), lambda line: None
-    )  # leaves the file of step 2
+    pretrain.train(options(tmp_path, "parts", stop=3), lambda line: None)  # leaves step 2's file
     parts, again = pretrain.train(options(tmp_path, "parts"), lambda line: None)
     assert [row["loss"] for row in log] == [row["loss"] for row in again]
     for (key, one), two in zip(whole.state_dict().items(), parts.state_dict().values()):

@@ -1,4 +1,4 @@
-"""Drawn scenes: the same from the same seed, masks exact, and what must stay unseen stays unseen."""
+"""Drawn scenes: the same from the same seed, masks exact, what must stay unseen stays unseen."""
 
 import pytest
 import torch
