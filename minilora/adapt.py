@@ -3,7 +3,8 @@
 Claim: defects need not be collected. A picture with something pasted into it shows what "does not
 belong here" means for this product, and a few low-rank corrections are enough to see it.
 
-    Zhou et al. 2024, "AnomalyCLIP": focal and dice loss on the text map. Li et al. 2021, "CutPaste".
+    Zhou et al. 2024, "AnomalyCLIP": focal and dice loss on the text map.
+    Li et al. 2021, "CutPaste": pseudo-defects made of the picture itself.
 
 What is frozen and lies before the first adapted block is computed once, for a pool of pictures,
 and not once a step; the gradient is the same (a test shows it).
@@ -29,7 +30,7 @@ def frozen_states(visual, pixels):
 
 
 def continued(visual, states, first):
-    """Runs the blocks from number `first` on, as they are now.  states: those before it, at least."""
+    """Runs the blocks from number `first` on, as they are now.  states: at least those before."""
     states = list(states[:first])
     for block in visual.blocks[first - 1:]:
         states.append(block(states[-1]))
@@ -39,8 +40,8 @@ def continued(visual, states, first):
 def training_pool(visual, pictures, first, settings, generator):
     """Good pictures turned and relit, every second with a pasted defect.
 
-    pictures: (K, 3, R, R) in [0, 1].  Returns (tokens that enter block `first` (N, 1+P, W), share of
-    each patch that is defective (N, P)).
+    pictures: (K, 3, R, R) in [0, 1].  Returns (tokens that enter block `first` (N, 1+P, W),
+    share of each patch that is defective (N, P)).
     """
     entering, coverage = [], []
     for rows in (torch.arange(settings.pool) % len(pictures)).split(settings.batch):

@@ -1,4 +1,4 @@
-"""The parts put together: fit CLIP to K good pictures, score pictures, save and load what was learned.
+"""The parts put together: fit CLIP to K good pictures, score pictures, save and load the result.
 
 Claim: a frozen CLIP with (1) a memory of good patches and (2) prompts and low-rank corrections
 learned on pasted defects separates good from defective pictures of one product.
@@ -69,7 +69,7 @@ class Detector:
         self.noun = noun.replace("_", " ")
         layers, tokenizer = len(clip.visual.blocks), default_tokenizer()
         self.resolution = settings.resolution or clip.config.resolution
-        self.first = layers + 1 - (settings.blocks or -(-layers // 3))  # first adapted block, from 1
+        self.first = layers + 1 - (settings.blocks or -(-layers // 3))  # first adapted block
         self.memory_layers = settings.memory_layers or (max(1, self.first - 2), self.first - 1)
         self.generator = torch.Generator().manual_seed(settings.seed)
         add_lora(clip.visual, settings.targets, range(self.first, layers + 1), settings.rank,
@@ -82,7 +82,7 @@ class Detector:
                                      length=len(tokenizer.encode(settings.context)))
         self.memory, self.turned, self.threshold, self.losses = None, None, None, []
 
-    # ---- features ---------------------------------------------------------------------------------
+    # ---- features -----------------------------------------------------------------------------
 
     def frozen_states(self, pixels):
         """Hidden states of the pretrained tower.  pixels: (B, 3, R, R) in [0, 1]."""
@@ -110,7 +110,7 @@ class Detector:
         with lora_off(self.clip.visual):
             return self.text_probability(states, text)
 
-    # ---- fit --------------------------------------------------------------------------------------
+    # ---- fit ----------------------------------------------------------------------------------
 
     def fit(self, pictures, report=lambda step, loss: None):
         """Learns from good pictures alone.  Returns self.
@@ -174,7 +174,7 @@ class Detector:
         turned = anomaly.leave_one_out(tokens, owners)[:count].mean()
         return bool(turned < 0.9 * upright)
 
-    # ---- score ------------------------------------------------------------------------------------
+    # ---- score --------------------------------------------------------------------------------
 
     def to_map(self, patch_scores):
         """(B, P) -> (B, R, R), smoothed."""
@@ -182,7 +182,7 @@ class Detector:
         return anomaly.to_pixels(patch_scores, self.resolution, sigma)
 
     def mean_map(self, distances):
-        """[(memory, (B, P))], one a scale -> (B, R, R) in units of what is usual among good ones."""
+        """[(memory, (B, P))], one a scale -> (B, R, R), 1 being the level of good pictures."""
         return sum(self.to_map(d) / memory.level for memory, d in distances) / len(distances)
 
     def fuse(self, memory, text):
@@ -223,7 +223,7 @@ class Detector:
         """How far LoRA moved each adapted projection: {name: norm of its delta}."""
         return delta_norms(self.clip.visual)
 
-    # ---- save and load ----------------------------------------------------------------------------
+    # ---- save and load ------------------------------------------------------------------------
 
     def save(self, folder, weights):
         """Writes adapter.pt (what was learned; never the base weights) and memory.pt into a folder.
@@ -236,19 +236,11 @@ class Detector:
                     for key, value in asdict(self.settings).items()}
         if self.memory is not None:
             save_tensors(folder / "memory.pt", {"scales": [m.state() for m in self.memory]})
-        save_tensors(
-            folder / "adapter.pt",
-            {
-                "version": VERSION,
-                "noun": self.noun,
-                "settings": settings,
-                "weights": {"name": weights.name, "sha256": weights.sha256},
-                "lora": adapter_state(self.clip.visual),
-                "context": self.prompts.context.detach(),
-                "text": self.learned,
-                "threshold": self.threshold,
-            },
-        )
+        save_tensors(folder / "adapter.pt", {
+            "version": VERSION, "noun": self.noun, "settings": settings,
+            "weights": {"name": weights.name, "sha256": weights.sha256},
+            "lora": adapter_state(self.clip.visual), "context": self.prompts.context.detach(),
+            "text": self.learned, "threshold": self.threshold})
 
     @classmethod
     def load(cls, folder, clip, weights):
@@ -258,52 +250,38 @@ class Detector:
         """
         saved = load_tensors(Path(folder) / "adapter.pt")
         if saved.get("version") != VERSION:
-            raise ValueError(
-                f"{folder}/adapter.pt: expected format {VERSION}, found {saved.get('version')}; fit again"
-            )
+            raise ValueError(f"{folder}/adapter.pt: expected format {VERSION}, found "
+                             f"{saved.get('version')}; fit again")
         if saved["weights"]["sha256"] != weights.sha256:
-            raise ValueError(
-                f"{folder}/adapter.pt was fitted on {saved['weights']['name']} "
-                f"(sha256 {saved['weights']['sha256'][:12]}…), found {weights.name} "
-                f"({weights.sha256[:12]}…); load it onto the weights it was fitted on"
-            )
-        settings = Settings(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in saved["settings"].items()}
-        )
+            raise ValueError(f"{folder}/adapter.pt was fitted on {saved['weights']['name']} "
+                             f"(sha256 {saved['weights']['sha256'][:12]}…), found {weights.name} "
+                             f"({weights.sha256[:12]}…); load it onto the weights it was fitted on")
+        settings = Settings(**{key: tuple(value) if isinstance(value, list) else value
+                               for key, value in saved["settings"].items()})
         detector = cls(clip, saved["noun"], settings)
         load_adapter_state(clip.visual, saved["lora"])
         detector.prompts.context.data.copy_(saved["context"])
         detector.learned, detector.threshold = saved["text"].to(detector.device), saved["threshold"]
         if (Path(folder) / "memory.pt").exists():
             memory = load_tensors(Path(folder) / "memory.pt")
-            detector.memory = [
-                anomaly.Memory.from_state(m, detector.device) for m in memory["scales"]
-            ]
+            detector.memory = [anomaly.Memory.from_state(m, detector.device)
+                               for m in memory["scales"]]
         return detector
 
 
 def demo():
     """An untrained toy tower and noise pictures: only the mechanism shows, not a detector."""
     generator = torch.Generator().manual_seed(0)
-    config = CLIPConfig(
-        embed=32,
-        resolution=64,
-        vision_layers=3,
-        vision_width=64,
-        patch=16,
-        text_width=64,
-        text_layers=1,
-    )
+    config = CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
+                        text_width=64, text_layers=1)
     clip = CLIP(config).initialise(generator)
     good = 0.5 + 0.05 * torch.randn(5, 3, 64, 64, generator=generator).clamp(-1, 1)
     detector = Detector(clip, "plate", Settings(steps=20, pool=32, batch=8, rank=2, alpha=2))
     trained, total = detector.parameters()
     print(f"training {trained:,} of {total:,} parameters on {len(good) - 1} good pictures")
     detector.fit(good[:4])
-    print(
-        f"loss {detector.losses[0]:.3f} -> {detector.losses[-1]:.3f}, "
-        f"LoRA moved by {sum(detector.delta_norms().values()):.3f}"
-    )
+    print(f"loss {detector.losses[0]:.3f} -> {detector.losses[-1]:.3f}, "
+          f"LoRA moved by {sum(detector.delta_norms().values()):.3f}")
     bad = good[4:].clone()
     bad[0, :, 16:40, 16:40] = 0.1
     for name, picture in (("good", good[4:]), ("defective", bad)):

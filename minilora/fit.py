@@ -1,4 +1,4 @@
-"""The main job: adapt to a few good pictures of a product, judge its test pictures, write a run folder.
+"""The main job: adapt to a few good pictures of a product, judge its test pictures, write a folder.
 
     python -m minilora.fit --class bottle --shots 8
     python -m minilora.fit --class bottle --shots 8 --data FOLDER      pictures in MVTec AD's layout
@@ -160,6 +160,21 @@ def peak_memory(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def introduce(detector, weights, data, data_name, options, say):
+    """The first lines: which weights, which data, which device, how much is trained."""
+    trained, total = detector.parameters()
+    settings, blocks = detector.settings, len(detector.clip.visual.blocks)
+    small = ", a small model trained on drawings alone" if weights.name == "mini-clip" else ""
+    say(f"weights  {weights.name}{small}  (sha256 {weights.sha256[:12]}…)")
+    say(f"data     {data_name}: {data.root}, class {data.name}, {len(data.train)} good pictures, "
+        f"{len(data.test)} to judge")
+    say(f"device   {options.device}, {torch.get_num_threads()} threads, resolution "
+        f"{detector.resolution}")
+    say(f"training {trained:,} of {total:,} parameters ({trained / total:.2%}): LoRA "
+        f"r={settings.rank} on {','.join(settings.targets)} of blocks {detector.first}-{blocks}, "
+        f"{detector.prompts.context.shape[1]} context vectors a prompt")
+
+
 def run(options, say=print):
     """The whole job.  Returns the content of metrics.json."""
     begun = time.time()
@@ -167,61 +182,41 @@ def run(options, say=print):
         raise ValueError(f"--device {options.device}: no such device here; use --device cpu")
     clip, weights = load_clip(options.model, options.device)
     data, data_name = open_data(options)
-    settings = Settings(
-        **{
-            k: tuple(v) if isinstance(v, list) else v
-            for k, v in vars(options).items()
-            if k in Settings.__dataclass_fields__
-        }
-    )
+    settings = Settings(**{key: tuple(value) if isinstance(value, list) else value
+                           for key, value in vars(options).items()
+                           if key in Settings.__dataclass_fields__})
     detector = Detector(clip, options.noun or data.name, settings)
-    trained, total = detector.parameters()
-    small = ", a small model trained on drawings alone" if weights.name == "mini-clip" else ""
-    say(f"weights  {weights.name}{small}  (sha256 {weights.sha256[:12]}…)")
-    say(
-        f"data     {data_name}: {data.root}, class {data.name}, {len(data.train)} good pictures, {len(data.test)} to judge"
-    )
-    say(
-        f"device   {options.device}, {torch.get_num_threads()} threads, resolution {detector.resolution}"
-    )
-    say(
-        f"training {trained:,} of {total:,} parameters ({trained / total:.2%}): LoRA r={settings.rank} on "
-        f"{','.join(settings.targets)} of blocks {detector.first}-{len(clip.visual.blocks)}, {detector.prompts.context.shape[1]} context vectors a prompt"
-    )
+    introduce(detector, weights, data, data_name, options, say)
     shots = few_shot(data.train, options.shots, options.seed)
     if shots:
         detector.fit(load_pictures(shots, detector.resolution), ProgressLine(settings.steps))
-    metrics = {
-        "version": __version__,
-        "class": data.name,
-        "shots": options.shots,
-        "seed": options.seed,
-        "model": {"name": weights.name, "sha256": weights.sha256},
-        "data": {"name": data_name, "root": str(data.root)},
-        "device": options.device,
-        "resolution": detector.resolution,
-        "trainable_parameters": trained,
-        "total_parameters": total,
-        "threshold": detector.threshold,
-        "losses": detector.losses,
-        "delta_norms": detector.delta_norms(),
-    }
     detector.save(options.out, weights)
+    metrics = describe(detector, weights, data, data_name, options)
     if data.test:
         metrics |= evaluate(detector, data.test, options.out)
         say(report.table(metrics["rows"], ROWS))
+        best = list(metrics["rows"])[-1]
+        say(f"image AUROC of each kind of defect against the good pictures, row {best}:")
         for kind, value in metrics["kinds"].items():
-            say(
-                f"  {kind:24s} {report.percent(value)}  image AUROC of this kind against the good ones, best row above"
-            )
+            say(f"  {kind:20s} {report.percent(value)}")
     metrics |= {"seconds": time.time() - begun, "peak_memory_bytes": peak_memory(options.device)}
     report.write_json(options.out / "metrics.json", metrics)
     norms = list(metrics["delta_norms"].values())
     say(f"LoRA     |ΔW| {min(norms):.3f} to {max(norms):.3f} over {len(norms)} projections")
-    say(
-        f"written  {options.out}  ({metrics['seconds']:.0f} s, peak memory {metrics['peak_memory_bytes'] / 2**20:,.0f} MB)"
-    )
+    say(f"written  {options.out}  ({metrics['seconds']:.0f} s, peak memory "
+        f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MB)")
     return metrics
+
+
+def describe(detector, weights, data, data_name, options):
+    """What metrics.json says of a run beside its results."""
+    trained, total = detector.parameters()
+    return {"version": __version__, "class": data.name, "shots": options.shots,
+            "seed": options.seed, "model": {"name": weights.name, "sha256": weights.sha256},
+            "data": {"name": data_name, "root": str(data.root)}, "device": options.device,
+            "resolution": detector.resolution, "trainable_parameters": trained,
+            "total_parameters": total, "threshold": detector.threshold,
+            "losses": detector.losses, "delta_norms": detector.delta_norms()}
 
 
 def evaluate(detector, samples, out):
