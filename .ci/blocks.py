@@ -3,6 +3,7 @@
 A block counts if the line before it is `<!-- tested -->`, or `<!-- tested: NAME -->`; with a NAME as
 argument only the blocks of that name are printed.
 """
+
 import re
 import sys
 from pathlib import Path
