@@ -219,32 +219,27 @@ def test_a_loaded_model_does_not_depend_on_the_file_any_more(tmp_path, clip, sta
 
 
 MEASURE = """
-import sys, time
+import sys
 import minilora.checkpoint
 def kilobytes(field):
     lines = open("/proc/self/status")
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 open("/proc/self/clear_refs", "w").write("5")                   # peak starts anew after imports
-before, start = kilobytes("VmRSS"), time.process_time()
+before = kilobytes("VmRSS")
 clip, weights = minilora.checkpoint.load_clip(sys.argv[1])
-print(time.process_time() - start, (kilobytes("VmHWM") - before) * 1024)
+print((kilobytes("VmHWM") - before) * 1024)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_full_size_vit_b_16_loads_within_its_time_and_memory(tmp_path):
-    """0.35 GB of records and 0.6 GB of float32, once each; a random start would add 0.6 GB.
-
-    Time is the processor's, so that a busy machine does not matter; about 0.7 s is usual.
-    """
+def test_full_size_vit_b_16_loads_within_its_memory(tmp_path):
+    """0.35 GB of records and 0.6 GB of float32, once each; a random start would add 0.6 GB."""
     shapes = official_shapes(empty_clip(VIT_B_16))
     official_archive.write_archive({key: torch.zeros(()).expand(s) for key, s in shapes.items()},
                                    tmp_path / "full.pt")
     done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path / "full.pt")], cwd=REPO,
                           capture_output=True, text=True, check=True)
-    seconds, memory = map(float, done.stdout.split())
-    assert memory <= 1.3e9
-    assert seconds <= 1.5
+    assert float(done.stdout) <= 1.3e9
 
 
 # ---- saving ------------------------------------------------------------------------------------
