@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from minilora.bpe import default_tokenizer
-from minilora.materials import COLOURS, FIELDS, pick, uniform
+from minilora.draws import choose, uniform
+from minilora.materials import COLOURS, FIELDS
 from minilora.parts import FAMILIES
 from minilora.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES
 from minilora.scenes import PHRASES
@@ -38,7 +39,7 @@ def caption(facts, generator, tokenizer):
         if uniform(generator) < chance:
             said[k] = UNMENTIONED
     if uniform(generator) < 0.6:
-        name = pick(generator, ("object", "part", "product"))
+        name = choose(generator, ("object", "part", "product"))
     else:
         token = int(torch.randint(1000, 40000, (), generator=generator))
         name = tokenizer.decode([token]).strip() or "object"
@@ -47,9 +48,9 @@ def caption(facts, generator, tokenizer):
     phrase = " ".join(words + [NOUNS[noun] if said[0] >= 0 else name])
     kind = state if state >= 0 else int(torch.randint(len(KINDS), (), generator=generator))
     damaged = DAMAGED if uniform(generator) < 0.5 else kind
-    flawed = pick(generator, ANOMALOUS_STATES) if damaged == DAMAGED else PHRASES[KINDS[kind]]
-    good = pick(generator, NORMAL_STATES[1:] + ("good {}",) + NORMAL_STATES[:1])
-    template = pick(generator, TEMPLATES)
+    flawed = choose(generator, ANOMALOUS_STATES) if damaged == DAMAGED else PHRASES[KINDS[kind]]
+    good = choose(generator, NORMAL_STATES[1:] + ("good {}",) + NORMAL_STATES[:1])
+    template = choose(generator, TEMPLATES)
     pair = [(template.format(good.format(phrase)), said + [NORMAL]),
             (template.format(flawed.format(phrase)), said + [damaged])]
     own, other = pair if state == NORMAL else pair[::-1]

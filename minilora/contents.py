@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from minilora.regions import chance, choose, log_uniform, perlin_noise, uniform
+from minilora.draws import chance, choose, log_uniform, uniform
+from minilora.regions import perlin_noise
 
 
 @dataclass(frozen=True)

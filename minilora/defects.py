@@ -24,7 +24,6 @@ blending (Schlueter et al. 2022), lighting models.
 Symbols: R resolution, K other pictures.
 """
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 
@@ -32,8 +31,8 @@ import torch
 import torch.nn.functional as F
 
 from minilora.contents import TEXTURES, Source, facets, flat, jitter, moved
-from minilora.regions import (chance, choose, crack, find_object, log_uniform, perlin_noise,
-                              pick_place, region, rim_of, uniform)
+from minilora.draws import chance, choose, log_uniform, one_thread, uniform
+from minilora.regions import crack, find_object, perlin_noise, pick_place, region, rim_of
 
 VISIBLE = 10 / 255              # a pixel that changes by no more in any channel looks the same
 LEAST = 0.0008                  # share of the picture that a defect must visibly change
@@ -201,18 +200,6 @@ def paste_defect(pixels, generator, kind=None, others=None):
     _check(pixels, kind, others)
     with one_thread():
         return _paste(pixels, generator, kind, others)
-
-
-@contextmanager
-def one_thread():
-    """A hundred small steps: sharing them among threads costs more than it gives, and on a busy
-    machine, where threads wait for each other, many times as much."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _paste(pixels, generator, kind, others):

@@ -8,15 +8,15 @@ Leaves out: defects of shape larger than half the part.  Symbols: R resolution; 
 half-pictures, log-uniform;  site: (y, x) in (-1, 1) on the part.
 """
 
-from math import cos, exp, log, pi, sin
+from math import cos, pi, sin
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from minilora.materials import (COLOURS, fractal, grid, noise, paint, pick, random_material,
-                                uniform, white)
+from minilora.draws import choose, log_uniform, uniform
+from minilora.materials import COLOURS, fractal, grid, noise, paint, random_material, white
 
 VISIBLE = 0.04   # change of a colour channel, on [0, 1], from which a pixel counts as defective
 STRIKING = 0.12  # a defect has at least 0.15 % of the picture that changed by so much
@@ -70,7 +70,7 @@ def tone(picture, site, generator, least=0.3):
         elif kind < 0.7:
             other = here + (1 - here) * uniform(generator, 0.4, 0.95)
         else:
-            other = torch.tensor(COLOURS[pick(generator, list(COLOURS))])
+            other = torch.tensor(COLOURS[choose(generator, list(COLOURS))])
         if (other - here).abs().max() >= least:
             return other[:, None, None]
         least *= 0.9
@@ -86,7 +86,7 @@ def crack(p, site, size, g):
     path = walk(site, 2.5 * size + 0.15, 12, 0.6, g)
     lines = stroke(path, uniform(g, 1.5, 4.5), R)
     for _ in range(int(3 * uniform(g))):
-        lines = torch.maximum(lines, stroke(walk(pick(g, path), size, 6, 0.6, g), 1.2, R))
+        lines = torch.maximum(lines, stroke(walk(choose(g, path), size, 6, 0.6, g), 1.2, R))
     return mix(p, p * uniform(g, 0.05, 0.35), lines * 0.95)
 
 
@@ -134,8 +134,8 @@ def bent(p, site, size, g):
 def uneven(p, site, size, g):
     area = spot(site, size + 0.1, p.shape[-1], g, uniform(g, 0.05, 0.3), 0.3)
     flat = F.avg_pool2d(p[None], 9, 1, 4, count_include_pad=False)[0]
-    changed = (flat * pick(g, (0.6, 0.75, 1.3, 1.5)) if uniform(g) < 0.6
-               else p * pick(g, (0.5, 0.65, 1.35, 1.55)))
+    changed = (flat * choose(g, (0.6, 0.75, 1.3, 1.5)) if uniform(g) < 0.6
+               else p * choose(g, (0.5, 0.65, 1.35, 1.55)))
     return mix(p, changed, area)
 
 
@@ -189,7 +189,7 @@ def add_flaw(kind, picture, part, behind, generator):
     for attempt in range(8):
         place = int(places[torch.randint(len(places), (), generator=generator)])
         site = tuple((c + 0.5) / R * 2 - 1 for c in divmod(place, R))
-        size = exp(uniform(generator, log(0.08), log(0.5))) * (1 + 0.15 * attempt)
+        size = log_uniform(generator, 0.08, 0.5) * (1 + 0.15 * attempt)
         flawed = KINDS[kind](picture, site, size, generator, *extra).clamp(0, 1)
         change = (flawed - picture).abs().amax(0)
         mask = change > VISIBLE

@@ -19,7 +19,6 @@ says which.
 Leaves out: ResNet towers (recognised and refused); getting the dictionary out of a file
 (`archive.py`).
 """
-import contextlib
 import math
 
 import torch
@@ -27,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 
 from minilora.archive import CheckpointError
 from minilora.clip import CLIP, CLIPConfig
+from minilora.draws import one_thread
 
 SCALARS = ("input_resolution", "context_length", "vocab_size")  # in official files, no weights
 BLOCKS = {"visual.blocks.": "visual.transformer.resblocks.",
@@ -134,21 +134,6 @@ def official_shapes(clip):
         key, part = official_key(name)
         shapes[key] = (3 * len(tensor), *tensor.shape[1:]) if part else tuple(tensor.shape)
     return shapes
-
-
-@contextlib.contextmanager
-def one_thread():
-    """Inside, torch works on one thread.
-
-    Copying is bound by memory, so more threads gain little; and on a busy machine threads that wait
-    for each other at the end of every tensor took 4.5 s for ViT-B/16 where one takes 2.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class NoDraws(TorchFunctionMode):

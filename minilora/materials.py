@@ -16,6 +16,8 @@ from math import pi
 import torch
 import torch.nn.functional as F
 
+from minilora.draws import choose, uniform
+
 COLOURS = {
     "red":        (0.75, 0.12, 0.12), "green":     (0.15, 0.55, 0.22),
     "blue":       (0.14, 0.27, 0.70), "yellow":    (0.88, 0.76, 0.18),
@@ -26,16 +28,6 @@ COLOURS = {
     "purple":     (0.45, 0.20, 0.55), "pink":      (0.88, 0.52, 0.62),
     "teal":       (0.12, 0.50, 0.52), "golden":    (0.78, 0.60, 0.30),
 }
-
-
-def uniform(generator, low=0.0, high=1.0):
-    """One float from [low, high)."""
-    return low + (high - low) * torch.rand((), generator=generator).item()
-
-
-def pick(generator, options):
-    """One of a sequence, all equally likely."""
-    return options[int(torch.randint(len(options), (), generator=generator))]
 
 
 @lru_cache(maxsize=8)
@@ -158,10 +150,10 @@ GREY = ("grey", "dark grey", "light grey", "black", "white")
 
 def random_material(generator, name=None, colour=None, contrast=None):
     """Class-level draw of a `Material`; metals, iron and stone are mostly grey."""
-    name = name or pick(generator, list(FIELDS))
+    name = name or choose(generator, list(FIELDS))
     if colour is None:
         grey = name in ("metal", "iron", "stone") and uniform(generator) < 0.75
-        colour = pick(generator, GREY if grey else list(COLOURS))
+        colour = choose(generator, GREY if grey else list(COLOURS))
     base = torch.tensor(COLOURS[colour])
     base = torch.lerp(base.mean().expand(3), base, uniform(generator, 0.4, 1.0))  # some are faded
     contrast = uniform(generator, 0.03, 0.22) if contrast is None else contrast

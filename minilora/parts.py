@@ -14,7 +14,8 @@ from math import cos, pi, sin
 
 import torch
 
-from minilora.materials import COLOURS, GREY, grid, pick, random_material, uniform
+from minilora.draws import choose, uniform
+from minilora.materials import COLOURS, GREY, grid, random_material
 
 
 @dataclass(frozen=True)
@@ -239,15 +240,15 @@ ROUND = ("bottle", "washer", "button", "cookie", "nutshell")  # may lie at any a
 
 def random_style(generator, family=None):
     """Class-level draw of everything that all pictures of one product share."""
-    family = family or pick(generator, list(FAMILIES))
+    family = family or choose(generator, list(FAMILIES))
     numbers = tuple(torch.rand(12, generator=generator).tolist())
     layers = tuple(random_material(generator, "baked" if family == "cookie" and k == 0 else None)
                    for k in range(9))
-    turns = pi if family in ROUND else pick(generator, (0.05, 0.3, pi))
+    turns = pi if family in ROUND else choose(generator, (0.05, 0.3, pi))
     if family in ("sheet", "mesh", "zipper"):
         turns = 0.04
-    plain = random_material(generator, pick(generator, ("plastic", "paper", "iron", "metal")),
-                            pick(generator, GREY if uniform(generator) < 0.8 else list(COLOURS)),
+    plain = random_material(generator, choose(generator, ("plastic", "paper", "iron", "metal")),
+                            choose(generator, GREY if uniform(generator) < 0.8 else list(COLOURS)),
                             contrast=max(0.004, uniform(generator, -0.04, 0.10)))
     return Style(family, numbers, layers, turns, plain)
 

@@ -20,27 +20,9 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from minilora.draws import choose, uniform
+
 CELLS = 28              # the object is looked for on a grid of so many cells a side
-
-
-def uniform(generator, low, high):
-    """One float from [low, high)."""
-    return low + (high - low) * torch.rand(1, generator=generator).item()
-
-
-def log_uniform(generator, low, high):
-    """One float from [low, high), every factor equally likely: as often 1 to 2 as 4 to 8."""
-    return math.exp(uniform(generator, math.log(low), math.log(high)))
-
-
-def chance(generator, probability):
-    """True with that probability."""
-    return torch.rand(1, generator=generator).item() < probability
-
-
-def choose(generator, options):
-    """One of a sequence, all equally likely."""
-    return options[int(torch.randint(len(options), (1,), generator=generator))]
 
 
 def perlin_noise(resolution, cells, generator):

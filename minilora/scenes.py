@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from minilora.draws import choose, uniform
 from minilora.flaws import KINDS, add_flaw
-from minilora.materials import grid, paint, pick, random_material, uniform, white
+from minilora.materials import grid, paint, random_material, white
 from minilora.parts import FAMILIES, random_pose, random_style, shapes
 
 UNSEEN_CLASSES, UNSEEN_FLAW = ("gear", "mesh"), "dent"
@@ -131,9 +132,9 @@ def random_scene(seed, resolution=224):
     """Scene number `seed` of the pretraining stream: any seen family; half of them are flawless."""
     generator = seed_for("pretrain", seed)
     parts = [f for f in FAMILIES if f not in UNSEEN_CLASSES + ("sheet",)]
-    family = pick(generator, parts + 5 * ["sheet"])
+    family = choose(generator, parts + 5 * ["sheet"])
     kinds = [k for k in KINDS if k != UNSEEN_FLAW]
-    flaw = pick(generator, kinds) if uniform(generator) < 0.5 else None
+    flaw = choose(generator, kinds) if uniform(generator) < 0.5 else None
     scene = draw(random_style(generator, family), generator, flaw, resolution, lighting=0.7)
     return zoomed(scene, generator) if uniform(generator) < 0.4 else scene
 

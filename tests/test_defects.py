@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from minilora import contents, defects, regions
 from minilora.contents import Source, facets, moved, recoloured, shuffled
 from minilora.defects import AREA, KINDS, VISIBLE, changed, paste_defect
-from minilora.regions import (crack, find_object, log_uniform, perlin_noise, pick_place, region,
-                              rim_of)
+from minilora.draws import log_uniform
+from minilora.regions import crack, find_object, perlin_noise, pick_place, region, rim_of
 
 R = 64
 
