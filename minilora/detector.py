@@ -17,12 +17,13 @@ import torch.nn.functional as F
 
 from minilora import anomaly
 from minilora.adapt import adapt, continued, frozen_states
+from minilora.adapter import adapter_state, load_adapter_state
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP, CLIPConfig
 from minilora.coop import PromptLearner, ensemble_features
 from minilora.files import load_tensors, save_tensors
 from minilora.images import augment
-from minilora.lora import add_lora, adapter_state, delta_norms, load_adapter_state, lora_off
+from minilora.lora import add_lora, delta_norms, lora_off
 
 ROWS = {"zero-shot": "hand-written prompts, no shots",
         "memory": "frozen features, memory only",

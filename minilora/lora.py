@@ -10,10 +10,10 @@ After training Delta W can be added to W, and the adapted model costs nothing ex
 Symbols: k = in_features, d = out_features, r = rank, Delta W what the adaptation changed.
 Differs: A is drawn Kaiming-uniform as in the authors' code and in peft; the paper says Gaussian.
 Left out: dropout on x, LoRA on embeddings, convolutions or the feed-forward layers, several
-adapters at once, merging by itself in train() or eval(): merge() is called, or nothing is merged.
+adapters at once, merging by itself in train() or eval(): merge() is called, or nothing is merged;
+saving (adapter.py).
 """
 import copy
-import hashlib
 import math
 from contextlib import contextmanager
 
@@ -152,74 +152,6 @@ def delta_norms(module, relative=False):
     """How much was learned where: {name: Frobenius norm of Delta W}; relative: over that of W."""
     return {name: (layer.delta().norm() / (layer.weight.norm() if relative else 1)).item()
             for name, layer in lora_layers(module).items()}
-
-
-def adapter_fingerprint(module):
-    """16 hex digits over names, shapes and values of the frozen weights beneath the adapter."""
-    digest = hashlib.sha256()
-    for name, layer in lora_layers(module).items():
-        for tensor in (layer.weight, layer.bias):
-            if tensor is not None:
-                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-                values = tensor.detach().cpu().contiguous()
-                digest.update(values.view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
-
-
-def adapter_state(module):
-    """The adapter alone, on the CPU, in the form that files.save_tensors takes:
-
-    {"fingerprint": str, "layers": {name: {"lora_A": (r, k), "lora_B": (d, r), "alpha": number}}}.
-    The frozen weights are named by their fingerprint, not stored.
-    """
-    layers = {name: {"lora_A": layer.lora_A.detach().cpu().clone(),
-                     "lora_B": layer.lora_B.detach().cpu().clone(), "alpha": layer.alpha}
-              for name, layer in lora_layers(module).items()}
-    return {"fingerprint": adapter_fingerprint(module), "layers": layers}
-
-
-def load_adapter_state(module, state):
-    """Copy an adapter_state into a module that add_lora has prepared in the same way.
-
-    Raises ValueError, with nothing changed, for missing, extra or misshaped entries, another
-    alpha, values that are not finite, or another base model.
-    """
-    if state.keys() != {"fingerprint", "layers"}:
-        raise ValueError(f"adapter: expected a state with fingerprint and layers, found "
-                         f"{sorted(state)}; pass what adapter_state returned")
-    layers, saved = lora_layers(module), state["layers"]
-    missing, extra = sorted(layers.keys() - saved.keys()), sorted(saved.keys() - layers.keys())
-    if missing or extra:
-        raise ValueError(f"adapter: layers differ, missing {missing}, extra {extra}; call add_lora "
-                         f"with the targets and blocks that the adapter was made with")
-    for name, layer in layers.items():
-        check_entry(name, layer, saved[name])
-    found = adapter_fingerprint(module)
-    if found != state["fingerprint"]:
-        raise ValueError(f"adapter: made on base weights {state['fingerprint']}, found {found}; "
-                         f"load it onto the model that it was fitted on")
-    with torch.no_grad():
-        for name, layer in layers.items():
-            layer.lora_A.copy_(saved[name]["lora_A"])
-            layer.lora_B.copy_(saved[name]["lora_B"])
-
-
-def check_entry(name, layer, entry):
-    """Raise ValueError unless a saved entry fits the layer of that name."""
-    if entry.keys() != {"lora_A", "lora_B", "alpha"}:
-        raise ValueError(f"adapter: {name} must hold lora_A, lora_B and alpha, found "
-                         f"{sorted(entry)}; the file is damaged or of another version")
-    if entry["alpha"] != layer.alpha:
-        raise ValueError(f"adapter: {name} was made with alpha {entry['alpha']}, found "
-                         f"{layer.alpha} in the model; pass the same alpha to add_lora")
-    for key in ("lora_A", "lora_B"):
-        expected, found = tuple(getattr(layer, key).shape), tuple(entry[key].shape)
-        if expected != found:
-            raise ValueError(f"adapter: {name}.{key} must be {expected}, found {found}; the rank "
-                             f"or the base model differs")
-        if not entry[key].isfinite().all():
-            raise ValueError(f"adapter: {name}.{key} holds NaN or inf; fit it again, with a "
-                             f"smaller learning rate")
 
 
 def demo():

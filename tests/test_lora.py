@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from minilora.adapter import adapter_fingerprint, adapter_state, load_adapter_state
 from minilora.files import load_tensors, save_tensors
-from minilora.lora import (LoRALinear, adapter_fingerprint, adapter_state, add_lora, delta_norms,
-                           load_adapter_state, lora_layers, lora_off, merge)
+from minilora.lora import LoRALinear, add_lora, delta_norms, lora_layers, lora_off, merge
 from minilora.vit import VisionTransformer
 
 ALL = ("q", "k", "v", "out")
