@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from minilora.losses import similarity_logits
+
 
 def text_map(patches, text, scale):
     """Probability of "anomalous" per patch.
@@ -24,8 +26,7 @@ def text_map(patches, text, scale):
     patches: (B, P, E);  text: (2, E), rows normal and anomalous;  scale: CLIP's exp(logit_scale).
     Returns (B, P) in (0, 1).
     """
-    logits = scale * F.normalize(patches, dim=-1) @ F.normalize(text, dim=-1).T  # (B, P, 2)
-    return logits.softmax(-1)[..., 1]
+    return similarity_logits(patches, text, 1 / scale).softmax(-1)[..., 1]        # (B, P)
 
 
 def neighbourhood(tokens, size=3):
@@ -69,8 +70,8 @@ class Memory:
     """Patches of good pictures at one scale, and how far good patches are from one another.
 
     patches: (layers, M, W) of unit length after subtraction of mean (layers, 1, 1, W), the patch
-    that all good pictures have in common;  level: image score of a good picture that the memory
-    does not hold, the unit of its distances;  left_out: (N, P) distances of the good pictures, not
+    that all good pictures have in common;  level: mean of the highest 2 % of the patch distances
+    of a good picture that the memory does not hold, the unit of its distances;  left_out: (N, P) distances of the good pictures, not
     stored.
     """
 
@@ -133,9 +134,8 @@ def image_score(maps, top=0.01):
 def threshold(good_scores, false_positive_rate=0.05):
     """The score above which a picture is NG, from scores of good pictures alone.
 
-    good_scores: (n,).  The empirical quantile leaves the stated share of good pictures above it;
-    with few pictures it lies between the two highest, so half the gap to the maximum is no
-    overconfidence.
+    good_scores: (n,).  The empirical quantile, interpolated: of many good pictures the stated share
+    lies above it; of 20 or fewer, it lies between the two highest.
     """
     return torch.quantile(good_scores.double(), 1 - false_positive_rate).item()
 

@@ -13,9 +13,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from minilora.losses import similarity_logits
 from minilora.text import TextTransformer
 from minilora.vit import VisionTransformer
 
@@ -84,9 +84,7 @@ class CLIP(nn.Module):
         image_features: (B, E); text_features: (N, E); their lengths do not matter.  Returns (B, N);
         softmax(dim=-1) of a row gives the zero-shot probabilities of that picture.
         """
-        image = F.normalize(image_features, dim=-1)              # (B, E)
-        text = F.normalize(text_features, dim=-1)                # (N, E)
-        return self.logit_scale.exp() * image @ text.T           # (B, N)
+        return similarity_logits(image_features, text_features, 1 / self.logit_scale.exp())
 
 
 def demo():
