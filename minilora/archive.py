@@ -106,7 +106,7 @@ class Archive:
         if not (type(record) is tuple and len(record) == 5 and record[0] == "storage"
                 and isinstance(record[1], torch.dtype) and type(record[2]) is str
                 and is_counts(record[4:]) and record[4]):
-            raise self.error(f"has a storage that cannot be understood; it is damaged or forged")
+            raise self.error("has a storage that cannot be understood; it is damaged or forged")
         _, dtype, key, _, count = record
         if (dtype, key) not in self.flat:
             start, end = self.span(f"{self.root}data/{key}")

@@ -9,7 +9,6 @@ Leaves out: other people's folders without the layout, several classes in one co
 
 import argparse
 import platform
-import resource
 import sys
 import time
 from pathlib import Path
@@ -26,70 +25,32 @@ SCORED = 8  # pictures that go through the tower together
 
 
 def parser():
-    default = Settings()
-    p = argparse.ArgumentParser(
-        prog="python -m minilora.fit",
-        description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    data = p.add_argument_group("data")
-    data.add_argument(
-        "--class", dest="name", default="bottle", help="product, a folder of the data"
-    )
-    data.add_argument(
-        "--shots", default="8", help="good pictures to learn from; 0: zero-shot; all: every one"
-    )
-    data.add_argument(
-        "--data",
-        default=None,
-        help="folder in MVTec AD's layout; else $MINILORA_DATA, data/mvtec, or the embedded scenes",
-    )
-    data.add_argument(
-        "--seed", type=int, default=default.seed, help="draw of the shots, and all that is random"
-    )
-    data.add_argument(
-        "--out", default=None, help="run folder; else runs/<class>-<shots>shot-seed<k>"
-    )
-    model = p.add_argument_group("model")
-    model.add_argument(
-        "--model",
-        default=None,
-        help="official name or checkpoint file; else ViT-B/16 if its file "
-        "is there, else the embedded mini-clip",
-    )
-    model.add_argument(
-        "--noun", default=None, help="what the prompts call the product; else the class name"
-    )
-    model.add_argument(
-        "--resolution",
-        type=int,
-        default=default.resolution,
-        help="side in pixels; 0: the model's own",
-    )
-    model.add_argument("--device", default="cpu", help="cpu, cuda, …")
-    fit = p.add_argument_group("adaptation")
-    fit.add_argument(
-        "--steps", type=int, default=default.steps, help="training steps; 0: no adaptation"
-    )
-    fit.add_argument("--batch", type=int, default=default.batch, help="pictures a step")
-    fit.add_argument("--rate", type=float, default=default.rate, help="peak learning rate")
-    fit.add_argument("--rank", type=int, default=default.rank, help="rank r of LoRA")
-    fit.add_argument(
-        "--alpha", type=float, default=default.alpha, help="LoRA's alpha; the scale is alpha / r"
-    )
-    fit.add_argument(
-        "--targets",
-        nargs="+",
-        default=list(default.targets),
-        choices=("q", "k", "v", "out"),
-        help="attention projections that get LoRA",
-    )
-    fit.add_argument(
-        "--blocks",
-        type=int,
-        default=default.blocks,
-        help="LoRA in the last n blocks; 0: the last third",
-    )
+    d = Settings()
+    p = argparse.ArgumentParser(prog="python -m minilora.fit", description=__doc__.split("\n")[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    data = p.add_argument_group("data").add_argument
+    data("--class", dest="name", default="bottle", help="product, a folder of the data")
+    data("--shots", default="8", help="good pictures to learn from; 0: zero-shot; all: every one")
+    data("--data", help="folder in MVTec AD's layout; else $MINILORA_DATA, data/mvtec, or the "
+                        "embedded scenes")
+    data("--seed", type=int, default=d.seed, help="draw of the shots, and all that is random")
+    data("--out", help="run folder; else runs/<class>-<shots>shot-seed<k>")
+    model = p.add_argument_group("model").add_argument
+    model("--model", help="official name or checkpoint file; else ViT-B/16 if its file is there, "
+                          "else the embedded mini-clip")
+    model("--noun", help="what the prompts call the product; else the class name")
+    model("--resolution", type=int, default=d.resolution, help="side, pixels; 0: the model's own")
+    model("--device", default="cpu", help="cpu, cuda, …")
+    fit = p.add_argument_group("adaptation").add_argument
+    fit("--steps", type=int, default=d.steps, help="training steps; 0: no adaptation")
+    fit("--batch", type=int, default=d.batch, help="pictures a step")
+    fit("--rate", type=float, default=d.rate, help="peak learning rate")
+    fit("--rank", type=int, default=d.rank, help="rank r of LoRA")
+    fit("--alpha", type=float, default=d.alpha, help="LoRA's alpha; the scale is alpha / r")
+    fit("--targets", nargs="+", default=list(d.targets), choices=("q", "k", "v", "out"),
+        help="attention projections that get LoRA")
+    fit("--blocks", type=int, default=d.blocks,
+        help="LoRA in the last n blocks; 0: the last third")
     return p
 
 
@@ -122,12 +83,9 @@ class ProgressLine:
         if self.terminal or (step + 1) % 50 == 0 or step + 1 == self.steps:
             rate = (step + 1) / (time.time() - self.begun)
             start = "\r" if self.terminal else ""
-            print(
-                f"{start}step {step + 1:4d}/{self.steps}  loss {loss:.4f}  {rate:.1f} steps/s  "
-                f"{(self.steps - step - 1) / rate:4.0f} s left",
-                end="" if self.terminal else "\n",
-                flush=True,
-            )
+            print(f"{start}step {step + 1:4d}/{self.steps}  loss {loss:.4f}  {rate:.1f} steps/s  "
+                  f"{(self.steps - step - 1) / rate:4.0f} s left",
+                  end="" if self.terminal else "\n", flush=True)
             if self.terminal and step + 1 == self.steps:
                 print()
 
@@ -153,9 +111,12 @@ def judge(detector, pictures):
 
 
 def peak_memory(device):
-    """Bytes: of the device if it is a GPU, of this process otherwise."""
+    """Bytes: of the device if it is a GPU, else of this process (None on Windows)."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
+    if platform.system() == "Windows":
+        return None
+    import resource                     # Unix alone has it
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -204,7 +165,7 @@ def run(options, say=print):
     norms = list(metrics["delta_norms"].values())
     say(f"LoRA     |ΔW| {min(norms):.3f} to {max(norms):.3f} over {len(norms)} projections")
     say(f"written  {options.out}  ({metrics['seconds']:.0f} s, peak memory "
-        f"{metrics['peak_memory_bytes'] / 2**20:,.0f} MB)")
+        f"{(metrics['peak_memory_bytes'] or 0) / 2**20:,.0f} MB)")
     return metrics
 
 
@@ -228,10 +189,8 @@ def evaluate(detector, samples, out):
     maps, scores = rows.get("adapted", rows["zero-shot"])
     report.write_scores(out / "scores.csv", samples, scores, detector.threshold)
     report.write_maps(out / "maps", samples, pictures, masks, maps, scores, detector.threshold)
-    return {
-        "rows": {row: report.row_metrics(s, m, labels, masks) for row, (m, s) in rows.items()},
-        "kinds": report.kind_metrics(scores, [s.kind for s in samples]),
-    }
+    return {"rows": {row: report.row_metrics(s, m, labels, masks) for row, (m, s) in rows.items()},
+            "kinds": report.kind_metrics(scores, [s.kind for s in samples])}
 
 
 def main():
