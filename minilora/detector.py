@@ -24,6 +24,7 @@ from minilora.coop import PromptLearner, ensemble_features
 from minilora.files import load_tensors, save_tensors
 from minilora.images import augment
 from minilora.lora import add_lora, delta_norms, lora_off
+from minilora.memory import Memory
 
 ROWS = {"zero-shot": "hand-written prompts, no shots",
         "memory": "frozen features, memory only",
@@ -49,9 +50,9 @@ class Settings:
     context: str = "a photo of a"       # words that the learned context starts from
     scales: tuple = (1.0, 0.5)          # shares of the resolution at which the memory looks
     memory_layers: tuple = ()           # blocks whose output it keeps; (): two before the adapted
-    window: int = 3                     # patches a side that are averaged for it
     copies: int = 3                     # of each shot, all but one slightly moved and relit
-    turns: "bool | None" = None         # turned copies too; None: the shots decide
+    turns: bool = True                  # each of them in four directions
+    remembered: int = 192               # pictures at most that copies and turns make of the shots
     sigma: float = 4.0                  # Gaussian smoothing, in pixels of a 224-pixel map
     text_weight: float = 3.0            # of the text map beside the memory map
     false_positive_rate: float = 0.05   # of good pictures, that the threshold aims at
@@ -81,7 +82,7 @@ class Detector:
         self.learned = self.hand_written                                 # until `fit`
         self.prompts = PromptLearner(clip, tokenizer, self.noun, init=settings.context,
                                      length=len(tokenizer.encode(settings.context)))
-        self.memory, self.turned, self.threshold, self.losses = None, None, None, []
+        self.memory, self.threshold, self.losses = None, None, []
 
     # ---- features -----------------------------------------------------------------------------
 
@@ -96,9 +97,7 @@ class Detector:
             if scale != 1:
                 side = patch * max(1, round(self.resolution * scale / patch))
                 states = self.frozen_states(F.interpolate(pixels, (side, side), mode="area"))
-            features.append(torch.stack([
-                anomaly.neighbourhood(states[n][:, 1:], self.settings.window)
-                for n in self.memory_layers]))
+            features.append(torch.stack([states[n][:, 1:] for n in self.memory_layers]))
         return features
 
     def text_probability(self, states, text):
@@ -129,9 +128,6 @@ class Detector:
     @torch.no_grad()
     def remember(self, pictures):
         """Fills the memory with patches of the shots and sets the threshold."""
-        self.turned = self.settings.turns
-        if self.turned is None:
-            self.turned = len(pictures) > 1 and self.turning_helps(pictures)
         shown, owners = self.copies_of(pictures)
         tokens, text = [], []
         for part in shown.split(self.settings.batch):
@@ -139,41 +135,27 @@ class Detector:
             tokens.append(self.patch_features(part, frozen))
             adapted = continued(self.clip.visual, frozen, self.first)
             text.append(self.text_probability(adapted, self.learned))
-        self.memory = [anomaly.Memory.of(torch.cat(scale, dim=1), owners)   # (layers, N, P, W)
+        self.memory = [Memory.of(torch.cat(scale, dim=1), owners)           # (layers, N, P, W)
                        for scale in zip(*tokens)]
-        left_out = self.mean_map([(m, m.left_out) for m in self.memory])
+        left_out = self.mean_map([m.left_out / m.level for m in self.memory])
         scores = anomaly.image_score(self.fuse(left_out, self.to_map(torch.cat(text))))
         self.threshold = anomaly.threshold(scores.cpu(), self.settings.false_positive_rate)
 
     def copies_of(self, pictures):
-        """The shots with slightly moved and relit copies, and turned ones if they help.
+        """The shots with slightly moved and relit copies, each of them in four directions.
 
-        Returns (pictures (N, 3, R, R), owners (N,): which photograph each comes from).  A single
-        shot has no others to be compared with, so there every copy counts as one of its own.
+        Returns (pictures (N, 3, R, R), owners (N,): which photograph each comes from).  Many shots
+        need fewer copies, and have no room for them.  A single shot has no others to be compared
+        with, so there every copy counts as one of its own.
         """
+        room = self.settings.remembered // len(pictures)
+        turns = 4 if self.settings.turns and room >= 4 else 1
         copies = [pictures] + [augment(pictures, self.generator, turns=False, flips=False, angle=2,
                                        shift=0.01, brightness=0.05, contrast=0.05, gamma=0.05)
-                               for _ in range(self.settings.copies - 1)]
-        if self.turned:
-            copies = [torch.rot90(c, k, (2, 3)) for c in copies for k in range(4)]
-        shown = torch.cat(copies)
+                               for _ in range(min(self.settings.copies, room // turns) - 1)]
+        shown = torch.cat([torch.rot90(c, k, (2, 3)) for c in copies for k in range(turns)])
         owners = torch.arange(len(shown))
         return shown, owners if len(pictures) == 1 else owners % len(pictures)
-
-    def turning_helps(self, pictures):
-        """Do the products lie at any angle?  Then the others, turned, explain each of them better.
-
-        Compares the mean patch distance of each shot to the others as they are with that to the
-        others in four directions. A gain of a tenth decides for turned copies.
-        """
-        count = len(pictures)
-        every = torch.cat([torch.rot90(pictures, k, (2, 3)) for k in range(4)])
-        tokens = torch.cat([self.frozen_states(part)[self.memory_layers[-1]][:, 1:]
-                            for part in every.split(self.settings.batch)])           # (4K, P, W)
-        owners = torch.arange(count).repeat(4)
-        upright = anomaly.leave_one_out(tokens[:count], owners[:count]).mean()
-        turned = anomaly.leave_one_out(tokens, owners)[:count].mean()
-        return bool(turned < 0.9 * upright)
 
     # ---- score --------------------------------------------------------------------------------
 
@@ -182,9 +164,9 @@ class Detector:
         sigma = self.settings.sigma * self.resolution / 224
         return anomaly.to_pixels(patch_scores, self.resolution, sigma)
 
-    def mean_map(self, distances):
-        """[(memory, (B, P))], one a scale -> (B, R, R), 1 being the level of good pictures."""
-        return sum(self.to_map(d) / memory.level for memory, d in distances) / len(distances)
+    def mean_map(self, scores):
+        """[(B, P)], one a scale -> (B, R, R), the mean over the scales."""
+        return sum(map(self.to_map, scores)) / len(scores)
 
     def fuse(self, memory, text):
         """Memory map plus weighted text map, both (B, R, R)."""
@@ -201,7 +183,7 @@ class Detector:
         rows = {"zero-shot": self.to_map(self.frozen_text_probability(frozen, self.hand_written))}
         if self.memory is not None:
             features = self.patch_features(pixels, frozen)
-            memory = self.mean_map([(m, m.distance(f)) for m, f in zip(self.memory, features)])
+            memory = self.mean_map([m.score(f) for m, f in zip(self.memory, features)])
             adapted = continued(self.clip.visual, frozen, self.first)
             text = self.to_map(self.text_probability(adapted, self.learned))
             plain = self.to_map(self.frozen_text_probability(frozen, self.learned))
@@ -265,7 +247,7 @@ class Detector:
         detector.learned, detector.threshold = saved["text"].to(detector.device), saved["threshold"]
         if (Path(folder) / "memory.pt").exists():
             memory = load_tensors(Path(folder) / "memory.pt")
-            detector.memory = [anomaly.Memory.from_state(m, detector.device)
+            detector.memory = [Memory.from_state(m, detector.device)
                                for m in memory["scales"]]
         return detector
 

@@ -41,6 +41,8 @@ def parser():
     model("--noun", help="what the prompts call the product; else the class name")
     model("--resolution", type=int, default=d.resolution, help="side, pixels; 0: the model's own")
     model("--device", default="cpu", help="cpu, cuda, …")
+    model("--no-turns", dest="turns", action="store_false",
+          help="products lie as in the shots, and one that is turned is a defect")
     fit = p.add_argument_group("adaptation").add_argument
     fit("--steps", type=int, default=d.steps, help="training steps; 0: no adaptation")
     fit("--batch", type=int, default=d.batch, help="pictures a step")

@@ -1,6 +1,7 @@
 """The detector: what is trained, what stays frozen, what is shared between rows, what is stored."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -120,16 +121,19 @@ def test_one_shot_is_enough_for_memory_and_threshold(tiny_clip, good):
     assert detector.threshold > 0 and all(m.level > 0 for m in detector.memory)
 
 
-def test_turned_copies_are_used_where_products_lie_at_any_angle(tiny_clip):
-    generator = torch.Generator().manual_seed(0)
-    bar = torch.zeros(3, 64, 64)
-    bar[:, 8:24] = torch.rand(3, 16, 64, generator=generator)
-    upright = bar.repeat(6, 1, 1, 1)
-    turned = torch.stack([torch.rot90(bar, k, (1, 2)) for k in (0, 1, 2, 3, 1, 0)])
-    noise = 0.05 * torch.rand(6, 3, 64, 64, generator=generator)
-    detector = Detector(tiny_clip, "bar", SMALL)
-    assert not detector.turning_helps((upright + noise).clamp(0, 1))
-    assert detector.turning_helps((turned[:4] + noise[:4]).clamp(0, 1))
+def test_every_shot_is_remembered_in_four_directions(tiny_clip, good):
+    detector = Detector(tiny_clip, "plate", replace(SMALL, copies=2)).fit(good[:3])
+    assert detector.memory[0].patches.shape[1] == 3 * 2 * 4 * 16  # 4 x 4 patches
+    upside_down = detector.maps(good[:1].flip(2, 3))["memory"]
+    assert upside_down.max() < 0.05, "half a turn changes nothing"
+
+
+def test_many_shots_leave_no_room_for_copies(tiny_clip, good):
+    detector = Detector(tiny_clip, "plate", SMALL)
+    for room, expected in ((3, 3), (5, 3), (6, 6), (12, 12), (100, 24)):
+        detector.settings = replace(SMALL, copies=2, remembered=room)
+        shown, owners = detector.copies_of(good[:3])
+        assert len(shown) == len(owners) == expected and owners.tolist()[:3] == [0, 1, 2]
 
 
 def test_the_same_seed_gives_the_same_detector_to_the_last_digit(good):

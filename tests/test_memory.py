@@ -1,0 +1,93 @@
+"""The memory of good patches; the peer for nearest neighbours is scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.neighbors import NearestNeighbors
+
+from minilora import memory
+from minilora.memory import SLACK, Memory, leave_one_out, nearest
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def unit(*shape, generator):
+    return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
+
+
+def test_distance_and_number_equal_the_nearest_neighbour_of_scikit_learn(generator):
+    tokens, remembered = unit(3, 16, 8, generator=generator), unit(50, 8, generator=generator)
+    peer = NearestNeighbors(n_neighbors=1, metric="cosine").fit(remembered.numpy())
+    far, number = (x.reshape(3, 16) for x in peer.kneighbors(tokens.flatten(0, 1).numpy()))
+    for rows in (1, 7, 4096):  # however the product is cut up
+        distance, found = nearest(tokens, remembered, rows)
+        assert np.abs(distance.numpy() - far / 2).max() < 1e-12
+        assert np.array_equal(found.numpy(), number)
+
+
+def test_a_patch_of_the_memory_has_distance_zero_and_its_opposite_one(generator):
+    remembered = unit(1, 8, generator=generator)
+    assert nearest(remembered[None], remembered)[0].item() == pytest.approx(0, abs=1e-6)
+    assert nearest(-remembered[None], remembered)[0].item() == pytest.approx(1, abs=1e-6)
+
+
+def test_leaving_one_out_means_all_copies_of_one_photograph(generator):
+    copies = unit(3, 4, 8, generator=generator).repeat_interleave(2, 0)  # each photograph twice
+    owners = torch.tensor([0, 0, 1, 1, 2, 2])
+    distance, number = leave_one_out(copies, owners)
+    for k in range(6):
+        others = copies[owners != owners[k]].flatten(0, 1)
+        assert torch.allclose(distance[k], nearest(copies[k], others)[0])
+    assert distance.min() > 0.01, "a copy of itself would be at distance 0"
+    found = copies.flatten(0, 1)[number]  # the numbers count through all pictures
+    assert torch.allclose(0.5 * (1 - (found * copies).sum(-1)), distance)
+
+
+def test_a_score_is_distance_over_looseness(generator):
+    """Breunig et al. 2000, definition 7, with one neighbour, and a slack in the denominator."""
+    good = torch.randn(1, 6, 4, 8, generator=generator)
+    kept, new = Memory.of(good, torch.arange(6)), torch.randn(1, 2, 4, 8, generator=generator)
+    mean = good.mean((1, 2), keepdim=True)
+    all_good = F.normalize(good - mean, dim=-1)[0]
+    looseness = torch.stack([
+        0.5 * (1 - (patch @ all_good[torch.arange(6) != n].flatten(0, 1).T).max())
+        for n in range(6) for patch in all_good[n]])
+    cosine = F.normalize(new - mean, dim=-1)[0] @ all_good.flatten(0, 1).T  # (2, 4, M)
+    distance, number = 0.5 * (1 - cosine.amax(-1)), cosine.argmax(-1)
+    expected = distance / (looseness[number] + SLACK * looseness.mean())
+    assert torch.allclose(kept.score(new) * kept.level, expected, atol=1e-5)
+
+
+def test_an_odd_patch_counts_less_where_good_pictures_differ(generator):
+    good = torch.randn(1, 16, 32, generator=generator) + 0.1 * torch.randn(
+        9, 16, 32, generator=generator)
+    good[:, 3] += torch.randn(9, 32, generator=generator)
+    kept, odd = Memory.of(good[None, :8], torch.arange(8)), good[8:].clone()
+    odd[:, [3, 5]] += torch.randn(32, generator=generator)
+    score = kept.score(odd[None])[0]
+    assert score[5] > 2 * score[3]
+
+
+def test_one_is_the_score_of_a_good_picture_where_it_is_oddest(generator):
+    good = torch.randn(1, 50, 32, generator=generator) + 0.3 * torch.randn(
+        40, 50, 32, generator=generator)
+    kept = Memory.of(good[None, :30], torch.arange(30))
+    assert kept.score(good[None, 30:]).amax(1).mean().item() == pytest.approx(1, abs=0.15)
+
+
+def test_a_memory_of_equal_pictures_gives_finite_scores():
+    same = torch.ones(1, 3, 4, 8)
+    kept = Memory.of(same, torch.arange(3))
+    assert kept.score(torch.randn(1, 2, 4, 8)).isfinite().all()
+
+
+def test_stored_in_half_precision_scores_move_by_less_than_a_hundredth(generator):
+    good = torch.randn(2, 6, 49, 64, generator=generator)
+    kept, new = Memory.of(good, torch.arange(6)), torch.randn(2, 3, 49, 64, generator=generator)
+    again = Memory.from_state(kept.state())
+    assert (again.score(new) - kept.score(new)).abs().max() < 0.01
+    assert memory.Memory.of(good, torch.arange(6)).left_out.shape == (6, 49)
