@@ -21,27 +21,33 @@ from PIL import Image, ImageDraw
 
 from minilora.auroc import auroc
 from minilora.files import whole_file
+from minilora.precision import average_precision, f1_max
+from minilora.pro import aupro
 
+IMAGE_METRICS = {"image_auroc": auroc, "image_ap": average_precision, "image_f1_max": f1_max}
+PIXEL_METRICS = {"pixel_auroc": auroc, "pixel_ap": average_precision, "aupro": aupro}
 GOOD, BAD = (46, 125, 50), (198, 40, 40)  # frame of the panel: OK, NG
 
 
-def defined_auroc(scores, labels):
-    """AUROC, or None where only one class is present."""
+def defined(metric, scores, labels):
+    """A metric, or None where only one class is present."""
     labels = labels.bool()
-    return auroc(scores, labels) if labels.any() and not labels.all() else None
+    return metric(scores, labels) if labels.any() and not labels.all() else None
 
 
 def row_metrics(scores, maps, labels, masks):
-    """Image and pixel AUROC over all pictures and, with suffix _odd, over the odd-numbered ones.
+    """All metrics of a row over all pictures and, with suffix _odd, over the odd-numbered ones.
 
     scores, labels: (N,);  maps: (N, R, R);  masks: (N, R, R) bool, or None if any is missing.
     Numbers count from 0 in sorted order: defaults were chosen on even ones.
     """
     out = {}
     for suffix, part in (("", slice(None)), ("_odd", slice(1, None, 2))):
-        out[f"image_auroc{suffix}"] = defined_auroc(scores[part], labels[part])
-        out[f"pixel_auroc{suffix}"] = (None if masks is None else
-                                       defined_auroc(maps[part].flatten(), masks[part].flatten()))
+        for name, metric in IMAGE_METRICS.items():
+            out[name + suffix] = defined(metric, scores[part], labels[part])
+        for name, metric in PIXEL_METRICS.items():
+            out[name + suffix] = (None if masks is None else
+                                  defined(metric, maps[part], masks[part]))
     return out
 
 
@@ -51,21 +57,23 @@ def kind_metrics(scores, kinds):
     out = {}
     for kind in sorted(set(kinds) - {"good"}):
         this = torch.tensor([k == kind for k in kinds])
-        out[kind] = defined_auroc(scores[good | this], this[good | this])
+        out[kind] = defined(auroc, scores[good | this], this[good | this])
     return out
 
 
 def percent(value):
-    return "  --  " if value is None else f"{100 * value:6.1f}"
+    return "    --" if value is None else f"{100 * value:6.1f}"
 
 
 def table(rows, explain):
     """The rows as text, per cent, one decimal.  rows: {name: metrics};  explain: {name: words}."""
-    heads = ("image_auroc", "pixel_auroc", "image_auroc_odd", "pixel_auroc_odd")
-    lines = [f"{'AUROC, %':10s} {'image':>7s} {'pixel':>7s} {'image odd':>10s} {'pixel odd':>10s}"]
+    heads = [name + suffix for suffix in ("", "_odd")
+             for name in ("image_auroc", "pixel_auroc", "aupro")]
+    lines = ["             all pictures          odd-numbered ones",
+             "%            image  pixel  AUPRO   image  pixel  AUPRO   image and pixel: AUROC"]
     for name, row in rows.items():
-        a, b, c, d = (percent(row.get(h)) for h in heads)
-        lines.append(f"{name:10s} {a:>7s} {b:>7s} {c:>10s} {d:>10s}   {explain[name]}")
+        values = " ".join(percent(row.get(head)) for head in heads)
+        lines.append(f"{name:10s} {values}   {explain[name]}")
     return "\n".join(lines)
 
 

@@ -48,7 +48,8 @@ def test_metrics_hold_what_the_format_promises(done):
             "threshold", "trainable_parameters", "total_parameters", "rows"} <= metrics.keys()
     assert list(metrics["rows"]) == list(ROWS)
     for row in metrics["rows"].values():
-        assert row.keys() == {"image_auroc", "pixel_auroc", "image_auroc_odd", "pixel_auroc_odd"}
+        assert row.keys() == {name + suffix for suffix in ("", "_odd") for name in (
+            "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro")}
         assert all(0 <= value <= 1 for value in row.values())
     assert set(metrics["kinds"]) == set(scenes.product("gear")[1])
     assert len(metrics["model"]["sha256"]) == 64
