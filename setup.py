@@ -21,12 +21,13 @@ setup(
     # The folder weights/ stays at the top, where a reader finds it, and becomes minilora.weights
     # in the installed package. Its files are named one by one: an official checkpoint of 350 MB
     # that happens to lie there must not slip into a wheel.
-    packages=["minilora", *(["minilora.weights"] if (TOP / "weights").is_dir() else [])],
+    packages=["minilora", "minilora.baselines",
+              *(["minilora.weights"] if (TOP / "weights").is_dir() else [])],
     package_dir={"minilora.weights": "weights"},
     package_data={"minilora": ["bpe_merges.txt.gz", "bpe_merges.LICENSE"],
                   "minilora.weights": ["mini-clip.pt", "README.md"]},
     include_package_data=False,
-    install_requires=["torch>=2.1", "numpy>=1.24", "pillow>=10.0", "regex>=2024.4", "ftfy>=6.3"],
+    install_requires=["torch>=2.4", "numpy>=1.24", "pillow>=10.0", "regex>=2024.4", "ftfy>=6.3"],
     extras_require={
         "test": ["pytest", "hypothesis", "scikit-learn", "scipy", "transformers", "peft",
                  "torchmetrics"],

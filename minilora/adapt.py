@@ -37,18 +37,25 @@ def continued(visual, states, first):
     return states
 
 
-def training_pool(visual, pictures, first, settings, generator):
-    """Good pictures turned and relit, every second with a pasted defect.
+def painted(pictures, settings, generator):
+    """Good pictures turned and relit, every second with a pasted defect, batch by batch.
 
-    pictures: (K, 3, R, R) in [0, 1].  Returns (tokens that enter block `first` (N, 1+P, W),
-    share of each patch that is defective (N, P)).
+    pictures: (K, 3, R, R) in [0, 1].  Yields settings.pool pictures in all, as (pixels (B, 3, R, R)
+    in [0, 1], masks (B, R, R) in {0, 1}).
     """
-    entering, coverage = [], []
     for rows in (torch.arange(settings.pool) % len(pictures)).split(settings.batch):
         batch = augment(pictures[rows], generator)
         masks = torch.zeros(len(batch), *batch.shape[2:])
         for k in range(0, len(batch), 2):
             batch[k], masks[k] = paste_defect(batch[k], generator, others=pictures)
+        yield batch, masks
+
+
+def training_pool(visual, pictures, first, settings, generator):
+    """What is frozen, computed once: (tokens that enter block `first` (N, 1+P, W), share of each
+    patch that is defective (N, P))."""
+    entering, coverage = [], []
+    for batch, masks in painted(pictures, settings, generator):
         entering.append(frozen_states(visual, batch.to(visual.proj.device))[first - 1])
         coverage.append(F.avg_pool2d(masks, visual.patch).flatten(1))
     return torch.cat(entering), torch.cat(coverage).to(visual.proj.device)
@@ -75,13 +82,24 @@ def adapt(clip, prompts, pictures, first, settings, generator, report):
     """
     entering, coverage = training_pool(clip.visual, pictures, first, settings, generator)
     trained = [p for p in clip.visual.parameters() if p.requires_grad] + [prompts.context]
+
+    def loss_of(rows):
+        return adaptation_loss(clip, prompts, entering[rows], coverage[rows], first)
+
+    return descend(loss_of, trained, len(entering), settings, generator, report)
+
+
+def descend(loss_of, trained, count, settings, generator, report=lambda step, loss: None):
+    """A fixed number of AdamW steps on random batches, the rate rising and falling once.
+
+    loss_of(rows): scalar loss of some of the `count` pictures, by number.  Returns the losses.
+    """
     optimiser = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate,
                                                    total_steps=settings.steps)
     losses = []
     for step in range(settings.steps):
-        rows = torch.randperm(len(entering), generator=generator)[:settings.batch]
-        loss = adaptation_loss(clip, prompts, entering[rows], coverage[rows], first)
+        loss = loss_of(torch.randperm(count, generator=generator)[:settings.batch])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -8,8 +8,8 @@ import pytest
 import minilora
 
 MODULES = sorted(
-    m.name for m in pkgutil.iter_modules(minilora.__path__) if m.name not in ("weights", "__main__")
-)
+    m.name.removeprefix("minilora.") for m in pkgutil.walk_packages(minilora.__path__, "minilora.")
+    if not m.ispkg and not m.name.endswith("__main__"))
 COMMANDS = ("fit", "pretrain")  # these do a job instead
 
 

@@ -63,7 +63,8 @@ def peer(maps, masks, limit):
                                sample_weight=weights.ravel(), drop_intermediate=False)
     k = np.searchsorted(rate, limit)  # the first point at the limit or beyond
     last = np.interp(limit, rate[k - 1:k + 1], found[k - 1:k + 1])
-    return np.trapezoid(np.append(found[:k], last), np.append(rate[:k], limit)) / limit
+    height, at = (torch.tensor(np.append(x[:k], y)) for x, y in ((found, last), (rate, limit)))
+    return torch.trapezoid(height, at).item() / limit
 
 
 @given(seed=st.integers(0, 10**6), share=st.floats(0.02, 0.5), levels=st.sampled_from([2, 5, 10**6]),
