@@ -1,0 +1,222 @@
+"""Accuracy of minilora and of the methods of the field, on the same tower, pictures and seeds.
+
+    python -m bench.accuracy --class bottle cable --shots 8 --seeds 1 2 3
+    python -m bench.accuracy --class bottle --data FOLDER --methods minilora winclip
+
+Every cell (class, shots, seed, method) is a small file; a cell that is there already, made with the
+same weights, data, settings and version, is not computed again.  The tables are made from all
+cells asked for: mean ± standard deviation over the seeds of each class, then the mean over classes.
+Leaves out: timings (see the other modules), choosing anything.
+"""
+import argparse
+import csv
+import hashlib
+import io
+import json
+import statistics
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from minilora import __version__, report, scenes
+from minilora.baselines.anomalyclip import AnomalyCLIP
+from minilora.baselines.trained import CoOp, FullFineTuning, LinearProbe
+from minilora.baselines.winclip import WinCLIP
+from minilora.checkpoint import load_clip
+from minilora.data import few_shot, find_data, load_class
+from minilora.detector import Detector, Settings
+from minilora.files import whole_file
+from minilora.fit import judge, load_masks, load_pictures
+
+METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+TRAINED = {"coop": CoOp, "full fine-tuning": FullFineTuning, "linear probe": LinearProbe}
+METHODS = ("minilora", "winclip", "anomalyclip", *TRAINED)
+
+
+def in_batches(score, pictures):
+    """(maps, scores) of a method that scores a batch at a time."""
+    parts = [score(part) for part in pictures.split(8)]
+    return tuple(torch.cat(column) for column in zip(*parts))
+
+
+def other_products(name, resolution, folder):
+    """Test pictures and masks of every embedded class but `name`: what AnomalyCLIP may see."""
+    samples = []
+    for other in scenes.CLASSES:
+        if other != name:
+            root = scenes.write_class(folder, other).parent
+            samples += load_class(root, other).test
+    return load_pictures(samples, resolution), load_masks(samples, resolution)
+
+
+def compute(method, data, shots, settings, model, device, folder):
+    """{row: (maps, scores)} of one method on all test pictures of one class."""
+    clip, _ = load_clip(model, device)
+    resolution = settings.resolution or clip.config.resolution
+    test = load_pictures(data.test, resolution)
+    chosen = few_shot(data.train, shots, settings.seed)
+    good = load_pictures(chosen, resolution) if chosen else None
+    if method == "minilora":
+        detector = Detector(clip, data.name, settings)
+        return judge(detector.fit(good) if chosen else detector, test)
+    if method == "winclip":
+        rows = {"WinCLIP": in_batches(WinCLIP(clip, data.name, resolution).score, test)}
+        if chosen:
+            plus = WinCLIP(clip, data.name, resolution).fit(good)
+            rows["WinCLIP+"] = in_batches(plus.score, test)
+        return rows
+    if method == "anomalyclip":
+        agnostic = AnomalyCLIP(clip, resolution, seed=settings.seed)
+        agnostic.fit(*other_products(data.name, resolution, folder))
+        return {"AnomalyCLIP": in_batches(agnostic.score, test)}
+    if not chosen:
+        return {}
+    return {method: in_batches(TRAINED[method](clip, data.name, settings).fit(good).score, test)}
+
+
+def cell(path, fingerprint, method, data, shots, settings, options):
+    """Rows of metrics of one cell, from its file or computed and written there."""
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if kept["fingerprint"] == fingerprint:
+            return kept["rows"]
+    begun = time.time()
+    rows = compute(method, data, shots, settings, options.model, options.device,
+                   options.out / "scenes")
+    resolution = next(iter(rows.values()))[0].shape[-1] if rows else 224
+    labels, masks = torch.tensor([s.label for s in data.test]), load_masks(data.test, resolution)
+    rows = {row: report.row_metrics(s, m, labels, masks) for row, (m, s) in rows.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report.write_json(path, {"fingerprint": fingerprint, "seconds": time.time() - begun,
+                             "rows": rows})
+    return rows
+
+
+def mark_of(*parts):
+    """Fingerprint of everything a cell depends on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def collect(options, say=print):
+    """All cells: {(row, class): [metrics of each seed]}, computing what is not there."""
+    _, weights = load_clip(options.model)
+    root, found = find_data(options.data), {}
+    for name in options.names:
+        if root is None:
+            data = load_class(scenes.write_class(options.out / "scenes", name).parent, name)
+        else:
+            data = load_class(root, name)
+        source = "scenes" if root is None else "pictures"
+        for seed in options.seeds:
+            settings = Settings(seed=seed, steps=options.steps, resolution=options.resolution)
+            for method in options.methods:
+                fingerprint = mark_of(weights.sha256, source, name, len(data.test), options.shots,
+                                      method, asdict(settings), __version__)
+                path = (options.out / "cells" / f"{source}-{name}-{options.shots}shot-seed{seed}-"
+                                                f"{method.replace(' ', '-')}.json")
+                rows = cell(path, fingerprint, method, data, options.shots, settings, options)
+                for row, metrics in rows.items():
+                    found.setdefault((row, name), []).append(metrics)
+                    say(f"{name:14s} seed {seed}  {row:16s} "
+                        + "  ".join(f"{label} {report.percent(metrics[key]).strip()}"
+                                    for key, label in METRICS.items()))
+    return found, weights
+
+
+def spread(values):
+    """Mean ± sample standard deviation, per cent."""
+    values = [100 * v for v in values if v is not None]
+    if not values:
+        return "--"
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation}"
+
+
+def tables(found, names):
+    """One table a metric: [(title, header, rows)], all of text."""
+    rows, out = list(dict.fromkeys(row for row, _ in found)), []
+    for key, title in METRICS.items():
+        lines = []
+        for row in rows:
+            per_class = [[m[key] for m in found.get((row, name), [])] for name in names]
+            means = [statistics.mean(v) for v in per_class if v and None not in v]
+            whole = [spread([statistics.mean(means)])] if len(names) > 1 and means else []
+            lines.append([row, *map(spread, per_class), *whole])
+        out.append((title, ["row", *names, *(["mean"] if len(names) > 1 else [])], lines))
+    return out
+
+
+def as_text(made, head):
+    lines = list(head)
+    for title, header, rows in made:
+        lines += ["", f"{title}, per cent"]
+        widths = [max(len(line[k]) if k < len(line) else 0 for line in [header, *rows])
+                  for k in range(len(header))]
+        lines += ["  ".join(value.ljust(width) for value, width in zip(line, widths)).rstrip()
+                  for line in [header, *rows]]
+    return "\n".join(lines) + "\n"
+
+
+def as_markdown(made, head):
+    lines = [*head]
+    for title, header, rows in made:
+        lines += ["", f"**{title}, per cent**", "", "| " + " | ".join(header) + " |",
+                  "|" + "---|" * len(header)]
+        lines += ["| " + " | ".join(line) + " |" for line in rows]
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(found):
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(("row", "class", "metric", "mean", "std", "seeds"))
+    for (row, name), metrics in found.items():
+        for key in metrics[0]:
+            values = [m[key] for m in metrics if m[key] is not None]
+            if values:
+                deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+                writer.writerow((row, name, key, f"{statistics.mean(values):.6f}",
+                                 f"{deviation:.6f}", len(values)))
+    return out.getvalue()
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="python -m bench.accuracy",
+                                description=__doc__.split("\n")[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--class", dest="names", nargs="+", default=list(scenes.CLASSES))
+    p.add_argument("--shots", default="8", help="a number, or all")
+    p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    p.add_argument("--data", help="folder in MVTec AD's layout; else $MINILORA_DATA, data/mvtec, "
+                                  "or the embedded scenes")
+    p.add_argument("--model", help="official name or checkpoint file; else the embedded mini-clip")
+    p.add_argument("--steps", type=int, default=Settings().steps)
+    p.add_argument("--resolution", type=int, default=0, help="0: the model's own")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--out", type=Path, default=Path("runs/accuracy"), help="folder of the cells")
+    p.add_argument("--name", default="accuracy", help="of the tables: NAME.txt, .md, .csv")
+    return p
+
+
+def main():
+    options = parser().parse_args()
+    options.shots = options.shots if options.shots == "all" else int(options.shots)
+    found, weights = collect(options, lambda line: print(line, flush=True))
+    where = "pictures in MVTec AD's layout" if find_data(options.data) else "embedded scenes"
+    head = [f"{where}; {options.shots} shots, seeds {' '.join(map(str, options.seeds))}; weights "
+            f"{weights.name} (sha256 {weights.sha256[:12]}…); minilora {__version__}, torch "
+            f"{torch.__version__}; {options.device}, {torch.get_num_threads()} threads; "
+            f"{time.strftime('%Y-%m-%d')}"]
+    made = tables(found, options.names)
+    for ending, text in (("txt", as_text(made, head)), ("md", as_markdown(made, head)),
+                         ("csv", as_csv(found))):
+        with whole_file(options.out / f"{options.name}.{ending}", "w") as file:
+            file.write(text)
+    print(as_text(made, head))
+
+
+if __name__ == "__main__":
+    main()

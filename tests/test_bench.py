@@ -1,0 +1,65 @@
+"""The benchmark's bookkeeping: cells are kept, refused when anything changed, and averaged right."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from bench import accuracy
+from minilora import scenes
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory, tiny_weights):
+    root = tmp_path_factory.mktemp("data")
+    for name in ("gear", "mesh"):
+        scenes.write_class(root, name, good=4, test_good=2, defective=1, resolution=64)
+    o = accuracy.parser().parse_args([
+        "--class", "gear", "mesh", "--seeds", "1", "2", "--data", str(root), "--steps", "2",
+        "--model", str(tiny_weights), "--methods", "winclip", "linear probe",
+        "--out", str(tmp_path_factory.mktemp("bench"))])
+    o.shots = 2
+    return o
+
+
+def test_a_finished_cell_is_not_computed_again(options, monkeypatch):
+    first, _ = accuracy.collect(options, lambda line: None)
+    assert {row for row, _ in first} == {"WinCLIP", "WinCLIP+", "linear probe"}
+    assert all(len(seeds) == 2 for seeds in first.values())
+    monkeypatch.setattr(accuracy, "compute", lambda *_: pytest.fail("computed again"))
+    again, _ = accuracy.collect(options, lambda line: None)
+    assert again == first
+    monkeypatch.setattr(options, "steps", 3)
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        accuracy.collect(options, lambda line: None)
+
+
+def test_tables_hold_mean_and_spread_over_the_seeds():
+    found = {("a", "x"): [{"image_auroc": 0.9, "pixel_auroc": None, "aupro": 0.5},
+                          {"image_auroc": 0.8, "pixel_auroc": None, "aupro": 0.5}],
+             ("a", "y"): [{"image_auroc": 0.5, "pixel_auroc": 0.5, "aupro": 0.1}]}
+    made = accuracy.tables(found, ["x", "y"])
+    assert made[0] == ("image AUROC", ["row", "x", "y", "mean"],
+                       [["a", "85.0 ± 7.1", "50.0", "67.5"]])
+    assert made[1][2] == [["a", "--", "50.0", "50.0"]]
+    text, page = accuracy.as_text(made, ["head"]), accuracy.as_markdown(made, ["head"])
+    assert text.startswith("head") and page.startswith("head")
+    assert "a    85.0 ± 7.1  50.0  67.5" in text and "| a | 85.0 ± 7.1 | 50.0 | 67.5 |" in page
+    rows = list(csv.DictReader(io.StringIO(accuracy.as_csv(found))))
+    assert [r["mean"] for r in rows if r["metric"] == "image_auroc"] == ["0.850000", "0.500000"]
+
+
+def test_anomalyclip_never_sees_the_class_it_is_tested_on(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(scenes, "write_class", lambda root, name: seen.append(name) or root / name)
+    monkeypatch.setattr(accuracy, "load_class", lambda root, name: type("D", (), {"test": [name]}))
+    monkeypatch.setattr(accuracy, "load_pictures", lambda samples, _: samples)
+    monkeypatch.setattr(accuracy, "load_masks", lambda samples, _: samples)
+    pictures, _ = accuracy.other_products("gear", 64, tmp_path)
+    assert "gear" not in pictures and len(pictures) == len(scenes.CLASSES) - 1 == len(seen)
+
+
+def test_a_half_written_cell_cannot_exist(options):
+    for path in (options.out / "cells").iterdir():
+        assert json.loads(path.read_text()).keys() == {"fingerprint", "seconds", "rows"}
