@@ -51,7 +51,7 @@ def other_products(name, resolution, folder):
     return load_pictures(samples, resolution), load_masks(samples, resolution)
 
 
-def compute(method, data, shots, settings, model, device, folder):
+def judged(method, data, shots, settings, model, device, folder):
     """{row: (maps, scores)} of one method on all test pictures of one class."""
     clip, _ = load_clip(model, device)
     resolution = settings.resolution or clip.config.resolution
@@ -76,18 +76,30 @@ def compute(method, data, shots, settings, model, device, folder):
     return {method: in_batches(TRAINED[method](clip, data.name, settings).fit(good).score, test)}
 
 
-def cell(path, fingerprint, method, data, shots, settings, options):
-    """Rows of metrics of one cell, from its file or computed and written there."""
+def compute(method, data, settings, options):
+    """{row: metrics} of one method on all test pictures of one class."""
+    rows = judged(method, data, options.shots, settings, options.model, options.device,
+                  options.out / "scenes")
+    return with_metrics(rows, data.test)
+
+
+def with_metrics(rows, samples):
+    """{row: (maps, scores)} -> {row: metrics}."""
+    if not rows:
+        return {}
+    resolution = next(iter(rows.values()))[0].shape[-1]
+    labels, masks = torch.tensor([s.label for s in samples]), load_masks(samples, resolution)
+    return {row: report.row_metrics(s, m, labels, masks) for row, (m, s) in rows.items()}
+
+
+def cell(path, fingerprint, compute, *work):
+    """Rows of metrics of one cell: from its file, or by compute(*work) and written there."""
     if path.exists():
         kept = json.loads(path.read_text())
         if kept["fingerprint"] == fingerprint:
             return kept["rows"]
     begun = time.time()
-    rows = compute(method, data, shots, settings, options.model, options.device,
-                   options.out / "scenes")
-    resolution = next(iter(rows.values()))[0].shape[-1] if rows else 224
-    labels, masks = torch.tensor([s.label for s in data.test]), load_masks(data.test, resolution)
-    rows = {row: report.row_metrics(s, m, labels, masks) for row, (m, s) in rows.items()}
+    rows = compute(*work)
     path.parent.mkdir(parents=True, exist_ok=True)
     report.write_json(path, {"fingerprint": fingerprint, "seconds": time.time() - begun,
                              "rows": rows})
@@ -116,7 +128,7 @@ def collect(options, say=print):
                                       method, asdict(settings), __version__)
                 path = (options.out / "cells" / f"{source}-{name}-{options.shots}shot-seed{seed}-"
                                                 f"{method.replace(' ', '-')}.json")
-                rows = cell(path, fingerprint, method, data, options.shots, settings, options)
+                rows = cell(path, fingerprint, compute, method, data, settings, options)
                 for row, metrics in rows.items():
                     found.setdefault((row, name), []).append(metrics)
                     say(f"{name:14s} seed {seed}  {row:16s} "
@@ -182,6 +194,16 @@ def as_csv(found):
     return out.getvalue()
 
 
+def publish(found, head, options):
+    """Writes NAME.txt, .md and .csv and prints the first."""
+    made = tables(found, options.names)
+    for ending, text in (("txt", as_text(made, head)), ("md", as_markdown(made, head)),
+                         ("csv", as_csv(found))):
+        with whole_file(options.out / f"{options.name}.{ending}", "w") as file:
+            file.write(text)
+    print(as_text(made, head))
+
+
 def parser():
     p = argparse.ArgumentParser(prog="python -m bench.accuracy",
                                 description=__doc__.split("\n")[0],
@@ -210,12 +232,7 @@ def main():
             f"{weights.name} (sha256 {weights.sha256[:12]}…); minilora {__version__}, torch "
             f"{torch.__version__}; {options.device}, {torch.get_num_threads()} threads; "
             f"{time.strftime('%Y-%m-%d')}"]
-    made = tables(found, options.names)
-    for ending, text in (("txt", as_text(made, head)), ("md", as_markdown(made, head)),
-                         ("csv", as_csv(found))):
-        with whole_file(options.out / f"{options.name}.{ending}", "w") as file:
-            file.write(text)
-    print(as_text(made, head))
+    publish(found, head, options)
 
 
 if __name__ == "__main__":
