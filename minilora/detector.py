@@ -10,6 +10,7 @@ Leaves out: choosing anything by test pictures, several products in one model.
 Symbols: K shots, B images, N shots and their copies, P patches, W width, E embedding, R resolution.
 """
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -77,12 +78,15 @@ class Detector:
         add_lora(clip.visual, settings.targets, range(self.first, layers + 1), settings.rank,
                  settings.alpha, self.generator)
         self.device = clip.logit_scale.device
-        with torch.no_grad():
-            self.hand_written = ensemble_features(clip, tokenizer, self.noun)        # (2, E)
-        self.learned = self.hand_written                                 # until `fit`
+        self.learned = None                                              # (2, E) by `fit`
         self.prompts = PromptLearner(clip, tokenizer, self.noun, init=settings.context,
                                      length=len(tokenizer.encode(settings.context)))
         self.memory, self.threshold, self.losses = None, None, []
+
+    @cached_property
+    def hand_written(self):
+        """Texts of the hand-written prompts, (2, E); after `fit` only the table needs them."""
+        return ensemble_features(self.clip, default_tokenizer(), self.noun)
 
     # ---- features -----------------------------------------------------------------------------
 
@@ -120,8 +124,8 @@ class Detector:
         if self.settings.steps:
             self.losses = adapt(self.clip, self.prompts, pictures, self.first, self.settings,
                                 self.generator, report)
-            with torch.no_grad():
-                self.learned = self.prompts()
+        with torch.no_grad():
+            self.learned = self.prompts() if self.settings.steps else self.hand_written
         self.remember(pictures)
         return self
 
@@ -168,6 +172,16 @@ class Detector:
         """[(B, P)], one a scale -> (B, R, R), the mean over the scales."""
         return sum(map(self.to_map, scores)) / len(scores)
 
+    def memory_map(self, pixels, frozen):
+        """(B, R, R), from the pictures and their hidden states at full resolution."""
+        features = self.patch_features(pixels, frozen)
+        return self.mean_map([m.score(f) for m, f in zip(self.memory, features)])
+
+    def adapted_text_map(self, frozen):
+        """(B, R, R), by learned prompts and with LoRA."""
+        adapted = continued(self.clip.visual, frozen, self.first)
+        return self.to_map(self.text_probability(adapted, self.learned))
+
     def fuse(self, memory, text):
         """Memory map plus weighted text map, both (B, R, R)."""
         return memory + self.settings.text_weight * text
@@ -182,18 +196,21 @@ class Detector:
         frozen = self.frozen_states(pixels)
         rows = {"zero-shot": self.to_map(self.frozen_text_probability(frozen, self.hand_written))}
         if self.memory is not None:
-            features = self.patch_features(pixels, frozen)
-            memory = self.mean_map([m.score(f) for m, f in zip(self.memory, features)])
-            adapted = continued(self.clip.visual, frozen, self.first)
-            text = self.to_map(self.text_probability(adapted, self.learned))
+            memory, text = self.memory_map(pixels, frozen), self.adapted_text_map(frozen)
             plain = self.to_map(self.frozen_text_probability(frozen, self.learned))
             rows |= {"memory": memory, "text": text, "lora-off": self.fuse(memory, plain),
                      "adapted": self.fuse(memory, text)}
         return {row: maps.cpu() for row, maps in rows.items()}
 
+    @torch.no_grad()
     def score(self, pixels):
         """(map (B, R, R), score (B,)) by all there is: the row "adapted", or "zero-shot"."""
-        best = self.maps(pixels)["adapted" if self.memory is not None else "zero-shot"]
+        if self.memory is None:
+            best = self.maps(pixels)["zero-shot"]
+        else:
+            pixels = pixels.to(self.device)
+            frozen = self.frozen_states(pixels)
+            best = self.fuse(self.memory_map(pixels, frozen), self.adapted_text_map(frozen)).cpu()
         return best, anomaly.image_score(best)
 
     def parameters(self):
@@ -221,9 +238,10 @@ class Detector:
             save_tensors(folder / "memory.pt", {"scales": [m.state() for m in self.memory]})
         save_tensors(folder / "adapter.pt", {
             "version": VERSION, "noun": self.noun, "settings": settings,
-            "weights": {"name": weights.name, "sha256": weights.sha256},
+            "weights": {"name": weights.name, "sha256": weights.sha256, "path": str(weights.path)},
             "lora": adapter_state(self.clip.visual), "context": self.prompts.context.detach(),
-            "text": self.learned, "threshold": self.threshold})
+            "text": self.hand_written if self.learned is None else self.learned,
+            "threshold": self.threshold})
 
     @classmethod
     def load(cls, folder, clip, weights):

@@ -162,6 +162,9 @@ def run(options, say=print):
         say(f"image AUROC of each kind of defect against the good pictures, row {best}:")
         for kind, value in metrics["kinds"].items():
             say(f"  {kind:20s} {report.percent(value)}")
+        if metrics["decisions"]:
+            say("threshold {threshold:.3f}: {found} of {defective} defective pictures NG, "
+                "{false_alarms} of {good} good ones too".format(**metrics, **metrics["decisions"]))
     metrics |= {"seconds": time.time() - begun, "peak_memory_bytes": peak_memory(options.device)}
     report.write_json(options.out / "metrics.json", metrics)
     norms = list(metrics["delta_norms"].values())
@@ -192,7 +195,8 @@ def evaluate(detector, samples, out):
     report.write_scores(out / "scores.csv", samples, scores, detector.threshold)
     report.write_maps(out / "maps", samples, pictures, masks, maps, scores, detector.threshold)
     return {"rows": {row: report.row_metrics(s, m, labels, masks) for row, (m, s) in rows.items()},
-            "kinds": report.kind_metrics(scores, [s.kind for s in samples])}
+            "kinds": report.kind_metrics(scores, [s.kind for s in samples]),
+            "decisions": report.decision_metrics(scores, labels, detector.threshold)}
 
 
 def main():

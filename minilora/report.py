@@ -61,6 +61,18 @@ def kind_metrics(scores, kinds):
     return out
 
 
+def decision_metrics(scores, labels, threshold):
+    """What the threshold achieves, or None without one.  scores, labels: (N,).
+
+    Returns counts: good pictures, those called NG; defective ones, those called NG.
+    """
+    if threshold is None:
+        return None
+    labels, above = labels.bool(), scores > threshold
+    return {"good": int((~labels).sum()), "false_alarms": int((above & ~labels).sum()),
+            "defective": int(labels.sum()), "found": int((above & labels).sum())}
+
+
 def percent(value):
     return "    --" if value is None else f"{100 * value:6.1f}"
 

@@ -10,7 +10,7 @@ import minilora
 MODULES = sorted(
     m.name.removeprefix("minilora.") for m in pkgutil.walk_packages(minilora.__path__, "minilora.")
     if not m.ispkg and not m.name.endswith("__main__"))
-COMMANDS = ("fit", "pretrain")  # these do a job instead
+COMMANDS = ("fit", "predict", "pretrain")  # these do a job instead
 
 
 def test_there_are_modules_to_try():

@@ -62,6 +62,9 @@ def test_scores_and_decisions_follow_the_threshold(done, folder):
     assert [r["file"] for r in rows] == [str(s.path) for s in load_class(folder, "gear").test]
     for row in rows:
         assert row["decision"] == ("NG" if float(row["score"]) > metrics["threshold"] else "OK")
+    called = [(row["label"], row["decision"]) for row in rows]
+    assert metrics["decisions"] == {"good": 3, "false_alarms": called.count(("0", "NG")),
+                                    "defective": 8, "found": called.count(("1", "NG"))}
 
 
 def test_the_first_lines_say_weights_data_device_and_parameters(done):
@@ -89,7 +92,7 @@ def test_zero_shots_means_zero_shot(folder, tiny_weights, tmp_path):
     metrics = run_with(folder, tiny_weights, tmp_path, "--shots", "0")
     assert list(metrics["rows"]) == ["zero-shot"] and metrics["threshold"] is None
     decisions = {row["decision"] for row in csv.DictReader((tmp_path / "scores.csv").open())}
-    assert decisions == {""}, "no decision without a threshold"
+    assert decisions == {""} and metrics["decisions"] is None, "no decision without a threshold"
 
 
 def test_zero_steps_means_no_adaptation(folder, tiny_weights, tmp_path):

@@ -1,0 +1,166 @@
+"""Judges pictures with a fitted detector: OK or NG, the score, and where the suspicion lies.
+
+    python -m minilora.predict RUN PATHS...      RUN: a run folder of fit, or its adapter.pt
+
+One line a picture; folders are searched through.  Beside the lines, in --out: predictions.csv,
+predictions.json and overlays, the suspicious region outlined.
+Exit status: 0 all pictures OK, 1 some NG, 2 something went wrong: a picture that could not be
+read (the others are judged all the same), or a run without a threshold.
+
+Symbols: R resolution.  Leaves out: masks and metrics (fit's table has them).
+"""
+import argparse
+import csv
+import io
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch.nn.functional as F
+from PIL import Image
+
+from minilora.checkpoint import EMBEDDED, OFFICIAL, CheckpointError, load_clip
+from minilora.data import SUFFIXES
+from minilora.detector import Detector
+from minilora.files import load_tensors, whole_file
+from minilora.images import read_image, to_square
+from minilora.report import write_json
+
+OUTLINE = (255, 40, 40)
+
+
+def pictures_in(paths):
+    """Every picture among files and, recursively, folders, in the order given, then by name."""
+    for path in map(Path, paths):
+        if path.is_dir():
+            yield from (p for p in sorted(path.rglob("*"))
+                        if p.suffix.lower() in SUFFIXES and p.is_file())
+        else:
+            yield path                          # also one that is not there: it is reported
+
+
+def open_run(run, model=None, device="cpu"):
+    """The detector of a run folder or its adapter.pt.
+
+    The base weights are those of --model, else found by their name, else where fit had found them.
+    Raises ValueError, CheckpointError or FileNotFoundError in words for a user.
+    """
+    folder = Path(run).parent if Path(run).is_file() else Path(run)
+    adapter = folder / "adapter.pt"
+    if not adapter.is_file():
+        raise FileNotFoundError(f"{adapter} not found; give the folder that minilora.fit wrote")
+    base = load_tensors(adapter)["weights"]
+    known = base["name"] in OFFICIAL or base["name"] == EMBEDDED
+    clip, weights = load_clip(model or (base["name"] if known else base["path"]), device)
+    return Detector.load(folder, clip, weights)
+
+
+def outlined(picture, scores, threshold):
+    """The picture, PIL RGB, with a line around what scores above the threshold.
+
+    scores: (R, R), resized to the picture.
+    """
+    size = picture.size[::-1]
+    there = F.interpolate(scores[None, None], size, mode="bilinear")[0, 0]
+    above = (there > threshold).float()
+    width = 1 + max(size) // 300
+    spread = F.max_pool2d(above[None, None], 2 * width + 1, 1, width)[0, 0]
+    edge = ((spread > 0) & (above == 0)).numpy()
+    line = Image.new("RGB", picture.size, OUTLINE)
+    return Image.composite(line, picture, Image.fromarray(edge))
+
+
+def judge(detector, path):
+    """What is said of one picture, a dict, and its overlay."""
+    picture = read_image(path)
+    maps, score = detector.score(to_square(picture, detector.resolution)[None])
+    bad = score.item() > detector.threshold
+    row, column = divmod(int(maps[0].argmax()), maps.shape[-1])
+    place = [round((x + 0.5) / maps.shape[-1], 4) for x in (column, row)]
+    said = {"file": str(path), "decision": "NG" if bad else "OK", "score": round(score.item(), 6),
+            "threshold": round(detector.threshold, 6), "highest_at": place, "error": None}
+    return said, outlined(picture, maps[0], detector.threshold)
+
+
+def line_of(said, machine):
+    """One line for a picture: for people, or a JSON object."""
+    if machine:
+        return json.dumps(said)
+    if said["error"]:
+        return f"--  not judged: {said['error']}"
+    return (f"{said['decision']}  score {said['score']:7.3f}  threshold {said['threshold']:.3f}  "
+            f"{said['file']}")
+
+
+def write_results(folder, results):
+    """predictions.json and predictions.csv."""
+    write_json(folder / "predictions.json", results)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["file", "decision", "score", "threshold", "error"],
+                            extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(results)
+    with whole_file(folder / "predictions.csv", "w") as file:
+        file.write(text.getvalue())
+
+
+def run(options, say):
+    """Judges everything.  Returns the exit status."""
+    detector = open_run(options.run, options.model, options.device)
+    if detector.threshold is None:
+        raise ValueError(f"{options.run} has no threshold, since it was made without shots; fit "
+                         f"with --shots 4 or more")
+    paths, results, begun = list(pictures_in(options.paths)), [], time.time()
+    if not paths:
+        raise FileNotFoundError(f"no picture in {', '.join(options.paths)}; expected files ending "
+                                f"in {', '.join(SUFFIXES)}")
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for number, path in enumerate(paths):
+        try:
+            said, overlay = judge(detector, path)
+            with whole_file(out / f"{number:04d}-{said['decision']}-{path.stem}.png") as file:
+                overlay.save(file, "PNG")
+        except (OSError, ValueError) as error:
+            said = {"file": str(path), "decision": None, "score": None,
+                    "threshold": round(detector.threshold, 6), "error": str(error)}
+        results.append(said)
+        say(line_of(said, options.json))
+    write_results(out, results)
+    bad = sum(said["decision"] == "NG" for said in results)
+    failed = sum(said["error"] is not None for said in results)
+    print(f"{len(results)} pictures, {bad} NG, {failed} not judged, "
+          f"{len(results) / (time.time() - begun):.1f} a second; overlays and predictions.csv in "
+          f"{out}", file=sys.stderr)
+    return 2 if failed else 1 if bad else 0
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="python -m minilora.predict",
+                                description=__doc__.split("\n")[0],
+                                epilog="exit status: 0 all OK, 1 some NG, 2 an error",
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("run", help="a run folder of minilora.fit, or its adapter.pt")
+    p.add_argument("paths", nargs="+", help="pictures, or folders of them")
+    p.add_argument("--model", help="the base weights, if they lie elsewhere now")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    p.add_argument("--json", action="store_true", help="print one JSON object a picture")
+    p.add_argument("--out", default="predictions", help="folder for overlays and predictions.csv")
+    return p
+
+
+def main():
+    try:
+        sys.exit(run(parser().parse_args(), lambda line: print(line, flush=True)))
+    except BrokenPipeError:                     # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (ValueError, OSError, CheckpointError) as error:
+        print(f"minilora.predict: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

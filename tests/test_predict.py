@@ -1,0 +1,104 @@
+"""Judging loose pictures with a finished run: what is printed, written, and the exit status."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPO
+from PIL import Image
+
+from minilora import fit, predict, scenes
+from minilora.detector import Detector
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_weights):
+    """(run folder, data folder, rows of its scores.csv)."""
+    root = tmp_path_factory.mktemp("data")
+    scenes.write_class(root, "gear", good=5, test_good=3, defective=2, resolution=64)
+    out = tmp_path_factory.mktemp("runs") / "gear"
+    fit.run(fit.parse(["--class", "gear", "--shots", "4", "--data", str(root), "--steps", "4",
+                       "--model", str(tiny_weights), "--out", str(out)]), lambda line: None)
+    return out, root / "gear", list(csv.DictReader((out / "scores.csv").open()))
+
+
+def judged(run, paths, out, *extra):
+    lines = []
+    options = predict.parser().parse_args([str(run), *map(str, paths), "--out", str(out), *extra])
+    return predict.run(options, lines.append), lines
+
+
+def test_predictions_are_the_scores_of_the_run(finished, tmp_path):
+    run, data, rows = finished
+    status, lines = judged(run, [data / "test"], tmp_path)
+    results = json.loads((tmp_path / "predictions.json").read_text())
+    assert {r["file"] for r in results} == {row["file"] for row in rows} and len(lines) == 11
+    by_file = {row["file"]: row for row in rows}
+    for said in results:
+        assert said["score"] == pytest.approx(float(by_file[said["file"]]["score"]), abs=2e-2)
+    assert status == int(any(said["decision"] == "NG" for said in results))
+    assert len(list(tmp_path.glob("*.png"))) == len(rows)
+
+
+def test_exit_status_says_ok_ng_or_error(finished, tmp_path, monkeypatch):
+    run, data, _ = finished
+    good = data / "train" / "good" / "000.png"
+    for threshold, expected in ((1e9, 0), (-1e9, 1)):
+        monkeypatch.setattr(predict, "open_run", lambda *_: with_threshold(run, threshold))
+        status, lines = judged(run, [good], tmp_path)
+        assert status == expected and lines[0].startswith(("OK", "NG")[expected])
+
+
+def with_threshold(run, threshold):
+    from minilora.checkpoint import load_clip
+    from minilora.files import load_tensors
+    clip, weights = load_clip(load_tensors(run / "adapter.pt")["weights"]["path"])
+    detector = Detector.load(run, clip, weights)
+    detector.threshold = threshold
+    return detector
+
+
+def test_a_broken_picture_is_reported_and_the_rest_still_judged(finished, tmp_path):
+    run, data, _ = finished
+    broken, good = tmp_path / "broken.png", data / "train" / "good" / "000.png"
+    broken.write_bytes(b"no picture")
+    status, lines = judged(run / "adapter.pt", [broken, tmp_path / "gone.png", good], tmp_path / "o")
+    assert status == 2 and len(lines) == 3
+    assert "broken.png" in lines[0] and "gone.png" in lines[1] and lines[2][:2] in ("OK", "NG")
+    rows = list(csv.DictReader((tmp_path / "o" / "predictions.csv").open()))
+    assert [bool(row["error"]) for row in rows] == [True, True, False]
+
+
+def test_json_lines_are_for_machines(finished, tmp_path):
+    run, data, _ = finished
+    _, lines = judged(run, [data / "train"], tmp_path, "--json")
+    for said in map(json.loads, lines):
+        assert said["decision"] in ("OK", "NG") and all(0 <= x <= 1 for x in said["highest_at"])
+
+
+def test_the_outline_runs_around_what_is_suspicious():
+    scores = torch.zeros(16, 16)
+    scores[4:8, 4:8] = 1
+    picture = Image.new("RGB", (64, 64), (10, 10, 10))
+    drawn = predict.outlined(picture, scores, 0.5)
+    red = [(x, y) for x in range(64) for y in range(64)
+           if drawn.getpixel((x, y)) == predict.OUTLINE]
+    assert red and all(10 <= x < 38 and 10 <= y < 38 for x, y in red)
+    assert drawn.getpixel((24, 24)) == (10, 10, 10), "the inside stays to be seen"
+
+
+def test_a_run_without_threshold_is_an_error(finished, tiny_weights, tmp_path):
+    _, data, _ = finished
+    fit.run(fit.parse(["--class", "gear", "--shots", "0", "--data", str(data.parent),
+                       "--model", str(tiny_weights), "--out", str(tmp_path)]), lambda line: None)
+    command = [sys.executable, "-m", "minilora.predict", str(tmp_path), str(data)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 2 and "no threshold" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_folder_that_is_no_run_says_what_was_expected(tmp_path):
+    with pytest.raises(FileNotFoundError, match="adapter.pt not found; give the folder"):
+        predict.open_run(tmp_path)
