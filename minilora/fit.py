@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from minilora import __version__, anomaly, report, scenes
+from minilora import __version__, anomaly, page, report, scenes
 from minilora.checkpoint import CheckpointError, load_clip
 from minilora.data import few_shot, find_data, load_class
 from minilora.detector import ROWS, Detector, Settings
@@ -58,6 +58,7 @@ def parser():
 
 def parse(arguments):
     options = parser().parse_args(arguments)
+    options.command = " ".join(["python -m minilora.fit", *arguments])
     if options.shots != "all":
         if not options.shots.isdigit():
             raise ValueError(f"--shots {options.shots}: expected a number or 'all'")
@@ -156,7 +157,8 @@ def run(options, say=print):
     detector.save(options.out, weights)
     metrics = describe(detector, weights, data, data_name, options)
     if data.test:
-        metrics |= evaluate(detector, data.test, options.out)
+        scores, results, panels = evaluate(detector, data.test, options.out)
+        metrics |= results
         say(report.table(metrics["rows"], ROWS))
         best = list(metrics["rows"])[-1]
         say(f"image AUROC of each kind of defect against the good pictures, row {best}:")
@@ -167,6 +169,9 @@ def run(options, say=print):
                 "{false_alarms} of {good} good ones too".format(**metrics, **metrics["decisions"]))
     metrics |= {"seconds": time.time() - begun, "peak_memory_bytes": peak_memory(options.device)}
     report.write_json(options.out / "metrics.json", metrics)
+    if data.test:
+        page.write_page(options.out / "report.html", metrics, ROWS, scores, data.test, panels,
+                        options.command)
     norms = list(metrics["delta_norms"].values())
     say(f"LoRA     |ΔW| {min(norms):.3f} to {max(norms):.3f} over {len(norms)} projections")
     say(f"written  {options.out}  ({metrics['seconds']:.0f} s, peak memory "
@@ -186,17 +191,20 @@ def describe(detector, weights, data, data_name, options):
 
 
 def evaluate(detector, samples, out):
-    """Judges the test pictures, writes scores and maps.  Returns rows and kinds of metrics.json."""
+    """Judges test pictures, writes scores and maps.  Returns ({row: scores}, metrics, panels)."""
     pictures = load_pictures(samples, detector.resolution)
     masks = load_masks(samples, detector.resolution)
     labels = torch.tensor([s.label for s in samples])
     rows = judge(detector, pictures)
     maps, scores = rows.get("adapted", rows["zero-shot"])
     report.write_scores(out / "scores.csv", samples, scores, detector.threshold)
-    report.write_maps(out / "maps", samples, pictures, masks, maps, scores, detector.threshold)
-    return {"rows": {row: report.row_metrics(s, m, labels, masks) for row, (m, s) in rows.items()},
-            "kinds": report.kind_metrics(scores, [s.kind for s in samples]),
-            "decisions": report.decision_metrics(scores, labels, detector.threshold)}
+    panels = report.write_maps(out / "maps", samples, pictures, masks, maps, scores,
+                               detector.threshold)
+    metrics = {"rows": {row: report.row_metrics(s, m, labels, masks)
+                        for row, (m, s) in rows.items()},
+               "kinds": report.kind_metrics(scores, [s.kind for s in samples]),
+               "decisions": report.decision_metrics(scores, labels, detector.threshold)}
+    return {row: s.tolist() for row, (_, s) in rows.items()}, metrics, panels
 
 
 def main():

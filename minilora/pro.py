@@ -3,13 +3,13 @@
     PRO(t) = mean over regions C of |{p in C: s_p >= t}| / |C|
     AUPRO  = 1 / limit * integral of PRO over the false-positive rate, from 0 to limit
 
-Bergmann et al. 2021, "The MVTec Anomaly Detection Dataset", IJCV, section 5.2; limit 0.3. Pixel AUROC
-is the same integral with every defective pixel counting the same, so a large defect hides small
-ones. Hence no curve of overlaps is needed: give each pixel the weight 1 / (regions * |C|) and
+Bergmann et al. 2021, "The MVTec Anomaly Detection Dataset", IJCV, section 5.2; limit 0.3. Pixel
+AUROC is the same integral with every defective pixel counting the same, so a large defect hides
+small ones. Hence no curve of overlaps is needed: give each pixel the weight 1 / (regions * |C|) and
 integrate the weighted true-positive rate, exactly, ties as straight lines.
 
-Connected regions (8 neighbours) by hooking and pointer jumping, Shiloach & Vishkin 1982: every pixel
-starts as its own root; roots of touching pixels hook onto the smaller one, then every pixel
+Connected regions (8 neighbours) by hooking and pointer jumping, Shiloach & Vishkin 1982: every
+pixel starts as its own root; roots of touching pixels hook onto the smaller one, then every pixel
 jumps to its root's root until nothing moves. The number of roots at least halves in each round.
 
 Symbols: N pictures, H x W pixels, M marked pixels, n good pixels.
@@ -24,7 +24,7 @@ def touching(masks):
     pairs = []
     for here, there in (((..., slice(None, -1)), (..., slice(1, None))),                # right
                         ((..., slice(None, -1), slice(None)), (..., slice(1, None), slice(None))),
-                        ((..., slice(None, -1), slice(None, -1)),                       # lower right
+                        ((..., slice(None, -1), slice(None, -1)),               # lower right
                          (..., slice(1, None), slice(1, None))),
                         ((..., slice(None, -1), slice(1, None)),                        # lower left
                          (..., slice(1, None), slice(None, -1)))):

@@ -7,7 +7,7 @@
 Claim: a table alone hides mistakes; a map shows whether the score comes from the defect.
 Every file appears whole or not at all (files.py).
 
-Symbols: N test pictures, R resolution.  Leaves out: the HTML page of a run.
+Symbols: N test pictures, R resolution.  Leaves out: the HTML page of a run (page.py).
 """
 
 import csv
@@ -138,7 +138,7 @@ def panel(pixels, mask, scores, low, high, title, good):
 
 
 def write_maps(folder, samples, pictures, masks, maps, scores, threshold):
-    """One panel a test picture, maps/<kind>-<stem>.png.
+    """One panel a test picture, maps/<kind>-<stem>.png.  Returns their paths.
 
     Colours run from the median of the pictures' lowest values to the 90 % quantile of their highest
     ones, so that panels of a run can be compared.
@@ -147,6 +147,7 @@ def write_maps(folder, samples, pictures, masks, maps, scores, threshold):
     folder.mkdir(parents=True, exist_ok=True)
     low = maps.flatten(1).amin(1).median().item()
     high = maps.flatten(1).amax(1).quantile(0.9).item()
+    paths = []
     for k, sample in enumerate(samples):
         good = None if threshold is None else bool(scores[k] <= threshold)
         decision = "" if good is None else "OK  " if good else "NG  "
@@ -154,8 +155,10 @@ def write_maps(folder, samples, pictures, masks, maps, scores, threshold):
                  "input | mask | map | overlay")
         mask = None if masks is None else masks[k]
         image = panel(pictures[k], mask, maps[k], low, high, title, good)
-        with whole_file(folder / f"{sample.kind}-{sample.path.stem}.png") as file:
+        paths.append(folder / f"{sample.kind}-{sample.path.stem}.png")
+        with whole_file(paths[-1]) as file:
             image.save(file, "PNG")
+    return paths
 
 
 def demo():

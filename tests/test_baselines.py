@@ -55,7 +55,7 @@ def test_winclip_plus_adds_what_the_good_pictures_do_not_show(tiny_clip, good):
     judge = WinCLIP(tiny_clip, "plate")
     zero_shot, before = judge.score(good)
     maps, scores = judge.fit(good[:3]).score(good)
-    assert torch.allclose(maps[:3], zero_shot[:3], atol=1e-4), "remembered pictures are at distance 0"
+    assert torch.allclose(maps[:3], zero_shot[:3], atol=1e-4), "remembered ones are at distance 0"
     assert (maps[3] > zero_shot[3] + 1e-4).any()
     assert torch.allclose(scores[:3], before[:3] / 2, atol=1e-4)
 

@@ -1,4 +1,4 @@
-"""The benchmark's bookkeeping: cells are kept, refused when anything changed, and averaged right."""
+"""The benchmark's bookkeeping: cells are kept, refused when anything changed, and averaged."""
 
 import csv
 import io

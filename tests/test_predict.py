@@ -65,7 +65,8 @@ def test_a_broken_picture_is_reported_and_the_rest_still_judged(finished, tmp_pa
     run, data, _ = finished
     broken, good = tmp_path / "broken.png", data / "train" / "good" / "000.png"
     broken.write_bytes(b"no picture")
-    status, lines = judged(run / "adapter.pt", [broken, tmp_path / "gone.png", good], tmp_path / "o")
+    paths = [broken, tmp_path / "gone.png", good]
+    status, lines = judged(run / "adapter.pt", paths, tmp_path / "o")
     assert status == 2 and len(lines) == 3
     assert "broken.png" in lines[0] and "gone.png" in lines[1] and lines[2][:2] in ("OK", "NG")
     rows = list(csv.DictReader((tmp_path / "o" / "predictions.csv").open()))

@@ -33,7 +33,7 @@ def test_regions_equal_those_of_scipy(seed, share):
 
 
 def test_a_spiral_is_one_region():
-    """The longest way through a picture: a rule that spreads from neighbour to neighbour is slow."""
+    """The longest way through a picture; spreading from neighbour to neighbour would be slow."""
     spiral = torch.zeros(1, 65, 65, dtype=torch.bool)
     top, left, bottom, right = 0, 0, 64, 64
     while top <= bottom and left <= right:
@@ -67,8 +67,8 @@ def peer(maps, masks, limit):
     return torch.trapezoid(height, at).item() / limit
 
 
-@given(seed=st.integers(0, 10**6), share=st.floats(0.02, 0.5), levels=st.sampled_from([2, 5, 10**6]),
-       limit=st.sampled_from([0.05, 0.3, 1.0]))
+@given(seed=st.integers(0, 10**6), share=st.floats(0.02, 0.5),
+       levels=st.sampled_from([2, 5, 10**6]), limit=st.sampled_from([0.05, 0.3, 1.0]))
 @settings(max_examples=60, deadline=None)
 def test_aupro_equals_the_weighted_curve_of_scikit_learn(seed, share, levels, limit):
     masks = drawn(seed, 3, 16, 16) < share

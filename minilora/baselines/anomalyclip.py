@@ -96,7 +96,8 @@ def demo():
     print(f"trained {judge.prompts.context.numel()} numbers on 16 pictures of other products")
     print(f"loss {judge.losses[0]:.3f} -> {judge.losses[-1]:.3f}")
     maps, scores = judge.score(pictures[16:])
-    print(f"scores of new pictures: defective {scores[::2].mean():.3f}, good {scores[1::2].mean():.3f}")
+    print(f"scores of new pictures: defective {scores[::2].mean():.3f}, "
+          f"good {scores[1::2].mean():.3f}")
     print(f"map inside the defects {maps[masks[16:]].mean():.3f}, outside "
           f"{maps[~masks[16:]].mean():.3f}")
 

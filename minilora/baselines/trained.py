@@ -2,8 +2,8 @@
 
     coop    only the context vectors of the prompts            Zhou et al. 2022, "CoOp"
     full    every weight of the image tower, and the context   fine-tuning as it always was
-    linear  one linear layer on frozen patches                 the linear probe of CLIP, section 3.2,
-                                                               here for patches
+    linear  one linear layer on frozen patches                 CLIP's linear probe, section 3.2, for
+                                                               patches
 
 Each is a text map or its like and no memory, so it compares with the row `text` of a run.
 

@@ -40,7 +40,7 @@ def harmonic(scores, index, patches):
     """Harmonic mean of the windows that show each patch.  scores: (B, Q) in (0, 1] -> (B, P)."""
     inverse = torch.zeros(len(scores), patches, device=scores.device)
     times = torch.zeros(patches, device=scores.device)
-    for column in index.T.to(scores.device):                             # (Q,) one place of a window
+    for column in index.T.to(scores.device):                             # (Q,)
         inverse.index_add_(1, column, 1 / scores.clamp(min=1e-6))
         times.index_add_(0, column, torch.ones_like(column, dtype=times.dtype))
     return times / inverse
