@@ -23,19 +23,15 @@ from minilora.auroc import auroc
 from minilora.bpe import default_tokenizer
 from minilora.captions import NORMAL, NOUNS, also_true, caption, contrast, locate
 from minilora.checkpoint import save_official
-from minilora.clip import CLIP, CLIPConfig
+from minilora.clip import CLIP
 from minilora.files import load_tensors, save_tensors, whole_file
 from minilora.images import normalise
-from minilora.stream import Buffer, SceneStream, embed_view, turned, view, visible_facts
-
-MINI = CLIPConfig(embed=128, resolution=224, vision_layers=5, vision_width=256, patch=16,
-                  text_width=64, text_layers=3)
+from minilora.stream import MINI, Buffer, SceneStream, embed_view, view, visible_facts
 
 
 def training_loss(clip, tokenizer, batch, full, generator, device, dtype):
     """One step's loss and its two parts.  full: encode the pictures whole and in full detail."""
     pictures, coverage, facts = batch
-    pictures, coverage = turned(pictures, coverage, generator)
     if full:
         places = torch.arange(coverage[0].numel()).view(coverage[0].shape).expand(coverage.shape)
     else:
@@ -68,8 +64,8 @@ def learning_rate(step, steps, peak, warmup=100):
 
 
 def in_full(step, steps):
-    """Windows and half-size pictures first; what is seen at test time in the last 5 % of steps."""
-    return step >= 0.95 * steps
+    """Windows and half-size pictures first; what is seen at test time in the last 3 % of steps."""
+    return step >= 0.97 * steps
 
 
 @torch.no_grad()
@@ -92,7 +88,7 @@ def optimiser_for(clip, rate):
     """AdamW; matrices decay, biases, norms and the temperature do not."""
     groups = [[p for p in clip.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
     groups = [{"params": p, "weight_decay": decay} for p, decay in zip(groups, (0.1, 0.0))]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-6)
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
 
 def train(options, report=print):
@@ -143,26 +139,12 @@ def train(options, report=print):
 
 def write_log(path, log, head):
     """The training log as CSV below comment lines that say how it was made."""
+    columns = "step", "loss", "contrast", "locate", "scale", "seconds", "accuracy", "auroc"
     with whole_file(path, "w") as file:
         file.write("".join(f"# {line}\n" for line in head))
-        file.write("step,loss,contrast,locate,scale,seconds,accuracy,auroc\n")
+        file.write(",".join(columns) + "\n")
         for row in log:
-            file.write(
-                ",".join(
-                    f"{row[k]:.6g}" if k in row else ""
-                    for k in (
-                        "step",
-                        "loss",
-                        "contrast",
-                        "locate",
-                        "scale",
-                        "seconds",
-                        "accuracy",
-                        "auroc",
-                    )
-                )
-                + "\n"
-            )
+            file.write(",".join(f"{row[k]:.6g}" if k in row else "" for k in columns) + "\n")
 
 
 def parser():
@@ -171,18 +153,18 @@ def parser():
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--out", default="mini-clip.pt",
                    help="file for the weights; the log goes beside it")
-    p.add_argument("--steps", type=int, default=2800, help="length of the schedule")
+    p.add_argument("--steps", type=int, default=7000, help="length of the schedule")
     p.add_argument("--stop", type=int, default=0,
                    help="stop after this step all the same; 0: run to the end")
     p.add_argument("--batch", type=int, default=128, help="scenes a step")
-    p.add_argument("--fresh", type=int, default=32, help="newly drawn scenes a step")
+    p.add_argument("--fresh", type=int, default=16, help="newly drawn scenes a step")
     p.add_argument("--buffer", type=int, default=16384, help="scenes kept for reuse (150 kB each)")
     p.add_argument("--rate", type=float, default=6e-4, help="peak learning rate")
     p.add_argument("--seed", type=int, default=1, help="weights, captions, dropping, order")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="autocast")
-    p.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
-    p.add_argument("--threads", type=int, default=1,
+    p.add_argument("--workers", type=int, default=2, help="processes that draw scenes")
+    p.add_argument("--threads", type=int, default=2,
                    help="of the training process; part of what a run repeats")
     p.add_argument("--every", type=int, default=20, help="steps between two progress lines")
     p.add_argument("--save-every", type=int, default=250, help="steps between two resume files")

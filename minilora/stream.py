@@ -10,15 +10,24 @@ Symbols: B scenes of a batch, R resolution, G = R / patch patches a side, P patc
 Leaves out: files; a scene is drawn from its number whenever it is needed.
 """
 
+import os
+
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from minilora.captions import KINDS, NORMAL, NOUNS, UNMENTIONED
+from minilora.clip import CLIPConfig
 from minilora.materials import COLOURS, FIELDS
 from minilora.scenes import random_scene
 
-PATCH = 16  # pixels a side, of the embedded model
+MINI = CLIPConfig(embed=128, resolution=224, vision_layers=5, vision_width=256, patch=16,
+                  text_width=64, text_layers=3)  # the embedded model
+
+
+def low_priority(worker):
+    """Workers draw when training leaves a core idle, which it does when it runs out of scenes."""
+    os.nice(19)
 
 
 class SceneStream(Dataset):
@@ -36,7 +45,7 @@ class SceneStream(Dataset):
         facts = [NOUNS.index(scene.noun), list(COLOURS).index(colour),
                  list(FIELDS).index(material) if material else UNMENTIONED,
                  KINDS.index(scene.flaw) if scene.flaw else NORMAL]
-        coverage = F.avg_pool2d(scene.mask[None].float(), PATCH)[0]  # (14, 14)
+        coverage = F.avg_pool2d(scene.mask[None].float(), MINI.patch)[0]  # (14, 14)
         return (scene.picture * 255).round().byte(), coverage, torch.tensor(facts)
 
 
@@ -47,7 +56,8 @@ class Buffer:
         known = first_batch + fresh * start_step  # scenes drawn before this step
         begin = max(0, known - size)
         stream = DataLoader(SceneStream(begin, first_batch + fresh * steps), batch_size=None,
-                            num_workers=workers, prefetch_factor=2 * fresh if workers else None)
+                            num_workers=workers, prefetch_factor=2 * fresh if workers else None,
+                            worker_init_fn=low_priority)
         self.stream, self.fresh, self.size, self.count = iter(stream), fresh, size, begin
         self.columns = None
         self.take(known - begin)
@@ -69,32 +79,25 @@ class Buffer:
         return batch
 
 
-def turned(pictures, coverage, generator):
-    """Each scene flipped and transposed at random, its mask alike."""
-    for axes in ((-1,), (-2,), None):
-        chosen = torch.rand(len(pictures), 1, 1, generator=generator) < 0.5
-        turn = (lambda t: t.transpose(-1, -2)) if axes is None else (lambda t: t.flip(axes))
-        coverage = torch.where(chosen, turn(coverage), coverage)
-        pictures = torch.where(chosen[:, None], turn(pictures), pictures)
-    return pictures, coverage
-
-
 def view(pictures, coverage, generator, window):
     """What of each picture is encoded: a window of it in full detail, or the whole in half detail.
 
     pictures: uint8 (B, 3, R, R);  coverage: (B, G, G);  window: patches a side.  Returns pictures
     uint8 (B, 3, window * patch, ...), coverage (B, window, window), and for each the numbers of the
     patches whose positions it takes (B, window, window), -1 where the whole picture is shown.
-    Two windows of three are placed so that they show a defect, if there is one.
+    Two windows of three are placed so that they show a defect, if there is one.  Each view is
+    turned: flipped and transposed at random, and its window lies where it then belongs.
     """
-    size, side = PATCH, coverage.shape[1]
+    side, patch = coverage.shape[1], pictures.shape[-1] // coverage.shape[1]
     halves = F.avg_pool2d(coverage[:, None], 2)[:, 0]
     grid = torch.arange(side * side).view(side, side)
     out = []
     for k in range(len(pictures)):
+        turn = (torch.rand(3, generator=generator) < 0.5).tolist()
         if torch.rand((), generator=generator) < 0.5:
             whole = F.avg_pool2d(pictures[k].float(), 2).round().byte()
-            out.append((whole, halves[k], torch.full((window, window), -1)))
+            out.append((turned(whole, turn), turned(halves[k], turn),
+                        torch.full((window, window), -1)))
             continue
         row, col = torch.randint(side - window + 1, (2,), generator=generator).tolist()
         marked = (coverage[k] > 0.15).nonzero()
@@ -102,11 +105,25 @@ def view(pictures, coverage, generator, window):
             target = marked[torch.randint(len(marked), (), generator=generator)]
             shift = torch.randint(window, (2,), generator=generator)
             row, col = (target - shift).clamp(0, side - window).tolist()
-        rows, cols = slice(row, row + window), slice(col, col + window)
-        pixels = pictures[k, :, row * size : (row + window) * size,
-                          col * size : (col + window) * size]
-        out.append((pixels, coverage[k, rows, cols], grid[rows, cols]))
+        pixels = pictures[k, :, row * patch : (row + window) * patch,
+                          col * patch : (col + window) * patch]
+        covered = coverage[k, row : row + window, col : col + window]
+        row, col = turned_corner(row, col, side - window, turn)
+        out.append((turned(pixels, turn), turned(covered, turn),
+                    grid[row : row + window, col : col + window]))
     return [torch.stack(column) for column in zip(*out)]
+
+
+def turned(image, turn):
+    """(..., N, N) mirrored left to right, upside down, transposed, as the three booleans say."""
+    image = image.flip([axis for axis, chosen in zip((-1, -2), turn) if chosen])
+    return image.transpose(-1, -2) if turn[2] else image
+
+
+def turned_corner(row, col, last, turn):
+    """Upper left corner, after `turned`, of a window that could start at 0 to `last`."""
+    row, col = (last - row if turn[1] else row), (last - col if turn[0] else col)
+    return (col, row) if turn[2] else (row, col)
 
 
 def visible_facts(facts, coverage, places, full):

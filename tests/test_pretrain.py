@@ -1,6 +1,7 @@
 """Contrastive training on scenes: what counts as true, what a view shows, how a run is resumed."""
 
 import argparse
+import itertools
 import math
 
 import pytest
@@ -53,11 +54,17 @@ def test_views_cut_pictures_and_masks_at_the_same_place(generator):
     assert (mean - covered).abs().max() < 0.01
 
 
-def test_turning_keeps_the_mask_on_the_picture(generator):
-    coverage = torch.rand(8, 14, 14, generator=generator)
-    pictures = coverage[:, None].repeat(1, 3, 1, 1)
-    turned, masks = stream.turned(pictures, coverage, generator)
-    assert torch.equal(turned[:, 0], masks) and not torch.equal(masks, coverage)
+def test_a_turned_window_lies_where_the_turned_picture_has_it(generator):
+    coverage = torch.rand(32, 14, 14, generator=generator)
+    _, covered, places = stream.view(torch.zeros(32, 3, 224, 224).byte(), coverage, generator, 7)
+    turns, seen = list(itertools.product((False, True), repeat=3)), set()
+    for whole, window, place in zip(coverage, covered, places):
+        if place[0, 0] >= 0:
+            fits = [t for t in turns
+                    if torch.equal(stream.turned(whole, t).flatten()[place], window)]
+            assert len(fits) == 1
+            seen.update(fits)
+    assert len(seen) > 4, "all ways of turning occur"
 
 
 def test_a_caption_speaks_of_its_scene(generator):
