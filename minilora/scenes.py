@@ -25,6 +25,7 @@ from minilora.draws import choose, uniform
 from minilora.flaws import KINDS, add_flaw
 from minilora.materials import grid, paint, random_material, white
 from minilora.parts import FAMILIES, random_pose, random_style, shapes
+from minilora.pro import connected_regions
 
 UNSEEN_CLASSES, UNSEEN_FLAW = ("gear", "mesh"), "dent"
 # embedded test class -> (family, material and colour of its body or None for any, seed of its
@@ -152,6 +153,21 @@ def product(name):
     return style, kinds
 
 
+def outlined(mask, reach=4, least=12):
+    """A defect as a person would outline it: gaps of 2 `reach` pixels closed, specks left out.
+
+    mask: (R, R) bool, the pixels that changed.  Regions of less than `least` pixels are specks,
+    unless there is nothing larger.  Returns (R, R) bool.
+    """
+    grown = F.max_pool2d(mask[None].float(), 2 * reach + 1, 1, reach)
+    closed = (-F.max_pool2d(-F.pad(grown, 4 * [reach], value=1.0), 2 * reach + 1, 1) > 0)
+    region = connected_regions(closed)
+    size = region.bincount()
+    kept = closed.clone()
+    kept[closed] = (size >= min(least, size.max()))[region]
+    return kept[0]
+
+
 def save(scene, folder, kind, number):
     """Writes test/<kind>/NNN.png and, for a defect, its mask, as MVTec AD names them."""
     pixels = (scene.picture * 255).round().byte().permute(1, 2, 0).numpy()
@@ -161,7 +177,7 @@ def save(scene, folder, kind, number):
     if scene.flaw is not None:
         mask = folder / "ground_truth" / kind / f"{number:03d}_mask.png"
         mask.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(scene.mask.numpy().astype(np.uint8) * 255).save(mask)
+        Image.fromarray(outlined(scene.mask).numpy().astype(np.uint8) * 255).save(mask)
 
 
 def write_class(root, name, good=24, test_good=24, defective=10, resolution=256, seed=0):

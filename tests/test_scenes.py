@@ -8,6 +8,8 @@ from minilora.data import load_class
 from minilora.flaws import KINDS, VISIBLE, add_flaw
 from minilora.materials import FIELDS, paint, random_material
 from minilora.parts import FAMILIES, random_pose, random_style
+from minilora.pro import connected_regions
+from minilora.scenes import outlined
 
 
 def test_a_scene_depends_on_its_seed_alone():
@@ -99,3 +101,15 @@ def test_an_interrupted_class_is_not_taken_for_a_whole_one(tmp_path, monkeypatch
 def test_an_unknown_class_is_named_with_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="spoon.*bottle.*mesh"):
         scenes.write_class(tmp_path, "spoon")
+
+
+def test_an_outline_closes_gaps_and_leaves_specks_out():
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[20:30:2, 20:30:2] = True                       # a speckled defect
+    mask[50, 50] = True                                 # and a speck
+    drawn = outlined(mask)
+    assert connected_regions(drawn[None]).max() == 0 and drawn[20:29, 20:29].all()
+    assert drawn.sum() == 81, "closing does not grow a region"
+    alone = torch.zeros(64, 64, dtype=torch.bool)
+    alone[0, 0] = True
+    assert torch.equal(outlined(alone), alone), "what is there alone stays"
