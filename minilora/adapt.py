@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from minilora.anomaly import text_map
-from minilora.defects import paste_defect
+from minilora.defects import KINDS, paste_defect
+from minilora.draws import choose
 from minilora.images import augment, normalise
 from minilora.lora import lora_off
 from minilora.losses import cross_entropy, dice_loss, focal_loss
@@ -47,7 +48,8 @@ def painted(pictures, settings, generator):
         batch = augment(pictures[rows], generator)
         masks = torch.zeros(len(batch), *batch.shape[2:])
         for k in range(0, len(batch), 2):
-            batch[k], masks[k] = paste_defect(batch[k], generator, others=pictures)
+            kind = choose(generator, settings.defects)
+            batch[k], masks[k] = paste_defect(batch[k], generator, kind, others=pictures)
         yield batch, masks
 
 
@@ -61,18 +63,20 @@ def training_pool(visual, pictures, first, settings, generator):
     return torch.cat(entering), torch.cat(coverage).to(visual.proj.device)
 
 
-def adaptation_loss(clip, prompts, entering, coverage, first):
+def adaptation_loss(clip, prompts, entering, coverage, first, weights):
     """Focal and dice loss of the text map on the masks, cross-entropy of the picture as a whole.
 
-    entering: (B, 1+P, W), tokens that enter block `first`;  coverage: (B, P).  Returns a scalar.
+    entering: (B, 1+P, W), tokens that enter block `first`;  coverage: (B, P);  weights: of the
+    three.  Returns a scalar.
     """
     states = continued(clip.visual, [None] * (first - 1) + [entering], first)
     text = prompts()                                                     # (2, E)
     probability = text_map(clip.visual.value_value(states), text, clip.logit_scale.exp())  # (B, P)
     target = (coverage > MARKED).float()
     logits = clip.similarity(clip.visual.pool(states[-1]), text)         # (B, 2)
-    return (focal_loss(probability, target) + 0.5 * dice_loss(probability, target)
-            + 0.1 * cross_entropy(logits, (coverage.amax(1) > 0).long()))
+    three = (focal_loss(probability, target), dice_loss(probability, target),
+             cross_entropy(logits, (coverage.amax(1) > 0).long()))
+    return sum(weight * loss for weight, loss in zip(weights, three))
 
 
 def adapt(clip, prompts, pictures, first, settings, generator, report):
@@ -84,7 +88,8 @@ def adapt(clip, prompts, pictures, first, settings, generator, report):
     trained = [p for p in clip.visual.parameters() if p.requires_grad] + [prompts.context]
 
     def loss_of(rows):
-        return adaptation_loss(clip, prompts, entering[rows], coverage[rows], first)
+        return adaptation_loss(clip, prompts, entering[rows], coverage[rows], first,
+                               settings.losses)
 
     return descend(loss_of, trained, len(entering), settings, generator, report)
 
@@ -126,7 +131,8 @@ def demo():
     pictures = 0.5 + 0.05 * torch.randn(4, 3, 64, 64, generator=generator).clamp(-1, 1)
     add_lora(clip.visual.requires_grad_(False), blocks=(2, 3), generator=generator)
     prompts = PromptLearner(clip, default_tokenizer(), "plate", generator=generator)
-    settings = SimpleNamespace(steps=60, pool=64, batch=16, rate=5e-3)
+    settings = SimpleNamespace(steps=60, pool=64, batch=16, rate=5e-3, losses=(1, 0.5, 0.1),
+                               defects=KINDS)
     entering, coverage = training_pool(clip.visual, pictures, 2, settings, generator)
     print(f"pool: tokens {tuple(entering.shape)}, {(coverage > MARKED).float().mean():.1%} of the "
           f"patches defective")

@@ -22,6 +22,7 @@ from minilora.adapter import adapter_state, load_adapter_state
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP, CLIPConfig
 from minilora.coop import PromptLearner, ensemble_features
+from minilora.defects import KINDS
 from minilora.files import load_tensors, save_tensors
 from minilora.images import augment
 from minilora.lora import add_lora, delta_norms, lora_off
@@ -44,18 +45,20 @@ class Settings:
     batch: int = 16                     # pictures a step
     pool: int = 320                     # pictures to train on, every second with a pasted defect
     rate: float = 5e-4                  # peak learning rate
+    losses: tuple = (1.0, 0.5, 0.1)     # weights of focal, dice and cross-entropy
+    defects: tuple = KINDS              # kinds that are pasted
     rank: int = 4
     alpha: float = 8
     targets: tuple = ("q", "k", "v", "out")
     blocks: int = 0                     # the last n get LoRA; 0: the last third, rounded up
     context: str = "a photo of a"       # words that the learned context starts from
-    scales: tuple = (1.0, 0.5)          # shares of the resolution at which the memory looks
-    memory_layers: tuple = ()           # blocks whose output it keeps; (): two before the adapted
-    copies: int = 3                     # of each shot, all but one slightly moved and relit
+    scales: tuple = (1.5, 1.0, 0.5)     # sizes at which the memory looks; 1: the resolution
+    memory_layers: tuple = ()           # (): a third and all of the way to LoRA
+    copies: int = 2                     # of each shot, all but one slightly moved and relit
     turns: bool = True                  # each of them in four directions
     remembered: int = 192               # pictures at most that copies and turns make of the shots
     sigma: float = 4.0                  # Gaussian smoothing, in pixels of a 224-pixel map
-    text_weight: float = 3.0            # of the text map beside the memory map
+    text_weight: float = 2.0            # of the text map beside the memory map
     false_positive_rate: float = 0.05   # of good pictures, that the threshold aims at
     seed: int = 1
 
@@ -73,7 +76,8 @@ class Detector:
         layers, tokenizer = len(clip.visual.blocks), default_tokenizer()
         self.resolution = settings.resolution or clip.config.resolution
         self.first = layers + 1 - (settings.blocks or -(-layers // 3))  # first adapted block
-        self.memory_layers = settings.memory_layers or (max(1, self.first - 2), self.first - 1)
+        frozen = max(1, self.first - 1)
+        self.memory_layers = settings.memory_layers or tuple(sorted({-(-frozen // 3), frozen}))
         self.generator = torch.Generator().manual_seed(settings.seed)
         add_lora(clip.visual, settings.targets, range(self.first, layers + 1), settings.rank,
                  settings.alpha, self.generator)
@@ -98,10 +102,13 @@ class Detector:
         """What the memory keeps, one (layers, B, P, W) a scale.  states: those at scale 1."""
         features, patch = [], self.clip.visual.patch
         for scale in self.settings.scales:
-            if scale != 1:
+            if scale == 1:
+                seen = states
+            else:
                 side = patch * max(1, round(self.resolution * scale / patch))
-                states = self.frozen_states(F.interpolate(pixels, (side, side), mode="area"))
-            features.append(torch.stack([states[n][:, 1:] for n in self.memory_layers]))
+                resized = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
+                seen = self.frozen_states(resized.clamp(0, 1))
+            features.append(torch.stack([seen[n][:, 1:] for n in self.memory_layers]))
         return features
 
     def text_probability(self, states, text):
@@ -132,34 +139,37 @@ class Detector:
     @torch.no_grad()
     def remember(self, pictures):
         """Fills the memory with patches of the shots and sets the threshold."""
-        shown, owners = self.copies_of(pictures)
+        shown, owners, turns = self.copies_of(pictures)
         tokens, text = [], []
         for part in shown.split(self.settings.batch):
             frozen = self.frozen_states(part)
             tokens.append(self.patch_features(part, frozen))
-            adapted = continued(self.clip.visual, frozen, self.first)
-            text.append(self.text_probability(adapted, self.learned))
-        self.memory = [Memory.of(torch.cat(scale, dim=1), owners)           # (layers, N, P, W)
+            if sum(map(len, text)) < len(shown) // turns:
+                adapted = continued(self.clip.visual, frozen, self.first)
+                text.append(self.text_probability(adapted, self.learned))
+        self.memory = [Memory.of(torch.cat(scale, dim=1), owners, turns)    # (layers, N, P, W)
                        for scale in zip(*tokens)]
         left_out = self.mean_map([m.left_out / m.level for m in self.memory])
-        scores = anomaly.image_score(self.fuse(left_out, self.to_map(torch.cat(text))))
+        text = self.to_map(torch.cat(text)[:len(left_out)])
+        scores = anomaly.image_score(self.fuse(left_out, text))
         self.threshold = anomaly.threshold(scores.cpu(), self.settings.false_positive_rate)
 
     def copies_of(self, pictures):
-        """The shots with slightly moved and relit copies, each of them in four directions.
+        """The shots and slightly moved and relit copies; then all of them in three more directions.
 
-        Returns (pictures (N, 3, R, R), owners (N,): which photograph each comes from).  Many shots
-        need fewer copies, and have no room for them.  A single shot has no others to be compared
-        with, so there every copy counts as one of its own.
+        Returns (pictures (N, 3, R, R), owners (N,): which photograph each comes from, directions).
+        Many shots need fewer copies, and have no room for them.  A single shot has no others to be
+        compared with, so there every copy counts as one of its own.
         """
         room = self.settings.remembered // len(pictures)
         turns = 4 if self.settings.turns and room >= 4 else 1
-        copies = [pictures] + [augment(pictures, self.generator, turns=False, flips=False, angle=2,
-                                       shift=0.01, brightness=0.05, contrast=0.05, gamma=0.05)
-                               for _ in range(min(self.settings.copies, room // turns) - 1)]
-        shown = torch.cat([torch.rot90(c, k, (2, 3)) for c in copies for k in range(turns)])
+        copies = torch.cat([pictures] + [
+            augment(pictures, self.generator, turns=False, flips=False, angle=2, shift=0.01,
+                    brightness=0.05, contrast=0.05, gamma=0.05)
+            for _ in range(min(self.settings.copies, room // turns) - 1)])
+        shown = torch.cat([torch.rot90(copies, k, (2, 3)) for k in range(turns)])
         owners = torch.arange(len(shown))
-        return shown, owners if len(pictures) == 1 else owners % len(pictures)
+        return shown, owners if len(pictures) == 1 else owners % len(pictures), turns
 
     # ---- score --------------------------------------------------------------------------------
 

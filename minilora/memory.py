@@ -15,6 +15,7 @@ Differs from PatchCore: no averaging over neighbouring patches, which blurs what
 patch of 16 pixels has already seen whole; no coreset, K shots are few.
 Symbols: N good pictures and copies, B images, P patches, W width, M = N P patches remembered.
 """
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,28 +24,31 @@ import torch.nn.functional as F
 SLACK = 1.0             # keeps a patch that all shots share exactly from judging too sharply
 
 
-def nearest(unit, memory, rows=4096):
+def nearest(unit, memory, block=2**22):
     """The nearest patch of the memory: (distance ½(1 - cosine) in [0, 1], its number).
 
     unit: (..., W), memory: (M, W), both of length one.  Returns (...) twice.  One matrix product
-    for every `rows` patches, so that the peak is rows * M numbers whatever the number of pictures.
+    gives at most `block` cosines, so that the peak is the same whatever the number of pictures, and
+    small enough for a cache.
     """
+    rows = max(1, block // len(memory))
     found = [(part @ memory.T).max(1) for part in unit.flatten(0, -2).split(rows)]
     best, number = (torch.cat(column).view(unit.shape[:-1]) for column in zip(*found))
     return (0.5 * (1 - best)).clamp(min=0), number
 
 
-def leave_one_out(unit, owners):
-    """What the patches of each photograph look like to a memory that does not hold it.
+def leave_one_out(unit, owners, count):
+    """What the patches of a photograph look like to a memory that does not hold it.
 
-    unit: (N, P, W) of length one;  owners: (N,) int, the photograph behind a copy.
-    Returns (distance, number) of the nearest patch of another photograph, (N, P) each.
+    unit: (N, P, W) of length one;  owners: (N,) int, the photograph behind a copy;  count: how many
+    of them, from the first on, are looked up.
+    Returns (distance, number) of the nearest patch of another photograph, (count, P) each.
     """
-    distance = torch.empty(unit.shape[:2], dtype=unit.dtype, device=unit.device)
-    number = torch.empty(unit.shape[:2], dtype=torch.long, device=unit.device)
-    for owner in owners.unique():
-        own, others = owners == owner, (owners != owner).nonzero()[:, 0].to(unit.device)
-        distance[own], place = nearest(unit[own], unit[others].flatten(0, 1))
+    distance = torch.empty(count, unit.shape[1], dtype=unit.dtype, device=unit.device)
+    number = torch.empty(distance.shape, dtype=torch.long, device=unit.device)
+    for owner in owners[:count].unique():
+        own, others = owners[:count] == owner, (owners != owner).nonzero()[:, 0].to(unit.device)
+        distance[own], place = nearest(unit[:count][own], unit[others].flatten(0, 1))
         number[own] = others[place // unit.shape[1]] * unit.shape[1] + place % unit.shape[1]
     return distance, number
 
@@ -56,7 +60,7 @@ class Memory:
     patches: (layers, M, W) of unit length after subtraction of mean (layers, 1, 1, W), the patch
     that all good pictures have in common;  loose: (layers, M), see above;  level: mean of the
     highest 2 % of the scores of a good picture that the memory does not hold, the unit of `score`;
-    left_out: (N, P) scores of the good pictures so seen, not stored.
+    left_out: (N / turns, P) scores of the good pictures so seen, not stored.
     """
 
     patches: torch.Tensor
@@ -66,13 +70,21 @@ class Memory:
     left_out: "torch.Tensor | None" = None
 
     @classmethod
-    def of(cls, tokens, owners):
-        """tokens: (layers, N, P, W) of good pictures;  owners: (N,), the photograph behind each."""
-        mean = tokens.mean((1, 2), keepdim=True)
+    def of(cls, tokens, owners, turns=1):
+        """tokens: (layers, N, P, W) of good pictures;  owners: (N,), the photograph behind each.
+
+        turns: 4 if the second, third and fourth quarter are the first, turned by 90, 180 and 270
+        degrees.  A turned patch is as loose as it was before, so only the first are looked up.
+        """
+        mean, count = tokens.mean((1, 2), keepdim=True), tokens.shape[1] // turns
         unit = F.normalize(tokens - mean, dim=-1)
-        distance, number = (torch.stack(x) for x in zip(*(leave_one_out(u, owners) for u in unit)))
-        memory = cls(unit.flatten(1, 2), mean, distance.flatten(1))
-        memory.left_out = memory.tolerant(distance, number)                      # (N, P)
+        distance, number = (torch.stack(x) for x in
+                            zip(*(leave_one_out(u, owners, count) for u in unit)))
+        side = math.isqrt(unit.shape[2])
+        loose = distance.unflatten(2, (side, side)) if turns > 1 else distance
+        loose = torch.cat([torch.rot90(loose, k, (2, 3)) if k else loose for k in range(turns)], 1)
+        memory = cls(unit.flatten(1, 2), mean, loose.flatten(1))
+        memory.left_out = memory.tolerant(distance, number)                      # (count, P)
         top = memory.left_out.topk(max(1, unit.shape[2] // 50), dim=1).values
         memory.level = top.mean().clamp(min=1e-6).item()
         return memory

@@ -41,7 +41,8 @@ figure { margin: 0 0 1rem; background: var(--card); padding: .6rem; border-radiu
 figure img, svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--text); font-size: 11px; } .grid { stroke: var(--line); }
 polyline { fill: none; stroke-width: 2; }
-.line-0 { stroke: var(--a); } .line-1 { stroke: var(--b); } .line-2 { stroke: var(--c); } polyline.line-1, line.line-1 { stroke-dasharray: 6 3; }
+.line-0 { stroke: var(--a); } .line-1 { stroke: var(--b); } .line-2 { stroke: var(--c); }
+polyline.line-1, line.line-1 { stroke-dasharray: 6 3; }
 polyline.line-2, line.line-2 { stroke-dasharray: 2 3; }
 .bar-good { fill: var(--good); } .bar-bad { fill: var(--bad); }
 .mark { stroke: var(--text); stroke-dasharray: 4 3; }

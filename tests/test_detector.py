@@ -67,11 +67,12 @@ def test_training_on_the_pool_equals_training_on_the_pictures(tiny_clip, good):
     coverage[0, 5] = 1
     first = detector.first
     entering = detector.frozen_states(good[:4])[first - 1]
-    pooled = adaptation_loss(tiny_clip, detector.prompts, entering, coverage, first)
+    pooled = adaptation_loss(tiny_clip, detector.prompts, entering, coverage, first, (1, 0.5, 0.1))
     from minilora.images import normalise
 
     states = tiny_clip.visual.hidden_states(tiny_clip.visual.embed(normalise(good[:4])))
-    plain = adaptation_loss(tiny_clip, detector.prompts, states[first - 1], coverage, first)
+    plain = adaptation_loss(tiny_clip, detector.prompts, states[first - 1], coverage, first,
+                            (1, 0.5, 0.1))
     layer = next(iter(lora_layers(tiny_clip.visual).values()))
     one, two = (torch.autograd.grad(loss, layer.lora_B)[0] for loss in (pooled, plain))
     assert pooled.item() == pytest.approx(plain.item(), abs=1e-6)
@@ -123,7 +124,8 @@ def test_one_shot_is_enough_for_memory_and_threshold(tiny_clip, good):
 
 def test_every_shot_is_remembered_in_four_directions(tiny_clip, good):
     detector = Detector(tiny_clip, "plate", replace(SMALL, copies=2)).fit(good[:3])
-    assert detector.memory[0].patches.shape[1] == 3 * 2 * 4 * 16  # 4 x 4 patches
+    patches = [m.patches.shape[1] for m in detector.memory]
+    assert patches == [3 * 2 * 4 * grid * grid for grid in (6, 4, 2)]
     upside_down = detector.maps(good[:1].flip(2, 3))["memory"]
     assert upside_down.max() < 0.05, "half a turn changes nothing"
 
@@ -132,8 +134,10 @@ def test_many_shots_leave_no_room_for_copies(tiny_clip, good):
     detector = Detector(tiny_clip, "plate", SMALL)
     for room, expected in ((3, 3), (5, 3), (6, 6), (12, 12), (100, 24)):
         detector.settings = replace(SMALL, copies=2, remembered=room)
-        shown, owners = detector.copies_of(good[:3])
+        shown, owners, turns = detector.copies_of(good[:3])
         assert len(shown) == len(owners) == expected and owners.tolist()[:3] == [0, 1, 2]
+        assert turns == (4 if room >= 12 else 1)
+        assert torch.equal(shown[-1], torch.rot90(shown[expected // turns - 1], turns - 1, (1, 2)))
 
 
 def test_the_same_seed_gives_the_same_detector_to_the_last_digit(good):

@@ -23,8 +23,8 @@ def test_distance_and_number_equal_the_nearest_neighbour_of_scikit_learn(generat
     tokens, remembered = unit(3, 16, 8, generator=generator), unit(50, 8, generator=generator)
     peer = NearestNeighbors(n_neighbors=1, metric="cosine").fit(remembered.numpy())
     far, number = (x.reshape(3, 16) for x in peer.kneighbors(tokens.flatten(0, 1).numpy()))
-    for rows in (1, 7, 4096):  # however the product is cut up
-        distance, found = nearest(tokens, remembered, rows)
+    for block in (1, 350, 2**22):  # however the product is cut up
+        distance, found = nearest(tokens, remembered, block)
         assert np.abs(distance.numpy() - far / 2).max() < 1e-12
         assert np.array_equal(found.numpy(), number)
 
@@ -38,7 +38,7 @@ def test_a_patch_of_the_memory_has_distance_zero_and_its_opposite_one(generator)
 def test_leaving_one_out_means_all_copies_of_one_photograph(generator):
     copies = unit(3, 4, 8, generator=generator).repeat_interleave(2, 0)  # each photograph twice
     owners = torch.tensor([0, 0, 1, 1, 2, 2])
-    distance, number = leave_one_out(copies, owners)
+    distance, number = leave_one_out(copies, owners, 6)
     for k in range(6):
         others = copies[owners != owners[k]].flatten(0, 1)
         assert torch.allclose(distance[k], nearest(copies[k], others)[0])
@@ -77,6 +77,16 @@ def test_one_is_the_score_of_a_good_picture_where_it_is_oddest(generator):
         40, 50, 32, generator=generator)
     kept = Memory.of(good[None, :30], torch.arange(30))
     assert kept.score(good[None, 30:]).amax(1).mean().item() == pytest.approx(1, abs=0.15)
+
+
+def test_turned_copies_are_as_loose_as_what_they_were_turned_from(generator):
+    grid = torch.randn(2, 3, 4, 4, 8, generator=generator)                # (layers, N, G, G, W)
+    turned = torch.cat([torch.rot90(grid, k, (2, 3)) for k in range(4)], 1).flatten(2, 3)
+    owners = torch.arange(12) % 3
+    short, long = Memory.of(turned, owners, turns=4), Memory.of(turned, owners)
+    assert torch.allclose(short.loose, long.loose) and short.level == pytest.approx(long.level)
+    assert short.left_out.shape == (3, 16) and long.left_out.shape == (12, 16)
+    assert torch.allclose(short.left_out, long.left_out[:3])
 
 
 def test_a_memory_of_equal_pictures_gives_finite_scores():

@@ -73,7 +73,7 @@ class FullFineTuning(Trained):
         def loss_of(rows):
             entering = visual.embed(normalise(pixels[rows].float().to(visual.proj.device)))
             return adaptation_loss(self.clip, self.prompts, entering,
-                                   coverage[rows].to(visual.proj.device), first=1)
+                                   coverage[rows].to(visual.proj.device), 1, self.settings.losses)
 
         trained = [*visual.parameters(), self.prompts.context]
         descend(loss_of, trained, len(pixels), replace(self.settings, rate=FULL_RATE),
