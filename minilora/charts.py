@@ -5,6 +5,7 @@ line-0, line-1, … and bar-good, bar-bad), so one drawing serves both.
 
 Symbols: W, H width and height in pixels of the drawing.  Leaves out: everything else charts can do.
 """
+import math
 from html import escape
 
 W, H, LEFT, BOTTOM, TOP = 360, 240, 44, 36, 10
@@ -17,17 +18,26 @@ def place(x, y, x_range, y_range):
             H - BOTTOM - (y - c) / ((d - c) or 1) * (H - BOTTOM - TOP))
 
 
+def ticks(low, high):
+    """Round numbers within [low, high], about five of them, a step of 1, 2 or 5 times 10^k apart."""
+    rough = ((high - low) or 1) / 5
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= 0.999 * rough)
+    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
+    return [k * step for k in range(first, last + 1)]
+
+
 def frame(title, x_label, y_label, x_range, y_range, content):
-    """A whole drawing: axes with three ticks each, labels, and a description for screen readers."""
+    """A whole drawing: axes with round ticks, labels, and a description for screen readers."""
     parts = [f'<svg viewBox="0 0 {W} {H}" role="img" aria-label="{escape(title)}">'
              f"<title>{escape(title)}</title>"]
-    for k in range(3):
-        x = x_range[0] + (x_range[1] - x_range[0]) * k / 2
-        y = y_range[0] + (y_range[1] - y_range[0]) * k / 2
-        px, py = place(x, y, x_range, y_range)
-        parts.append(f'<line class="grid" x1="{LEFT}" y1="{py:.1f}" x2="{W - 10}" y2="{py:.1f}"/>')
+    for x in ticks(*x_range):
+        px, _ = place(x, y_range[0], x_range, y_range)
         parts.append(f'<text x="{px:.1f}" y="{H - BOTTOM + 14}" text-anchor="middle">{x:.3g}'
                      "</text>")
+    for y in ticks(*y_range):
+        _, py = place(x_range[0], y, x_range, y_range)
+        parts.append(f'<line class="grid" x1="{LEFT}" y1="{py:.1f}" x2="{W - 10}" y2="{py:.1f}"/>')
         parts.append(f'<text x="{LEFT - 5}" y="{py + 4:.1f}" text-anchor="end">{y:.3g}</text>')
     parts.append(f'<text x="{(LEFT + W) / 2}" y="{H - 5}" text-anchor="middle">{escape(x_label)}'
                  f'</text><text transform="translate(11 {(H - BOTTOM) / 2}) rotate(-90)" '

@@ -36,7 +36,8 @@ th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align:
 th:first-child, td:first-child, td.words { text-align: left; }
 tr.best { font-weight: 600; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr));
-  gap: 1rem; }
+  gap: 1rem; margin-top: 1.2rem; }
+td.words { min-width: 15rem; }
 figure { margin: 0 0 1rem; background: var(--card); padding: .6rem; border-radius: .4rem; }
 figure img, svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--text); font-size: 11px; } .grid { stroke: var(--line); }

@@ -110,3 +110,12 @@ def test_a_histogram_counts_every_score_once():
     heights = [float(h) for h in re.findall(r'<rect [^>]*height="([\d.]+)"', drawing)]
     assert len(heights) == 3 and heights[0] == pytest.approx(2 * heights[1], rel=1e-2)
     assert "threshold" in drawing
+
+
+@pytest.mark.parametrize("low, high, expected", [
+    (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0, 99, [0, 20, 40, 60, 80]), (0, 29, [0, 10, 20]),
+    (0.588, 2.38, [1, 1.5, 2]), (-3, 3, [-2, 0, 2]), (0, 0, [0]), (0.91, 0.93, None)])
+def test_ticks_are_round_and_within_the_axis(low, high, expected):
+    found = charts.ticks(low, high)
+    assert expected is None or found == pytest.approx(expected)
+    assert all(low - 1e-9 <= t <= high + 1e-9 for t in found) and 1 <= len(found) <= 6
