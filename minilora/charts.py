@@ -19,7 +19,7 @@ def place(x, y, x_range, y_range):
 
 
 def ticks(low, high):
-    """Round numbers within [low, high], about five of them, a step of 1, 2 or 5 times 10^k apart."""
+    """About five round numbers within [low, high], steps of 1, 2 or 5 times 10^k."""
     rough = ((high - low) or 1) / 5
     power = 10 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= 0.999 * rough)
