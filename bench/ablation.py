@@ -20,7 +20,7 @@ from minilora.baselines.winclip import WinCLIP
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
 from minilora.detector import Detector, Settings
-from minilora.fit import judge, load_pictures
+from minilora.job import judge, load_pictures
 from minilora.lora import merge
 
 

@@ -28,7 +28,7 @@ from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
 from minilora.detector import Detector, Settings
 from minilora.files import whole_file
-from minilora.fit import judge, load_masks, load_pictures
+from minilora.job import judge, load_masks, load_pictures
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 TRAINED = {"coop": CoOp, "full fine-tuning": FullFineTuning, "linear probe": LinearProbe}

@@ -92,7 +92,7 @@ def _samples(base, split):
     return samples
 
 
-def _unequal_masks(samples):
+def unequal_masks(samples):
     """The samples whose mask has another size than the picture, with both sizes."""
     for sample in samples:
         if sample.mask_path is not None:
@@ -117,7 +117,7 @@ def load_class(root, class_name):
         raise FileNotFoundError(f"{base / 'train' / 'good'} holds no picture; expected good ones, "
                                 f"ending in {', '.join(SUFFIXES)}; put some there")
     test = _samples(base, "test")
-    for sample, mask, picture in _unequal_masks(test):
+    for sample, mask, picture in unequal_masks(test):
         raise ValueError(
             f"mask {sample.mask_path} is {mask[0]}x{mask[1]}, its picture {sample.path} "
             f"{picture[0]}x{picture[1]}; expected the same size; export the mask again")
@@ -153,7 +153,7 @@ def _faults(base, train, test, readable):
     """What is out of order in a class, a line each; what can be many comes last."""
     if not train:
         yield "no picture in train/good"
-    for sample, mask, picture in _unequal_masks(readable):
+    for sample, mask, picture in unequal_masks(readable):
         yield (f"mask {mask[0]}x{mask[1]}, picture {picture[0]}x{picture[1]}: "
                f"{sample.path.relative_to(base)}")
     used = {s.mask_path for s in test}

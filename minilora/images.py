@@ -118,8 +118,9 @@ def normalise(pixels):
 def read_mask(path, resolution, size=None):
     """A defect mask, bool (R, R): true where at least half of the pixel's area is marked.
 
-    The file is grey or black and white, marked pixels 255 (or 1). size: (width, height) of the
-    picture it belongs to; another size raises ValueError, for then it marks the wrong place.
+    The file is grey or black and white, marked pixels 255 (or small numbers, as in VisA). size:
+    (width, height) of the picture it belongs to; another size raises ValueError, for then it marks
+    the wrong place.
     """
     if path is None:
         raise ValueError("this defective picture has no mask, but pixels were asked for; put it at "
@@ -129,7 +130,7 @@ def read_mask(path, resolution, size=None):
         raise ValueError(f"mask {path} is {image.width}x{image.height}, its picture "
                          f"{size[0]}x{size[1]}; expected the same size; export the mask again")
     values = np.asarray(image.convert("L"))
-    marked = (values > (127 if values.max() > 1 else 0)).astype(np.uint8) * 255
+    marked = (values > (127 if values.max() > 127 else 0)).astype(np.uint8) * 255
     share = Image.fromarray(marked).resize((resolution, resolution), Image.Resampling.BOX)
     return torch.from_numpy(np.array(share)) >= 128                         # (R, R)
 

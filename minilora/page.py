@@ -53,6 +53,14 @@ COLUMNS = {"image_auroc": "image AUROC", "image_ap": "AP", "image_f1_max": "best
            "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro": "AUPRO"}
 
 
+def document(title, body):
+    """A whole page of HTML around its body."""
+    return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
+            f"<body>{body}</body></html>\n")
+
+
 def inline(path, alt, width=900):
     """An <img> that carries the picture file within itself, as JPEG."""
     with Image.open(path) as image:
@@ -99,20 +107,22 @@ def table(rows, explain):
 def charts(metrics, scores, labels):
     """ROC and precision-recall of up to three rows, histogram of the last, loss.
 
-    scores: {row: [float]};  labels: [0 or 1].
+    scores: {row: [float]};  labels: [0, 1 or None].
     """
     best = list(scores)[-1]
     shown = {name: scores[name] for name in (best, "memory", "zero-shot") if name in scores}
     drawn = []
-    if 0 < sum(labels) < len(labels):
+    if {0, 1} == set(labels):
         drawn = [lines("ROC curve", "false-positive rate", "true-positive rate",
                        {k: roc_points(v, labels) for k, v in shown.items()}, (0, 1), (0, 1)),
                  lines("precision over recall", "recall", "precision",
                        {k: precision_recall_points(v, labels) for k, v in shown.items()}, (0, 1),
                        (0, 1))]
-    good, bad = ([s for s, label in zip(scores[best], labels) if label == k] for k in (0, 1))
-    drawn.append(histogram("scores of good and defective pictures", "score (green good, red "
-                           "defective)", good, bad, metrics["threshold"]))
+    bad = [s for s, label in zip(scores[best], labels) if label]
+    rest = [s for s, label in zip(scores[best], labels) if not label]
+    known = "score (green good, red defective)"
+    drawn.append(histogram("scores of the test pictures", "score" if None in labels else known,
+                           rest, bad, metrics["threshold"]))
     if metrics["losses"]:
         drawn.append(lines("training loss", "step", "loss",
                            {"loss": list(enumerate(metrics["losses"]))}))
@@ -135,8 +145,12 @@ def mistakes(judged, threshold):
     if threshold is None:
         return ""
     ranked = sorted(judged, key=lambda item: item[1])
-    alarms = [j for j in reversed(ranked) if not j[2].label and j[1] > threshold]
+    alarms = [j for j in reversed(ranked) if j[2].label == 0 and j[1] > threshold]
     misses = [j for j in ranked if j[2].label and j[1] <= threshold]
+    called = [j for j in reversed(ranked) if j[2].label is None and j[1] > threshold]
+    if called or None in (j[2].label for j in ranked):
+        return figures(f"{len(called)} pictures called NG, the most suspicious first",
+                       called[:MISTAKES], "called NG")
     if not alarms and not misses:
         return "<h2>Mistakes</h2><p>None: every test picture was judged rightly.</p>"
     return (figures(f"False alarms: {len(alarms)} good pictures called NG, the worst first",
@@ -163,6 +177,9 @@ def summary(metrics):
     counts = metrics["decisions"]
     if counts is None:
         return "No threshold, since there were no good pictures to set it by: scores only."
+    if counts["unlabelled"]:
+        return (f"{counts['called']} of {counts['unlabelled']} pictures were called NG, at "
+                f"threshold {metrics['threshold']:.3f}, set by good pictures alone.")
     return (f"{counts['found']} of {counts['defective']} defective pictures were called NG, and "
             f"{counts['false_alarms']} of {counts['good']} good ones, at threshold "
             f"{metrics['threshold']:.3f}, set by good pictures alone.")
@@ -180,21 +197,20 @@ def write_page(path, metrics, explain, scores, samples, panels, command):
     body = [f"<h1>{escape(title)}</h1><p>{escape(summary(metrics))}</p>",
             '<p class="soft">Panels show, from left to right, the picture, its mask, the map of '
             "anomaly scores and both together.</p>",
-            table(metrics["rows"], explain), charts(metrics, scores, [s.label for s in samples]),
+            table(metrics["rows"], explain) if {0, 1} <= {s.label for s in samples} else "",
+            charts(metrics, scores, [s.label for s in samples]),
             mistakes(judged, metrics["threshold"]), kinds(metrics, judged),
             "<h2>What was run</h2>", facts(metrics, command)]
     with whole_file(Path(path), "w") as file:
-        file.write('<!doctype html><html lang="en"><head><meta charset="utf-8">'
-                   '<meta name="viewport" content="width=device-width, initial-scale=1">'
-                   f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
-                   f"<body>{''.join(body)}</body></html>\n")
+        file.write(document(title, "".join(body)))
 
 
 def demo():
     row = {"image_auroc": 0.97, "image_ap": None}
     print(table({"memory": row}, {"memory": "frozen features"})[:150], "…")
     metrics = {"threshold": 1.0, "losses": [0.9, 0.5, 0.3],
-               "decisions": {"found": 9, "defective": 10, "false_alarms": 1, "good": 20}}
+               "decisions": {"found": 9, "defective": 10, "false_alarms": 1, "good": 20,
+                             "unlabelled": 0}}
     print(summary(metrics))
     drawn = charts(metrics, {"memory": [0.2, 0.4, 1.4]}, [0, 0, 1])
     print(f"{drawn.count('<svg')} charts, {len(drawn):,} characters, "

@@ -62,15 +62,18 @@ def kind_metrics(scores, kinds):
 
 
 def decision_metrics(scores, labels, threshold):
-    """What the threshold achieves, or None without one.  scores, labels: (N,).
+    """What the threshold achieves, or None without one.
 
-    Returns counts: good pictures, those called NG; defective ones, those called NG.
+    scores: (N,);  labels: 0 good, 1 defective, None unknown.  Returns counts of each, and how many
+    of them were called NG.
     """
     if threshold is None:
         return None
-    labels, above = labels.bool(), scores > threshold
-    return {"good": int((~labels).sum()), "false_alarms": int((above & ~labels).sum()),
-            "defective": int(labels.sum()), "found": int((above & labels).sum())}
+    count = {label: labels.count(label) for label in (0, 1, None)}
+    above = {label: sum(1 for s, l in zip(scores.tolist(), labels) if l == label and s > threshold)
+             for label in count}
+    return {"good": count[0], "false_alarms": above[0], "defective": count[1], "found": above[1],
+            "unlabelled": count[None], "called": above[None]}
 
 
 def percent(value):
@@ -101,7 +104,8 @@ def write_scores(path, samples, scores, threshold):
     writer.writerow(("file", "label", "score", "decision"))
     for sample, score in zip(samples, scores.tolist()):
         decision = "" if threshold is None else "NG" if score > threshold else "OK"
-        writer.writerow((sample.path, sample.label, f"{score:.6f}", decision))
+        label = "" if sample.label is None else sample.label
+        writer.writerow((sample.path, label, f"{score:.6f}", decision))
     with whole_file(path, "w") as file:
         file.write(text.getvalue())
 

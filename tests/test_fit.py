@@ -64,7 +64,8 @@ def test_scores_and_decisions_follow_the_threshold(done, folder):
         assert row["decision"] == ("NG" if float(row["score"]) > metrics["threshold"] else "OK")
     called = [(row["label"], row["decision"]) for row in rows]
     assert metrics["decisions"] == {"good": 3, "false_alarms": called.count(("0", "NG")),
-                                    "defective": 8, "found": called.count(("1", "NG"))}
+                                    "defective": 8, "found": called.count(("1", "NG")),
+                                    "unlabelled": 0, "called": 0}
 
 
 def test_the_first_lines_say_weights_data_device_and_parameters(done):

@@ -56,7 +56,8 @@ def written(tmp_path):
                "data": {"name": "scenes", "root": "here"}, "device": "cpu", "resolution": 64,
                "trainable_parameters": 10, "total_parameters": 100, "losses": [3.0, 2.0],
                "rows": {name: row for name in ROWS}, "kinds": {"crack <b>": 0.75},
-               "decisions": {"good": 3, "false_alarms": 1, "defective": 4, "found": 2}}
+               "decisions": {"good": 3, "false_alarms": 1, "defective": 4, "found": 2,
+                             "unlabelled": 0, "called": 0}}
     page.write_page(tmp_path / "report.html", metrics, ROWS, {name: SCORES for name in ROWS},
                     samples, panels, "python -m minilora.fit --class 'nut & bolt'")
     text = (tmp_path / "report.html").read_text()

@@ -1,0 +1,221 @@
+"""The main job for one product: adapt, judge its test pictures, write a run folder.
+
+    fit.py     options from the command line
+    here       data, detector, table, folder
+    many.py    several products, one after another or spread over processes
+
+Test pictures are used for the table alone: nothing in a run is chosen by them.
+Symbols: N pictures, R resolution.  Leaves out: judging loose pictures (predict.py).
+"""
+import hashlib
+import json
+import platform
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+import torch
+
+from minilora import __version__, anomaly, folders, page, report, scenes
+from minilora.checkpoint import load_clip
+from minilora.data import few_shot, find_data
+from minilora.detector import ROWS, Detector, Settings
+from minilora.images import read_image, read_mask, to_square
+from minilora.terminal import ProgressLine
+
+SCORED = 8  # pictures that go through the tower together
+
+
+def open_data(options):
+    """(Dataset, name of the data).  Without a data folder the embedded scenes are drawn."""
+    if options.good:
+        return folders.own_pictures(options.good, options.test, options.name), "own pictures"
+    root = find_data(options.data)
+    if root is not None:
+        return folders.open_class(root, options.name), folders.layout_of(root)
+    folder = scenes.write_class(options.scenes, options.name)
+    return folders.open_class(folder.parent, options.name), "embedded scenes (drawn)"
+
+
+def load_pictures(samples, resolution):
+    """(N, 3, R, R) in [0, 1]."""
+    return torch.stack([to_square(read_image(s.path), resolution) for s in samples])
+
+
+def load_masks(samples, resolution):
+    """(N, R, R) bool, empty masks for good pictures; None if a defective one has no mask."""
+    if any(s.label != 0 and s.mask_path is None for s in samples):
+        return None
+    empty = torch.zeros(resolution, resolution, dtype=torch.bool)
+    return torch.stack([read_mask(s.mask_path, resolution) if s.label else empty for s in samples])
+
+
+def judge(detector, pictures):
+    """Maps and image scores of every row.  Returns {row: (maps (N, R, R), scores (N,))}."""
+    parts = [detector.maps(part) for part in pictures.split(SCORED)]
+    rows = {row: torch.cat([p[row] for p in parts]) for row in parts[0]}
+    return {row: (maps, anomaly.image_score(maps)) for row, maps in rows.items()}
+
+
+def peak_memory(device):
+    """Bytes: of the device if it is a GPU, else of this process (None on Windows)."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    if platform.system() == "Windows":
+        return None
+    import resource                     # Unix alone has it
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def introduce(detector, weights, data, data_name, options, say):
+    """The first lines: which weights, which data, which device, how much is trained."""
+    trained, total = detector.parameters()
+    settings, blocks = detector.settings, len(detector.clip.visual.blocks)
+    small = ", a small model trained on drawings alone" if weights.name == "mini-clip" else ""
+    say(f"weights  {weights.name}{small}  (sha256 {weights.sha256[:12]}…)")
+    say(f"data     {data_name}: {data.root}, class {data.name}, {len(data.train)} good pictures, "
+        f"{len(data.test)} to judge")
+    say(f"device   {options.device}, {torch.get_num_threads()} threads, resolution "
+        f"{detector.resolution}")
+    say(f"training {trained:,} of {total:,} parameters ({trained / total:.2%}): LoRA "
+        f"r={settings.rank} on {','.join(settings.targets)} of blocks {detector.first}-{blocks}, "
+        f"{detector.prompts.context.shape[1]} context vectors a prompt")
+
+
+def fingerprint(settings, weights, data, options):
+    """What a run depends on, as 16 hexadecimal digits: a run with the same need not be repeated."""
+    files = [(str(s.path), s.path.stat().st_size) for s in data.train + data.test]
+    parts = [__version__, asdict(settings), weights.sha256, data.name, options.noun, options.shots,
+             options.device, files]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def finished(folder, mark):
+    """The metrics of a run folder that was written with this fingerprint, else None."""
+    path = folder / "metrics.json"
+    if path.is_file():
+        kept = json.loads(path.read_text())
+        if kept.get("fingerprint") == mark:
+            return kept
+    return None
+
+
+def run(options, say=print, again=True):
+    """The whole job.  Returns the content of metrics.json.
+
+    again: whether to do it once more if the folder holds a finished run with the same fingerprint.
+    """
+    begun = time.time()
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {options.device}: no such device here; use --device cpu")
+    clip, weights = load_clip(options.model, options.device)
+    data, data_name = open_data(options)
+    settings = Settings(**{key: tuple(value) if isinstance(value, list) else value
+                           for key, value in vars(options).items()
+                           if key in Settings.__dataclass_fields__})
+    mark = fingerprint(settings, weights, data, options)
+    kept = None if again else finished(options.out, mark)
+    if kept:
+        say(f"finished {options.out}, nothing has changed since; --force repeats it")
+        return kept
+    detector = Detector(clip, options.noun or data.name, settings)
+    introduce(detector, weights, data, data_name, options, say)
+    shots = few_shot(data.train, options.shots, options.seed)
+    if shots:
+        detector.fit(load_pictures(shots, detector.resolution), ProgressLine(settings.steps))
+    detector.save(options.out, weights)
+    metrics = describe(detector, weights, data, data_name, options) | {"fingerprint": mark}
+    if data.test:
+        scores, results, panels = evaluate(detector, data.test, options.out)
+        metrics |= results
+        tell(metrics, say)
+    metrics |= {"seconds": time.time() - begun, "peak_memory_bytes": peak_memory(options.device)}
+    report.write_json(options.out / "metrics.json", metrics)
+    if data.test:
+        page.write_page(options.out / "report.html", metrics, ROWS, scores, data.test, panels,
+                        options.command)
+    norms = list(metrics["delta_norms"].values())
+    say(f"LoRA     |ΔW| {min(norms):.3f} to {max(norms):.3f} over {len(norms)} projections")
+    say(f"written  {options.out}  ({metrics['seconds']:.0f} s, peak memory "
+        f"{(metrics['peak_memory_bytes'] or 0) / 2**20:,.0f} MB)")
+    return metrics
+
+
+def tell(metrics, say):
+    """The table, and what the threshold achieves."""
+    if any(value is not None for row in metrics["rows"].values() for value in row.values()):
+        say(report.table(metrics["rows"], ROWS))
+        best = list(metrics["rows"])[-1]
+        say(f"image AUROC of each kind of defect against the good pictures, row {best}:")
+        for kind, value in metrics["kinds"].items():
+            say(f"  {kind:20s} {report.percent(value)}")
+    counts = metrics["decisions"]
+    if counts and counts["unlabelled"]:
+        say(f"threshold {metrics['threshold']:.3f}: {counts['called']} of {counts['unlabelled']} "
+            "pictures NG")
+    elif counts:
+        say("threshold {threshold:.3f}: {found} of {defective} defective pictures NG, "
+            "{false_alarms} of {good} good ones too".format(**metrics, **counts))
+
+
+def describe(detector, weights, data, data_name, options):
+    """What metrics.json says of a run beside its results."""
+    trained, total = detector.parameters()
+    return {"version": __version__, "class": data.name, "shots": options.shots,
+            "seed": options.seed, "model": {"name": weights.name, "sha256": weights.sha256},
+            "data": {"name": data_name, "root": str(data.root)}, "device": options.device,
+            "resolution": detector.resolution, "trainable_parameters": trained,
+            "total_parameters": total, "threshold": detector.threshold,
+            "losses": detector.losses, "delta_norms": detector.delta_norms()}
+
+
+def evaluate(detector, samples, out):
+    """Judges test pictures, writes scores and maps.  Returns ({row: scores}, metrics, panels).
+
+    Pictures of unknown label (None) are judged like the others; metrics count the others alone.
+    """
+    pictures = load_pictures(samples, detector.resolution)
+    rows = judge(detector, pictures)
+    masks = load_masks(samples, detector.resolution)
+    maps, scores = rows.get("adapted", rows["zero-shot"])
+    report.write_scores(out / "scores.csv", samples, scores, detector.threshold)
+    panels = report.write_maps(out / "maps", samples, pictures, masks, maps, scores,
+                               detector.threshold)
+    known = [k for k, s in enumerate(samples) if s.label is not None]
+    labels = torch.tensor([samples[k].label for k in known])
+    masks = None if masks is None else masks[known]
+    with ThreadPoolExecutor() as threads:                   # sorting runs on one core each
+        measured = threads.map(lambda m, s: report.row_metrics(s[known], m[known], labels, masks),
+                               *zip(*rows.values()))
+        metrics = {"rows": dict(zip(rows, measured))}
+    metrics["kinds"] = report.kind_metrics(scores[known], [samples[k].kind for k in known])
+    metrics["decisions"] = report.decision_metrics(scores, [s.label for s in samples],
+                                                   detector.threshold)
+    return {row: s.tolist() for row, (_, s) in rows.items()}, metrics, panels
+
+
+def demo():
+    """The whole job on six pictures of noise with an untrained tower."""
+    import tempfile
+    from pathlib import Path
+
+    from minilora import fit
+    from minilora.checkpoint import save_official
+    from minilora.clip import CLIP, CLIPConfig
+    with tempfile.TemporaryDirectory() as folder:
+        root, weights = Path(folder), Path(folder) / "toy.pt"
+        clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
+                               text_width=64, text_layers=1))
+        save_official(clip.initialise(torch.Generator().manual_seed(0)), weights)
+        scenes.write_class(root, "gear", good=3, test_good=2, defective=1, resolution=64)
+        options = fit.parse(["--class", "gear", "--shots", "2", "--steps", "2", "--data", folder,
+                             "--model", str(weights), "--out", str(root / "run")])
+        run(options, say=lambda line: None)
+        print("a run folder:", ", ".join(sorted(p.name for p in options.out.iterdir())))
+        same = run(options, say=lambda line: print(line.replace(folder, "…")), again=False)
+        print(f"threshold {same['threshold']:.3f}, fingerprint {same['fingerprint']}")
+
+
+if __name__ == "__main__":
+    demo()
