@@ -13,7 +13,6 @@ Leaves out: the names inside a file (`layout.py`), reading it safely (`archive.p
 (`download.py`).
 """
 import argparse
-import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from minilora.clip import CLIP, CLIPConfig
 from minilora.files import sha256_of, whole_file
 from minilora.layout import (check_keys, clip_from_state_dict, config_from_state_dict, empty_clip,
                              official_shapes, official_state_dict, split_in_proj)
+from minilora.terminal import command
 
 __all__ = ["CheckpointError", "OFFICIAL", "Weights", "clip_from_state_dict",
            "config_from_state_dict", "describe", "download", "find_weights", "load_clip",
@@ -241,16 +241,13 @@ def main():
     parser.add_argument("--folder", help="where to put it (default: weights/ of a checkout, "
                         "otherwise the user's cache)")
     options = parser.parse_args()
-    try:
-        if options.download:
-            print(f"{download(options.download, options.folder)} is there and has the right sha256")
-        if options.file:
-            describe(options.file)
-        if not (options.download or options.file):
-            demo()
-    except CheckpointError as error:
-        sys.exit(f"error: {error}")
+    if options.download:
+        print(f"{download(options.download, options.folder)} is there and has the right sha256")
+    if options.file:
+        describe(options.file)
+    if not (options.download or options.file):
+        demo()
 
 
 if __name__ == "__main__":
-    main()
+    command("minilora.checkpoint", main)

@@ -22,6 +22,7 @@ import torch
 
 from minilora.images import (augment, clip_preprocess, normalise, open_image, read_header,
                              read_image, read_mask, to_square)
+from minilora.terminal import command
 
 __all__ = ["Dataset", "Sample", "augment", "clip_preprocess", "few_shot", "find_data",
            "list_classes", "load_class", "normalise", "open_image", "read_header", "read_image",
@@ -231,4 +232,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command("minilora.data", main)

@@ -37,6 +37,8 @@ th:first-child, td:first-child, td.words { text-align: left; }
 tr.best { font-weight: 600; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr));
   gap: 1rem; margin-top: 1.2rem; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(14rem, 100%), 1fr));
+  gap: 1rem; }
 td.words { min-width: 15rem; }
 figure { margin: 0 0 1rem; background: var(--card); padding: .6rem; border-radius: .4rem; }
 figure img, svg { width: 100%; height: auto; display: block; }
@@ -61,13 +63,17 @@ def document(title, body):
             f"<body>{body}</body></html>\n")
 
 
-def inline(path, alt, width=900):
-    """An <img> that carries the picture file within itself, as JPEG."""
+def inline(path, alt):
+    """An <img> that carries the picture file within itself."""
     with Image.open(path) as image:
-        image = image.convert("RGB")
-        image.thumbnail((width, width))
-        data = io.BytesIO()
-        image.save(data, "JPEG", quality=82)
+        return inline_image(image, alt)
+
+
+def inline_image(image, alt, width=900):
+    """The same for a PIL image, as JPEG."""
+    image, data = image.convert("RGB"), io.BytesIO()
+    image.thumbnail((width, width))
+    image.save(data, "JPEG", quality=82)
     code = base64.b64encode(data.getvalue()).decode()
     return f'<img alt="{escape(alt, quote=True)}" src="data:image/jpeg;base64,{code}">'
 

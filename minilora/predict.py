@@ -21,12 +21,13 @@ from pathlib import Path
 import torch.nn.functional as F
 from PIL import Image
 
-from minilora.checkpoint import EMBEDDED, OFFICIAL, CheckpointError, load_clip
+from minilora.checkpoint import EMBEDDED, OFFICIAL, load_clip
 from minilora.data import SUFFIXES
 from minilora.detector import Detector
 from minilora.files import load_tensors, whole_file
 from minilora.images import read_image, to_square
 from minilora.report import write_json
+from minilora.terminal import command
 
 OUTLINE = (255, 40, 40)
 
@@ -148,19 +149,17 @@ def parser():
     p.add_argument("--device", default="cpu", help="cpu, cuda, …")
     p.add_argument("--json", action="store_true", help="print one JSON object a picture")
     p.add_argument("--out", default="predictions", help="folder for overlays and predictions.csv")
+    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p
 
 
 def main():
     try:
-        sys.exit(run(parser().parse_args(), lambda line: print(line, flush=True)))
+        return run(parser().parse_args(), lambda line: print(line, flush=True))
     except BrokenPipeError:                     # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except (ValueError, OSError, CheckpointError) as error:
-        print(f"minilora.predict: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 0
 
 
 if __name__ == "__main__":
-    main()
+    command("minilora.predict", main, failed=2)

@@ -27,6 +27,7 @@ from minilora.clip import CLIP
 from minilora.files import load_tensors, save_tensors, whole_file
 from minilora.images import normalise
 from minilora.stream import MINI, Buffer, SceneStream, embed_view, view, visible_facts
+from minilora.terminal import command
 
 
 def training_loss(clip, tokenizer, batch, full, generator, device, dtype):
@@ -211,4 +212,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command("minilora.pretrain", main)

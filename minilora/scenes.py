@@ -26,6 +26,7 @@ from minilora.flaws import KINDS, add_flaw
 from minilora.materials import grid, paint, random_material, white
 from minilora.parts import FAMILIES, random_pose, random_style, shapes
 from minilora.pro import connected_regions
+from minilora.terminal import command
 
 UNSEEN_CLASSES, UNSEEN_FLAW = ("gear", "mesh"), "dent"
 # embedded test class -> (family, material and colour of its body or None for any, seed of its
@@ -225,4 +226,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command("minilora.scenes", main)

@@ -8,25 +8,25 @@ Leaves out: colours, other languages.
 import sys
 import time
 
-from minilora.checkpoint import CheckpointError
-
-EXPECTED = (ValueError, OSError, CheckpointError)       # raised with words for a user
+EXPECTED = (ValueError, OSError)                        # raised with words for a user
 STOPPED = 130                                           # what a shell expects after Ctrl-C
 
 
 def command(name, main, failed=1):
     """Runs main() as the command `name`, and exits.
 
-    failed: exit status after an error.  With --debug among the arguments errors keep their
-    traceback.
+    failed: exit status after an error.  With --debug among the arguments, which is taken out of
+    them here, errors keep their traceback.
     """
+    debug = "--debug" in sys.argv[1:]
+    sys.argv = [a for a in sys.argv if a != "--debug"]
     try:
         sys.exit(main())
     except KeyboardInterrupt:
         print(f"\n{name}: stopped; every file that was written so far is whole", file=sys.stderr)
         sys.exit(STOPPED)
     except EXPECTED as error:
-        if "--debug" in sys.argv:
+        if debug:
             raise
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(failed)

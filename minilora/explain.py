@@ -1,0 +1,206 @@
+"""One picture, step by step: what the detector of a run sees in it, as a page.
+
+    python -m minilora.explain RUN PICTURE --out explain.html
+
+Tokens of the prompts; shapes at each stage; where one head of the last block looks; how near each
+patch is to "normal" and "anomalous"; what LoRA changed; the maps that make the score.
+Symbols: P patches, W width, E embedding, L tokens, H heads.
+Leaves out: gradients, attribution methods (they explain less than they seem to).
+"""
+import argparse
+import math
+from html import escape
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from minilora import anomaly, page
+from minilora.adapt import continued
+from minilora.bpe import default_tokenizer
+from minilora.coop import STATES
+from minilora.files import whole_file
+from minilora.images import read_image, to_square
+from minilora.lora import lora_layers
+from minilora.losses import similarity_logits
+from minilora.predict import open_run
+from minilora.report import colours
+from minilora.terminal import command
+
+SIDE = 224                      # of the pictures on the page, pixels
+
+
+def heat(values, low=None, high=None):
+    """(R, R) or (P,) -> a coloured PIL picture, from its lowest to its highest value."""
+    side = math.isqrt(values.numel())
+    values = values.float().reshape(side, side)
+    low = values.min() if low is None else low
+    high = values.max() if high is None else high
+    scaled = (values - low) / max(float(high - low), 1e-9)
+    return Image.fromarray(colours(scaled)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+
+
+def attention_of_cls(visual, entering, head):
+    """How much CLS attends to each patch in the last block.  entering: (1, 1+P, W) -> (P,)."""
+    block = visual.blocks[-1]
+    x = block.ln_1(entering)
+    q, k = block.attn.split(block.attn.q(x)), block.attn.split(block.attn.k(x))     # (1, H, L, D)
+    weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)        # (1, H, L, L)
+    return weights[0, head, 0, 1:]
+
+
+def nearest_words(clip, vectors, tokenizer):
+    """The token whose embedding is nearest to each learned context vector.  (n, W) -> n words."""
+    table = F.normalize(clip.text.token_embedding.weight, dim=-1)
+    return [tokenizer.decode([i]).strip() or f"token {i}"
+            for i in (F.normalize(vectors, dim=-1) @ table.T).argmax(-1).tolist()]
+
+
+def changes(visual):
+    """What LoRA changed, a row each: name, norm of the delta, share of the weight's norm, share of
+    its largest singular value, cosine between delta and weight."""
+    rows = []
+    for name, layer in lora_layers(visual).items():
+        delta, weight = layer.delta(), layer.weight
+        values = torch.linalg.svdvals(delta)
+        rows.append((name, delta.norm().item(), (delta.norm() / weight.norm()).item(),
+                     (values[0] / values.sum().clamp(min=1e-12)).item(),
+                     F.cosine_similarity(delta.flatten(), weight.flatten(), dim=0).item()))
+    return rows
+
+
+def table(head, rows):
+    """Cells of text as an HTML table."""
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(c))}</td>" for c in row) + "</tr>"
+                   for row in rows)
+    return (f'<div class="wide"><table><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr>'
+            f"{body}</table></div>")
+
+
+def gallery(pictures):
+    """[(PIL picture, caption)] side by side."""
+    return '<div class="gallery">' + "".join(
+        f"<figure>{page.inline_image(picture, caption)}<figcaption>{escape(caption)}</figcaption>"
+        "</figure>" for picture, caption in pictures) + "</div>"
+
+
+def text_part(detector):
+    """Tokens of the hand-written prompts, and what the learned context is near to."""
+    tokenizer, rows = default_tokenizer(), []
+    for state in STATES:
+        prompt = f"{detector.settings.context} {state} {detector.noun}"
+        ids = tokenizer.encode(prompt)
+        rows.append((prompt, " ".join(tokenizer.decode([i]).strip() for i in ids),
+                     " ".join(map(str, ids))))
+    words = [" ".join(nearest_words(detector.clip, c, tokenizer))
+             for c in detector.prompts.context.detach().flatten(0, -3).unbind(0)]
+    cosine = F.cosine_similarity(*detector.learned, dim=0).item()
+    return ("<h2>1. The prompts</h2>" + table(("text", "tokens", "ids"), rows)
+            + "<p>The learned context vectors started from the words “"
+            + escape(detector.settings.context) + "”; the nearest tokens to them now are “"
+            + escape("”, “".join(words)) + f"”. Cosine between the texts of “normal” and "
+            f"“anomalous”: {cosine:.3f}.</p>")
+
+
+def shapes_part(detector, pixels, frozen):
+    clip = detector.clip
+    patches = clip.visual.value_value(frozen)
+    rows = [("picture", tuple(pixels.shape[1:])),
+            (f"tokens: CLS and patches of {clip.visual.patch} x {clip.visual.patch} pixels",
+             tuple(frozen[0].shape[1:])),
+            (f"after each of {len(clip.visual.blocks)} blocks", tuple(frozen[-1].shape[1:])),
+            ("CLS, projected: the picture's vector", tuple(clip.visual.pool(frozen[-1]).shape[1:])),
+            ("patches by the value-value path, projected", tuple(patches.shape[1:])),
+            ("texts, normal and anomalous", tuple(detector.learned.shape))]
+    rows += [(f"patches that the memory compares, size {scale}", tuple(memory.patches.shape))
+             for scale, memory in zip(detector.settings.scales, detector.memory or ())]
+    return "<h2>2. Shapes</h2>" + table(("stage", "shape"), rows)
+
+
+@torch.no_grad()
+def explain(detector, path, head=0):
+    """The body of the page.  Raises ValueError for a head that is not there."""
+    visual, scale = detector.clip.visual, detector.clip.logit_scale.exp()
+    heads = visual.blocks[-1].attn.heads
+    if not 0 <= head < heads:
+        raise ValueError(f"--head {head}: expected 0 to {heads - 1}")
+    pixels = to_square(read_image(path), detector.resolution)[None].to(detector.device)
+    frozen = detector.frozen_states(pixels)
+    adapted = continued(visual, frozen, detector.first)
+    shown = Image.fromarray((pixels[0].cpu() * 255).round().byte().permute(1, 2, 0).numpy())
+    cosine = similarity_logits(visual.value_value(adapted), detector.learned, 1)[0]     # (P, 2)
+    low, high = cosine.min(), cosine.max()
+    before = detector.frozen_text_probability(frozen, detector.learned)[0]
+    after = anomaly.text_map(visual.value_value(adapted), detector.learned, scale)[0]
+    maps, scores = detector.maps(pixels), []
+    final = []
+    for row, found in maps.items():
+        scores.append((row, f"{anomaly.image_score(found).item():.3f}"))
+        final.append((heat(found[0]), f"map of the row {row}"))
+    decision = "no threshold" if detector.threshold is None else (
+        f"threshold {detector.threshold:.3f}: "
+        + ("NG" if detector.score(pixels)[1].item() > detector.threshold else "OK"))
+    norms = [(name, f"{norm:.3f}", f"{share:.2%}", f"{first:.0%}", f"{turn:+.3f}")
+             for name, norm, share, first, turn in changes(visual)]
+    return "".join([
+        f"<h1>{escape(Path(path).name)}</h1><p>{escape(decision)}</p>",
+        gallery([(shown.resize((SIDE, SIDE)), "the picture")]),
+        text_part(detector), shapes_part(detector, pixels, frozen),
+        f"<h2>3. Where head {head} of {heads} in the last block looks</h2>",
+        gallery([(heat(attention_of_cls(visual, frozen[-2], head)), "attention of CLS, frozen"),
+                 (heat(attention_of_cls(visual, adapted[-2], head)), "with LoRA")]),
+        "<h2>4. Each patch beside the texts</h2>",
+        gallery([(heat(cosine[:, 0], low, high), "cosine to “normal”"),
+                 (heat(cosine[:, 1], low, high), "cosine to “anomalous”"),
+                 (heat(before, 0, 1), "probability of “anomalous”, LoRA off"),
+                 (heat(after, 0, 1), "probability of “anomalous”, LoRA on")]),
+        "<h2>5. What LoRA changed</h2>",
+        table(("projection", "‖ΔW‖", "of ‖W‖", "largest singular value", "cosine with W"), norms),
+        "<h2>6. The maps, and their scores</h2>", gallery(final), table(("row", "score"), scores)])
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="python -m minilora.explain",
+                                description=__doc__.split("\n")[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("run", help="a run folder of minilora.fit, or its adapter.pt")
+    p.add_argument("picture")
+    p.add_argument("--head", type=int, default=0, help="attention head of the last block, from 0")
+    p.add_argument("--model", help="the base weights, if they lie elsewhere now")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    p.add_argument("--out", default="explain.html", help="the page")
+    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return p
+
+
+def main():
+    options = parser().parse_args()
+    detector = open_run(options.run, options.model, options.device)
+    body = explain(detector, options.picture, options.head)
+    with whole_file(Path(options.out), "w") as file:
+        file.write(page.document(f"explain {Path(options.picture).name}", body))
+    print(f"written  {options.out}")
+
+
+def demo():
+    from minilora.clip import CLIP, CLIPConfig
+    from minilora.lora import add_lora
+    generator = torch.Generator().manual_seed(0)
+    clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
+                           text_width=64, text_layers=1)).initialise(generator)
+    add_lora(clip.visual, ("q", "v"), (3,), generator=generator)
+    for layer in lora_layers(clip.visual).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.02, generator=generator)
+    print("projection           |dW|   of |W|  largest singular value  cosine with W")
+    for name, norm, share, first, turn in changes(clip.visual):
+        print(f"{name:18s} {norm:6.3f}  {share:6.2%}  {first:21.0%}  {turn:+.3f}")
+    tokens = torch.randn(1, 17, 64, generator=generator)
+    with torch.no_grad():
+        weights = attention_of_cls(clip.visual, tokens, 0)
+    print(f"attention of CLS to {len(weights)} patches, the rest of 1 to itself: "
+          f"{weights.sum():.3f}")
+
+
+if __name__ == "__main__":
+    command("minilora.explain", main)
