@@ -58,7 +58,7 @@ class Settings:
     turns: bool = True                  # each of them in four directions
     remembered: int = 192               # pictures at most that copies and turns make of the shots
     sigma: float = 4.0                  # Gaussian smoothing, in pixels of a 224-pixel map
-    text_weight: float = 2.0            # of the text map beside the memory map
+    text_weight: float = 1.0            # of the text map beside the memory map
     false_positive_rate: float = 0.05   # of good pictures, that the threshold aims at
     seed: int = 1
 
