@@ -204,12 +204,14 @@ def publish(found, head, options):
     print(as_text(made, head))
 
 
-def parser():
+def parser(shots="8"):
+    """Options of all modules here.  shots: the default, one or several."""
     p = argparse.ArgumentParser(prog="python -m bench.accuracy",
                                 description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--class", dest="names", nargs="+", default=list(scenes.CLASSES))
-    p.add_argument("--shots", default="8", help="a number, or all")
+    p.add_argument("--shots", default=shots, nargs=None if isinstance(shots, str) else "+",
+                   help="a number, or all")
     p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     p.add_argument("--data", help="folder in MVTec AD's layout; else $MINILORA_DATA, data/mvtec, "

@@ -63,3 +63,22 @@ def test_anomalyclip_never_sees_the_class_it_is_tested_on(monkeypatch, tmp_path)
 def test_a_half_written_cell_cannot_exist(options):
     for path in (options.out / "cells").iterdir():
         assert json.loads(path.read_text()).keys() == {"fingerprint", "seconds", "rows"}
+
+
+def test_the_curve_over_shots_stays_within_its_frame_and_names_its_rows():
+    from bench import shots
+    series = {"memory": {"1": (0.8, 0.05), "8": (0.9, 0.02)}, "adapted": {"8": (0.97, 0.0)}}
+    image = shots.curve(series, ("1", "8"), "bottle")
+    assert image.size == (shots.WIDTH, shots.HEIGHT)
+    colours = {colour for _, colour in image.getcolors(1 << 20)}
+    assert (0xb3, 0x45, 0x0b) in colours and (0x0b, 0x62, 0xc4) in colours
+    frame = image.crop((0, 0, shots.LEFT - 1, shots.HEIGHT))
+    assert (0xb3, 0x45, 0x0b) not in {colour for _, colour in frame.getcolors(1 << 20)}
+
+
+def test_points_of_the_curve_are_means_over_classes_and_deviations_over_seeds():
+    from bench import shots
+    found = {("a", "x"): [{"image_auroc": 0.8}, {"image_auroc": 1.0}],
+             ("a", "y"): [{"image_auroc": 0.6}, {"image_auroc": 0.8}]}
+    mean, deviation = shots.points_of(found, ["x", "y"])["a"]
+    assert mean == pytest.approx(0.8) and deviation == pytest.approx(0.1 * 2 ** 0.5)

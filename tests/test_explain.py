@@ -1,0 +1,72 @@
+"""The page about one picture: what it says of LoRA and attention is what the formulas give."""
+
+import math
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+from minilora import explain, fit, scenes
+from minilora.lora import add_lora, lora_layers
+from minilora.predict import open_run
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_weights, tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    scenes.write_class(root, "gear", good=3, test_good=1, defective=1, resolution=64)
+    out = tmp_path_factory.mktemp("runs") / "one"
+    fit.run(fit.parse(["--class", "gear", "--shots", "3", "--data", str(root), "--steps", "3",
+                       "--model", str(tiny_weights), "--out", str(out)]), lambda line: None)
+    return out, root / "gear" / "test" / "good" / "000.png"
+
+
+def test_the_page_shows_every_stage_and_the_same_score_as_predict(fitted):
+    out, picture = fitted
+    detector = open_run(out)
+    body = explain.explain(detector, picture)
+    for heading in ("The prompts", "Shapes", "looks", "beside the texts", "LoRA changed", "scores"):
+        assert heading in body
+    assert "a photo of a damaged gear" in body and "(3, 64, 64)" in body
+    pixels = explain.to_square(explain.read_image(picture), 64)[None]
+    assert f"<td>{detector.score(pixels)[1].item():.3f}</td>" in body
+    assert not re.search("<script|https?:", body) and all(
+        'alt="' in tag for tag in re.findall("<img[^>]*>", body))
+
+
+def test_a_head_that_is_not_there_is_an_error(fitted):
+    with pytest.raises(ValueError, match="--head 9: expected 0 to"):
+        explain.explain(open_run(fitted[0]), fitted[1], head=9)
+
+
+def test_attention_of_cls_is_the_first_row_of_the_softmax(tiny_clip):
+    tokens = torch.randn(1, 17, 64, generator=torch.Generator().manual_seed(0))
+    block = tiny_clip.visual.blocks[-1]
+    x = block.ln_1(tokens)[0]
+    q, k = x @ block.attn.q.weight.T + block.attn.q.bias, x @ block.attn.k.weight.T
+    scores = (q @ (k + block.attn.k.bias).T / math.sqrt(64)).softmax(-1)
+    found = explain.attention_of_cls(tiny_clip.visual, tokens, 0)
+    assert torch.allclose(found, scores[0, 1:], atol=1e-6)
+
+
+def test_what_lora_changed_equals_the_singular_values_of_b_times_a(tiny_clip):
+    generator = torch.Generator().manual_seed(0)
+    add_lora(tiny_clip.visual, ("q",), (3,), rank=2, alpha=4, generator=generator)
+    (layer,) = lora_layers(tiny_clip.visual).values()
+    torch.nn.init.normal_(layer.lora_B, std=0.1, generator=generator)
+    with torch.no_grad():
+        ((name, norm, share, first, turn),) = explain.changes(tiny_clip.visual)
+        delta = 2 * layer.lora_B @ layer.lora_A
+        values = torch.linalg.svd(delta).S
+    assert norm == pytest.approx(delta.norm().item(), rel=1e-5) and 0.5 <= first <= 1
+    assert first == pytest.approx((values[0] / values.sum()).item(), rel=1e-4)
+    assert share == pytest.approx((delta.norm() / layer.weight.norm()).item(), rel=1e-5)
+    assert -1 <= turn <= 1
+
+
+def test_heat_runs_from_the_lowest_to_the_highest_value():
+    image = explain.heat(torch.arange(4.0))
+    assert isinstance(image, Image.Image) and image.size == (explain.SIDE, explain.SIDE)
+    dark, bright = image.getpixel((0, 0)), image.getpixel((explain.SIDE - 1, explain.SIDE - 1))
+    assert sum(dark) < sum(bright)
