@@ -1,14 +1,15 @@
 """minilora: CLIP adapted to find defects with a handful of good images, line by line.
 
-`from minilora import load_clip, Detector` works, yet importing the package alone loads neither
-torch nor a model: the two names are fetched from their modules on first use (PEP 562).
+`from minilora import load_clip, load_pictures, Detector` works, yet importing the package alone
+loads neither torch nor a model: these names are fetched from their modules on first use (PEP 562).
 """
 from importlib import import_module
 
 __version__ = "0.1.0"
-__all__ = ["Detector", "load_clip"]
+__all__ = ["Detector", "load_clip", "load_pictures"]
 
-_HOME = {"load_clip": "minilora.checkpoint", "Detector": "minilora.detector"}
+_HOME = {"load_clip": "minilora.checkpoint", "load_pictures": "minilora.folders",
+         "Detector": "minilora.detector"}
 
 
 def __getattr__(name):

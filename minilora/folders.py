@@ -10,7 +10,10 @@ Leaves out: splits other than VisA's one-class one; kinds of defects there.
 import csv
 from pathlib import Path
 
+import torch
+
 from minilora.data import SUFFIXES, Dataset, Sample, list_classes, load_class, unequal_masks
+from minilora.images import read_image, to_square
 
 SPLIT = Path("split_csv") / "1cls.csv"
 COLUMNS = ("object", "split", "label", "image", "mask")
@@ -95,6 +98,18 @@ def own_pictures(good, test=None, name=None):
         kind = path.relative_to(test).parts[0] if path.parent != Path(test) else UNKNOWN
         judged.append(Sample(path, kind, {UNKNOWN: None, "good": 0}.get(kind, 1)))
     return Dataset(Path(good), name or name_of(good), train, judged)
+
+
+def load_pictures(folder, resolution=224):
+    """Every picture in a folder and the folders in it, sorted: (N, 3, R, R) in [0, 1].
+
+    Raises FileNotFoundError if there is none.
+    """
+    paths = pictures_below(folder)
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no picture; expected files ending in "
+                                f"{', '.join(SUFFIXES)}")
+    return torch.stack([to_square(read_image(path), resolution) for path in paths])
 
 
 def name_of(folder):

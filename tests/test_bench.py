@@ -82,3 +82,17 @@ def test_points_of_the_curve_are_means_over_classes_and_deviations_over_seeds():
              ("a", "y"): [{"image_auroc": 0.6}, {"image_auroc": 0.8}]}
     mean, deviation = shots.points_of(found, ["x", "y"])["a"]
     assert mean == pytest.approx(0.8) and deviation == pytest.approx(0.1 * 2 ** 0.5)
+
+
+def test_coop_forgets_nothing_and_full_fine_tuning_is_measured_on_the_same_scenes(options,
+                                                                                  monkeypatch):
+    from bench import forgetting
+    from minilora.detector import Settings
+    monkeypatch.setattr(options, "count", 12, raising=False)
+    monkeypatch.setattr(options, "device", "cpu")
+    data = forgetting.load_class(options.data, "gear")
+    settings = Settings(steps=20, pool=32, rate=5e-3)
+    found = {m: forgetting.after(m, data, settings, options) for m in forgetting.METHODS}
+    assert found["CoOp"] == found["before"], "both towers stay as they are"
+    assert found["LoRA"] != found["before"]
+    assert all(0 <= v <= 1 for row in found.values() for v in row.values())

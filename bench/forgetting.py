@@ -1,0 +1,82 @@
+"""What adapting to one product costs elsewhere: zero-shot on general scenes before and after.
+
+    python -m bench.forgetting --class bottle nut --seeds 1 2 3
+
+The scenes are the held-out ones of pretraining: which of all nouns a picture shows, and whether it
+is damaged, by hand-written prompts.  CoOp leaves both towers as they are, so its row must equal
+"before"; what is asked is whether low-rank corrections forget less than full fine-tuning.
+Leaves out: other general data, since a model trained on drawings knows nothing else.
+"""
+import statistics
+import time
+
+from bench import accuracy
+from minilora import __version__, scenes
+from minilora.adapt import adapt
+from minilora.baselines.trained import FULL_RATE, CoOp, FullFineTuning
+from minilora.bpe import default_tokenizer
+from minilora.checkpoint import load_clip
+from minilora.data import few_shot, find_data, load_class
+from minilora.detector import Detector, Settings
+from minilora.files import whole_file
+from minilora.job import load_pictures
+from minilora.pretrain import held_out
+
+METHODS = ("before", "LoRA", "full fine-tuning", "CoOp")
+
+
+def after(method, data, settings, options):
+    """{"nouns": accuracy, "damaged": AUROC} on held-out scenes after adapting to data."""
+    clip, _ = load_clip(options.model, options.device)
+    good = load_pictures(few_shot(data.train, options.shots, settings.seed), clip.config.resolution)
+    if method == "LoRA":
+        detector = Detector(clip, data.name, settings)
+        adapt(clip, detector.prompts, good, detector.first, settings, detector.generator,
+              lambda step, loss: None)
+    elif method != "before":
+        {"CoOp": CoOp, "full fine-tuning": FullFineTuning}[method](clip, data.name,
+                                                                   settings).fit(good)
+    nouns, damaged = held_out(clip, default_tokenizer(), options.device, options.count)
+    return {"nouns": nouns, "damaged": damaged}
+
+
+def main():
+    p = accuracy.parser()
+    p.prog, p.description = "python -m bench.forgetting", __doc__.split("\n")[0]
+    p.add_argument("--count", type=int, default=1024, help="held-out scenes")
+    p.set_defaults(name="forgetting")
+    options = p.parse_args()
+    options.shots = options.shots if options.shots == "all" else int(options.shots)
+    _, weights = load_clip(options.model)
+    root, lines = find_data(options.data), []
+    for method in METHODS:
+        found = []
+        for name in options.names:
+            data = load_class(root or scenes.write_class(options.out / "scenes", name).parent, name)
+            for seed in options.seeds:
+                settings = Settings(seed=seed, steps=options.steps)
+                mark = accuracy.mark_of("forgetting", weights.sha256, str(root), name, seed, method,
+                                        options.shots, options.count, options.steps, __version__)
+                path = options.out / "cells" / f"forgetting-{mark}.json"
+                found.append(accuracy.cell(path, mark, after, method, data, settings, options))
+                print(f"{name:14s} seed {seed}  {method:18s} {found[-1]}", flush=True)
+        row = [method]
+        for key in ("nouns", "damaged"):
+            values = [100 * f[key] for f in found]
+            row.append(f"{statistics.mean(values):.1f} ± "
+                       f"{statistics.stdev(values) if len(values) > 1 else 0:.1f}")
+        lines.append(row)
+    head = (f"zero-shot on {options.count} held-out scenes after adapting to "
+            f"{', '.join(options.names)} ({options.shots} shots, seeds "
+            f"{' '.join(map(str, options.seeds))}, {options.steps} steps; full fine-tuning at rate "
+            f"{FULL_RATE}); weights {weights.name} (sha256 {weights.sha256[:12]}…); minilora "
+            f"{__version__}; {time.strftime('%Y-%m-%d')}")
+    text = "\n".join([head, "", "| method | nouns, accuracy % | damaged, AUROC % |",
+                      "|---|---|---|", *("| " + " | ".join(row) + " |" for row in lines)]) + "\n"
+    with whole_file(options.out / f"{options.name}.md", "w") as file:
+        file.write(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
