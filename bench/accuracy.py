@@ -146,17 +146,23 @@ def spread(values):
     return f"{statistics.mean(values):.1f}{deviation}"
 
 
-def tables(found, names):
-    """One table a metric: [(title, header, rows)], all of text."""
+def tables(found, names, apart=()):
+    """One table a metric: [(title, header, rows)], all of text.
+
+    apart: names of classes whose mean is shown by itself, too.
+    """
     rows, out = list(dict.fromkeys(row for row, _ in found)), []
+    groups = {"mean": names, " and ".join(apart): apart} if len(names) > 1 else {}
+    groups = {title: group for title, group in groups.items() if group and set(group) <= set(names)}
     for key, title in METRICS.items():
         lines = []
         for row in rows:
-            per_class = [[m[key] for m in found.get((row, name), [])] for name in names]
-            means = [statistics.mean(v) for v in per_class if v and None not in v]
-            whole = [spread([statistics.mean(means)])] if len(names) > 1 and means else []
-            lines.append([row, *map(spread, per_class), *whole])
-        out.append((title, ["row", *names, *(["mean"] if len(names) > 1 else [])], lines))
+            values = {name: [m[key] for m in found.get((row, name), [])] for name in names}
+            means = {name: statistics.mean(v) for name, v in values.items() if v and None not in v}
+            whole = [spread([statistics.mean(means[n] for n in group if n in means)])
+                     if means.keys() & set(group) else "--" for group in groups.values()]
+            lines.append([row, *map(spread, values.values()), *whole])
+        out.append((title, ["row", *names, *groups], lines))
     return out
 
 
@@ -196,7 +202,8 @@ def as_csv(found):
 
 def publish(found, head, options):
     """Writes NAME.txt, .md and .csv and prints the first."""
-    made = tables(found, options.names)
+    drawn = find_data(options.data) is None
+    made = tables(found, options.names, scenes.UNSEEN_CLASSES if drawn else ())
     for ending, text in (("txt", as_text(made, head)), ("md", as_markdown(made, head)),
                          ("csv", as_csv(found))):
         with whole_file(options.out / f"{options.name}.{ending}", "w") as file:

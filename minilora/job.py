@@ -23,7 +23,8 @@ from minilora.detector import ROWS, Detector, Settings
 from minilora.images import read_image, read_mask, to_square
 from minilora.terminal import ProgressLine
 
-SCORED = 8  # pictures that go through the tower together
+SCORED = 8                      # pictures that go through the tower together
+EMBEDDED = "embedded scenes (drawn)"
 
 
 def open_data(options):
@@ -34,7 +35,7 @@ def open_data(options):
     if root is not None:
         return folders.open_class(root, options.name), folders.layout_of(root)
     folder = scenes.write_class(options.scenes, options.name)
-    return folders.open_class(folder.parent, options.name), "embedded scenes (drawn)"
+    return folders.open_class(folder.parent, options.name), EMBEDDED
 
 
 def load_pictures(samples, resolution):
@@ -74,8 +75,9 @@ def introduce(detector, weights, data, data_name, options, say):
     settings, blocks = detector.settings, len(detector.clip.visual.blocks)
     small = ", a small model trained on drawings alone" if weights.name == "mini-clip" else ""
     say(f"weights  {weights.name}{small}  (sha256 {weights.sha256[:12]}…)")
+    new = data_name == EMBEDDED and data.name in scenes.UNSEEN_CLASSES
     say(f"data     {data_name}: {data.root}, class {data.name}, {len(data.train)} good pictures, "
-        f"{len(data.test)} to judge")
+        f"{len(data.test)} to judge{'; a class never in pretraining' if new else ''}")
     say(f"device   {options.device}, {torch.get_num_threads()} threads, resolution "
         f"{detector.resolution}")
     say(f"training {trained:,} of {total:,} parameters ({trained / total:.2%}): LoRA "
@@ -148,8 +150,10 @@ def tell(metrics, say):
         say(report.table(metrics["rows"], ROWS))
         best = list(metrics["rows"])[-1]
         say(f"image AUROC of each kind of defect against the good pictures, row {best}:")
+        drawn = metrics["data"]["name"] == EMBEDDED
         for kind, value in metrics["kinds"].items():
-            say(f"  {kind:20s} {report.percent(value)}")
+            new = "   never in pretraining" if drawn and kind == scenes.UNSEEN_FLAW else ""
+            say(f"  {kind:20s} {report.percent(value)}{new}")
     counts = metrics["decisions"]
     if counts and counts["unlabelled"]:
         say(f"threshold {metrics['threshold']:.3f}: {counts['called']} of {counts['unlabelled']} "

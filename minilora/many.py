@@ -15,6 +15,7 @@ import io
 import os
 import statistics
 from html import escape
+from itertools import zip_longest
 
 import torch
 import torch.distributed as dist
@@ -112,14 +113,34 @@ def decisions_of(metrics):
 
 
 def lines_of(results):
-    """(heading, lines) of the summary as text cells; the last line is the mean over classes."""
+    """(heading, lines) of the summary as text cells: the classes, their mean, what was unseen."""
     lines = [[m["class"], *(percent(v).strip() for v in values_of(m)), decisions_of(m)]
              for m in results]
+    lines.append(["mean", *means_of(results), f"of {len(results)} classes"])
+    return ["%", *COLUMNS, "threshold"], lines + unseen_lines(results)
+
+
+def means_of(results):
+    """Means over classes as text cells."""
     columns = zip(*(values_of(m) for m in results))
     means = [[v for v in column if v is not None] for column in columns]
-    lines.append(["mean", *(percent(statistics.mean(v) if v else None).strip() for v in means),
-                  f"of {len(results)} classes"])
-    return ["%", *COLUMNS, "threshold"], lines
+    return [percent(statistics.mean(v) if v else None).strip() for v in means]
+
+
+def unseen_lines(results):
+    """Of embedded classes: what pretraining never saw, two classes and one kind of defect."""
+    drawn = [m for m in results if m.get("data", {}).get("name") == job.EMBEDDED]
+    unseen = [m for m in drawn if m["class"] in scenes.UNSEEN_CLASSES]
+    dents = [m["kinds"][scenes.UNSEEN_FLAW] for m in drawn if scenes.UNSEEN_FLAW in m["kinds"]]
+    lines = []
+    if unseen:
+        lines.append([" and ".join(m["class"] for m in unseen), *means_of(unseen),
+                      "never in pretraining"])
+    if dents:
+        cells = ["" if name != "adapted" else percent(statistics.mean(dents)).strip()
+                 for name in COLUMNS]
+        lines.append([scenes.UNSEEN_FLAW, *cells, "a kind of defect never in pretraining"])
+    return lines
 
 
 def as_text(results):
@@ -151,7 +172,7 @@ def as_page(results, options):
     head, lines = lines_of(results)
     cells = "".join(f"<th>{escape(h)}</th>" for h in head)
     body = ""
-    for line, metrics in zip(lines, [*results, None]):
+    for line, metrics in zip_longest(lines, results):
         linked = metrics and "error" not in metrics and metrics.get("rows")
         name = (f'<a href="{escape(line[0], quote=True)}/report.html">{escape(line[0])}</a>'
                 if linked else escape(line[0]))

@@ -43,6 +43,9 @@ def test_tables_hold_mean_and_spread_over_the_seeds():
     assert made[0] == ("image AUROC", ["row", "x", "y", "mean"],
                        [["a", "85.0 ± 7.1", "50.0", "67.5"]])
     assert made[1][2] == [["a", "--", "50.0", "50.0"]]
+    apart = accuracy.tables(found, ["x", "y"], ("y",))[0]
+    assert apart[1:] == (["row", "x", "y", "mean", "y"], [["a", "85.0 ± 7.1", "50.0", "67.5",
+                                                           "50.0"]])
     text, page = accuracy.as_text(made, ["head"]), accuracy.as_markdown(made, ["head"])
     assert text.startswith("head") and page.startswith("head")
     assert "a    85.0 ± 7.1  50.0  67.5" in text and "| a | 85.0 ± 7.1 | 50.0 | 67.5 |" in page

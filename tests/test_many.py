@@ -102,3 +102,14 @@ def test_all_means_the_embedded_classes_where_there_is_no_data(monkeypatch, tmp_
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no class"):
         many.names_of(fit.parse(["--class", "all", "--data", str(tmp_path / "empty")]))
+
+
+def test_what_pretraining_never_saw_is_summarised_apart():
+    row = lambda v: {"adapted": {"image_auroc": v, "pixel_auroc": v, "aupro": v}}
+    made = lambda name, v, drawn: {"class": name, "rows": row(v), "kinds": {"dent": v / 2},
+                                   "data": {"name": job.EMBEDDED if drawn else "VisA"}}
+    results = [made("nut", 0.9, True), made("gear", 0.7, True), made("mesh", 0.5, True)]
+    *_, mean, unseen, dent = many.lines_of(results)[1]
+    assert mean[3] == "70.0" and unseen[0] == "gear and mesh" and unseen[3] == "60.0"
+    assert dent[0] == "dent" and dent[3] == "35.0" and "never" in dent[-1]
+    assert many.lines_of([made("gear", 0.7, False)])[1][-1][0] == "mean"
