@@ -49,7 +49,15 @@ def test_a_defective_picture_without_a_mask_has_none(folder):
     without, with_mask = load_class(folder, "nut").test[1:]
     assert without.mask_path is None
     assert with_mask.mask_path == folder / "nut/ground_truth/scratch/001_mask.png"
-    assert read_mask(with_mask.mask_path, 8, (12, 10)).all() == False       # noqa: E712  90 < 128
+    assert with_mask.mask_path.exists()
+
+
+def test_a_grey_edge_of_a_white_mask_is_not_defective(tmp_path):
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[:, 2:4], pixels[:, 4:] = 90, 255
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    mask = read_mask(tmp_path / "mask.png", 8, (8, 8))
+    assert mask.float().mean(0).tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_classes_are_the_folders_with_good_training_pictures(folder):
