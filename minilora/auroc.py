@@ -15,6 +15,16 @@ import numpy as np
 import torch
 
 
+def ascending(values):
+    """Sorted copy of (N,), any real dtype without NaN.
+
+    On the CPU numpy sorts: torch's sort always carries the places along too, which nobody here needs.
+    """
+    if values.device.type == "cpu" and values.dtype != torch.bfloat16:  # which numpy does not know
+        return torch.from_numpy(np.sort(values.numpy()))
+    return values.sort().values
+
+
 def twice_the_wins(low, high):
     """2 U: pairs with low[i] < high[j] count two, ties one. Both sorted, (n,) and (m,); int."""
     if len(low) < len(high):                            # look the shorter one up in the longer one:
@@ -55,8 +65,7 @@ def auroc(scores, labels):
     Raises ValueError for NaN scores, other labels, differing shapes, or if a class is missing.
     """
     scores, positive = checked(scores, labels)
-    pos = scores[positive].sort().values                # (m,)
-    neg = scores[~positive].sort().values               # (n,)
+    pos, neg = ascending(scores[positive]), ascending(scores[~positive])    # (m,), (n,)
     if len(pos) == 0 or len(neg) == 0:
         raise ValueError(f"auroc: needs both classes, found {len(neg)} good and {len(pos)} "
                          f"defective samples; AUROC is undefined then, report it as missing")

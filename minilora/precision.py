@@ -14,7 +14,7 @@ which only labels could give.
 """
 import torch
 
-from minilora.auroc import checked
+from minilora.auroc import ascending, checked
 
 
 def precision_at_defects(scores, labels):
@@ -23,7 +23,7 @@ def precision_at_defects(scores, labels):
     if not positive.any():
         raise ValueError(f"precision: needs a defective sample, found none among {len(scores)}; it "
                          f"is undefined then, report it as missing")
-    pos, neg = scores[positive].sort().values, scores[~positive].sort().values
+    pos, neg = ascending(scores[positive]), ascending(scores[~positive])
     return len(pos) - torch.searchsorted(pos, pos), len(neg) - torch.searchsorted(neg, pos)
 
 

@@ -17,6 +17,8 @@ Left out: regions under a minimal size, other limits by default, saturated thres
 """
 import torch
 
+from minilora.auroc import ascending
+
 
 def touching(masks):
     """Pairs of marked pixels that touch, as numbers into masks[masks]: two int64 tensors."""
@@ -80,7 +82,7 @@ def weighted_area(defective, weight, good, limit):
     """
     defective, order = defective.sort()
     above = torch.cat([weight.new_zeros(1), weight[order].flip(0).cumsum(0)])   # of the k highest
-    total, good = len(good), good.sort(descending=True).values
+    total, good = len(good), ascending(good).flip(0)
     needed = min(total, int(limit * total) + 1)
     ties = torch.searchsorted(-good[needed:], -good[needed - 1], right=True)    # of the last one
     value, count = good[:needed + ties].unique_consecutive(return_counts=True)  # highest first
