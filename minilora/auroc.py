@@ -18,7 +18,7 @@ import torch
 def ascending(values):
     """Sorted copy of (N,), any real dtype without NaN.
 
-    On the CPU numpy sorts: torch's sort always carries the places along too, which nobody here needs.
+    On the CPU numpy sorts: torch's sort always carries the places along too, which nobody needs.
     """
     if values.device.type == "cpu" and values.dtype != torch.bfloat16:  # which numpy does not know
         return torch.from_numpy(np.sort(values.numpy()))
