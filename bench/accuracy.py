@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from bench.recipes import HEADER, recipes
 from minilora import __version__, report, scenes
 from minilora.baselines.anomalyclip import AnomalyCLIP
 from minilora.baselines.trained import CoOp, FullFineTuning, LinearProbe
@@ -31,6 +32,8 @@ from minilora.files import whole_file
 from minilora.job import judge, load_masks, load_pictures
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+DECISIONS = {"false_alarms": "good test pictures that the threshold calls NG",
+             "detected": "defective test pictures that the threshold calls NG"}
 TRAINED = {"coop": CoOp, "full fine-tuning": FullFineTuning, "linear probe": LinearProbe}
 METHODS = ("minilora", "winclip", "anomalyclip", *TRAINED)
 
@@ -52,7 +55,7 @@ def other_products(name, resolution, folder):
 
 
 def judged(method, data, shots, settings, model, device, folder):
-    """{row: (maps, scores)} of one method on all test pictures of one class."""
+    """({row: (maps, scores)} on all test pictures of one class, threshold or None)."""
     clip, _ = load_clip(model, device)
     resolution = settings.resolution or clip.config.resolution
     test = load_pictures(data.test, resolution)
@@ -60,27 +63,38 @@ def judged(method, data, shots, settings, model, device, folder):
     good = load_pictures(chosen, resolution) if chosen else None
     if method == "minilora":
         detector = Detector(clip, data.name, settings)
-        return judge(detector.fit(good) if chosen else detector, test)
+        return judge(detector.fit(good) if chosen else detector, test), detector.threshold
     if method == "winclip":
         rows = {"WinCLIP": in_batches(WinCLIP(clip, data.name, resolution).score, test)}
         if chosen:
             plus = WinCLIP(clip, data.name, resolution).fit(good)
             rows["WinCLIP+"] = in_batches(plus.score, test)
-        return rows
+        return rows, None
     if method == "anomalyclip":
         agnostic = AnomalyCLIP(clip, resolution, seed=settings.seed)
         agnostic.fit(*other_products(data.name, resolution, folder))
-        return {"AnomalyCLIP": in_batches(agnostic.score, test)}
+        return {"AnomalyCLIP": in_batches(agnostic.score, test)}, None
     if not chosen:
-        return {}
-    return {method: in_batches(TRAINED[method](clip, data.name, settings).fit(good).score, test)}
+        return {}, None
+    trained = TRAINED[method](clip, data.name, settings).fit(good)
+    return {method: in_batches(trained.score, test)}, None
 
 
 def compute(method, data, settings, options):
     """{row: metrics} of one method on all test pictures of one class."""
-    rows = judged(method, data, options.shots, settings, options.model, options.device,
-                  options.out / "scenes")
-    return with_metrics(rows, data.test)
+    rows, threshold = judged(method, data, options.shots, settings, options.model, options.device,
+                             options.out / "scenes")
+    found = with_metrics(rows, data.test)
+    if threshold is not None:
+        found["adapted"] |= decisions(rows["adapted"][1], data.test, threshold)
+    return found
+
+
+def decisions(scores, samples, threshold):
+    """Which share of the good and of the defective pictures the threshold calls NG."""
+    count = report.decision_metrics(scores, [s.label for s in samples], threshold)
+    return {"false_alarms": count["false_alarms"] / max(1, count["good"]),
+            "detected": count["found"] / max(1, count["defective"])}
 
 
 def with_metrics(rows, samples):
@@ -151,25 +165,26 @@ def tables(found, names, apart=()):
 
     apart: names of classes whose mean is shown by itself, too.
     """
-    rows, out = list(dict.fromkeys(row for row, _ in found)), []
+    out = []
     groups = {"mean": names, " and ".join(apart): apart} if len(names) > 1 else {}
     groups = {title: group for title, group in groups.items() if group and set(group) <= set(names)}
-    for key, title in METRICS.items():
+    for key, title in (METRICS | DECISIONS).items():
         lines = []
-        for row in rows:
+        for row in dict.fromkeys(row for (row, _), seeds in found.items() if key in seeds[0]):
             values = {name: [m[key] for m in found.get((row, name), [])] for name in names}
             means = {name: statistics.mean(v) for name, v in values.items() if v and None not in v}
             whole = [spread([statistics.mean(means[n] for n in group if n in means)])
                      if means.keys() & set(group) else "--" for group in groups.values()]
             lines.append([row, *map(spread, values.values()), *whole])
-        out.append((title, ["row", *names, *groups], lines))
+        if lines:
+            out.append((f"{title}, per cent", ["row", *names, *groups], lines))
     return out
 
 
 def as_text(made, head):
     lines = list(head)
     for title, header, rows in made:
-        lines += ["", f"{title}, per cent"]
+        lines += ["", title]
         widths = [max(len(line[k]) if k < len(line) else 0 for line in [header, *rows])
                   for k in range(len(header))]
         lines += ["  ".join(value.ljust(width) for value, width in zip(line, widths)).rstrip()
@@ -180,7 +195,7 @@ def as_text(made, head):
 def as_markdown(made, head):
     lines = [*head]
     for title, header, rows in made:
-        lines += ["", f"**{title}, per cent**", "", "| " + " | ".join(header) + " |",
+        lines += ["", f"**{title}**", "", "| " + " | ".join(header) + " |",
                   "|" + "---|" * len(header)]
         lines += ["| " + " | ".join(line) + " |" for line in rows]
     return "\n".join(lines) + "\n"
@@ -200,11 +215,11 @@ def as_csv(found):
     return out.getvalue()
 
 
-def publish(found, head, options):
-    """Writes NAME.txt, .md and .csv and prints the first."""
+def publish(found, head, options, more=()):
+    """Writes NAME.txt, .md and .csv and prints the first.  more: wide tables, for .md alone."""
     drawn = find_data(options.data) is None
     made = tables(found, options.names, scenes.UNSEEN_CLASSES if drawn else ())
-    for ending, text in (("txt", as_text(made, head)), ("md", as_markdown(made, head)),
+    for ending, text in (("txt", as_text(made, head)), ("md", as_markdown([*made, *more], head)),
                          ("csv", as_csv(found))):
         with whole_file(options.out / f"{options.name}.{ending}", "w") as file:
             file.write(text)
@@ -240,8 +255,9 @@ def main():
     head = [f"{where}; {options.shots} shots, seeds {' '.join(map(str, options.seeds))}; weights "
             f"{weights.name} (sha256 {weights.sha256[:12]}…); minilora {__version__}, torch "
             f"{torch.__version__}; {options.device}, {torch.get_num_threads()} threads; "
-            f"{time.strftime('%Y-%m-%d')}"]
-    publish(found, head, options)
+            f"{time.strftime('%Y-%m-%d')}; the threshold aims at "
+            f"{Settings().false_positive_rate:.0%} false alarms"]
+    publish(found, head, options, [("what each method was trained with", HEADER, recipes())])
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
-from bench import accuracy
+from bench import accuracy, recipes
 from minilora import scenes
+from minilora.data import Sample
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def test_tables_hold_mean_and_spread_over_the_seeds():
                           {"image_auroc": 0.8, "pixel_auroc": None, "aupro": 0.5}],
              ("a", "y"): [{"image_auroc": 0.5, "pixel_auroc": 0.5, "aupro": 0.1}]}
     made = accuracy.tables(found, ["x", "y"])
-    assert made[0] == ("image AUROC", ["row", "x", "y", "mean"],
+    assert made[0] == ("image AUROC, per cent", ["row", "x", "y", "mean"],
                        [["a", "85.0 ± 7.1", "50.0", "67.5"]])
     assert made[1][2] == [["a", "--", "50.0", "50.0"]]
     apart = accuracy.tables(found, ["x", "y"], ("y",))[0]
@@ -51,6 +54,22 @@ def test_tables_hold_mean_and_spread_over_the_seeds():
     assert "a    85.0 ± 7.1  50.0  67.5" in text and "| a | 85.0 ± 7.1 | 50.0 | 67.5 |" in page
     rows = list(csv.DictReader(io.StringIO(accuracy.as_csv(found))))
     assert [r["mean"] for r in rows if r["metric"] == "image_auroc"] == ["0.850000", "0.500000"]
+
+
+def test_shares_of_pictures_called_ng_are_counted_at_the_threshold():
+    samples = [Sample(Path(f"{k}.png"), "good" if k < 2 else "dent", int(k >= 2)) for k in range(6)]
+    scores = torch.tensor([0.1, 0.9, 0.2, 0.8, 0.9, 1.0])
+    shares = accuracy.decisions(scores, samples, 0.5)
+    assert shares == {"false_alarms": 0.5, "detected": 0.75}
+    found = {("adapted", "x"): [{"image_auroc": 1.0, "pixel_auroc": 1.0, "aupro": 1.0} | shares],
+             ("memory", "x"): [{"image_auroc": 1.0, "pixel_auroc": 1.0, "aupro": 1.0}]}
+    *_, false_alarms, detected = accuracy.tables(found, ["x"])
+    assert false_alarms[2] == [["adapted", "50.0"]] and detected[2] == [["adapted", "75.0"]]
+
+
+def test_hyperparameters_of_every_method_are_told():
+    told = " ".join(method for method, *_ in recipes.recipes()).lower()
+    assert all(method in told for method in accuracy.METHODS)
 
 
 def test_anomalyclip_never_sees_the_class_it_is_tested_on(monkeypatch, tmp_path):

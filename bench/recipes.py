@@ -1,0 +1,44 @@
+"""What each method is trained with: in its paper, and in bench.accuracy.
+
+Every method here sees the same tower, the same pictures and the same resolution, so the papers'
+backbones and resolutions are not ours; everything else that differs is said in this table.
+Leaves out: what a method's own module says about itself.
+"""
+from minilora.baselines import anomalyclip, trained, winclip
+from minilora.detector import Settings
+
+SAME = Settings()
+HEADER = ("method", "in the paper", "here")
+
+
+def recipes():
+    """[(method, paper's hyperparameters, ours)]."""
+    agnostic, sides = anomalyclip.Recipe(), " and ".join(f"{k}x{k}" for k in winclip.SCALES)
+    pasted = (f"{SAME.steps} steps of {SAME.batch} pictures with pasted defects (pool of "
+              f"{SAME.pool}), AdamW")
+    return [
+        ("minilora", "--", f"LoRA rank {SAME.rank}, alpha {SAME.alpha:g} on "
+         f"{', '.join(SAME.targets)} of the last third of the blocks, context \"{SAME.context}\"; "
+         f"{pasted}, rate {SAME.rate:g}"),
+        ("WinCLIP, WinCLIP+", "ViT-B/16+ at 240 px; windows 2x2 and 3x3; 7 normal and 4 anomalous "
+         "states x templates; nothing is trained", f"windows {sides}; the same states"),
+        ("AnomalyCLIP", "ViT-L/14 at 518 px; 12 context vectors, 4 learned tokens in each of the "
+         "first 9 layers of the text tower; maps of 4 layers; Adam, rate 1e-3, batch 8, 15 epochs "
+         "on the test set of another benchmark", f"{anomalyclip.LENGTH} context vectors, no tokens "
+         f"inside the tower, one map; AdamW, rate {agnostic.rate:g}, batch {agnostic.batch}, "
+         f"{agnostic.steps} steps on the test pictures of the other embedded classes"),
+        ("coop", "16 context vectors; SGD, rate 2e-3, up to 200 epochs on labelled pictures",
+         f"context \"{SAME.context}\"; {pasted}, rate {SAME.rate:g}"),
+        ("full fine-tuning", "--",
+         f"image tower and context; {pasted}, rate {trained.FULL_RATE:g}"),
+        ("linear probe", "logistic regression on whole pictures, L-BFGS",
+         f"logistic regression on patches; {pasted}, rate {trained.PROBE_RATE:g}")]
+
+
+def main():
+    for method, paper, here in recipes():
+        print(f"{method}\n  paper: {paper}\n  here:  {here}")
+
+
+if __name__ == "__main__":
+    main()
