@@ -137,6 +137,7 @@ LEVERS = {
     "30 steps": Lever({"steps": 30}),
     "300 steps": Lever({"steps": 300}),
     "pool of 96": Lever({"pool": 96}),
+    "training pictures turned by 5 degrees": Lever({"angle": 5.0}),
     "focal loss alone": Lever({"losses": (1.0, 0.0, 0.0)}),
     "dice loss alone": Lever({"losses": (0.0, 1.0, 0.0)}),
     "cross-entropy of pictures alone": Lever({"losses": (0.0, 0.0, 1.0)}),

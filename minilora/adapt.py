@@ -45,7 +45,7 @@ def painted(pictures, settings, generator):
     in [0, 1], masks (B, R, R) in {0, 1}).
     """
     for rows in (torch.arange(settings.pool) % len(pictures)).split(settings.batch):
-        batch = augment(pictures[rows], generator)
+        batch = augment(pictures[rows], generator, angle=settings.angle)
         masks = torch.zeros(len(batch), *batch.shape[2:])
         for k in range(0, len(batch), 2):
             kind = choose(generator, settings.defects)
@@ -132,7 +132,7 @@ def demo():
     add_lora(clip.visual.requires_grad_(False), blocks=(2, 3), generator=generator)
     prompts = PromptLearner(clip, default_tokenizer(), "plate", generator=generator)
     settings = SimpleNamespace(steps=60, pool=64, batch=16, rate=5e-3, losses=(1, 0.5, 0.1),
-                               defects=KINDS)
+                               defects=KINDS, angle=5)
     entering, coverage = training_pool(clip.visual, pictures, 2, settings, generator)
     print(f"pool: tokens {tuple(entering.shape)}, {(coverage > MARKED).float().mean():.1%} of the "
           f"patches defective")

@@ -47,6 +47,7 @@ class Settings:
     rate: float = 5e-4                  # peak learning rate
     losses: tuple = (1.0, 0.5, 0.1)     # weights of focal, dice and cross-entropy
     defects: tuple = KINDS              # kinds that are pasted
+    angle: float = 45.0                 # degrees at most by which training pictures are turned
     rank: int = 4
     alpha: float = 8
     targets: tuple = ("q", "k", "v", "out")
@@ -162,9 +163,10 @@ class Detector:
         compared with, so there every copy counts as one of its own.
         """
         room = self.settings.remembered // len(pictures)
+        generator = torch.Generator().manual_seed(self.settings.seed)   # whatever training drew
         turns = 4 if self.settings.turns and room >= 4 else 1
         copies = torch.cat([pictures] + [
-            augment(pictures, self.generator, turns=False, flips=False, angle=2, shift=0.01,
+            augment(pictures, generator, turns=False, flips=False, angle=2, shift=0.01,
                     brightness=0.05, contrast=0.05, gamma=0.05)
             for _ in range(min(self.settings.copies, room // turns) - 1)])
         shown = torch.cat([torch.rot90(copies, k, (2, 3)) for k in range(turns)])
