@@ -12,7 +12,6 @@ Nothing is downloaded unless a published model is asked for by name.
 Leaves out: the names inside a file (`layout.py`), reading it safely (`archive.py`), HTTP
 (`download.py`).
 """
-import argparse
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from minilora.clip import CLIP, CLIPConfig
 from minilora.files import sha256_of, whole_file
 from minilora.layout import (check_keys, clip_from_state_dict, config_from_state_dict, empty_clip,
                              official_shapes, official_state_dict, split_in_proj)
-from minilora.terminal import command
+from minilora.terminal import command, option_parser
 
 __all__ = ["CheckpointError", "OFFICIAL", "Weights", "clip_from_state_dict",
            "config_from_state_dict", "describe", "download", "find_weights", "load_clip",
@@ -233,9 +232,8 @@ def demo():
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        prog="python -m minilora.checkpoint",
-        description="Show what is inside a file of weights, or fetch a published one.")
+    """Shows what is inside a file of weights, or fetches a published one."""
+    parser = option_parser("minilora.checkpoint", main.__doc__)
     parser.add_argument("file", nargs="?", help="a .pt file; without it, a demonstration")
     parser.add_argument("--download", metavar="NAME", help=f"one of {', '.join(OFFICIAL)}")
     parser.add_argument("--folder", help="where to put it (default: weights/ of a checkout, "

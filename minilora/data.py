@@ -12,7 +12,6 @@ everybody. Turning files into pixels is `images.py`; its functions can be had fr
 
 Left out: downloading (the addresses move), validation splits, caching.
 """
-import argparse
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ import torch
 
 from minilora.images import (augment, clip_preprocess, normalise, open_image, read_header,
                              read_image, read_mask, to_square)
-from minilora.terminal import command
+from minilora.terminal import command, option_parser
 
 __all__ = ["Dataset", "Sample", "augment", "clip_preprocess", "few_shot", "find_data",
            "list_classes", "load_class", "normalise", "open_image", "read_header", "read_image",
@@ -221,9 +220,10 @@ def demo():
 
 
 def main():
-    """Prints a summary of DIR, or the demo."""
-    parser = argparse.ArgumentParser(prog="python -m minilora.data", description=main.__doc__)
-    parser.add_argument("dir", nargs="?", metavar="DIR", help="folder with <class>/train/good")
+    """Prints a summary of a data folder: classes, counts, sizes, modes, missing masks."""
+    parser = option_parser("minilora.data", main.__doc__)
+    parser.add_argument("dir", nargs="?", metavar="DIR",
+                        help="folder with <class>/train/good; without it a demonstration")
     folder = parser.parse_args().dir
     if folder is None:
         return demo()

@@ -7,7 +7,6 @@ patch is to "normal" and "anomalous"; what LoRA changed; the maps that make the 
 Symbols: P patches, W width, E embedding, L tokens, H heads.
 Leaves out: gradients, attribution methods (they explain less than they seem to).
 """
-import argparse
 import math
 from html import escape
 from pathlib import Path
@@ -26,7 +25,7 @@ from minilora.lora import lora_layers
 from minilora.losses import similarity_logits
 from minilora.predict import open_run
 from minilora.report import colours
-from minilora.terminal import command
+from minilora.terminal import command, option_parser
 
 SIDE = 224                      # of the pictures on the page, pixels
 
@@ -161,16 +160,15 @@ def explain(detector, path, head=0):
 
 
 def parser():
-    p = argparse.ArgumentParser(prog="python -m minilora.explain",
-                                description=__doc__.split("\n")[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = option_parser("minilora.explain", __doc__)
     p.add_argument("run", help="a run folder of minilora.fit, or its adapter.pt")
-    p.add_argument("picture")
-    p.add_argument("--head", type=int, default=0, help="attention head of the last block, from 0")
-    p.add_argument("--model", help="the base weights, if they lie elsewhere now")
-    p.add_argument("--device", default="cpu", help="cpu, cuda, …")
-    p.add_argument("--out", default="explain.html", help="the page")
-    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    p.add_argument("picture", help="a picture file")
+    model = p.add_argument_group("model").add_argument
+    model("--model", help="the base weights, if they lie elsewhere now")
+    model("--device", default="cpu", help="cpu, cuda, …")
+    output = p.add_argument_group("output").add_argument
+    output("--head", type=int, default=0, help="attention head of the last block, from 0")
+    output("--out", default="explain.html", help="the page")
     return p
 
 

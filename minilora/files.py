@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+WRITTEN = []                    # files that this process put in place, for its last words
 PLAIN = (str, int, float, bool, type(None))         # besides tensors: what a tensor file may hold
 
 
@@ -42,6 +43,7 @@ def whole_file(path, mode="wb"):
             file.flush()
             os.fsync(file.fileno())                 # on the disk before the name points to it
         os.replace(temporary, path)                 # atomic: same folder, so same file system
+        WRITTEN.append(path)
     except BaseException:                           # Ctrl-C as well: nothing half-written stays
         temporary.unlink(missing_ok=True)
         raise

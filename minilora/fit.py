@@ -7,21 +7,19 @@
 
 Here are the options; job.py does one product, many.py several.
 """
-import argparse
 import sys
 from pathlib import Path
 
 from minilora import folders, job, many
 from minilora.detector import Settings
-from minilora.terminal import command
+from minilora.terminal import command, option_parser
 
 DEFAULT = "bottle"
 
 
 def parser():
     d = Settings()
-    p = argparse.ArgumentParser(prog="python -m minilora.fit", description=__doc__.split("\n")[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = option_parser("minilora.fit", __doc__)
     data = p.add_argument_group("data").add_argument
     data("--class", dest="names", nargs="+", metavar="NAME", default=None,
          help=f"products, folders of the data; all: every one; else {DEFAULT}")
@@ -52,7 +50,6 @@ def parser():
         help="attention projections that get LoRA")
     fit("--blocks", type=int, default=d.blocks,
         help="LoRA in the last n blocks; 0: the last third")
-    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p
 
 

@@ -9,7 +9,6 @@ read (the others are judged all the same), or a run without a threshold.
 
 Symbols: R resolution.  Leaves out: masks and metrics (fit's table has them).
 """
-import argparse
 import csv
 import io
 import json
@@ -27,7 +26,7 @@ from minilora.detector import Detector
 from minilora.files import load_tensors, whole_file
 from minilora.images import read_image, to_square
 from minilora.report import write_json
-from minilora.terminal import command
+from minilora.terminal import command, option_parser
 
 OUTLINE = (255, 40, 40)
 
@@ -139,17 +138,15 @@ def run(options, say):
 
 
 def parser():
-    p = argparse.ArgumentParser(prog="python -m minilora.predict",
-                                description=__doc__.split("\n")[0],
-                                epilog="exit status: 0 all OK, 1 some NG, 2 an error",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = option_parser("minilora.predict", __doc__, "exit status: 0 all OK, 1 some NG, 2 an error")
     p.add_argument("run", help="a run folder of minilora.fit, or its adapter.pt")
     p.add_argument("paths", nargs="+", help="pictures, or folders of them")
-    p.add_argument("--model", help="the base weights, if they lie elsewhere now")
-    p.add_argument("--device", default="cpu", help="cpu, cuda, …")
-    p.add_argument("--json", action="store_true", help="print one JSON object a picture")
-    p.add_argument("--out", default="predictions", help="folder for overlays and predictions.csv")
-    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    model = p.add_argument_group("model").add_argument
+    model("--model", help="the base weights, if they lie elsewhere now")
+    model("--device", default="cpu", help="cpu, cuda, …")
+    output = p.add_argument_group("output").add_argument
+    output("--json", action="store_true", help="print one JSON object a picture")
+    output("--out", default="predictions", help="folder for overlays and predictions.csv, .json")
     return p
 
 

@@ -10,7 +10,6 @@ The batches come from stream.py, the captions and both losses from captions.py.
 Leaves out: photographs, several machines.  Symbols: B scenes of a batch, P patches, E embedding.
 """
 
-import argparse
 import math
 import sys
 import time
@@ -27,7 +26,7 @@ from minilora.clip import CLIP
 from minilora.files import load_tensors, save_tensors, whole_file
 from minilora.images import normalise
 from minilora.stream import MINI, Buffer, SceneStream, embed_view, view, visible_facts
-from minilora.terminal import command
+from minilora.terminal import command, option_parser
 
 
 def training_loss(clip, tokenizer, batch, full, generator, device, dtype):
@@ -149,28 +148,28 @@ def write_log(path, log, head):
 
 
 def parser():
-    p = argparse.ArgumentParser(prog="python -m minilora.pretrain",
-                                description=__doc__.split("\n")[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--out", default="mini-clip.pt",
-                   help="file for the weights; the log goes beside it")
-    p.add_argument("--steps", type=int, default=7000, help="length of the schedule")
-    p.add_argument("--stop", type=int, default=0,
-                   help="stop after this step all the same; 0: run to the end")
-    p.add_argument("--batch", type=int, default=128, help="scenes a step")
-    p.add_argument("--fresh", type=int, default=16, help="newly drawn scenes a step")
-    p.add_argument("--buffer", type=int, default=16384, help="scenes kept for reuse (150 kB each)")
-    p.add_argument("--rate", type=float, default=6e-4, help="peak learning rate")
-    p.add_argument("--seed", type=int, default=1, help="weights, captions, dropping, order")
-    p.add_argument("--device", default="cpu", help="cpu or cuda")
-    p.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="autocast")
-    p.add_argument("--workers", type=int, default=2, help="processes that draw scenes")
-    p.add_argument("--threads", type=int, default=2,
-                   help="of the training process; part of what a run repeats")
-    p.add_argument("--every", type=int, default=20, help="steps between two progress lines")
-    p.add_argument("--save-every", type=int, default=250, help="steps between two resume files")
+    p = option_parser("minilora.pretrain", __doc__)
     p.add_argument("--check", metavar="LOG",
                    help="train the first 50 steps of a log again and compare")
+    output = p.add_argument_group("output").add_argument
+    output("--out", default="mini-clip.pt", help="file for the weights; the log goes beside it")
+    output("--every", type=int, default=20, help="steps between two progress lines")
+    output("--save-every", type=int, default=250, help="steps between two resume files")
+    training = p.add_argument_group("training").add_argument
+    training("--steps", type=int, default=7000, help="length of the schedule")
+    training("--stop", type=int, default=0,
+             help="stop after this step all the same; 0: run to the end")
+    training("--batch", type=int, default=128, help="scenes a step")
+    training("--fresh", type=int, default=16, help="newly drawn scenes a step")
+    training("--buffer", type=int, default=16384, help="scenes kept for reuse (150 kB each)")
+    training("--rate", type=float, default=6e-4, help="peak learning rate")
+    training("--seed", type=int, default=1, help="weights, captions, dropping, order")
+    machine = p.add_argument_group("machine").add_argument
+    machine("--device", default="cpu", help="cpu or cuda")
+    machine("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="autocast")
+    machine("--workers", type=int, default=2, help="processes that draw scenes")
+    machine("--threads", type=int, default=2,
+            help="of the training process; part of what a run repeats")
     return p
 
 

@@ -10,7 +10,6 @@ Leaves out: photographs.  A score on scenes says that the method works, not how 
 factory.  Symbols: R resolution.
 """
 
-import argparse
 import tempfile
 import zlib
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from minilora.flaws import KINDS, add_flaw
 from minilora.materials import grid, paint, random_material, white
 from minilora.parts import FAMILIES, random_pose, random_style, shapes
 from minilora.pro import connected_regions
-from minilora.terminal import command
+from minilora.terminal import command, option_parser
 
 UNSEEN_CLASSES, UNSEEN_FLAW = ("gear", "mesh"), "dent"
 # embedded test class -> (family, material and colour of its body or None for any, seed of its
@@ -214,10 +213,10 @@ def demo():
 
 
 def main():
-    p = argparse.ArgumentParser(prog="python -m minilora.scenes",
-                                description=__doc__.split("\n")[0])
+    p = option_parser("minilora.scenes", __doc__)
     p.add_argument("--out", help="folder to write; without it a demonstration is printed")
-    p.add_argument("--class", dest="names", nargs="+", default=list(CLASSES), help="default: all")
+    p.add_argument("--class", dest="names", nargs="+", metavar="NAME", default=list(CLASSES),
+                   help="which of them")
     options = p.parse_args()
     if options.out is None:
         return demo()

@@ -1,15 +1,36 @@
-"""What all commands share at the terminal: a progress line, and errors and Ctrl-C in one line.
+"""What all commands share at the terminal: options, a progress line, errors and Ctrl-C in one line.
 
 Claim: a user is owed the cause and the remedy, not a traceback; whoever mends minilora passes
 --debug and gets both.
 
 Leaves out: colours, other languages.
 """
+import argparse
+import os
 import sys
 import time
 
+from minilora.files import WRITTEN
+
 EXPECTED = (ValueError, OSError)                        # raised with words for a user
 STOPPED = 130                                           # what a shell expects after Ctrl-C
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where it says something: not None, not that a switch is off."""
+
+    def _get_help_string(self, action):
+        if action.default is None or isinstance(action.default, bool):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def option_parser(name, description, epilog=None):
+    """An argparse parser for the command `name`, with --debug; description: its docstring."""
+    p = argparse.ArgumentParser(prog=f"python -m {name}", description=description.split("\n")[0],
+                                epilog=epilog, formatter_class=HelpFormatter)
+    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return p
 
 
 def command(name, main, failed=1):
@@ -23,13 +44,22 @@ def command(name, main, failed=1):
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print(f"\n{name}: stopped; every file that was written so far is whole", file=sys.stderr)
+        print(f"\n{name}: stopped; {saved()}", file=sys.stderr)
         sys.exit(STOPPED)
     except EXPECTED as error:
         if debug:
             raise
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(failed)
+
+
+def saved():
+    """Which files of this process are in place, in words."""
+    paths = list(dict.fromkeys(os.path.relpath(p) for p in WRITTEN))
+    if not paths:
+        return "nothing had been written yet"
+    others = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return f"written, and whole: {', '.join(paths[-3:])}{others}"
 
 
 class ProgressLine:

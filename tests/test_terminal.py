@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from minilora import files, terminal
 from minilora.terminal import ProgressLine, command
 
 
@@ -31,12 +32,35 @@ def test_a_mistake_of_minilora_itself_keeps_its_traceback():
         command("minilora.fit", main)
 
 
-def test_control_c_says_what_is_safe(capsys):
+@pytest.mark.parametrize("count, words", [
+    (0, "stopped; nothing had been written yet"),
+    (1, "stopped; written, and whole: 0.txt"),
+    (5, "stopped; written, and whole: 2.txt, 3.txt, 4.txt and 2 more")])
+def test_control_c_names_what_is_saved(count, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files, "WRITTEN", [])
+    monkeypatch.setattr(terminal, "WRITTEN", files.WRITTEN)
+    monkeypatch.chdir(tmp_path)
+
     def main():
-        raise KeyboardInterrupt
+        for k in range(count):
+            with files.whole_file(f"{k}.txt", "w") as file:
+                file.write("whole")
+        with files.whole_file("torn.txt", "w") as file:
+            file.write("half")
+            raise KeyboardInterrupt
     with pytest.raises(SystemExit) as stop:
         command("minilora.fit", main)
-    assert stop.value.code == 130 and "whole" in capsys.readouterr().err
+    assert stop.value.code == 130 and capsys.readouterr().err == f"\nminilora.fit: {words}\n"
+
+
+def test_help_shows_defaults_that_say_something():
+    p = terminal.option_parser("minilora.fit", "Fits.\n\nMore.")
+    p.add_argument("--seed", type=int, default=0, help="of the draw")
+    p.add_argument("--model", help="a file")
+    p.add_argument("--no-turns", action="store_false", help="as they lie")
+    text = p.format_help()
+    assert "of the draw (default: 0)" in text and text.count("default") == 1
+    assert "python -m minilora.fit" in text and "Fits.\n" in text and "More" not in text
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(capsys):
