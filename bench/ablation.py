@@ -41,6 +41,7 @@ class AdaptedMemory(Detector):
 
     def patch_features(self, pixels, states):
         seen = continued(self.clip.visual, states, self.first)
+        seen.append(self.clip.visual.blocks[-1](seen[-1]))
         return [torch.stack([seen[n][:, 1:] for n in self.memory_layers])]
 
 
@@ -50,7 +51,9 @@ class OrdinaryPath(Detector):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         visual = self.clip.visual
-        visual.value_value = lambda states: visual.ln_post(states[-1][:, 1:]) @ visual.proj
+        last = len(visual.blocks) - 1
+        visual.value_value = lambda states: visual.ln_post(
+            visual.blocks[last](states[last])[:, 1:]) @ visual.proj
 
 
 class WithoutLoRA(Detector):
@@ -72,11 +75,11 @@ class HandWritten(Detector):
 class BothPrompts(Detector):
     """The text map is the mean of the maps by learned and by hand-written prompts."""
 
-    def text_probability(self, states, text):
-        maps = super().text_probability(states, text)
+    def text_probability(self, patches, text):
+        maps = super().text_probability(patches, text)
         if text is not self.learned:
             return maps
-        return (maps + super().text_probability(states, self.hand_written)) / 2
+        return (maps + super().text_probability(patches, self.hand_written)) / 2
 
 
 class WithWindows(Detector):

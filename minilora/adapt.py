@@ -24,16 +24,22 @@ from minilora.losses import cross_entropy, dice_loss, focal_loss
 MARKED = 0.15                   # share of a patch that must be defective for it to count as such
 
 
-def frozen_states(visual, pixels):
-    """Hidden states of the pretrained tower, LoRA off.  pixels: (B, 3, R, R) in [0, 1]."""
+def frozen_states(visual, pixels, count=None):
+    """Hidden states of the pretrained tower, LoRA off, up to block number `count` (None: all).
+
+    pixels: (B, 3, R, R) in [0, 1].
+    """
     with torch.no_grad(), lora_off(visual):
-        return visual.hidden_states(visual.embed(normalise(pixels)))
+        return visual.hidden_states(visual.embed(normalise(pixels)), count)
 
 
 def continued(visual, states, first):
-    """Runs the blocks from number `first` on, as they are now.  states: at least those before."""
+    """Runs the blocks from number `first` on, as they are now, but the last: what enters each.
+
+    states: at least those before.  The value-value path needs no more, and CLS is asked for alone.
+    """
     states = list(states[:first])
-    for block in visual.blocks[first - 1:]:
+    for block in visual.blocks[first - 1:-1]:
         states.append(block(states[-1]))
     return states
 
@@ -58,7 +64,7 @@ def training_pool(visual, pictures, first, settings, generator):
     patch that is defective (N, P))."""
     entering, coverage = [], []
     for batch, masks in painted(pictures, settings, generator):
-        entering.append(frozen_states(visual, batch.to(visual.proj.device))[first - 1])
+        entering.append(frozen_states(visual, batch.to(visual.proj.device), first - 1)[-1])
         coverage.append(F.avg_pool2d(masks, visual.patch).flatten(1))
     return torch.cat(entering), torch.cat(coverage).to(visual.proj.device)
 
@@ -73,7 +79,8 @@ def adaptation_loss(clip, prompts, entering, coverage, first, weights):
     text = prompts()                                                     # (2, E)
     probability = text_map(clip.visual.value_value(states), text, clip.logit_scale.exp())  # (B, P)
     target = (coverage > MARKED).float()
-    logits = clip.similarity(clip.visual.pool(states[-1]), text)         # (B, 2)
+    picture = clip.visual.pool(clip.visual.blocks[-1].first_token(states[-1]))              # (B, E)
+    logits = clip.similarity(picture, text)                              # (B, 2)
     three = (focal_loss(probability, target), dice_loss(probability, target),
              cross_entropy(logits, (coverage.amax(1) > 0).long()))
     return sum(weight * loss for weight, loss in zip(weights, three))

@@ -96,8 +96,9 @@ class Detector:
     # ---- features -----------------------------------------------------------------------------
 
     def frozen_states(self, pixels):
-        """Hidden states of the pretrained tower.  pixels: (B, 3, R, R) in [0, 1]."""
-        return frozen_states(self.clip.visual, pixels.to(self.device))
+        """Hidden states of the pretrained tower that any map needs.  pixels: (B, 3, R, R)."""
+        needed = max(len(self.clip.visual.blocks) - 1, *self.memory_layers)
+        return frozen_states(self.clip.visual, pixels.to(self.device), needed)
 
     def patch_features(self, pixels, states):
         """What the memory keeps, one (layers, B, P, W) a scale.  states: those at scale 1."""
@@ -108,19 +109,23 @@ class Detector:
             else:
                 side = patch * max(1, round(self.resolution * scale / patch))
                 resized = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
-                seen = self.frozen_states(resized.clamp(0, 1))
+                seen = frozen_states(self.clip.visual, resized.clamp(0, 1),
+                                     max(self.memory_layers))
             features.append(torch.stack([seen[n][:, 1:] for n in self.memory_layers]))
         return features
 
-    def text_probability(self, states, text):
-        """Probability of "anomalous" per patch, (B, P), by the tower as it is now."""
-        patches = self.clip.visual.value_value(states)
-        return anomaly.text_map(patches, text, self.clip.logit_scale.exp())
+    def adapted_patches(self, frozen):
+        """Patches in the texts' space, (B, P, E), by the tower as it is now.  frozen: as above."""
+        return self.clip.visual.value_value(continued(self.clip.visual, frozen, self.first))
 
-    def frozen_text_probability(self, states, text):
+    def frozen_patches(self, frozen):
         """The same with LoRA off: the value-value path runs through adapted blocks too."""
         with lora_off(self.clip.visual):
-            return self.text_probability(states, text)
+            return self.clip.visual.value_value(frozen)
+
+    def text_probability(self, patches, text):
+        """Probability of "anomalous" per patch, (B, P)."""
+        return anomaly.text_map(patches, text, self.clip.logit_scale.exp())
 
     # ---- fit ----------------------------------------------------------------------------------
 
@@ -146,8 +151,7 @@ class Detector:
             frozen = self.frozen_states(part)
             tokens.append(self.patch_features(part, frozen))
             if sum(map(len, text)) < len(shown) // turns:
-                adapted = continued(self.clip.visual, frozen, self.first)
-                text.append(self.text_probability(adapted, self.learned))
+                text.append(self.text_probability(self.adapted_patches(frozen), self.learned))
         self.memory = [Memory.of(torch.cat(scale, dim=1), owners, turns)    # (layers, N, P, W)
                        for scale in zip(*tokens)]
         left_out = self.mean_map([m.left_out / m.level for m in self.memory])
@@ -191,8 +195,7 @@ class Detector:
 
     def adapted_text_map(self, frozen):
         """(B, R, R), by learned prompts and with LoRA."""
-        adapted = continued(self.clip.visual, frozen, self.first)
-        return self.to_map(self.text_probability(adapted, self.learned))
+        return self.to_map(self.text_probability(self.adapted_patches(frozen), self.learned))
 
     def fuse(self, memory, text):
         """Memory map plus weighted text map, both (B, R, R)."""
@@ -206,11 +209,12 @@ class Detector:
         """
         pixels = pixels.to(self.device)
         frozen = self.frozen_states(pixels)
-        rows = {"zero-shot": self.to_map(self.frozen_text_probability(frozen, self.hand_written))}
+        plain = self.frozen_patches(frozen)
+        rows = {"zero-shot": self.to_map(self.text_probability(plain, self.hand_written))}
         if self.memory is not None:
             memory, text = self.memory_map(pixels, frozen), self.adapted_text_map(frozen)
-            plain = self.to_map(self.frozen_text_probability(frozen, self.learned))
-            rows |= {"memory": memory, "text": text, "lora-off": self.fuse(memory, plain),
+            without = self.to_map(self.text_probability(plain, self.learned))
+            rows |= {"memory": memory, "text": text, "lora-off": self.fuse(memory, without),
                      "adapted": self.fuse(memory, text)}
         return {row: maps.cpu() for row, maps in rows.items()}
 

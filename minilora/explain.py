@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from minilora import anomaly, page
-from minilora.adapt import continued
+from minilora.adapt import continued, frozen_states
 from minilora.bpe import default_tokenizer
 from minilora.coop import STATES
 from minilora.files import whole_file
@@ -125,12 +125,12 @@ def explain(detector, path, head=0):
     if not 0 <= head < heads:
         raise ValueError(f"--head {head}: expected 0 to {heads - 1}")
     pixels = to_square(read_image(path), detector.resolution)[None].to(detector.device)
-    frozen = detector.frozen_states(pixels)
+    frozen = frozen_states(visual, pixels)
     adapted = continued(visual, frozen, detector.first)
     shown = Image.fromarray((pixels[0].cpu() * 255).round().byte().permute(1, 2, 0).numpy())
     cosine = similarity_logits(visual.value_value(adapted), detector.learned, 1)[0]     # (P, 2)
     low, high = cosine.min(), cosine.max()
-    before = detector.frozen_text_probability(frozen, detector.learned)[0]
+    before = detector.text_probability(detector.frozen_patches(frozen), detector.learned)[0]
     after = anomaly.text_map(visual.value_value(adapted), detector.learned, scale)[0]
     maps, scores = detector.maps(pixels), []
     final = []

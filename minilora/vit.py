@@ -78,13 +78,14 @@ class VisionTransformer(nn.Module):
         resized = F.interpolate(picture, size=(grid, grid), mode="bicubic", align_corners=False)
         return torch.cat([table[:1], resized[0].flatten(1).T])   # (1+P, W)
 
-    def hidden_states(self, x):
+    def hidden_states(self, x, count=None):
         """All blocks.  x: (B, L, W) from `embed`, or any subset of its tokens with CLS first.
 
         Returns a list of layers + 1 tensors (B, L, W): [0] is x, [n] the output of the n-th block.
+        count: stop after so many blocks.
         """
         states = [x]
-        for block in self.blocks:
+        for block in self.blocks[:count]:
             states.append(block(states[-1]))                     # V eqs. 2, 3
         return states
 
@@ -95,8 +96,9 @@ class VisionTransformer(nn.Module):
     def value_value(self, hidden, last=None):
         """Second path (S): patch features that can be compared with text features.
 
-        hidden: the list of `hidden_states`; last: how many of the last blocks take part, by default
-        the last third.  Returns (B, L-1, E).  Raises ValueError for a number out of range.
+        hidden: the list of `hidden_states`, of which it needs what enters each block; last: how
+        many of the last blocks take part, by default the last third.  Returns (B, L-1, E).  Raises
+        ValueError for a number out of range.
         The path leaves the ordinary one before those blocks; in each of them it adds value-value
         attention of the *ordinary* path's state and skips the feed-forward, which by S's
         measurements drags patches away from what they show.
@@ -130,7 +132,8 @@ class VisionTransformer(nn.Module):
 
     def text_patches(self, pixels):
         """Patches in the texts' space, by the value-value path.  (B, 3, R, R) -> (B, P, E)."""
-        return self.value_value(self.hidden_states(self.embed(pixels)))
+        entering = self.hidden_states(self.embed(pixels), len(self.blocks) - 1)
+        return self.value_value(entering)
 
 
 def check_pixels(pixels, patch):

@@ -166,3 +166,11 @@ def test_a_fresh_block_is_drawn_from_the_generator_on_the_scales_it_states():
 def test_a_width_that_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="width 100 .* 3 heads.*64"):
         MultiHeadAttention(100, heads=3)
+
+
+def test_cls_alone_is_what_the_whole_block_makes_of_it():
+    block = Block(128, 2)
+    block.initialise(1, torch.Generator().manual_seed(0))
+    x = torch.randn(3, 10, 128, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(block.first_token(x), block(x)[:, :1], rtol=0, atol=1e-6)
+    assert not torch.equal(block.first_token(x[:, :5]), block.first_token(x)), "it asks them all"
