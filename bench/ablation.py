@@ -100,7 +100,7 @@ class WithWindows(Detector):
 class Lever:
     settings: dict = field(default_factory=dict)
     detector: type = Detector
-    top: float = 0.01                   # share of the map's pixels that makes the image score
+    top: float = 0.003                  # share of the map's pixels that makes the image score
 
 
 LEVERS = {
@@ -111,10 +111,12 @@ LEVERS = {
     "memory layers 4, 5": Lever({"memory_layers": (4, 5), "scales": (1.0,)}),
     "memory layers 4, 5 with LoRA": Lever({"memory_layers": (4, 5)}, AdaptedMemory),
     "3 x 3 patches averaged": Lever({}, Averaged),
-    "one size: 1.5": Lever({"scales": (1.5,)}),
+    "one size: 2": Lever({"scales": (2.0,)}),
     "one size: 1": Lever({"scales": (1.0,)}),
     "one size: 0.5": Lever({"scales": (0.5,)}),
     "two sizes: 1, 0.5": Lever({"scales": (1.0, 0.5)}),
+    "three sizes: 1.5, 1, 0.5": Lever({"scales": (1.5, 1.0, 0.5)}),
+    "four sizes: 2, 1.5, 1, 0.5": Lever({"scales": (2.0, 1.5, 1.0, 0.5)}),
     "resolution 336": Lever({"resolution": 336}),
     "WinCLIP's windows added": Lever({}, WithWindows),
     "no turned copies": Lever({"turns": False}),
@@ -122,12 +124,13 @@ LEVERS = {
     "3 moved and relit copies": Lever({"copies": 3}),
     "text map not added": Lever({"text_weight": 0.0}),
     "text map with weight 0.5": Lever({"text_weight": 0.5}),
-    "text map with weight 2": Lever({"text_weight": 2.0}),
+    "text map with weight 1": Lever({"text_weight": 1.0}),
     "text map with weight 4": Lever({"text_weight": 4.0}),
     "ordinary path for the text map": Lever({}, OrdinaryPath),
     "hand-written prompts": Lever({}, HandWritten),
     "hand-written and learned prompts": Lever({}, BothPrompts),
     "image score: maximum": Lever(top=0.0),
+    "image score: top 1 %": Lever(top=0.01),
     "image score: top 5 %": Lever(top=0.05),
     "sigma 1": Lever({"sigma": 1.0}),
     "sigma 8": Lever({"sigma": 8.0}),
@@ -139,6 +142,7 @@ LEVERS = {
     "no adaptation": Lever({"steps": 0}),
     "30 steps": Lever({"steps": 30}),
     "300 steps": Lever({"steps": 300}),
+    "batch of 16": Lever({"batch": 16}),
     "pool of 96": Lever({"pool": 96}),
     "training pictures turned by 5 degrees": Lever({"angle": 5.0}),
     "focal loss alone": Lever({"losses": (1.0, 0.0, 0.0)}),

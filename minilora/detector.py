@@ -42,7 +42,7 @@ class Settings:
 
     resolution: int = 0                 # side in pixels; 0: the model's own
     steps: int = 100                    # of training; 0: no adaptation
-    batch: int = 16                     # pictures a step
+    batch: int = 8                      # pictures a step
     pool: int = 320                     # pictures to train on, every second with a pasted defect
     rate: float = 5e-4                  # peak learning rate
     losses: tuple = (1.0, 0.5, 0.1)     # weights of focal, dice and cross-entropy
@@ -53,13 +53,13 @@ class Settings:
     targets: tuple = ("q", "k", "v", "out")
     blocks: int = 0                     # the last n get LoRA; 0: the last third, rounded up
     context: str = "a photo of a"       # words that the learned context starts from
-    scales: tuple = (1.5, 1.0, 0.5)     # sizes at which the memory looks; 1: the resolution
+    scales: tuple = (2.0, 1.0, 0.5)     # sizes at which the memory looks; 1: the resolution
     memory_layers: tuple = ()           # (): a third and all of the way to LoRA
     copies: int = 2                     # of each shot, all but one slightly moved and relit
     turns: bool = True                  # each of them in four directions
     remembered: int = 192               # pictures at most that copies and turns make of the shots
     sigma: float = 4.0                  # Gaussian smoothing, in pixels of a 224-pixel map
-    text_weight: float = 1.0            # of the text map beside the memory map
+    text_weight: float = 2.0            # of the text map beside the memory map
     false_positive_rate: float = 0.05   # of good pictures, that the threshold aims at
     seed: int = 1
 

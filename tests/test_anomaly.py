@@ -45,9 +45,10 @@ def test_maps_keep_the_place_of_a_patch():
     assert 16 <= row < 32 and 32 <= column < 48
 
 
-def test_image_score_is_the_mean_of_the_top_one_per_cent():
-    maps = torch.arange(400.0).view(1, 20, 20)
-    assert anomaly.image_score(maps).item() == pytest.approx((399 + 398 + 397 + 396) / 4)
+def test_image_score_is_the_mean_of_the_highest_pixels():
+    maps = torch.arange(1600.0).view(1, 40, 40)
+    assert anomaly.image_score(maps).item() == pytest.approx((1599 + 1598 + 1597 + 1596) / 4)
+    assert anomaly.image_score(maps, top=0).item() == 1599, "at least one"
 
 
 def test_threshold_leaves_the_stated_share_of_good_pictures_above():

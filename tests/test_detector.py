@@ -128,7 +128,7 @@ def test_one_shot_is_enough_for_memory_and_threshold(tiny_clip, good):
 def test_every_shot_is_remembered_in_four_directions(tiny_clip, good):
     detector = Detector(tiny_clip, "plate", replace(SMALL, copies=2)).fit(good[:3])
     patches = [m.patches.shape[1] for m in detector.memory]
-    assert patches == [3 * 2 * 4 * grid * grid for grid in (6, 4, 2)]
+    assert patches == [3 * 2 * 4 * grid * grid for grid in (8, 4, 2)], "sizes 2, 1, 0.5"
     upside_down = detector.maps(good[:1].flip(2, 3))["memory"]
     assert upside_down.max() < 0.05, "half a turn changes nothing"
 
