@@ -31,7 +31,7 @@ def main():
     p.add_argument("--out", type=Path, default=Path("bench/results/front.png"))
     options = p.parse_args()
     with whole_file(options.out) as file:
-        stacked(options.panels).save(file, "PNG", optimize=True)
+        stacked(options.panels).quantize(256).save(file, "PNG", optimize=True)
     print(options.out)
 
 

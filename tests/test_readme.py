@@ -1,0 +1,34 @@
+"""The README's Python example runs as it stands, and its reading order names every module."""
+
+import re
+from pathlib import Path
+
+import torch
+from conftest import REPO
+
+from minilora import scenes
+
+README = (REPO / "README.md").read_text()
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
+    scenes.write_class(tmp_path / "pictures", "nut", good=8, test_good=1, defective=2)
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert "tensor([" in capsys.readouterr().out and names["scores"].shape == (2,)
+    again = names["again"].score(scenes_of(tmp_path))[0]
+    assert torch.allclose(again, names["maps"], atol=0.05), "saved in half precision"
+
+
+def scenes_of(root):
+    from minilora import load_pictures
+    return load_pictures(root / "pictures/nut/test/broken")
+
+
+def test_the_reading_order_names_every_module():
+    modules = {p.name for p in Path(REPO, "minilora").rglob("*.py")} - {"__init__.py",
+                                                                        "__main__.py"}
+    named = set(re.findall(r"(\w+\.py)", README[README.index("## Reading order"):]))
+    assert modules == named - {"setup.py"}, modules ^ named
