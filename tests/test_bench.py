@@ -113,7 +113,7 @@ def test_coop_forgets_nothing_and_full_fine_tuning_is_measured_on_the_same_scene
     monkeypatch.setattr(options, "count", 12, raising=False)
     monkeypatch.setattr(options, "device", "cpu")
     data = forgetting.load_class(options.data, "gear")
-    settings = Settings(steps=20, pool=32, rate=5e-3)
+    settings = Settings(steps=40, pool=32, rate=2e-2)
     found = {m: forgetting.after(m, data, settings, options) for m in forgetting.METHODS}
     assert found["CoOp"] == found["before"], "both towers stay as they are"
     assert found["LoRA"] != found["before"]
