@@ -183,7 +183,7 @@ def as_page(results, options):
              "and AUPRO of the row adapted, per cent; what the threshold, set by good pictures "
              "alone, achieves on the test pictures.")
     return page.document("All classes", f"<h1>All classes</h1><p>{escape(words)}</p>"
-                         f'<div class="wide"><table><tr>{cells}</tr>{body}</table></div>'
+                         f'<div class="wide"><table class="rows"><tr>{cells}</tr>{body}</table></div>'
                          f'<p class="soft">{escape(options.command)}</p>')
 
 

@@ -50,6 +50,13 @@ polyline.line-2, line.line-2 { stroke-dasharray: 2 3; }
 .bar-good { fill: var(--good); } .bar-bad { fill: var(--bad); }
 .mark { stroke: var(--text); stroke-dasharray: 4 3; }
 .good { color: var(--good); } .bad { color: var(--bad); }
+@media (max-width: 40rem) {                    /* a phone: the words go below their numbers */
+  table.rows { min-width: 0; font-size: .75rem; }
+  table.rows tr { display: grid; grid-template-columns: 4.4rem repeat(6, minmax(0, 1fr));
+    border-bottom: 1px solid var(--line); }
+  table.rows th, table.rows td { padding: .25rem .15rem; border: 0; }
+  table.rows th { font-size: .6rem; } table.rows th:last-child { display: none; }
+  table.rows td.words { grid-column: 1 / -1; min-width: 0; color: var(--soft); } }
 """
 COLUMNS = {"image_auroc": "image AUROC", "image_ap": "AP", "image_f1_max": "best F1",
            "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro": "AUPRO"}
@@ -107,7 +114,7 @@ def table(rows, explain):
         best = ' class="best"' if name == list(rows)[-1] else ""
         body += (f"<tr{best}><td>{escape(name)}</td>{cells}"
                  f'<td class="words">{escape(explain[name])}</td></tr>')
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+    return f'<div class="wide"><table class="rows"><tr>{head}</tr>{body}</table></div>'
 
 
 def charts(metrics, scores, labels):
