@@ -76,6 +76,11 @@ class Detector:
         self.noun = noun.replace("_", " ")
         layers, tokenizer = len(clip.visual.blocks), default_tokenizer()
         self.resolution = settings.resolution or clip.config.resolution
+        patch = clip.visual.patch
+        if self.resolution < patch or self.resolution % patch:
+            near = max(patch, round(self.resolution / patch) * patch)
+            raise ValueError(f"resolution {self.resolution}: expected a multiple of {patch}, the "
+                             f"side of a patch; try {near}")
         self.first = layers + 1 - (settings.blocks or -(-layers // 3))  # first adapted block
         frozen = max(1, self.first - 1)
         self.memory_layers = settings.memory_layers or tuple(sorted({-(-frozen // 3), frozen}))

@@ -137,9 +137,9 @@ def explain(detector, path, head=0):
     for row, found in maps.items():
         scores.append((row, f"{anomaly.image_score(found).item():.3f}"))
         final.append((heat(found[0]), f"map of the row {row}"))
-    decision = "no threshold" if detector.threshold is None else (
-        f"threshold {detector.threshold:.3f}: "
-        + ("NG" if detector.score(pixels)[1].item() > detector.threshold else "OK"))
+    score, threshold = detector.score(pixels)[1].item(), detector.threshold
+    decision = "no threshold" if threshold is None else (
+        f"{'NG' if score > threshold else 'OK'}: score {score:.3f}, threshold {threshold:.3f}")
     norms = [(name, f"{norm:.3f}", f"{share:.2%}", f"{first:.0%}", f"{turn:+.3f}")
              for name, norm, share, first, turn in changes(visual)]
     return "".join([

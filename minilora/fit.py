@@ -22,7 +22,8 @@ def parser():
     p = option_parser("minilora.fit", __doc__)
     data = p.add_argument_group("data").add_argument
     data("--class", dest="names", nargs="+", metavar="NAME", default=None,
-         help=f"products, folders of the data; all: every one; else {DEFAULT}")
+         help=f"products, folders of the data; all: every one; else {DEFAULT}; with --good: "
+              "the product's name")
     data("--shots", default="8", help="good pictures to learn from; 0: zero-shot; all: every one")
     data("--data", help="folder in MVTec AD's or VisA's layout; else $MINILORA_DATA, data/mvtec, "
                         "or the embedded scenes")
@@ -61,11 +62,11 @@ def parse(arguments):
         raise ValueError("--test goes with --good; with --data the test pictures are its own")
     if options.good and options.data:
         raise ValueError("--good and --data exclude each other; give one of them")
-    if options.good and len(options.names or []) > 1:
+    if options.good and (len(options.names or []) > 1 or options.names == ["all"]):
         raise ValueError("--good is one product; give one --class at most, as its name")
     if options.shots != "all":
         if not options.shots.isdigit():
-            raise ValueError(f"--shots {options.shots}: expected a number or 'all'")
+            raise ValueError(f"--shots {options.shots}: expected a whole number from 0, or 'all'")
         options.shots = int(options.shots)
     if options.good:
         options.names = options.names or [folders.name_of(options.good)]

@@ -1,7 +1,7 @@
 """Other layouts than MVTec AD's: one's own pictures without masks, and VisA.
 
     own    --good DIR, and to be judged --test DIR: folders "good" and one for each kind of defect,
-           or pictures alone, of which nothing is known
+           or pictures alone, of which nothing is known; all folders in DIR count
     VisA   Zou et al. 2022: <root>/split_csv/1cls.csv with the columns object, split, label, image,
            mask, all paths below <root>
 
@@ -89,9 +89,17 @@ def own_pictures(good, test=None, name=None):
     are of unknown label (None).  Raises FileNotFoundError for a folder without pictures.
     """
     for option, folder in (("--good", good), ("--test", test)):
-        if folder and not (Path(folder).is_dir() and pictures_below(folder)):
+        if folder and not Path(folder).is_dir():
+            what = "is a file" if Path(folder).exists() else "does not exist"
+            raise FileNotFoundError(f"{option} {folder} {what}; give a folder of pictures")
+        if folder and not pictures_below(folder):
             raise FileNotFoundError(f"{option} {folder} holds no picture; expected a folder with "
                                     f"files ending in {', '.join(SUFFIXES)}")
+    inside = {p.name for p in Path(good).iterdir() if p.is_dir()} & {"test", "ground_truth"}
+    if inside:
+        raise ValueError(f"--good {good} holds {' and '.join(sorted(inside))}; expected good "
+                         "pictures alone, and every one below it would count as good; give the "
+                         f"folder of those ({good}/train/good?), or use --data")
     train = [Sample(p, "good", 0) for p in pictures_below(good)]
     judged = []
     for path in pictures_below(test) if test else ():

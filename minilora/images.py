@@ -31,6 +31,8 @@ PADDING = {"reflect": "reflection", "replicate": "border"}      # ours: grid_sam
 @contextmanager
 def _opened(path):
     """Image.open with one kind of error, which names the file."""
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give one picture file")
     if not Path(path).is_file():
         raise FileNotFoundError(f"picture {path} not found; give the path of a picture file")
     try:

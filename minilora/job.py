@@ -121,6 +121,9 @@ def run(options, say=print, again=True):
     if kept:
         say(f"finished {options.out}, nothing has changed since; --force repeats it")
         return kept
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a file; give a folder")
+    options.out.mkdir(parents=True, exist_ok=True)
     detector = Detector(clip, options.noun or data.name, settings)
     introduce(detector, weights, data, data_name, options, say)
     shots = few_shot(data.train, options.shots, options.seed)
@@ -132,6 +135,9 @@ def run(options, say=print, again=True):
         scores, results, panels = evaluate(detector, data.test, options.out)
         metrics |= results
         tell(metrics, say)
+    elif detector.threshold is not None:
+        say(f"threshold {detector.threshold:.3f}, from {len(shots)} good pictures; next: "
+            f"python -m minilora.predict {options.out} PICTURES")
     metrics |= {"seconds": time.time() - begun, "peak_memory_bytes": peak_memory(options.device)}
     report.write_json(options.out / "metrics.json", metrics)
     if data.test:

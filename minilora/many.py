@@ -14,6 +14,7 @@ import datetime
 import io
 import os
 import statistics
+import sys
 from html import escape
 from itertools import zip_longest
 
@@ -82,15 +83,28 @@ def run_all(options, say=print):
                 results[name] = {"class": name, "error": str(error)}
                 say(f"failed: {error}")
     results = gathered(results, world)
-    if world > 1:
-        dist.destroy_process_group()
     if rank == 0:
         ordered = [results[name] for name in names]
         options.out.mkdir(parents=True, exist_ok=True)
         write_summary(options.out, ordered, options)
         say("\n" + as_text(ordered))
         say(f"written  {options.out}/index.html, summary.txt, summary.csv, summary.md")
-    return sum("error" in metrics for metrics in results.values())
+    failed = sum("error" in metrics for metrics in results.values())
+    if world > 1:
+        leave(1 if failed else 0)
+    return failed
+
+
+def leave(status):
+    """Ends one of several processes, all at the same time and without Python's own end.
+
+    gloo's threads may still hold tensors while the interpreter is taken down, and abort the process
+    (pytorch/pytorch, pull request 179291); everything is on the disk by now.
+    """
+    dist.barrier()
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def values_of(metrics):
@@ -183,7 +197,8 @@ def as_page(results, options):
              "and AUPRO of the row adapted, per cent; what the threshold, set by good pictures "
              "alone, achieves on the test pictures.")
     return page.document("All classes", f"<h1>All classes</h1><p>{escape(words)}</p>"
-                         f'<div class="wide"><table class="rows"><tr>{cells}</tr>{body}</table></div>'
+                         f'<div class="wide"><table class="rows"><tr>{cells}</tr>'
+                         f"{body}</table></div>"
                          f'<p class="soft">{escape(options.command)}</p>')
 
 

@@ -41,6 +41,13 @@ def pictures_in(paths):
             yield path                          # also one that is not there: it is reported
 
 
+def skipped_in(paths):
+    """Names of the files in the folders among `paths` that do not end as a picture does."""
+    return [p.name for folder in map(Path, paths) if folder.is_dir()
+            for p in sorted(folder.rglob("*"))
+            if p.is_file() and p.suffix.lower() not in SUFFIXES and not p.name.startswith(".")]
+
+
 def open_run(run, model=None, device="cpu"):
     """The detector of a run folder or its adapter.pt.
 
@@ -81,7 +88,7 @@ def judge(detector, path):
     place = [round((x + 0.5) / maps.shape[-1], 4) for x in (column, row)]
     said = {"file": str(path), "decision": "NG" if bad else "OK", "score": round(score.item(), 6),
             "threshold": round(detector.threshold, 6), "highest_at": place, "error": None}
-    return said, outlined(picture, maps[0], detector.threshold)
+    return said, outlined(picture, maps[0], detector.threshold) if bad else picture
 
 
 def line_of(said, machine):
@@ -131,7 +138,11 @@ def run(options, say):
     write_results(out, results)
     bad = sum(said["decision"] == "NG" for said in results)
     failed = sum(said["error"] is not None for said in results)
-    print(f"{len(results)} pictures, {bad} NG, {failed} not judged, "
+    other = skipped_in(options.paths)
+    if other:
+        print(f"skipped, since they do not end in {', '.join(SUFFIXES)}: {', '.join(other[:5])}"
+              + (f" and {len(other) - 5} more" if len(other) > 5 else ""), file=sys.stderr)
+    print(f"pictures: {len(results)}, {bad} NG, {failed} not judged, "
           f"{len(results) / (time.time() - begun):.1f} a second; overlays and predictions.csv in "
           f"{out}", file=sys.stderr)
     return 2 if failed else 1 if bad else 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minilora import fit, folders
+from minilora import fit, folders, scenes
 from minilora.images import read_mask
 
 
@@ -54,7 +54,7 @@ def test_a_folder_without_pictures_is_an_error_that_names_the_option(own):
     (own / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="--good .*empty.*no picture"):
         folders.own_pictures(own / "empty")
-    with pytest.raises(FileNotFoundError, match="--test .*nowhere.*no picture"):
+    with pytest.raises(FileNotFoundError, match="--test .*nowhere.*does not exist"):
         folders.own_pictures(own / "my spoon", own / "nowhere")
 
 
@@ -128,3 +128,17 @@ def test_a_visa_mask_of_another_size_is_refused(visa):
     Image.new("L", (10, 10), 1).save(visa / "pcb1/Data/Masks/Anomaly/0.png")
     with pytest.raises(ValueError, match="10x10.*40x30"):
         folders.open_class(visa, "pcb1")
+
+
+def test_a_whole_data_folder_is_not_a_folder_of_good_pictures(tmp_path):
+    scenes.write_class(tmp_path, "nut", good=2, test_good=1, defective=1, resolution=64)
+    with pytest.raises(ValueError, match="--good .*nut holds ground_truth and test.*train/good"):
+        folders.own_pictures(tmp_path / "nut")
+    assert len(folders.own_pictures(tmp_path / "nut/train/good").train) == 2
+
+
+@pytest.mark.parametrize("name, words", [("absent", "does not exist"), ("file.png", "is a file")])
+def test_a_folder_that_is_none_is_named(name, words, tmp_path):
+    (tmp_path / "file.png").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=f"--good .*{name} {words}"):
+        folders.own_pictures(tmp_path / name)

@@ -103,3 +103,14 @@ def test_a_run_without_threshold_is_an_error(finished, tiny_weights, tmp_path):
 def test_a_folder_that_is_no_run_says_what_was_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match="adapter.pt not found; give the folder"):
         predict.open_run(tmp_path)
+
+
+def test_files_that_are_no_pictures_by_their_name_are_named(finished, tmp_path, capsys):
+    run, data, _ = finished
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "phone.heic").write_bytes(b"not read")
+    Image.open(data / "test/good/000.png").save(folder / "a.png")
+    judged(run, [folder], tmp_path / "out")
+    told = capsys.readouterr().err
+    assert "skipped" in told and "phone.heic" in told and "pictures: 1," in told
