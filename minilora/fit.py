@@ -19,7 +19,8 @@ DEFAULT = "bottle"
 
 def parser():
     d = Settings()
-    p = option_parser("minilora.fit", __doc__)
+    p = option_parser("minilora.fit", __doc__, "for example: python -m minilora.fit --good FOLDER "
+                      "--shots 8; exit status: 0 done, 1 an error or a class that failed")
     data = p.add_argument_group("data").add_argument
     data("--class", dest="names", nargs="+", metavar="NAME", default=None,
          help=f"products, folders of the data; all: every one; else {DEFAULT}; with --good: "

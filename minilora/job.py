@@ -124,6 +124,8 @@ def run(options, say=print, again=True):
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file; give a folder")
     options.out.mkdir(parents=True, exist_ok=True)
+    if (options.out / "metrics.json").exists():
+        say(f"replaces the earlier run in {options.out}")
     detector = Detector(clip, options.noun or data.name, settings)
     introduce(detector, weights, data, data_name, options, say)
     shots = few_shot(data.train, options.shots, options.seed)

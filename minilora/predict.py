@@ -135,9 +135,12 @@ def run(options, say):
                     "threshold": round(detector.threshold, 6), "error": str(error)}
         results.append(said)
         say(line_of(said, options.json))
-    write_results(out, results)
     bad = sum(said["decision"] == "NG" for said in results)
     failed = sum(said["error"] is not None for said in results)
+    if failed == len(results):
+        print(f"nothing was judged; {out} stays as it was", file=sys.stderr)
+        return 2
+    write_results(out, results)
     other = skipped_in(options.paths)
     if other:
         print(f"skipped, since they do not end in {', '.join(SUFFIXES)}: {', '.join(other[:5])}"

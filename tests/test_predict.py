@@ -114,3 +114,12 @@ def test_files_that_are_no_pictures_by_their_name_are_named(finished, tmp_path, 
     judged(run, [folder], tmp_path / "out")
     told = capsys.readouterr().err
     assert "skipped" in told and "phone.heic" in told and "pictures: 1," in told
+
+
+def test_a_mistyped_path_does_not_replace_earlier_predictions(finished, tmp_path):
+    run, data, _ = finished
+    judged(run, [data / "test" / "good"], tmp_path)
+    before = (tmp_path / "predictions.csv").read_bytes()
+    status, lines = judged(run, [data / "tset"], tmp_path)
+    assert status == 2 and "not found" in lines[0]
+    assert (tmp_path / "predictions.csv").read_bytes() == before
