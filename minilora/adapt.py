@@ -27,10 +27,11 @@ MARKED = 0.15                   # share of a patch that must be defective for it
 def frozen_states(visual, pixels, count=None):
     """Hidden states of the pretrained tower, LoRA off, up to block number `count` (None: all).
 
-    pixels: (B, 3, R, R) in [0, 1].
+    pixels: (B, 3, R, R) in [0, 1], on any device; they are brought to the tower's.
     """
     with torch.no_grad(), lora_off(visual):
-        return visual.hidden_states(visual.embed(normalise(pixels)), count)
+        pixels = normalise(pixels.to(visual.proj.device))
+        return visual.hidden_states(visual.embed(pixels), count)
 
 
 def continued(visual, states, first):
@@ -64,7 +65,7 @@ def training_pool(visual, pictures, first, settings, generator):
     patch that is defective (N, P))."""
     entering, coverage = [], []
     for batch, masks in painted(pictures, settings, generator):
-        entering.append(frozen_states(visual, batch.to(visual.proj.device), first - 1)[-1])
+        entering.append(frozen_states(visual, batch, first - 1)[-1])
         coverage.append(F.avg_pool2d(masks, visual.patch).flatten(1))
     return torch.cat(entering), torch.cat(coverage).to(visual.proj.device)
 

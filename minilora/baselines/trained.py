@@ -88,7 +88,7 @@ class LinearProbe(Trained):
     def fit(self, pictures):
         visual, pool = self.clip.visual, []
         for pixels, masks in painted(pictures, self.settings, self.generator):
-            tokens = frozen_states(visual, pixels.to(visual.proj.device))[-1][:, 1:]     # (B, P, W)
+            tokens = frozen_states(visual, pixels)[-1][:, 1:]     # (B, P, W)
             pool.append((tokens, F.avg_pool2d(masks, visual.patch).flatten(1)))
         tokens, coverage = (torch.cat(column) for column in zip(*pool))
         self.mean, self.std = tokens.mean((0, 1)), tokens.std((0, 1)) + 1e-6
