@@ -171,7 +171,6 @@ def main():
     p.add_argument("--levers", nargs="+", default=list(LEVERS), choices=list(LEVERS))
     p.set_defaults(name="ablation")
     options = p.parse_args()
-    options.shots = options.shots if options.shots == "all" else int(options.shots)
     _, weights = load_clip(options.model)
     root, found = find_data(options.data), {}
     source = "scenes" if root is None else "pictures"

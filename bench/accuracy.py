@@ -29,7 +29,7 @@ from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
 from minilora.detector import Detector, Settings
 from minilora.files import whole_file
-from minilora.job import judge, load_masks, load_pictures
+from minilora.job import SCORED, judge, load_masks, load_pictures
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 DECISIONS = {"false_alarms": "good test pictures that the threshold calls NG",
@@ -38,10 +38,14 @@ TRAINED = {"coop": CoOp, "full fine-tuning": FullFineTuning, "linear probe": Lin
 METHODS = ("minilora", "winclip", "anomalyclip", *TRAINED)
 
 
+def joined(parts):
+    """[(maps, scores) of a batch] -> (maps, scores) of all."""
+    return tuple(torch.cat(column) for column in zip(*parts))
+
+
 def in_batches(score, pictures):
     """(maps, scores) of a method that scores a batch at a time."""
-    parts = [score(part) for part in pictures.split(8)]
-    return tuple(torch.cat(column) for column in zip(*parts))
+    return joined([score(part) for part in pictures.split(SCORED)])
 
 
 def other_products(name, resolution, folder):
@@ -65,11 +69,11 @@ def judged(method, data, shots, settings, model, device, folder):
         detector = Detector(clip, data.name, settings)
         return judge(detector.fit(good) if chosen else detector, test), detector.threshold
     if method == "winclip":
-        rows = {"WinCLIP": in_batches(WinCLIP(clip, data.name, resolution).score, test)}
+        windows = WinCLIP(clip, data.name, resolution)
         if chosen:
-            plus = WinCLIP(clip, data.name, resolution).fit(good)
-            rows["WinCLIP+"] = in_batches(plus.score, test)
-        return rows, None
+            windows.fit(good)
+        parts = [windows.rows(part) for part in test.split(SCORED)]
+        return {row: joined([part[row] for part in parts]) for row in parts[0]}, None
     if method == "anomalyclip":
         agnostic = AnomalyCLIP(clip, resolution, seed=settings.seed)
         agnostic.fit(*other_products(data.name, resolution, folder))
@@ -195,9 +199,7 @@ def as_text(made, head):
 def as_markdown(made, head):
     lines = [*head]
     for title, header, rows in made:
-        lines += ["", f"**{title}**", "", "| " + " | ".join(header) + " |",
-                  "|" + "---|" * len(header)]
-        lines += ["| " + " | ".join(line) + " |" for line in rows]
+        lines += ["", f"**{title}**", "", report.markdown_table(header, rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -226,16 +228,20 @@ def publish(found, head, options, more=()):
     print(as_text(made, head))
 
 
-def parser(shots="8"):
+def number_of(text):
+    """--shots: a number, or "all"."""
+    return text if text == "all" else int(text)
+
+
+def parser(shots=8):
     """Options of all modules here.  shots: the default, one or several."""
     p = argparse.ArgumentParser(prog="python -m bench.accuracy",
                                 description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--class", dest="names", nargs="+", default=list(scenes.CLASSES))
-    p.add_argument("--shots", default=shots, nargs=None if isinstance(shots, str) else "+",
-                   help="a number, or all")
+    p.add_argument("--shots", type=number_of, default=shots,
+                   nargs=None if isinstance(shots, int) else "+", help="a number, or all")
     p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     p.add_argument("--data", help="folder in MVTec AD's layout; else $MINILORA_DATA, data/mvtec, "
                                   "or the embedded scenes")
     p.add_argument("--model", help="official name or checkpoint file; else the embedded mini-clip")
@@ -248,8 +254,9 @@ def parser(shots="8"):
 
 
 def main():
-    options = parser().parse_args()
-    options.shots = options.shots if options.shots == "all" else int(options.shots)
+    p = parser()
+    p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    options = p.parse_args()
     found, weights = collect(options, lambda line: print(line, flush=True))
     where = "pictures in MVTec AD's layout" if find_data(options.data) else "embedded scenes"
     head = [f"{where}; {options.shots} shots, seeds {' '.join(map(str, options.seeds))}; weights "

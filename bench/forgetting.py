@@ -11,7 +11,7 @@ import statistics
 import time
 
 from bench import accuracy
-from minilora import __version__, scenes
+from minilora import __version__, report, scenes
 from minilora.adapt import adapt
 from minilora.baselines.trained import FULL_RATE, CoOp, FullFineTuning
 from minilora.bpe import default_tokenizer
@@ -46,7 +46,6 @@ def main():
     p.add_argument("--count", type=int, default=1024, help="held-out scenes")
     p.set_defaults(name="forgetting")
     options = p.parse_args()
-    options.shots = options.shots if options.shots == "all" else int(options.shots)
     _, weights = load_clip(options.model)
     root, lines = find_data(options.data), []
     for method in METHODS:
@@ -55,8 +54,9 @@ def main():
             data = load_class(root or scenes.write_class(options.out / "scenes", name).parent, name)
             for seed in options.seeds:
                 settings = Settings(seed=seed, steps=options.steps)
-                mark = accuracy.mark_of("forgetting", weights.sha256, str(root), name, seed, method,
-                                        options.shots, options.count, options.steps, __version__)
+                adapted_to = (str(root), name, seed, options.shots, options.steps)
+                mark = accuracy.mark_of("forgetting", weights.sha256, method, options.count,
+                                        __version__, *(adapted_to if method != "before" else ()))
                 path = options.out / "cells" / f"forgetting-{mark}.json"
                 found.append(accuracy.cell(path, mark, after, method, data, settings, options))
                 print(f"{name:14s} seed {seed}  {method:18s} {found[-1]}", flush=True)
@@ -71,8 +71,8 @@ def main():
             f"{' '.join(map(str, options.seeds))}, {options.steps} steps; full fine-tuning at rate "
             f"{FULL_RATE}); weights {weights.name} (sha256 {weights.sha256[:12]}…); minilora "
             f"{__version__}; {time.strftime('%Y-%m-%d')}")
-    text = "\n".join([head, "", "| method | nouns, accuracy % | damaged, AUROC % |",
-                      "|---|---|---|", *("| " + " | ".join(row) + " |" for row in lines)]) + "\n"
+    columns = ("method", "nouns, accuracy %", "damaged, AUROC %")
+    text = f"{head}\n\n{report.markdown_table(columns, lines)}\n"
     with whole_file(options.out / f"{options.name}.md", "w") as file:
         file.write(text)
     print(text)

@@ -17,7 +17,7 @@ from minilora.charts import ticks
 from minilora.data import find_data
 from minilora.files import whole_file
 
-SHOTS = ("0", "1", "2", "4", "8", "16", "all")
+SHOTS = (0, 1, 2, 4, 8, 16, "all")
 COLOURS = {"zero-shot": "#6d7681", "memory": "#b3450b", "text": "#7a4fb5", "lora-off": "#2e7d32",
            "adapted": "#0b62c4"}
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 1200, 760, 110, 100, 60, 230
@@ -38,7 +38,7 @@ def curve(series, shots, title):
         draw.text((LEFT - 12, y_of(v)), f"{100 * v:.3g}", "black", font, anchor="rm")
     draw.line((LEFT, TOP, LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM), "black", 2)
     for k, x in x_of.items():
-        draw.text((x, HEIGHT - BOTTOM + 12), k, "black", font, anchor="ma")
+        draw.text((x, HEIGHT - BOTTOM + 12), str(k), "black", font, anchor="ma")
     draw.text(((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 24), "good pictures to learn from", "black",
               font, anchor="ms")
     draw.text((LEFT - 80, 14), "image AUROC, %", "black", font)
@@ -74,7 +74,7 @@ def main():
     options = p.parse_args()
     chosen, series, table = options.shots, {}, {}
     for k in chosen:
-        options.shots = k if k == "all" else int(k)
+        options.shots = k
         found, weights = accuracy.collect(options, lambda line: print(line, flush=True))
         for row, point in points_of(found, options.names).items():
             series.setdefault(row, {})[k] = point

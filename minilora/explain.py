@@ -132,12 +132,10 @@ def explain(detector, path, head=0):
     low, high = cosine.min(), cosine.max()
     before = detector.text_probability(detector.frozen_patches(frozen), detector.learned)[0]
     after = anomaly.text_map(visual.value_value(adapted), detector.learned, scale)[0]
-    maps, scores = detector.maps(pixels), []
-    final = []
-    for row, found in maps.items():
-        scores.append((row, f"{anomaly.image_score(found).item():.3f}"))
-        final.append((heat(found[0]), f"map of the row {row}"))
-    score, threshold = detector.score(pixels)[1].item(), detector.threshold
+    maps = detector.maps(pixels)
+    scores = {row: anomaly.image_score(found).item() for row, found in maps.items()}
+    final = [(heat(found[0]), f"map of the row {row}") for row, found in maps.items()]
+    score, threshold = list(scores.values())[-1], detector.threshold
     decision = "no threshold" if threshold is None else (
         f"{'NG' if score > threshold else 'OK'}: score {score:.3f}, threshold {threshold:.3f}")
     norms = [(name, f"{norm:.3f}", f"{share:.2%}", f"{first:.0%}", f"{turn:+.3f}")
@@ -156,7 +154,8 @@ def explain(detector, path, head=0):
                  (heat(after, 0, 1), "probability of “anomalous”, LoRA on")]),
         "<h2>5. What LoRA changed</h2>",
         table(("projection", "‖ΔW‖", "of ‖W‖", "largest singular value", "cosine with W"), norms),
-        "<h2>6. The maps, and their scores</h2>", gallery(final), table(("row", "score"), scores)])
+        "<h2>6. The maps, and their scores</h2>", gallery(final),
+        table(("row", "score"), [(row, f"{value:.3f}") for row, value in scores.items()])])
 
 
 def parser():

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from minilora import folders, job, page, scenes
 from minilora.data import find_data
 from minilora.files import whole_file
-from minilora.report import percent
+from minilora.report import markdown_table, percent
 from minilora.terminal import EXPECTED
 
 COLUMNS = {"zero-shot": ("zero-shot", "image_auroc"), "memory": ("memory", "image_auroc"),
@@ -167,8 +167,7 @@ def as_text(results):
 
 def as_markdown(results):
     head, lines = lines_of(results)
-    return "\n".join("| " + " | ".join(line) + " |"
-                     for line in [head, ["---"] * len(head), *lines]) + "\n"
+    return markdown_table(head, lines) + "\n"
 
 
 def as_csv(results):
@@ -184,21 +183,17 @@ def as_csv(results):
 def as_page(results, options):
     """index.html: the table, each class linked to its report."""
     head, lines = lines_of(results)
-    cells = "".join(f"<th>{escape(h)}</th>" for h in head)
-    body = ""
-    for line, metrics in zip_longest(lines, results):
+    rows = []
+    for (name, *others), metrics in zip_longest(lines, results):
         linked = metrics and "error" not in metrics and metrics.get("rows")
-        name = (f'<a href="{escape(line[0], quote=True)}/report.html">{escape(line[0])}</a>'
-                if linked else escape(line[0]))
-        middle = "".join(f"<td>{escape(cell)}</td>" for cell in line[1:-1])
-        best = "" if metrics else ' class="best"'
-        body += f'<tr{best}><td>{name}</td>{middle}<td class="words">{escape(line[-1])}</td></tr>'
+        first = (f'<a href="{escape(name, quote=True)}/report.html">{escape(name)}</a>'
+                 if linked else escape(name))
+        rows.append((first, others, not metrics))
     words = (f"{options.shots} shots, seed {options.seed}. Image AUROC of three rows, pixel AUROC "
              "and AUPRO of the row adapted, per cent; what the threshold, set by good pictures "
              "alone, achieves on the test pictures.")
     return page.document("All classes", f"<h1>All classes</h1><p>{escape(words)}</p>"
-                         f'<div class="wide"><table class="rows"><tr>{cells}</tr>'
-                         f"{body}</table></div>"
+                         + page.numbers_and_words(head, rows) +
                          f'<p class="soft">{escape(options.command)}</p>')
 
 

@@ -105,16 +105,25 @@ def facts(metrics, command):
                             for k, v in rows.items()) + "</dl>"
 
 
+def numbers_and_words(head, lines):
+    """A table of numbers whose last column explains them.
+
+    lines: [(first cell, already HTML, texts of the others, whether in bold)].
+    """
+    body = ""
+    for first, (*numbers, words), bold in lines:
+        cells = "".join(f"<td>{escape(number)}</td>" for number in numbers)
+        best = ' class="best"' if bold else ""
+        body += f'<tr{best}><td>{first}</td>{cells}<td class="words">{escape(words)}</td></tr>'
+    head = "".join(f"<th>{escape(name)}</th>" for name in head)
+    return f'<div class="wide"><table class="rows"><tr>{head}</tr>{body}</table></div>'
+
+
 def table(rows, explain):
     """All rows, the last one, by which pictures are judged, in bold."""
-    head = "".join(f"<th>{name}</th>" for name in ("row, per cent", *COLUMNS.values(), ""))
-    body = ""
-    for name, row in rows.items():
-        cells = "".join(f"<td>{percent(row.get(key))}</td>" for key in COLUMNS)
-        best = ' class="best"' if name == list(rows)[-1] else ""
-        body += (f"<tr{best}><td>{escape(name)}</td>{cells}"
-                 f'<td class="words">{escape(explain[name])}</td></tr>')
-    return f'<div class="wide"><table class="rows"><tr>{head}</tr>{body}</table></div>'
+    lines = [(escape(name), [*(percent(row.get(key)) for key in COLUMNS), explain[name]],
+              name == list(rows)[-1]) for name, row in rows.items()]
+    return numbers_and_words(("row, per cent", *COLUMNS.values(), ""), lines)
 
 
 def charts(metrics, scores, labels):

@@ -92,6 +92,12 @@ def table(rows, explain):
     return "\n".join(lines)
 
 
+def markdown_table(head, lines):
+    """A table of text cells in Markdown."""
+    return "\n".join("| " + " | ".join(line) + " |"
+                     for line in [head, ["---"] * len(head), *lines])
+
+
 def write_json(path, content):
     with whole_file(path, "w") as file:
         json.dump(content, file, indent=1, allow_nan=False)

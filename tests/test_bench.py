@@ -20,9 +20,9 @@ def options(tmp_path_factory, tiny_weights):
         scenes.write_class(root, name, good=4, test_good=2, defective=1, resolution=64)
     o = accuracy.parser().parse_args([
         "--class", "gear", "mesh", "--seeds", "1", "2", "--data", str(root), "--steps", "2",
-        "--model", str(tiny_weights), "--methods", "winclip", "linear probe",
+        "--model", str(tiny_weights),
         "--out", str(tmp_path_factory.mktemp("bench"))])
-    o.shots = 2
+    o.shots, o.methods = 2, ["winclip", "linear probe"]
     return o
 
 

@@ -78,8 +78,11 @@ class WinCLIP:
         return self
 
     @torch.no_grad()
-    def score(self, pixels):
-        """Maps (B, R, R) and scores (B,), higher = more anomalous.  pixels: (B, 3, R, R)."""
+    def rows(self, pixels):
+        """{row: (maps (B, R, R), scores (B,))}, higher = more anomalous.  pixels: (B, 3, R, R).
+
+        "WinCLIP", and after `fit` also "WinCLIP+", from one look at the windows.
+        """
         picture, looks, patches = self.features(pixels)
         scale, count = self.clip.logit_scale.exp(), patches.shape[1]
         grid = round(count ** 0.5)
@@ -93,10 +96,17 @@ class WinCLIP:
             if self.memory:
                 vision.append(harmonic(self.distance(seen, side), index, count))
         maps = len(language) / sum(1 / m.clamp(min=1e-6) for m in language)              # (B, P)
+        rows = {"WinCLIP": (maps, whole)}
         if self.memory:
             vision = (sum(vision) + self.distance(patches, 1)) / (len(vision) + 1)       # (B, P)
-            maps, whole = maps + vision, (whole + vision.amax(1)) / 2                    # eq. 5
-        return to_pixels(maps, self.resolution, 4 * self.resolution / 224).cpu(), whole.cpu()
+            rows["WinCLIP+"] = (maps + vision, (whole + vision.amax(1)) / 2)             # eq. 5
+        sigma = 4 * self.resolution / 224
+        return {row: (to_pixels(maps, self.resolution, sigma).cpu(), whole.cpu())
+                for row, (maps, whole) in rows.items()}
+
+    def score(self, pixels):
+        """Maps and scores of the last row."""
+        return list(self.rows(pixels).values())[-1]
 
     def distance(self, seen, side):
         """½ (1 - cosine) to the nearest remembered window of this size."""
