@@ -76,11 +76,6 @@ class Detector:
         self.noun = noun.replace("_", " ")
         layers, tokenizer = len(clip.visual.blocks), default_tokenizer()
         self.resolution = settings.resolution or clip.config.resolution
-        patch = clip.visual.patch
-        if self.resolution < patch or self.resolution % patch:
-            near = max(patch, round(self.resolution / patch) * patch)
-            raise ValueError(f"resolution {self.resolution}: expected a multiple of {patch}, the "
-                             f"side of a patch; try {near}")
         self.first = layers + 1 - (settings.blocks or -(-layers // 3))  # first adapted block
         frozen = max(1, self.first - 1)
         self.memory_layers = settings.memory_layers or tuple(sorted({-(-frozen // 3), frozen}))
@@ -103,7 +98,7 @@ class Detector:
     def frozen_states(self, pixels):
         """Hidden states of the pretrained tower that any map needs.  pixels: (B, 3, R, R)."""
         needed = max(len(self.clip.visual.blocks) - 1, *self.memory_layers)
-        return frozen_states(self.clip.visual, pixels.to(self.device), needed)
+        return frozen_states(self.clip.visual, pixels, needed)
 
     def patch_features(self, pixels, states):
         """What the memory keeps, one (layers, B, P, W) a scale.  states: those at scale 1."""
@@ -212,7 +207,6 @@ class Detector:
 
         Returns {row: (B, R, R)} on the CPU; without shots there is only "zero-shot".
         """
-        pixels = pixels.to(self.device)
         frozen = self.frozen_states(pixels)
         plain = self.frozen_patches(frozen)
         rows = {"zero-shot": self.to_map(self.text_probability(plain, self.hand_written))}
@@ -229,7 +223,6 @@ class Detector:
         if self.memory is None:
             best = self.maps(pixels)["zero-shot"]
         else:
-            pixels = pixels.to(self.device)
             frozen = self.frozen_states(pixels)
             best = self.fuse(self.memory_map(pixels, frozen), self.adapted_text_map(frozen)).cpu()
         return best, anomaly.image_score(best)

@@ -81,16 +81,11 @@ def parse(arguments):
     return options
 
 
-def run(options, say=print):
-    """One product.  Returns the content of metrics.json."""
-    return job.run(options, say)
-
-
 def main():
     options = parse(sys.argv[1:])
     if options.name is None:
         return 1 if many.run_all(options) else 0
-    run(options)
+    job.run(options)
     return 0
 
 

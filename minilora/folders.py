@@ -10,10 +10,8 @@ Leaves out: splits other than VisA's one-class one; kinds of defects there.
 import csv
 from pathlib import Path
 
-import torch
-
 from minilora.data import SUFFIXES, Dataset, Sample, list_classes, load_class, unequal_masks
-from minilora.images import read_image, to_square
+from minilora.images import load_squares
 
 SPLIT = Path("split_csv") / "1cls.csv"
 COLUMNS = ("object", "split", "label", "image", "mask")
@@ -117,7 +115,7 @@ def load_pictures(folder, resolution=224):
     if not paths:
         raise FileNotFoundError(f"{folder} holds no picture; expected files ending in "
                                 f"{', '.join(SUFFIXES)}")
-    return torch.stack([to_square(read_image(path), resolution) for path in paths])
+    return load_squares(paths, resolution)
 
 
 def name_of(folder):

@@ -109,6 +109,11 @@ def to_square(image, resolution):
     return _tensor(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)).float() / 255
 
 
+def load_squares(paths, resolution):
+    """Whole pictures squeezed into squares: (N, 3, R, R) in [0, 1]."""
+    return torch.stack([to_square(read_image(path), resolution) for path in paths])
+
+
 def normalise(pixels):
     """(..., 3, R, R), float in [0, 1] or uint8, to what the tower expects: (x - MEAN) / STD."""
     if pixels.dtype == torch.uint8:

@@ -20,7 +20,7 @@ from minilora import __version__, anomaly, folders, page, report, scenes
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data
 from minilora.detector import ROWS, Detector, Settings
-from minilora.images import read_image, read_mask, to_square
+from minilora.images import load_squares, read_mask
 from minilora.terminal import ProgressLine
 
 SCORED = 8                      # pictures that go through the tower together
@@ -40,7 +40,7 @@ def open_data(options):
 
 def load_pictures(samples, resolution):
     """(N, 3, R, R) in [0, 1]."""
-    return torch.stack([to_square(read_image(s.path), resolution) for s in samples])
+    return load_squares([s.path for s in samples], resolution)
 
 
 def load_masks(samples, resolution):

@@ -24,6 +24,7 @@ from minilora.checkpoint import EMBEDDED, OFFICIAL, load_clip
 from minilora.data import SUFFIXES
 from minilora.detector import Detector
 from minilora.files import load_tensors, whole_file
+from minilora.folders import pictures_below
 from minilora.images import read_image, to_square
 from minilora.report import write_json
 from minilora.terminal import command, option_parser
@@ -35,8 +36,7 @@ def pictures_in(paths):
     """Every picture among files and, recursively, folders, in the order given, then by name."""
     for path in map(Path, paths):
         if path.is_dir():
-            yield from (p for p in sorted(path.rglob("*"))
-                        if p.suffix.lower() in SUFFIXES and p.is_file())
+            yield from pictures_below(path)
         else:
             yield path                          # also one that is not there: it is reported
 

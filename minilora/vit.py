@@ -147,8 +147,9 @@ def check_pixels(pixels, patch):
                          "first")
     height, width = pixels.shape[-2:]
     if height != width or height % patch or not height:
+        near = max(patch, round(height / patch) * patch)
         raise ValueError(f"pixels: expected a square, its side a multiple of the patch ({patch}), "
-                         f"{found}; resize the picture first")
+                         f"{found}; resize the picture, for example to a resolution of {near}")
 
 
 def demo():

@@ -60,3 +60,16 @@ def tiny_weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"
     save_official(CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0)), path)
     return path
+
+
+@pytest.fixture(scope="session")
+def gear_run(tmp_path_factory, tiny_weights):
+    """A finished run of the tiny model on a drawn product: (run folder, folder of the class)."""
+    from minilora import fit, job, scenes
+
+    root = tmp_path_factory.mktemp("data")
+    scenes.write_class(root, "gear", good=5, test_good=3, defective=2, resolution=64)
+    out = tmp_path_factory.mktemp("runs") / "gear"
+    job.run(fit.parse(["--class", "gear", "--shots", "4", "--data", str(root), "--steps", "4",
+                       "--model", str(tiny_weights), "--out", str(out)]), lambda line: None)
+    return out, root / "gear"

@@ -185,8 +185,3 @@ def test_lora_is_on_again_after_scoring(fitted, good):
     assert all(layer.enabled for layer in lora_layers(fitted.clip.visual).values())
     with lora_off(fitted.clip.visual):
         assert not any(layer.enabled for layer in lora_layers(fitted.clip.visual).values())
-
-
-def test_a_resolution_that_is_no_multiple_of_the_patch_names_the_next(tiny_clip):
-    with pytest.raises(ValueError, match="resolution 70: expected a multiple of 16.*try 64"):
-        Detector(tiny_clip, "plate", replace(SMALL, resolution=70))

@@ -7,19 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from minilora import explain, fit, scenes
+from minilora import explain
 from minilora.lora import add_lora, lora_layers
 from minilora.predict import open_run
 
 
 @pytest.fixture(scope="module")
-def fitted(tiny_weights, tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    scenes.write_class(root, "gear", good=3, test_good=1, defective=1, resolution=64)
-    out = tmp_path_factory.mktemp("runs") / "one"
-    fit.run(fit.parse(["--class", "gear", "--shots", "3", "--data", str(root), "--steps", "3",
-                       "--model", str(tiny_weights), "--out", str(out)]), lambda line: None)
-    return out, root / "gear" / "test" / "good" / "000.png"
+def fitted(gear_run):
+    out, data = gear_run
+    return out, data / "test" / "good" / "000.png"
 
 
 def test_the_page_shows_every_stage_and_the_same_score_as_predict(fitted):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import REPO
 
-from minilora import fit, report, scenes
+from minilora import fit, job, report, scenes
 from minilora.data import load_class
 from minilora.detector import ROWS
 
@@ -31,7 +31,7 @@ def done(folder, tiny_weights, tmp_path_factory):
     options = fit.parse(["--class", "gear", "--shots", "4", "--data", str(folder),
                          "--model", str(tiny_weights), "--steps", "4",
                          "--out", str(tmp_path_factory.mktemp("runs") / "one")])
-    return options, fit.run(options, lines.append), "\n".join(lines)
+    return options, job.run(options, lines.append), "\n".join(lines)
 
 
 def test_a_run_leaves_adapter_memory_metrics_scores_and_maps(done):
@@ -79,14 +79,14 @@ def test_the_same_command_gives_the_same_numbers(done, tmp_path):
     options, metrics, _ = done
     command = ["--class", "gear", "--shots", "4", "--data", str(options.data),
                "--model", str(options.model), "--steps", "4", "--out", str(tmp_path)]
-    again = fit.run(fit.parse(command), lambda line: None)
+    again = job.run(fit.parse(command), lambda line: None)
     assert again["rows"] == metrics["rows"] and again["threshold"] == metrics["threshold"]
 
 
 def run_with(folder, tiny_weights, out, *extra):
     command = ["--class", "gear", "--data", str(folder), "--model", str(tiny_weights),
                "--out", str(out), *extra]
-    return fit.run(fit.parse(command), lambda line: None)
+    return job.run(fit.parse(command), lambda line: None)
 
 
 def test_zero_shots_means_zero_shot(folder, tiny_weights, tmp_path):
@@ -114,7 +114,7 @@ def test_without_data_the_embedded_scenes_are_drawn_and_named(tiny_weights, tmp_
     monkeypatch.setattr(scenes, "write_class", few)
     lines = []
     command = ["--class", "nut", "--shots", "2", "--steps", "1", "--model", str(tiny_weights)]
-    metrics = fit.run(fit.parse(command), lines.append)
+    metrics = job.run(fit.parse(command), lines.append)
     assert metrics["data"]["name"].startswith("embedded scenes") and "embedded scenes" in lines[1]
     assert (tmp_path / "runs/nut-2shot-seed1/metrics.json").exists()
 

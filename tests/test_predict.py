@@ -10,19 +10,15 @@ import torch
 from conftest import REPO
 from PIL import Image
 
-from minilora import fit, predict, scenes
+from minilora import fit, job, predict
 from minilora.detector import Detector
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_weights):
+def finished(gear_run):
     """(run folder, data folder, rows of its scores.csv)."""
-    root = tmp_path_factory.mktemp("data")
-    scenes.write_class(root, "gear", good=5, test_good=3, defective=2, resolution=64)
-    out = tmp_path_factory.mktemp("runs") / "gear"
-    fit.run(fit.parse(["--class", "gear", "--shots", "4", "--data", str(root), "--steps", "4",
-                       "--model", str(tiny_weights), "--out", str(out)]), lambda line: None)
-    return out, root / "gear", list(csv.DictReader((out / "scores.csv").open()))
+    out, data = gear_run
+    return out, data, list(csv.DictReader((out / "scores.csv").open()))
 
 
 def judged(run, paths, out, *extra):
@@ -93,7 +89,7 @@ def test_the_outline_runs_around_what_is_suspicious():
 
 def test_a_run_without_threshold_is_an_error(finished, tiny_weights, tmp_path):
     _, data, _ = finished
-    fit.run(fit.parse(["--class", "gear", "--shots", "0", "--data", str(data.parent),
+    job.run(fit.parse(["--class", "gear", "--shots", "0", "--data", str(data.parent),
                        "--model", str(tiny_weights), "--out", str(tmp_path)]), lambda line: None)
     command = [sys.executable, "-m", "minilora.predict", str(tmp_path), str(data)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPO)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from conftest import REPO
 
-from minilora import scenes
+from minilora import load_pictures, scenes
 
 README = (REPO / "README.md").read_text()
 
@@ -18,13 +18,8 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     names = {}
     exec(block, names)
     assert "tensor([" in capsys.readouterr().out and names["scores"].shape == (2,)
-    again = names["again"].score(scenes_of(tmp_path))[0]
+    again = names["again"].score(load_pictures(tmp_path / "pictures/nut/test/broken"))[0]
     assert torch.allclose(again, names["maps"], atol=0.05), "saved in half precision"
-
-
-def scenes_of(root):
-    from minilora import load_pictures
-    return load_pictures(root / "pictures/nut/test/broken")
 
 
 def test_the_reading_order_names_every_module():
