@@ -9,9 +9,7 @@ cells asked for: mean ± standard deviation over the seeds of each class, then t
 Leaves out: timings (see the other modules), choosing anything.
 """
 import argparse
-import csv
 import hashlib
-import io
 import json
 import statistics
 import time
@@ -21,6 +19,7 @@ from pathlib import Path
 import torch
 
 from bench.recipes import HEADER, recipes
+from bench.tables import write
 from minilora import __version__, report, scenes
 from minilora.baselines.anomalyclip import AnomalyCLIP
 from minilora.baselines.trained import CoOp, FullFineTuning, LinearProbe
@@ -28,7 +27,6 @@ from minilora.baselines.winclip import WinCLIP
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
 from minilora.detector import Detector, Settings
-from minilora.files import whole_file
 from minilora.job import SCORED, judge, load_masks, load_pictures
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
@@ -185,47 +183,24 @@ def tables(found, names, apart=()):
     return out
 
 
-def as_text(made, head):
-    lines = list(head)
-    for title, header, rows in made:
-        lines += ["", title]
-        widths = [max(len(line[k]) if k < len(line) else 0 for line in [header, *rows])
-                  for k in range(len(header))]
-        lines += ["  ".join(value.ljust(width) for value, width in zip(line, widths)).rstrip()
-                  for line in [header, *rows]]
-    return "\n".join(lines) + "\n"
-
-
-def as_markdown(made, head):
-    lines = [*head]
-    for title, header, rows in made:
-        lines += ["", f"**{title}**", "", report.markdown_table(header, rows)]
-    return "\n".join(lines) + "\n"
-
-
-def as_csv(found):
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(("row", "class", "metric", "mean", "std", "seeds"))
+def numbers(found):
+    """(header, rows) of the CSV file."""
+    rows = []
     for (row, name), metrics in found.items():
         for key in metrics[0]:
             values = [m[key] for m in metrics if m[key] is not None]
             if values:
                 deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-                writer.writerow((row, name, key, f"{statistics.mean(values):.6f}",
-                                 f"{deviation:.6f}", len(values)))
-    return out.getvalue()
+                rows.append((row, name, key, f"{statistics.mean(values):.6f}",
+                             f"{deviation:.6f}", len(values)))
+    return ("row", "class", "metric", "mean", "std", "seeds"), rows
 
 
 def publish(found, head, options, more=()):
     """Writes NAME.txt, .md and .csv and prints the first.  more: wide tables, for .md alone."""
     drawn = find_data(options.data) is None
     made = tables(found, options.names, scenes.UNSEEN_CLASSES if drawn else ())
-    for ending, text in (("txt", as_text(made, head)), ("md", as_markdown([*made, *more], head)),
-                         ("csv", as_csv(found))):
-        with whole_file(options.out / f"{options.name}.{ending}", "w") as file:
-            file.write(text)
-    print(as_text(made, head))
+    write(options.out, options.name, made, head, numbers(found), more)
 
 
 def number_of(text):

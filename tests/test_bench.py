@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import accuracy, recipes
+from bench import accuracy, measure, recipes, tables
 from minilora import scenes
 from minilora.data import Sample
 
@@ -49,10 +49,10 @@ def test_tables_hold_mean_and_spread_over_the_seeds():
     apart = accuracy.tables(found, ["x", "y"], ("y",))[0]
     assert apart[1:] == (["row", "x", "y", "mean", "y"], [["a", "85.0 ± 7.1", "50.0", "67.5",
                                                            "50.0"]])
-    text, page = accuracy.as_text(made, ["head"]), accuracy.as_markdown(made, ["head"])
+    text, page = tables.as_text(made, ["head"]), tables.as_markdown(made, ["head"])
     assert text.startswith("head") and page.startswith("head")
     assert "a    85.0 ± 7.1  50.0  67.5" in text and "| a | 85.0 ± 7.1 | 50.0 | 67.5 |" in page
-    rows = list(csv.DictReader(io.StringIO(accuracy.as_csv(found))))
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(*accuracy.numbers(found)))))
     assert [r["mean"] for r in rows if r["metric"] == "image_auroc"] == ["0.850000", "0.500000"]
 
 
@@ -118,3 +118,45 @@ def test_coop_forgets_nothing_and_full_fine_tuning_is_measured_on_the_same_scene
     assert found["CoOp"] == found["before"], "both towers stay as they are"
     assert found["LoRA"] != found["before"]
     assert all(0 <= v <= 1 for row in found.values() for v in row.values())
+
+
+@pytest.fixture
+def found_by_others(monkeypatch):
+    """A fresh process finds the functions of this file."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+def test_a_peak_is_what_the_work_held_at_once_and_not_what_was_there_before(found_by_others):
+    kept = torch.ones(20_000_000 // 4)
+    found = measure.fresh(measure_two_blocks, 32_000_000, returning=True)
+    assert found["allocated"] == pytest.approx(64_000_000, rel=0.05), len(kept)
+    assert found["after"] == pytest.approx(32_000_000, rel=0.1)
+
+
+def measure_two_blocks(size):
+    def one_after_another():
+        first = torch.ones(size // 4)
+        second = first + 1
+        del first
+        torch.ones(size // 8).add_(second[:size // 8])
+    torch.ones(1) + 1                                   # what torch itself loads on first use
+    both = measure.peak(one_after_another)["allocated"]
+    return {"allocated": both, "after": measure.peak(lambda: torch.ones(size // 4))["allocated"]}
+
+
+def test_a_process_that_fails_says_why(found_by_others):
+    with pytest.raises(RuntimeError, match="no number: -1"):
+        measure.fresh(fail, -1)
+
+
+def fail(number):
+    raise ValueError(f"no number: {number}")
+
+
+def test_rivals_take_turns_and_the_first_round_does_not_count(monkeypatch):
+    order, clock = [], iter(range(1000))
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
+    taken = measure.side_by_side({"a": lambda: order.append("a"), "b": lambda: order.append("b")},
+                                 rounds=3)
+    assert order == ["a", "b"] * 4 and taken == {"a": [1] * 3, "b": [1] * 3}
+    assert measure.ratio([2, 3, 9], [1, 1, 1]) == (3, 2, 9)
