@@ -1,4 +1,4 @@
-"""How time and memory are measured here: in fresh processes, side by side, and with conditions said.
+"""How time and memory are measured here: in fresh processes, side by side, conditions stated.
 
     memory   a fresh process a figure.  On a CPU the highest resident set while the work runs, less
              the resident set before it; memory that is given back leaves the process at once
@@ -98,7 +98,7 @@ def seconds(work, device="cpu"):
 
 
 def side_by_side(works, rounds=ROUNDS, device="cpu"):
-    """{name: [seconds of each round]}, all names in turn in every round, after one round unmeasured.
+    """{name: [seconds of each round]}: all in turn in every round, after one round unmeasured.
 
     works: {name: function without arguments}.
     """
