@@ -20,7 +20,7 @@ from minilora.baselines.winclip import WinCLIP
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
 from minilora.detector import Detector, Settings
-from minilora.job import judge, load_pictures
+from minilora.job import SCORED, judge, load_pictures
 from minilora.lora import merge
 
 
@@ -161,7 +161,7 @@ def compute(lever, settings, data, options):
     good = load_pictures(few_shot(data.train, options.shots, settings.seed), resolution)
     detector = lever.detector(clip, data.name, settings).fit(good)
     rows = {row: (maps, anomaly.image_score(maps, lever.top)) for row, (maps, _)
-            in judge(detector, load_pictures(samples, resolution)).items()}
+            in judge(detector, load_pictures(samples, resolution).split(SCORED)).items()}
     return accuracy.with_metrics(rows, samples)
 
 

@@ -65,7 +65,8 @@ def judged(method, data, shots, settings, model, device, folder):
     good = load_pictures(chosen, resolution) if chosen else None
     if method == "minilora":
         detector = Detector(clip, data.name, settings)
-        return judge(detector.fit(good) if chosen else detector, test), detector.threshold
+        rows = judge(detector.fit(good) if chosen else detector, test.split(SCORED))
+        return rows, detector.threshold
     if method == "winclip":
         windows = WinCLIP(clip, data.name, resolution)
         if chosen:

@@ -17,6 +17,7 @@ from dataclasses import asdict
 import torch
 
 from minilora import __version__, anomaly, folders, page, report, scenes
+from minilora.ahead import ahead
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data
 from minilora.detector import ROWS, Detector, Settings
@@ -51,9 +52,12 @@ def load_masks(samples, resolution):
     return torch.stack([read_mask(s.mask_path, resolution) if s.label else empty for s in samples])
 
 
-def judge(detector, pictures):
-    """Maps and image scores of every row.  Returns {row: (maps (N, R, R), scores (N,))}."""
-    parts = [detector.maps(part) for part in pictures.split(SCORED)]
+def judge(detector, batches):
+    """Maps and image scores of every row.  Returns {row: (maps (N, R, R), scores (N,))}.
+
+    batches: of pictures (B, 3, R, R), SCORED of them each.
+    """
+    parts = [detector.maps(batch) for batch in batches]
     rows = {row: torch.cat([p[row] for p in parts]) for row in parts[0]}
     return {row: (maps, anomaly.image_score(maps)) for row, maps in rows.items()}
 
@@ -187,8 +191,15 @@ def evaluate(detector, samples, out):
 
     Pictures of unknown label (None) are judged like the others; metrics count the others alone.
     """
-    pictures = load_pictures(samples, detector.resolution)
-    rows = judge(detector, pictures)
+    parts = [samples[k:k + SCORED] for k in range(0, len(samples), SCORED)]
+    pictures = []                                           # shown beside their maps, later
+
+    def load(part):
+        pictures.append(load_pictures(part, detector.resolution))
+        return pictures[-1]
+
+    rows = judge(detector, ahead(load, parts))
+    pictures = torch.cat(pictures)
     masks = load_masks(samples, detector.resolution)
     maps, scores = rows.get("adapted", rows["zero-shot"])
     report.write_scores(out / "scores.csv", samples, scores, detector.threshold)

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from PIL import Image
 
+from minilora.ahead import ahead
 from minilora.checkpoint import EMBEDDED, OFFICIAL, load_clip
 from minilora.data import SUFFIXES
 from minilora.detector import Detector
@@ -79,9 +80,18 @@ def outlined(picture, scores, threshold):
     return Image.composite(line, picture, Image.fromarray(edge))
 
 
-def judge(detector, path):
-    """What is said of one picture, a dict, and its overlay."""
-    picture = read_image(path)
+def read(path):
+    """The picture, or the error that says why it cannot be read."""
+    try:
+        return read_image(path)
+    except (OSError, ValueError) as error:
+        return error
+
+
+def judge(detector, path, picture):
+    """What is said of one picture, a dict, and its overlay.  Raises what `read` came back with."""
+    if isinstance(picture, Exception):
+        raise picture
     maps, score = detector.score(to_square(picture, detector.resolution)[None])
     bad = score.item() > detector.threshold
     row, column = divmod(int(maps[0].argmax()), maps.shape[-1])
@@ -125,9 +135,9 @@ def run(options, say):
                                 f"in {', '.join(SUFFIXES)}")
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    for number, path in enumerate(paths):
+    for number, (path, picture) in enumerate(zip(paths, ahead(read, paths))):
         try:
-            said, overlay = judge(detector, path)
+            said, overlay = judge(detector, path, picture)
             with whole_file(out / f"{number:04d}-{said['decision']}-{path.stem}.png") as file:
                 overlay.save(file, "PNG")
         except (OSError, ValueError) as error:
