@@ -1,0 +1,51 @@
+"""Good test pictures are rarely lit as the good training pictures were, and light is no defect."""
+import pytest
+import torch
+
+from minilora import scenes
+from minilora.anomaly import image_score
+from minilora.auroc import auroc
+from minilora.checkpoint import load_clip
+from minilora.data import load_class
+from minilora.detector import Detector, Settings
+from minilora.images import load_squares
+
+LIGHT = {"darker": lambda x: 0.85 * x, "brighter": lambda x: (1.15 * x).clamp(0, 1),
+         "flatter": lambda x: 0.8 * x + 0.1, "another gamma": lambda x: x ** 1.2}
+
+
+@pytest.fixture(scope="module")
+def metal(tmp_path_factory):
+    """(maps -> scores of a fitted memory, good pictures, defective ones, the shots)."""
+    root = tmp_path_factory.mktemp("data")
+    data = load_class(scenes.write_class(root, "metal", good=4, test_good=6, defective=3).parent,
+                      "metal")
+    clip, _ = load_clip("mini-clip")
+    shots = load_squares([s.path for s in data.train], 224)
+    detector = Detector(clip, "metal", Settings(steps=0, scales=(1.0,))).fit(shots)
+    good, bad = (load_squares([s.path for s in data.test if s.label == label], 224)
+                 for label in (0, 1))
+
+    @torch.no_grad()
+    def scores(pixels):
+        return image_score(detector.memory_map(pixels, detector.frozen_states(pixels)))
+    return scores, good, bad, shots
+
+
+def separation(good, bad):
+    return auroc(torch.cat([good, bad]), [0] * len(good) + [1] * len(bad))
+
+
+@pytest.mark.parametrize("light", LIGHT)
+def test_good_pictures_in_another_light_still_score_below_defective_ones(metal, light):
+    scores, good, bad, _ = metal
+    assert separation(scores(LIGHT[light](good)), scores(bad)) >= 0.9
+
+
+def test_comparing_pixels_takes_light_for_a_defect(metal):
+    """What the features are for: the nearest shot, pixel by pixel, fails where they do not."""
+    _, good, bad, shots = metal
+
+    def distance(pixels):
+        return torch.stack([(shots - p).abs().mean((1, 2, 3)).min() for p in pixels])
+    assert separation(distance(LIGHT["darker"](good)), distance(bad)) < 0.3
