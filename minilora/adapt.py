@@ -91,7 +91,9 @@ def adapt(clip, prompts, pictures, first, settings, generator, report):
     """Trains whatever of clip.visual and prompts requires a gradient.  Returns the losses.
 
     report(step, loss) is called after every step.  Raises ValueError if a loss is not finite.
+    What is frozen ends before block `first`, or where the value-value path leaves if that is first.
     """
+    first = min(first, len(clip.visual.blocks) + 1 - clip.visual.last)
     entering, coverage = training_pool(clip.visual, pictures, first, settings, generator)
     trained = [p for p in clip.visual.parameters() if p.requires_grad] + [prompts.context]
 
