@@ -1,6 +1,8 @@
 """What one training step costs: functions that run in a process of their own.
 
-    memory    the highest that two steps go above the weights: the second has AdamW's moments
+    memory    the highest that two steps go above the weights: the second has AdamW's moments; a
+              tower of few blocks of the same shape has been trained before, so that what libraries
+              load and keep for themselves does not count
     duration  seconds of single steps, one unmeasured before them
     rivals    the same for several methods in turn, for ratios
     fits      whether two steps succeed when the process may take so many bytes of a GPU
@@ -8,6 +10,7 @@
 All take and return what fits into JSON; `conditions` holds the arguments of `steps.Training` beside
 the method.  Leaves out: what calls them (memory.py).
 """
+import gc
 import hashlib
 import itertools
 import tempfile
@@ -25,8 +28,7 @@ from minilora.files import save_tensors
 
 PARTS = ("adapt", "adapter", "anomaly", "attention", "clip", "coop", "detector", "files", "images",
          "lora", "losses", "text", "vit", "baselines/trained")
-SMALL = CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
-                   text_width=64, text_layers=1)
+FEW = {"vision_layers": 4, "text_layers": 1}    # a block of each kind: frozen, adapted, the last
 
 
 def code_version():
@@ -49,8 +51,8 @@ def training(name, shape, conditions, steps):
 def memory(name, shape, conditions, threads):
     """{"allocated", on a GPU "reserved", "trainable", "total", "file"}: bytes and counts."""
     torch.set_num_threads(threads)
-    small = vars(SMALL)                                 # what libraries load on first use
-    list(training(name, small, conditions | {"batch": 2, "pool": 2}, 2).steps())
+    list(training(name, shape | FEW, conditions | {"pool": 0}, 2).steps())
+    gc.collect()
     made = training(name, shape, conditions, 2)
     found = measure.peak(lambda: list(made.steps()), conditions["device"])
     counts = {"trainable": sum(p.numel() for p in made.trained if p.requires_grad),

@@ -143,9 +143,11 @@ def image_stages(method, s, config):
     """(stages before the text tower, stages after it)."""
     before, T, W = [entering_stage(method, s, config)], s.batch * s.tokens, s.width
     size, n = 2 if s.bfloat16 else 4, config.vision_layers
+    last = max(1, n // 3)
     if method.kind in ("probe", "context"):             # nothing in the tower is trained
-        return before, [Stage(0, 8 * T * W * size, 0, 0)]
-    whole, last = method.kind in ("image", "both"), max(1, n // 3)
+        states = 4 * T * W * (last if method.kind == "context" else 1)
+        return before + [Stage(states, 0, 0, 0)], [Stage(0, 8 * T * W * size, 0, 0)]
+    whole = method.kind in ("image", "both")
     lora = 4 * 2 * method.rank * W * len(method.targets)
     block, pair = (4 * blocks_count(W, 1), 4 * 2 * W**2) if whole else (lora, lora // 2)
     blocks = [block_stage(s, whole, method.targets, method.rank, block)]
