@@ -3,11 +3,11 @@
     kept      what autograd saves in a block, per token and in units of the width W (float32):
                  2   inputs of the two layer norms
                  4   q, k, v, and their answer (the kernel keeps one number a head beside them)
-                 8   QuickGELU: its input and its sigmoid
+                 4   QuickGELU: its input
                 +1   input of LoRA's A, where q, k or v has it
-                +6   all weights move: both norms' outputs and QuickGELU's product
-    passing   what a backward pass makes on its way, most in QuickGELU: 13 W, or 9 W where the
-              product has been freed already
+                +6   all weights move: both norms' outputs and QuickGELU's output
+    passing   what a backward pass makes on its way, most in QuickGELU: 9 W, or 5 W where its output
+              has been freed already
     peak      a walk through the step, forward and back: what is kept grows and shrinks, gradients
               and AdamW's two moments stand beside it
 
@@ -75,7 +75,7 @@ def attention_kept(s, whole, targets):
 def block_kept(s, whole=False, targets=(), rank=0):
     """Bytes that autograd saves in one block, all of it recomputed or not."""
     size, W = (2 if s.bfloat16 else 4), s.width
-    token = (attention_kept(s, whole, targets) + size * (8 + 5 * whole) * W + 4 * 2 * W
+    token = (attention_kept(s, whole, targets) + size * (4 + 5 * whole) * W + 4 * 2 * W
              + size * rank * len(targets))
     return s.batch * s.tokens * token + (2 * 12 * W**2 if s.bfloat16 else 0)
 
@@ -84,7 +84,7 @@ def block_stage(s, whole=False, targets=(), rank=0, made=0):
     """One block that a gradient passes through."""
     size, T = (2 if s.bfloat16 else 4), s.batch * s.tokens
     kept, way = block_kept(s, whole, targets, rank), size * T * s.width
-    back = (9 if whole else 13) * way
+    back = (5 if whole else 9) * way
     if s.checkpointing:
         return Stage(4 * T * s.width, kept, kept + back, made)
     return Stage(kept, 4 * way, back, made)
