@@ -9,17 +9,16 @@ from minilora.charts import ticks
 COLOURS = {"weights": "#9aa5b1", "pool": "#7a4fb5", "gradients": "#b3450b", "optimiser": "#e0a030",
            "activations": "#0b62c4"}
 ROW, LEFT, RIGHT, TOP, BOTTOM, WIDTH = 40, 400, 130, 150, 80, 1400
-MARK = "#111111"
+MARK, MB = "#111111", 1e6
 
 
-def bars(rows, title, unit="MB"):
+def bars(rows, title):
     """A PIL picture.  rows: [(label, {part: bytes}, measured total in bytes or None)]."""
     height = TOP + ROW * len(rows) + BOTTOM
     image = Image.new("RGB", (WIDTH, height), "white")
-    draw, font, small = (ImageDraw.Draw(image), ImageFont.load_default(22),
-                         ImageFont.load_default(18))
-    scale = {"MB": 1e6, "GB": 1e9}[unit]
-    most = max(max(sum(parts.values()), measured or 0) for _, parts, measured in rows) / scale
+    draw = ImageDraw.Draw(image)
+    font, small = ImageFont.load_default(22), ImageFont.load_default(18)
+    most = max(max(sum(parts.values()), measured or 0) for _, parts, measured in rows) / MB
     x_of = lambda value: LEFT + (WIDTH - LEFT - RIGHT) * value / most
     for value in ticks(0, most):
         x = x_of(value)
@@ -28,24 +27,23 @@ def bars(rows, title, unit="MB"):
     for number, (label, parts, measured) in enumerate(rows):
         y = TOP + ROW * number
         draw.text((LEFT - 14, y + ROW / 2 - 3), label, "black", font, anchor="rm")
-        end = stacked(draw, parts, scale, x_of, y)
+        end = stacked(draw, parts, x_of, y)
         if measured is not None:
-            x = x_of(measured / scale)
+            x = x_of(measured / MB)
             draw.line((x, y - 2, x, y + ROW - 6), MARK, 4)
-            end = max(end, x)
-            draw.text((end + 12, y + ROW / 2 - 3), f"{measured / scale:,.0f}", MARK, small,
+            draw.text((max(end, x) + 12, y + ROW / 2 - 3), f"{measured / MB:,.0f}", MARK, small,
                       anchor="lm")
-    draw.text(((LEFT + WIDTH - RIGHT) / 2, height - 14), unit, "black", font, anchor="ms")
+    draw.text(((LEFT + WIDTH - RIGHT) / 2, height - 14), "MB", "black", font, anchor="ms")
     draw.text((20, 20), title, "black", font)
     legend(draw, font)
     return image
 
 
-def stacked(draw, parts, scale, x_of, y):
+def stacked(draw, parts, x_of, y):
     """Draws one bar from left to right and returns where it ends."""
     value = 0
     for part, size in parts.items():
-        start, value = value, value + size / scale
+        start, value = value, value + size / MB
         if x_of(value) - x_of(start) >= 1:              # thinner than a pixel is nothing
             draw.rectangle((x_of(start), y + 4, x_of(value), y + ROW - 12), COLOURS[part])
     return x_of(value)

@@ -5,10 +5,10 @@ others take; the search starts at what formulas.py predicts.  On a CPU there is 
 table says "predicted".  Of the LoRAs the main ones alone are looked at.
 Leaves out: pictures of other sizes.
 """
-from dataclasses import asdict
+import itertools
 
-from bench import cost, measure
-from bench.formulas import predicted
+from bench import cost
+from bench.cells import is_measured, kept, prediction
 from bench.steps import MAIN, METHODS
 
 GIB = 2**30
@@ -38,20 +38,15 @@ def bisected(succeeds, guess=1, most=MOST):
 def by_formula(name, precision, checkpointing, card, options):
     """Whether the predicted total stays below the card's bytes, for a batch."""
     def succeeds(batch):
-        parts = predicted(METHODS[name], options.shape, batch, max(batch, options.pool),
-                          cost.prompt_length(), precision == "bfloat16", checkpointing == "on",
-                          "cuda")
+        parts = prediction(name, (batch, precision, checkpointing), options, "cuda")
         return sum(parts.values()) <= card
     return succeeds
 
 
 def by_trying(name, precision, checkpointing, card, options):
     """The same on the GPU itself, each time in a fresh process."""
-    def succeeds(batch):
-        conditions = {"batch": batch, "pool": options.pool, "bfloat16": precision == "bfloat16",
-                      "checkpointing": checkpointing == "on", "device": options.device}
-        return measure.fresh(cost.fits, name, asdict(options.shape), conditions, card)
-    return succeeds
+    return lambda batch: kept(options, f"fits {card}", name, (batch, precision, checkpointing),
+                              cost.fits, card)
 
 
 def largest(name, precision, checkpointing, card, options):
@@ -63,16 +58,14 @@ def largest(name, precision, checkpointing, card, options):
 
 def table(options, say=print):
     """(title, header, rows): a row a method and way to compute, a column a card."""
-    rows = []
-    for precision in options.precision:
-        for checkpointing in options.checkpointing:
-            for name in (m for m in options.methods if METHODS[m].kind != "lora" or m in MAIN):
-                if checkpointing == "on" and METHODS[name].kind == "probe":
-                    continue
-                batches = [largest(name, precision, checkpointing, card, options)
-                           for card in CARDS.values()]
-                say(f"largest batch: {name}, {precision}, checkpointing {checkpointing}: {batches}")
-                rows.append([name, precision, checkpointing, *map(str, batches)])
+    rows, main = [], [m for m in options.methods if METHODS[m].kind != "lora" or m in MAIN]
+    for case in itertools.product(options.precision, options.checkpointing):
+        for name in main:
+            if not is_measured(name, (0, *case)):
+                continue
+            batches = [largest(name, *case, card, options) for card in CARDS.values()]
+            say(f"largest batch: {name}, {case[0]}, checkpointing {case[1]}: {batches}")
+            rows.append([name, *case, *map(str, batches)])
     how = "predicted" if options.device == "cpu" else "found by trying"
     return (f"largest batch that fits, {how}, pool of {options.pool} included",
             ("method", "precision", "checkpointing", *CARDS), rows)

@@ -12,20 +12,21 @@ Leaves out: drawing the pictures; accuracy (accuracy.py).
 import argparse
 import itertools
 import statistics
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from bench import bars, cost, largest, measure
-from bench.accuracy import cell, mark_of
-from bench.formulas import predicted, trainable
+from bench.cells import is_measured, kept, prediction
+from bench.formulas import trainable
 from bench.steps import FULL, MAIN, METHODS, PLAIN, REUSE
 from bench.tables import write
 from minilora.clip import VIT_B_16
 from minilora.detector import Settings
 from minilora.files import whole_file
 
+STORED = ("what is trained and stored (r rank, W and w widths of image and text tower, n adapted "
+          "blocks, M context vectors)")
 PARTS = ("pool", "gradients", "optimiser", "activations")       # beside the weights
 HEADER = ("method", "measured MB", *(f"{p} MB" for p in PARTS), "predicted MB", "error %",
           "s a step", "lowest to highest", "pictures/s")
@@ -41,44 +42,27 @@ def cases(options):
     return list(itertools.product(options.batch, options.precision, options.checkpointing))
 
 
-def conditions_of(case, options):
-    """Arguments of `steps.Training`."""
-    batch, precision, checkpointing = case
-    return {"batch": batch, "pool": options.pool, "bfloat16": precision == "bfloat16",
-            "checkpointing": checkpointing == "on", "device": options.device}
-
-
-def kept(options, what, name, case, compute, *more):
-    """compute(name, shape, conditions, threads, *more) in a fresh process, or from its file."""
-    conditions, shape = conditions_of(case, options), asdict(options.shape)
-    slug = "-".join("".join(c if c.isalnum() else " " for c in f"{what} {name} {case}").split())
-    mark = mark_of(what, name, conditions, shape, options.threads, more, cost.code_version(),
-                   torch.__version__, measure.processor(), options.hardware)
-    return cell(options.out / "cells" / f"{options.device.replace(':', '')}-{slug}.json", mark,
-                lambda: measure.fresh(compute, name, shape, conditions, options.threads, *more,
-                                      returning=what == "memory"))
-
-
 def measured(options, say=print):
-    """{(method, case): {"memory", "seconds", "predicted"}}; no entry where nothing is checkpointed
-    that is trained."""
+    """{(method, case): {"memory", "seconds", "predicted"}}; no entry for what does not fit, or
+    where there is nothing to checkpoint."""
     found = {}
     for case, name in itertools.product(cases(options), options.methods):
-        if case[2] == "on" and METHODS[name].kind == "probe":
-            continue                                    # no block is trained
-        memory = kept(options, "memory", name, case, cost.memory)
-        seconds = kept(options, "time", name, case, cost.duration, options.rounds)
+        if not is_measured(name, case):
+            continue
+        try:
+            memory = kept(options, "memory", name, case, cost.memory, options.threads)
+            seconds = kept(options, "time", name, case, cost.duration, options.threads,
+                           options.rounds)
+        except RuntimeError as error:
+            if "OutOfMemoryError" not in str(error):
+                raise
+            say(f"{key_of(*case)}: {name:32s} does not fit")
+            continue
         found[name, case] = {"memory": memory, "seconds": seconds,
                              "predicted": prediction(name, case, options)}
         say(f"{key_of(*case)}: {name:32s} {memory['allocated'] / 1e6:8,.0f} MB, "
             f"{statistics.median(seconds):.3f} s")
     return found
-
-
-def prediction(name, case, options):
-    c = conditions_of(case, options)
-    return predicted(METHODS[name], options.shape, c["batch"], max(c["pool"], c["batch"]),
-                     cost.prompt_length(), c["bfloat16"], c["checkpointing"], options.device)
 
 
 def above(parts):
@@ -98,8 +82,7 @@ def stored_table(found, options):
             rows.append([name, f"{m['trainable']:,}", text, f"{value:,}",
                          f"{100 * m['trainable'] / m['total']:.3f}", f"{m['file'] / 1e6:,.2f}"])
     header = ("method", "trainable", "formula", "its value", "% of the model", "file MB")
-    return "what is trained and stored (r rank, W and w widths of image and text tower, n adapted "\
-           "blocks, M context vectors)", header, rows
+    return STORED, header, rows
 
 
 def row_of(name, case, one):
@@ -147,7 +130,8 @@ def ratios(found, options):
     for case in cases(options):
         if not all((name, case) in found for name in (FULL, PLAIN, REUSE)):
             continue
-        times = kept(options, "rivals", [FULL, PLAIN, REUSE], case, cost.rivals, options.rounds)
+        times = kept(options, "rivals", [FULL, PLAIN, REUSE], case, cost.rivals, options.threads,
+                     options.rounds)
         for name in (PLAIN, REUSE):
             share = (found[name, case]["memory"]["allocated"]
                      / found[FULL, case]["memory"]["allocated"])
@@ -168,7 +152,7 @@ def chart(found, options):
 
 def head_of(options):
     config = options.shape
-    return [f"{measure.conditions(options.device)}; {options.threads} threads in each process",
+    return [measure.conditions(options.device),
             f"image tower {config.vision_layers} blocks of width {config.vision_width}, patch "
             f"{config.patch}, {config.resolution} pixels, random weights; {options.pool} pictures "
             f"held (as pixels in half precision, with reuse as tokens)",
@@ -200,8 +184,7 @@ def parser():
 
 def run(options, say):
     """Measures what is missing and writes all tables and the picture."""
-    options.hardware = (torch.cuda.get_device_name(options.device)
-                        if options.device != "cpu" else "cpu")
+    torch.set_num_threads(options.threads)              # told in the head line
     found = measured(options, say)
     lines = ratios(found, options)
     made = [*tables(found, options), largest.table(options, say)]

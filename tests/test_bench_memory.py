@@ -30,7 +30,8 @@ def test_what_is_trained_is_what_the_formula_says(name):
 def test_the_towers_of_vit_b_16_are_counted_exactly():
     with torch.device("meta"):
         clip = CLIP(VIT_B_16)
-    counted = tuple(sum(p.numel() for p in tower.parameters()) for tower in (clip.visual, clip.text))
+    counted = tuple(sum(p.numel() for p in tower.parameters())
+                    for tower in (clip.visual, clip.text))
     assert formulas.tower_counts(VIT_B_16) == counted
 
 
@@ -126,7 +127,7 @@ def options(tmp_path):
     o = memory.parser().parse_args(["--batch", "2", "--methods", FULL, PLAIN, REUSE, "--threads",
                                     "1", "--precision", "float32", "--checkpointing", "off",
                                     "--rounds", "2", "--out", str(tmp_path)])
-    o.shape, o.pool, o.hardware = VIT_B_16, 320, "cpu"
+    o.shape, o.pool = VIT_B_16, 320
     return o
 
 
@@ -155,6 +156,16 @@ def test_a_run_that_was_stopped_goes_on_and_its_tables_agree(options, monkeypatc
     options.threads = 2
     memory.measured(options, lambda line: None)
     assert len(calls) == 13, "other conditions are measured again"
+
+
+def test_what_does_not_fit_has_a_row_without_numbers(options, monkeypatch, capsys):
+    def fails(function, name, *rest, returning=False):
+        raise RuntimeError("torch.OutOfMemoryError: CUDA out of memory")
+    monkeypatch.setattr(measure, "fresh", fails)
+    found = memory.measured(options, print)
+    assert found == {} and "does not fit" in capsys.readouterr().out
+    *_, (_, header, rows) = memory.tables(found, options)
+    assert rows[0] == [FULL, *["--"] * (len(header) - 1)]
 
 
 def test_the_bars_are_as_long_as_their_parts_and_stay_in_the_frame():
