@@ -91,7 +91,9 @@ def adapt(clip, prompts, pictures, first, settings, generator, report):
     """Trains whatever of clip.visual and prompts requires a gradient.  Returns the losses.
 
     report(step, loss) is called after every step.  Raises ValueError if a loss is not finite.
+    What is frozen ends before block `first`, or where the value-value path leaves if that is first.
     """
+    first = min(first, len(clip.visual.blocks) + 1 - clip.visual.last)
     entering, coverage = training_pool(clip.visual, pictures, first, settings, generator)
     trained = [p for p in clip.visual.parameters() if p.requires_grad] + [prompts.context]
 
@@ -102,26 +104,33 @@ def adapt(clip, prompts, pictures, first, settings, generator, report):
     return descend(loss_of, trained, len(entering), settings, generator, report)
 
 
-def descend(loss_of, trained, count, settings, generator, report=lambda step, loss: None):
+def descent(loss_of, trained, count, settings, generator):
     """A fixed number of AdamW steps on random batches, the rate rising and falling once.
 
-    loss_of(rows): scalar loss of some of the `count` pictures, by number.  Returns the losses.
+    loss_of(rows): scalar loss of some of the `count` pictures, by number.  A step is made whenever
+    the next loss is asked for.  Raises ValueError if it is not finite.
     """
     optimiser = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate,
                                                    total_steps=settings.steps)
-    losses = []
     for step in range(settings.steps):
+        optimiser.zero_grad()           # before the loss: old gradients need no room beside it
         loss = loss_of(torch.randperm(count, generator=generator)[:settings.batch])
-        optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-        losses.append(loss.item())
         if not torch.isfinite(loss):
             raise ValueError(f"loss is {loss.item()} at step {step}; expected a finite number; "
                              f"lower the rate ({settings.rate})")
-        report(step, losses[-1])
+        yield loss.item()
+
+
+def descend(loss_of, trained, count, settings, generator, report=lambda step, loss: None):
+    """All steps of `descent`; report(step, loss) is called after each.  Returns the losses."""
+    losses = []
+    for step, loss in enumerate(descent(loss_of, trained, count, settings, generator)):
+        losses.append(loss)
+        report(step, loss)
     return losses
 
 

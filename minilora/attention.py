@@ -50,9 +50,10 @@ def quick_gelu(x):
     """x * sigmoid(1.702 x): the cheap GELU that CLIP was trained with (D section 2).
 
     Any shape and floating dtype.  It differs from F.gelu by up to 0.02: with trained weights the
-    two are not interchangeable.
+    two are not interchangeable.  With z = 1.702 x it is z sigmoid(z) / 1.702, and torch's kernel of
+    z sigmoid(z), "silu", keeps one tensor for the gradient where two factors would both be kept.
     """
-    return x * torch.sigmoid(1.702 * x)
+    return F.silu(1.702 * x) / 1.702
 
 
 class MultiHeadAttention(nn.Module):

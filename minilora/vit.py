@@ -31,6 +31,7 @@ class VisionTransformer(nn.Module):
         self.positional_embedding = nn.Parameter(torch.empty(1 + self.grid ** 2, width))
         self.ln_pre = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(Block(width, heads=width // 64) for _ in range(layers))
+        self.last = max(1, layers // 3)                          # of the value-value path
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.empty(width, embed))
         self.initialise()
@@ -104,7 +105,7 @@ class VisionTransformer(nn.Module):
         measurements drags patches away from what they show.
         """
         layers = len(self.blocks)
-        last = max(1, layers // 3) if last is None else last
+        last = self.last if last is None else last
         if not 1 <= last <= layers:
             raise ValueError(f"value_value: expected last from 1 to {layers} blocks, found {last}; "
                              "it says how many of the last blocks take part")

@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import TINY
 from scipy.stats import hmean
 
 from minilora.baselines.anomalyclip import AnomalyCLIP, Recipe
 from minilora.baselines.trained import CoOp, FullFineTuning, LinearProbe
 from minilora.baselines.winclip import WinCLIP, harmonic, windows
+from minilora.clip import CLIP, CLIPConfig
 from minilora.detector import Settings
 from minilora.images import normalise
 
@@ -72,6 +74,15 @@ def test_each_method_moves_its_own_weights_and_no_others(method, moves, tiny_cli
     assert torch.equal(context, judge.prompts.context) == (method is LinearProbe)
     maps, scores = judge.score(good)
     assert maps.shape == (4, 64, 64) and scores.isfinite().all()
+
+
+@pytest.mark.parametrize("layers", [2, 6, 12])
+def test_context_alone_is_learned_on_towers_of_any_depth(layers, good):
+    """The value-value path leaves before the last third, long before the last block."""
+    clip = CLIP(CLIPConfig(**TINY | {"vision_layers": layers})).initialise()
+    judge = CoOp(clip, "plate", SMALL)
+    context = judge.prompts.context.detach().clone()
+    assert not torch.equal(context, judge.fit(good).prompts.context)
 
 
 def test_object_agnostic_prompts_are_the_same_for_every_product(tiny_clip, good):

@@ -69,17 +69,18 @@ class FullFineTuning(Trained):
         pool = [(p.half(), F.avg_pool2d(m, visual.patch).flatten(1))
                 for p, m in painted(pictures, self.settings, self.generator)]
         pixels, coverage = (torch.cat(column) for column in zip(*pool))
-
-        def loss_of(rows):
-            entering = visual.embed(normalise(pixels[rows].float().to(visual.proj.device)))
-            return adaptation_loss(self.clip, self.prompts, entering,
-                                   coverage[rows].to(visual.proj.device), 1, self.settings.losses)
-
         trained = [*visual.parameters(), self.prompts.context]
-        descend(loss_of, trained, len(pixels), replace(self.settings, rate=FULL_RATE),
-                self.generator)
+        descend(lambda rows: self.loss(pixels[rows], coverage[rows]), trained, len(pixels),
+                replace(self.settings, rate=FULL_RATE), self.generator)
         visual.requires_grad_(False)
         return self
+
+    def loss(self, pixels, coverage):
+        """pixels: (B, 3, R, R) in [0, 1], half precision will do;  coverage: (B, P)."""
+        visual = self.clip.visual
+        entering = visual.embed(normalise(pixels.float().to(visual.proj.device)))
+        return adaptation_loss(self.clip, self.prompts, entering, coverage.to(visual.proj.device),
+                               1, self.settings.losses)
 
 
 class LinearProbe(Trained):
@@ -91,19 +92,23 @@ class LinearProbe(Trained):
             tokens = frozen_states(visual, pixels)[-1][:, 1:]     # (B, P, W)
             pool.append((tokens, F.avg_pool2d(masks, visual.patch).flatten(1)))
         tokens, coverage = (torch.cat(column) for column in zip(*pool))
+        self.start(tokens)
+        target = (coverage > MARKED).float().to(tokens.device)
+        descend(lambda rows: self.loss(tokens[rows], target[rows]), self.layer.parameters(),
+                len(tokens), replace(self.settings, rate=PROBE_RATE), self.generator)
+        return self
+
+    def start(self, tokens):
+        """A layer that knows nothing yet, for features of this mean and spread.  (N, P, W)."""
         self.mean, self.std = tokens.mean((0, 1)), tokens.std((0, 1)) + 1e-6
         self.layer = nn.Linear(tokens.shape[-1], 1).to(tokens.device)
         nn.init.zeros_(self.layer.weight)
         nn.init.zeros_(self.layer.bias)
-        target = (coverage > MARKED).float().to(tokens.device)
 
-        def loss_of(rows):
-            odd = self.probability(tokens[rows])
-            return focal_loss(odd, target[rows]) + 0.5 * dice_loss(odd, target[rows])
-
-        descend(loss_of, self.layer.parameters(), len(tokens),
-                replace(self.settings, rate=PROBE_RATE), self.generator)
-        return self
+    def loss(self, tokens, target):
+        """tokens: (B, P, W);  target: (B, P) in {0, 1}."""
+        odd = self.probability(tokens)
+        return focal_loss(odd, target) + 0.5 * dice_loss(odd, target)
 
     def probability(self, tokens):
         return self.layer((tokens - self.mean) / self.std)[..., 0].sigmoid()

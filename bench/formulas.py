@@ -1,0 +1,212 @@
+"""What a training step holds, by counting: parameters, and bytes at the moment when they are most.
+
+    kept      what autograd saves in a block, per token and in units of the width W (float32):
+                 2   inputs of the two layer norms
+                 4   q, k, v, and their answer (the kernel keeps one number a head beside them)
+                 4   QuickGELU: its input
+                +1   input of LoRA's A, where q, k or v has it
+                +6   all weights move: both norms' outputs and QuickGELU's output
+    passing   what a backward pass makes on its way, most in QuickGELU: 9 W, or 5 W where its output
+              has been freed already
+    peak      a walk through the step, forward and back: what is kept grows and shrinks, gradients
+              and AdamW's two moments stand beside it
+
+A frozen block in front of everything trained keeps nothing.  In bfloat16 the same tensors are half
+as wide, except the norms' inputs; q, k and v each cast their input, and every cast weight is kept.
+Symbols: T = B L tokens, W width, H heads, r rank, n blocks.
+Leaves out: fragmentation, and what libraries take for themselves.
+"""
+from collections import namedtuple
+
+# forward, back: bytes that exist beside `kept` on the way; made: bytes of gradients that it leaves
+Stage = namedtuple("Stage", "kept forward back made")
+Shape = namedtuple("Shape", "batch tokens width bfloat16 written_out checkpointing")
+
+
+# ---- parameters ---------------------------------------------------------------------------------
+
+def blocks_count(width, layers):
+    return layers * (12 * width**2 + 13 * width)
+
+
+def tower_counts(c):
+    """Parameters of (image tower, text tower)."""
+    W, w = c.vision_width, c.text_width
+    image = (3 * c.patch**2 * W + (2 + (c.resolution // c.patch) ** 2) * W + 4 * W + W * c.embed
+             + blocks_count(W, c.vision_layers))
+    text = (c.vocab + c.context) * w + 2 * w + w * c.embed + blocks_count(w, c.text_layers)
+    return image, text
+
+
+def trainable(method, config, length=4):
+    """(formula as text, its value).  length: M, context vectors of each of two prompts."""
+    image, text = tower_counts(config)
+    W, context = config.vision_width, 2 * length * config.text_width
+    if method.kind == "both":
+        return "image tower + text tower + 1", image + text + 1
+    if method.kind == "image":
+        return "image tower + 2 M w", image + context
+    if method.kind == "probe":
+        return "W + 1", W + 1
+    if method.kind == "context":
+        return "2 M w", context
+    layers = config.vision_layers + 1 - method.first(config.vision_layers)
+    each = len(method.targets)
+    words = " + 2 M w" if method.context else ""
+    return (f"{2 * each} r W n{words}",
+            2 * each * method.rank * W * layers + (context if method.context else 0))
+
+
+# ---- one block ----------------------------------------------------------------------------------
+
+def attention_kept(s, whole, targets):
+    """Of q, k, v to their answer, and their inputs where those are needed for a gradient."""
+    heads, W = s.width // 64, s.width
+    inputs = sum(t in targets for t in "qkv") if s.bfloat16 else bool({*targets} & {*"qkv"})
+    inputs = (3 if s.bfloat16 else 1) if whole else inputs
+    if not s.bfloat16:
+        return 4 * ((4 + inputs) * W + heads)
+    if not s.written_out:
+        return 2 * (4 + inputs) * W + 4 * heads
+    answer = whole or "out" in targets              # else the kernel alone would have kept it
+    return 2 * ((3 + answer + inputs) * W + heads * s.tokens)
+
+
+def block_kept(s, whole=False, targets=(), rank=0):
+    """Bytes that autograd saves in one block, all of it recomputed or not."""
+    size, W = (2 if s.bfloat16 else 4), s.width
+    token = (attention_kept(s, whole, targets) + size * (4 + 5 * whole) * W + 4 * 2 * W
+             + size * rank * len(targets))
+    return s.batch * s.tokens * token + (2 * 12 * W**2 if s.bfloat16 else 0)
+
+
+def block_stage(s, whole=False, targets=(), rank=0, made=0):
+    """One block that a gradient passes through."""
+    size, T = (2 if s.bfloat16 else 4), s.batch * s.tokens
+    kept, way = block_kept(s, whole, targets, rank), size * T * s.width
+    back = (5 if whole else 9) * way
+    if s.checkpointing:
+        return Stage(4 * T * s.width, kept, kept + back, made)
+    return Stage(kept, 4 * way, back, made)
+
+
+def value_value_stage(s, whole, targets, made):
+    """Attention of values among themselves; its input is kept by the block beside it."""
+    size, T, W = (2 if s.bfloat16 else 4), s.batch * s.tokens, s.width
+    heads, trained = W // 64, whole or {*targets} & {"v", "out"}
+    token = size * 3 * W + 4 * heads
+    if s.bfloat16 and s.written_out:
+        token = 2 * (5 * W + heads * s.tokens)
+    kept = T * token + (2 * 2 * W**2 if s.bfloat16 and not whole else 0)
+    back = size * T * (5 * W + (2 * heads * s.tokens if s.written_out else 0))
+    if not trained:
+        return Stage(0, T * 6 * W * size, 0, 0)
+    if s.checkpointing:
+        return Stage(4 * T * W, kept, kept + back, made)
+    return Stage(kept, 3 * size * T * W, back, made)
+
+
+def first_token_stage(s, made):
+    """The last block for CLS alone: k and v of all tokens, the rest of one."""
+    size, T, W = (2 if s.bfloat16 else 4), s.batch * s.tokens, s.width
+    inputs = 2 if s.bfloat16 else 1
+    kept = T * W * (size * (2 + inputs) + 4) + (2 * 12 * W**2 if s.bfloat16 else 0)
+    back = 4 * size * T * W
+    if s.checkpointing:
+        return Stage(4 * T * W, kept, kept + back, made)
+    return Stage(kept, size * T * W, back, made)
+
+
+# ---- the step -----------------------------------------------------------------------------------
+
+def text_stages(s, config, whole):
+    """The text tower, for two prompts; its table of tokens gets a gradient as large as itself."""
+    table = 4 * (config.vocab + config.context) * config.text_width * whole
+    block = block_stage(s, whole, made=4 * blocks_count(config.text_width, 1) * whole)
+    return [Stage(0, 0, table, table)] + [block] * config.text_layers
+
+
+def entering_stage(method, s, config):
+    """What happens before the first trained block: nothing with reuse, else pixels come in."""
+    T, W, size = s.batch * s.tokens, s.width, 2 if s.bfloat16 else 4
+    state, picture = 4 * T * W, s.batch * 3 * config.resolution**2
+    if method.reuse:
+        return Stage(state, 0, 0, 0)
+    if method.kind in ("image", "both"):                # the kernel keeps pixels, ln_pre its input
+        return Stage(state + 2 * 4 * picture, 2 * state, 3 * state,
+                     4 * (3 * config.patch**2 + s.tokens) * W)
+    blocks = min(method.first(config.vision_layers), config.vision_layers + 1) - 1
+    return Stage(state, (2 + 2 * 4) * picture + blocks * state + 15 * size * T * W, 0, 0)
+
+
+def image_stages(method, s, config):
+    """(stages before the text tower, stages after it)."""
+    before, T, W = [entering_stage(method, s, config)], s.batch * s.tokens, s.width
+    size, n = 2 if s.bfloat16 else 4, config.vision_layers
+    last = max(1, n // 3)
+    if method.kind in ("probe", "context"):             # nothing in the tower is trained
+        states = 4 * T * W * (last if method.kind == "context" else 1)
+        return before + [Stage(states, 0, 0, 0)], [Stage(0, 8 * T * W * size, 0, 0)]
+    whole = method.kind in ("image", "both")
+    lora = 4 * 2 * method.rank * W * len(method.targets)
+    block, pair = (4 * blocks_count(W, 1), 4 * 2 * W**2) if whole else (lora, lora // 2)
+    blocks = [block_stage(s, whole, method.targets, method.rank, block)]
+    values = [value_value_stage(s, whole, method.targets, pair)]
+    head = Stage(T * (4 * W + size * (W * whole + 2 * config.embed)), 4 * T * W, 2 * 4 * T * W,
+                 4 * W * config.embed * whole)
+    return (before + blocks * (n - method.first(n)),
+            values * last + [head, first_token_stage(s, block)])
+
+
+def stages(method, config, batch, prompt, bfloat16, checkpointing, device):
+    """All of a step, in the order in which they are computed."""
+    tokens = 1 + (config.resolution // config.patch) ** 2
+    how = bfloat16, bfloat16 and device == "cpu", checkpointing     # attention.fused_attention
+    before, after = image_stages(method, Shape(batch, tokens, config.vision_width, *how), config)
+    words = []
+    if method.context or method.kind in ("image", "both", "context"):
+        words = text_stages(Shape(2, prompt, config.text_width, *how), config,
+                            method.kind == "both")
+    return before + words + after
+
+
+def walk(stages, moments, updating):
+    """(kept and passing, gradients, moments) in bytes when their sum is highest.
+
+    From the second step on: the moments are there from the start, old gradients are gone.
+    """
+    kept = made = 0
+    found = []
+    for stage in stages:
+        kept += stage.kept
+        found.append((kept + stage.forward, made, moments))
+    for stage in reversed(stages):
+        made += stage.made
+        found.append((kept + stage.back, made, moments))
+        kept -= stage.kept
+    return max(*found, (updating, made, moments), key=sum)
+
+
+def held(method, config, pool, device):
+    """Bytes of a pool of pictures on the device: tokens, or pixels, which a GPU need not hold."""
+    if method.reuse:
+        return 4 * pool * (1 + (config.resolution // config.patch) ** 2) * config.vision_width
+    return 2 * pool * 3 * config.resolution**2 if device == "cpu" else 0
+
+
+def predicted(method, config, batch, pool, prompt, bfloat16=False, checkpointing=False,
+              device="cpu"):
+    """{"weights", "pool", "gradients", "optimiser", "activations"}: bytes at the highest moment.
+
+    prompt: tokens of a prompt;  pool: pictures held.
+    """
+    moving = 4 * trainable(method, config)[1]
+    table, matrix = config.vocab * config.text_width, 4 * config.vision_width**2
+    largest = 4 * (table if method.kind == "both" else matrix)
+    updating = min(moving, 2 * largest) if device == "cpu" else moving      # one by one, or all
+    activations, gradients, moments = walk(
+        stages(method, config, batch, prompt, bfloat16, checkpointing, device),
+        2 * moving, updating)
+    weights = 4 * (sum(tower_counts(config)) + 1) + moving * (method.kind == "lora")
+    return {"weights": weights, "pool": held(method, config, pool, device),
+            "gradients": gradients, "optimiser": moments, "activations": activations}
