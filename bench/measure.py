@@ -51,7 +51,9 @@ def fresh(function, *arguments, returning=False):
 
     Raises RuntimeError with the end of what the process said, if it fails.
     """
-    code = (f"import json, sys; from {function.__module__} import {function.__name__} as f; "
+    module = sys.modules[function.__module__].__spec__          # "bench.x" where run as __main__
+    home = module.name if module else function.__module__
+    code = (f"import json, sys; from {home} import {function.__name__} as f; "
             "print(json.dumps(f(*json.loads(sys.argv[1]))))")
     done = subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], cwd=REPO, text=True,
                           capture_output=True, env=os.environ | (RETURNING if returning else {}))
