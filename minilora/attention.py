@@ -52,7 +52,7 @@ def quick_gelu(x):
     Any shape and floating dtype.  It differs from F.gelu by up to 0.02: with trained weights the
     two are not interchangeable.
     """
-    return x * torch.sigmoid(1.702 * x)
+    return F.silu(1.702 * x).div_(1.702)    # silu(y) = y sigmoid(y): one large tensor less to keep
 
 
 class MultiHeadAttention(nn.Module):
@@ -127,7 +127,8 @@ class Block(nn.Module):
         After the last block nothing but CLS is looked at: the other tokens are asked, not updated.
         """
         y = self.ln_1(x)
-        cls = x[:, :1] + self.attn(y, asking=y[:, :1])
+        first = y[:, :1].contiguous()   # of a slice F.linear rounds otherwise if weights train
+        cls = x[:, :1] + self.attn(y, asking=first)
         return cls + self.mlp(self.ln_2(cls))
 
     @torch.no_grad()
