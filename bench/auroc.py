@@ -1,4 +1,4 @@
-"""minilora's AUROC against scikit-learn's and torchmetrics': the same number, in what time and memory.
+"""AUROC against scikit-learn's and torchmetrics': the same number, in what time and memory.
 
     python -m bench.auroc
     python -m bench.auroc --counts 10000 1000000 --rounds 9

@@ -99,12 +99,19 @@ def seconds(work, device="cpu"):
     return time.perf_counter() - begun
 
 
-def side_by_side(works, rounds=ROUNDS, device="cpu"):
+def import_seconds(statement, device="cpu"):
+    """What an import statement takes in a fresh process, without the start of Python itself."""
+    code = f"from time import perf_counter as t; begun = t(); {statement}; print(t() - begun)"
+    return float(subprocess.run([sys.executable, "-c", code], cwd=REPO, text=True, check=True,
+                                capture_output=True).stdout)
+
+
+def side_by_side(works, rounds=ROUNDS, device="cpu", clock=seconds):
     """{name: [seconds of each round]}: all in turn in every round, after one round unmeasured.
 
-    works: {name: function without arguments}.
+    works: {name: function without arguments, or what else clock(work, device) takes}.
     """
-    rows = [[seconds(work, device) for work in works.values()] for _ in range(rounds + 1)]
+    rows = [[clock(work, device) for work in works.values()] for _ in range(rounds + 1)]
     return dict(zip(works, map(list, zip(*rows[1:]))))
 
 
