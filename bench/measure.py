@@ -51,7 +51,9 @@ def fresh(function, *arguments, returning=False):
 
     Raises RuntimeError with the end of what the process said, if it fails.
     """
-    code = (f"import json, sys; from {function.__module__} import {function.__name__} as f; "
+    module = sys.modules[function.__module__].__spec__          # "bench.x" where run as __main__
+    home = module.name if module else function.__module__
+    code = (f"import json, sys; from {home} import {function.__name__} as f; "
             "print(json.dumps(f(*json.loads(sys.argv[1]))))")
     done = subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], cwd=REPO, text=True,
                           capture_output=True, env=os.environ | (RETURNING if returning else {}))
@@ -97,12 +99,19 @@ def seconds(work, device="cpu"):
     return time.perf_counter() - begun
 
 
-def side_by_side(works, rounds=ROUNDS, device="cpu"):
+def import_seconds(statement, device="cpu"):
+    """What an import statement takes in a fresh process, without the start of Python itself."""
+    code = f"from time import perf_counter as t; begun = t(); {statement}; print(t() - begun)"
+    return float(subprocess.run([sys.executable, "-c", code], cwd=REPO, text=True, check=True,
+                                capture_output=True).stdout)
+
+
+def side_by_side(works, rounds=ROUNDS, device="cpu", clock=seconds):
     """{name: [seconds of each round]}: all in turn in every round, after one round unmeasured.
 
-    works: {name: function without arguments}.
+    works: {name: function without arguments, or what else clock(work, device) takes}.
     """
-    rows = [[seconds(work, device) for work in works.values()] for _ in range(rounds + 1)]
+    rows = [[clock(work, device) for work in works.values()] for _ in range(rounds + 1)]
     return dict(zip(works, map(list, zip(*rows[1:]))))
 
 

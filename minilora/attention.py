@@ -53,7 +53,7 @@ def quick_gelu(x):
     two are not interchangeable.  With z = 1.702 x it is z sigmoid(z) / 1.702, and torch's kernel of
     z sigmoid(z), "silu", keeps one tensor for the gradient where two factors would both be kept.
     """
-    return F.silu(1.702 * x) / 1.702
+    return F.silu(1.702 * x).div_(1.702)                         # in place: nothing needs both
 
 
 class MultiHeadAttention(nn.Module):
@@ -128,7 +128,8 @@ class Block(nn.Module):
         After the last block nothing but CLS is looked at: the other tokens are asked, not updated.
         """
         y = self.ln_1(x)
-        cls = x[:, :1] + self.attn(y, asking=y[:, :1])
+        first = y[:, :1].contiguous()   # of a slice F.linear rounds otherwise if weights train
+        cls = x[:, :1] + self.attn(y, asking=first)
         return cls + self.mlp(self.ln_2(cls))
 
     @torch.no_grad()

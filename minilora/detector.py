@@ -95,10 +95,13 @@ class Detector:
 
     # ---- features -----------------------------------------------------------------------------
 
-    def frozen_states(self, pixels):
-        """Hidden states of the pretrained tower that any map needs.  pixels: (B, 3, R, R)."""
-        needed = max(len(self.clip.visual.blocks) - 1, *self.memory_layers)
-        return frozen_states(self.clip.visual, pixels, needed)
+    def frozen_states(self, pixels, without_lora=False):
+        """Hidden states of the pretrained tower that the best map needs.  pixels: (B, 3, R, R).
+
+        without_lora: so many more that maps with LoRA off can be made of them, too.
+        """
+        last = len(self.clip.visual.blocks) - 1 if without_lora else self.first - 1
+        return frozen_states(self.clip.visual, pixels, max(last, *self.memory_layers))
 
     def patch_features(self, pixels, states):
         """What the memory keeps, one (layers, B, P, W) a scale.  states: those at scale 1."""
@@ -207,7 +210,7 @@ class Detector:
 
         Returns {row: (B, R, R)} on the CPU; without shots there is only "zero-shot".
         """
-        frozen = self.frozen_states(pixels)
+        frozen = self.frozen_states(pixels, without_lora=True)
         plain = self.frozen_patches(frozen)
         rows = {"zero-shot": self.to_map(self.text_probability(plain, self.hand_written))}
         if self.memory is not None:

@@ -116,7 +116,10 @@ class VisionTransformer(nn.Module):
 
     def encode_image(self, pixels):
         """One vector per picture.  pixels: (B, 3, R, R) -> (B, E)."""
-        return self.pool(self.hidden_states(self.embed(pixels))[-1])
+        x = self.embed(pixels)
+        for block in self.blocks[:-1]:
+            x = block(x)                                         # V eqs. 2, 3; no state is kept
+        return self.pool(self.blocks[-1].first_token(x))         # CLS is all that is looked at
 
     def patch_tokens(self, pixels, layers):
         """Patch tokens after chosen blocks, ordinary path, in the order asked for.

@@ -160,3 +160,15 @@ def test_rivals_take_turns_and_the_first_round_does_not_count(monkeypatch):
                                  rounds=3)
     assert order == ["a", "b"] * 4 and taken == {"a": [1] * 3, "b": [1] * 3}
     assert measure.ratio([2, 3, 9], [1, 1, 1]) == (3, 2, 9)
+
+
+def test_a_module_that_runs_as_a_command_finds_its_own_functions_in_a_fresh_process(monkeypatch):
+    here = measure.sys.modules[__name__]
+    monkeypatch.setattr(here, "__spec__", type("Spec", (), {"name": "os.path"}))
+    monkeypatch.setattr(basename, "__module__", "__main__")
+    monkeypatch.setitem(measure.sys.modules, "__main__", here)
+    assert measure.fresh(basename, "a/b") == "b"
+
+
+def basename(path):
+    raise AssertionError("found where it was run, not where it lives")

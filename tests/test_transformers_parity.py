@@ -6,9 +6,10 @@ and biases and norms away from 0 and 1, so that none of them can be forgotten.
 import pytest
 import torch
 
+from bench.peers import our_keys, transformers_model, transformers_twin
 from minilora.clip import CLIP, CLIPConfig
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 
 CONFIG = CLIPConfig(embed=48, resolution=64, vision_layers=3, vision_width=192, patch=16,
                     context=24, vocab=300, text_width=128, text_layers=4)
@@ -18,18 +19,7 @@ TOLERANCE = 1e-5                                         # a few float32 roundin
 @pytest.fixture(scope="module")
 def pair():
     """(transformers' model, ours) with the same weights."""
-    c = CONFIG
-    peer = transformers.CLIPModel(transformers.CLIPConfig(
-        projection_dim=c.embed,
-        text_config=dict(hidden_size=c.text_width, intermediate_size=4 * c.text_width,
-                         num_attention_heads=c.text_width // 64, num_hidden_layers=c.text_layers,
-                         max_position_embeddings=c.context, vocab_size=c.vocab,
-                         hidden_act="quick_gelu", bos_token_id=298, eos_token_id=299,
-                         pad_token_id=0),
-        vision_config=dict(hidden_size=c.vision_width, intermediate_size=4 * c.vision_width,
-                           num_attention_heads=c.vision_width // 64,
-                           num_hidden_layers=c.vision_layers, image_size=c.resolution,
-                           patch_size=c.patch, hidden_act="quick_gelu"))).eval()
+    peer = transformers_model(CONFIG)
     generator = torch.Generator().manual_seed(0)
     for name, p in peer.named_parameters():
         norm = "norm" in name or "layrnorm" in name
@@ -37,30 +27,9 @@ def pair():
         start = 1. if norm and name.endswith("weight") else 0.
         p.data = start + scale * torch.randn(p.shape, generator=generator)
     peer.logit_scale.data.fill_(2.)
-    ours = CLIP(c)
+    ours = CLIP(CONFIG)
     ours.load_state_dict(our_keys(peer.state_dict()))
     return peer.requires_grad_(False), ours.requires_grad_(False)
-
-
-RENAMED = {
-    "vision_model.": "visual.", "text_model.": "text.", "encoder.layers.": "blocks.",
-    "embeddings.patch_embedding": "conv1", "embeddings.class_embedding": "class_embedding",
-    "embeddings.position_embedding.weight": "positional_embedding",
-    "embeddings.token_embedding": "token_embedding", "pre_layrnorm": "ln_pre",
-    "post_layernorm": "ln_post", "final_layer_norm": "ln_final", "layer_norm": "ln_",
-    "self_attn.": "attn.", "_proj.": ".", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
-
-
-def our_keys(state):
-    """transformers' keys -> ours.  Their projections are (E, W) linears, ours (W, E) matrices."""
-    out = {"visual.proj": state["visual_projection.weight"].T,
-           "text.text_projection": state["text_projection.weight"].T}
-    for key, tensor in state.items():
-        if "_projection" not in key and "position_ids" not in key:
-            for theirs, name in RENAMED.items():
-                key = key.replace(theirs, name)
-            out[key] = tensor
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +108,9 @@ def test_gradients_of_all_weights_agree_with_transformers(pair, inputs):
     assert expected.keys() == found.keys()
     for name in found:
         close(found[name], expected[name])
+
+
+def test_the_twin_of_a_benchmark_has_the_weights_of_ours(pair):
+    _, ours = pair
+    found, own = our_keys(transformers_twin(ours).state_dict()), ours.state_dict()
+    assert found.keys() == own.keys() and all(torch.equal(found[k], own[k]) for k in own)

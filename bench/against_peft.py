@@ -1,0 +1,193 @@
+"""A whole adaptation to 8 good pictures three ways: time, its parts, peak memory.
+
+    python -m bench.against_peft
+    python -m bench.against_peft --steps 10 --pool 32 --rounds 1
+
+    minilora           what is frozen and lies before the first LoRA layer is computed once for the
+                       pool of training pictures (adapt.py)
+    peft, from pixels  peft's LoRA layers and a plain loop: each step sends its pictures through the
+                       whole tower; the pool of augmented pictures is made once, as in the others
+    peft, reuse        peft's LoRA layers in minilora's loop
+
+All three train the same tower of ViT-B/16's shape, its random weights, LoRA's start, pictures,
+batches, loss and optimiser, so they take the same steps but for rounding: first losses that differ
+by more than TOLERANCE are an error.  The tower is ours in all three, so that LoRA and the loop are
+compared and nothing else; bench.speed compares the tower with transformers'.
+Every figure comes from a fresh process, the ways in turns: times of the fit, its parts, and in
+processes of their own the peak above weights and pictures.  Ratios are over "peft, from pixels".
+Leaves out: peft's dropout, a data loader that augments anew in each epoch.
+"""
+import argparse
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from bench import measure, peers
+from bench.tables import write
+from minilora.adapt import adaptation_loss, descend, painted, training_pool
+from minilora.bpe import default_tokenizer
+from minilora.clip import CLIP, VIT_B_16, CLIPConfig
+from minilora.coop import PromptLearner
+from minilora.detector import Settings
+from minilora.images import normalise
+from minilora.lora import add_lora
+
+OURS, PLAIN, REUSE = WAYS = ("minilora", "peft, from pixels", "peft, reuse")
+SMALL = CLIPConfig(embed=32, resolution=32, vision_layers=3, vision_width=64, patch=16,
+                   text_width=64, text_layers=1)
+SHOTS = 8
+COMPARED = 5            # first steps; later ones add up roundings, which AdamW divides by small
+TOLERANCE = 1e-3        # gradients
+MB = 1e6
+
+
+def first_adapted(config):
+    """Number of the first block with LoRA: the last third is adapted, rounded up."""
+    return config.vision_layers + 1 - -(-config.vision_layers // 3)
+
+
+def prepared(way, config, settings, device="cpu"):
+    """(CLIP with LoRA, prompts, pictures): the same numbers whatever the way."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    clip = CLIP(config).initialise(generator).requires_grad_(False).to(device)
+    blocks = range(first_adapted(config), config.vision_layers + 1)
+    if way == OURS:
+        add_lora(clip.visual, settings.targets, blocks, settings.rank, settings.alpha)
+    else:
+        peers.add_peft_lora(clip.visual, settings.targets, blocks, settings.rank, settings.alpha)
+    for A in peers.trained(clip.visual)[::2]:                   # A, B, A, B, ...; each B is 0
+        bound = A.shape[1] ** -0.5
+        A.data.copy_(torch.empty(A.shape).uniform_(-bound, bound, generator=generator))
+    prompts = PromptLearner(clip, default_tokenizer(), "bottle", init=settings.context,
+                            length=len(default_tokenizer().encode(settings.context)))
+    side = config.resolution
+    return clip, prompts, torch.rand(SHOTS, 3, side, side, generator=generator)
+
+
+def pixel_pool(visual, pictures, settings, generator):
+    """Pixels (N, 3, R, R), normalised, and the share of each patch that is defective (N, P)."""
+    pool = [(normalise(pixels), F.avg_pool2d(masks, visual.patch).flatten(1))
+            for pixels, masks in painted(pictures, settings, generator)]
+    return [torch.cat(column).to(visual.proj.device) for column in zip(*pool)]
+
+
+def fit(way, clip, prompts, pictures, settings):
+    """{"pool", "steps": seconds, "kept": bytes of the pool, "losses": of each step}."""
+    visual, first, pool, losses = clip.visual, first_adapted(clip.config), [], []
+    generator, device = torch.Generator().manual_seed(settings.seed), visual.proj.device
+
+    def fill():
+        pool.extend(pixel_pool(visual, pictures, settings, generator) if way == PLAIN else
+                    training_pool(visual, pictures, first, settings, generator))
+
+    def loss_of(rows):
+        inputs, coverage = (column[rows] for column in pool)
+        if way == PLAIN:
+            return adaptation_loss(clip, prompts, visual.embed(inputs), coverage, 1,
+                                   settings.losses)
+        return adaptation_loss(clip, prompts, inputs, coverage, first, settings.losses)
+
+    def train():
+        losses.extend(descend(loss_of, [*peers.trained(visual), prompts.context], len(pool[0]),
+                              settings, generator))
+
+    return {"pool": measure.seconds(fill, device), "steps": measure.seconds(train, device),
+            "kept": sum(column.nbytes for column in pool), "losses": losses}
+
+
+def settings_of(steps, pool):
+    return replace(Settings(), steps=steps, pool=pool)
+
+
+def timed(way, steps, pool, device, shape=None):
+    """What `fit` returns, in a process of its own.  shape: the numbers of a CLIPConfig."""
+    config, settings = CLIPConfig(*shape) if shape else VIT_B_16, settings_of(steps, pool)
+    fit(way, *prepared(way, SMALL, settings_of(2, 2), device), settings_of(2, 2))   # first use
+    return fit(way, *prepared(way, config, settings, device), settings)
+
+
+def peak_of(way, steps, pool, device, shape=None):
+    """Bytes above weights and pictures, in a process of its own."""
+    config, settings = CLIPConfig(*shape) if shape else VIT_B_16, settings_of(steps, pool)
+    fit(way, *prepared(way, SMALL, settings_of(2, 2), device), settings_of(2, 2))
+    parts = prepared(way, config, settings, device)
+    return measure.peak(lambda: fit(way, *parts, settings), device)["allocated"]
+
+
+def furthest(losses, others):
+    """Greatest relative difference of two loss curves."""
+    return max(abs(a - b) / abs(b) for a, b in zip(losses, others, strict=True))
+
+
+def collect(rounds, steps, pool, device, say, shape=None):
+    """({way: [what `fit` returned, each round]}, {way: peak}).  Raises ValueError if the first
+    losses differ."""
+    found = {way: [] for way in WAYS}
+    for round_ in range(rounds):
+        for way in WAYS:
+            done = measure.fresh(timed, way, steps, pool, device, shape)
+            found[way].append(done)
+            say(f"round {round_ + 1}  {way:18s} pool {done['pool']:.1f} s, steps "
+                f"{done['steps']:.1f} s, loss {done['losses'][0]:.4f} to {done['losses'][-1]:.4f}")
+            apart = furthest(done["losses"][:COMPARED], found[OURS][0]["losses"][:COMPARED])
+            if not apart <= TOLERANCE:
+                raise ValueError(f"{way}: expected the first losses of {OURS} to {TOLERANCE}, "
+                                 f"found a difference of {apart}")
+    return found, {way: measure.fresh(peak_of, way, min(steps, 3), pool, device, shape,
+                                      returning=True) for way in WAYS}
+
+
+def whole(done):
+    """Seconds of a fit."""
+    return done["pool"] + done["steps"]
+
+
+def table(found, peaks):
+    """(title, header, rows), all of text."""
+    header = ["way", "fit, s", "ratio (lowest to highest)", "pool, s", "steps, s",
+              "peak above weights, MB", "ratio", "of it the pool, MB", "losses differ by"]
+    rows, reference = [], found[PLAIN]
+    for way, rounds in found.items():
+        middle, low, high = measure.ratio([whole(d) for d in rounds], [whole(d) for d in reference])
+        seconds = [statistics.median(part) for part in zip(*((whole(d), d["pool"], d["steps"])
+                                                             for d in rounds))]
+        rows.append([way, f"{seconds[0]:.1f}", f"{middle:.2f} ({low:.2f} to {high:.2f})",
+                     f"{seconds[1]:.1f}", f"{seconds[2]:.1f}", f"{peaks[way] / MB:.0f}",
+                     f"{peaks[way] / peaks[PLAIN]:.2f}", f"{rounds[0]['kept'] / MB:.0f}",
+                     f"{furthest(rounds[0]['losses'], reference[0]['losses']):.0e}"])
+    return "a whole adaptation", header, rows
+
+
+def numbers(found, peaks):
+    """(header, rows) of the CSV file: every round."""
+    return ("way", "round", "pool_seconds", "steps_seconds", "peak_bytes", "pool_bytes",
+            "last_loss"), [(way, round_, f"{d['pool']:.3f}", f"{d['steps']:.3f}", peaks[way],
+                            d["kept"], repr(d["losses"][-1]))
+                           for way, rounds in found.items() for round_, d in enumerate(rounds, 1)]
+
+
+def main(arguments=None, shape=None):
+    p = argparse.ArgumentParser(prog="python -m bench.against_peft",
+                                description=__doc__.split("\n")[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--steps", type=int, default=Settings().steps)
+    p.add_argument("--pool", type=int, default=Settings().pool, help="training pictures")
+    p.add_argument("--rounds", type=int, default=measure.ROUNDS)
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--out", type=Path, default=Path("runs/against-peft"))
+    p.add_argument("--name", default="against-peft", help="of the tables: NAME.txt, .md, .csv")
+    o = p.parse_args(arguments)
+    found, peaks = collect(o.rounds, o.steps, o.pool, o.device,
+                           lambda line: print(line, flush=True), shape)
+    head = [measure.conditions(o.device, ("peft",))
+            + f"; {SHOTS} shots, {o.pool} training pictures, {o.steps} steps of "
+            f"{Settings().batch}, {o.rounds} rounds; peaks of {min(o.steps, 3)} steps, which all "
+            "are alike"]
+    write(o.out, o.name, [table(found, peaks)], head, numbers(found, peaks))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The same model twice, once with a peer's code on the same weights: nothing else differs.
+
+    transformers   its CLIPModel with the weights of ours (tests/test_transformers_parity.py)
+    peft           its LoRA layers in the tower of ours (tests/test_lora.py)
+
+Leaves out: transformers' own preprocessing and tokenizer; peft's trainer.
+"""
+import torch
+
+RENAMED = {
+    "vision_model.": "visual.", "text_model.": "text.", "encoder.layers.": "blocks.",
+    "embeddings.patch_embedding": "conv1", "embeddings.class_embedding": "class_embedding",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.token_embedding": "token_embedding", "pre_layrnorm": "ln_pre",
+    "post_layernorm": "ln_post", "final_layer_norm": "ln_final", "layer_norm": "ln_",
+    "self_attn.": "attn.", "_proj.": ".", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+
+
+def our_keys(state):
+    """transformers' keys -> ours.  Their projections are (E, W) linears, ours (W, E) matrices."""
+    out = {"visual.proj": state["visual_projection.weight"].T,
+           "text.text_projection": state["text_projection.weight"].T}
+    for key, tensor in state.items():
+        if "_projection" not in key and "position_ids" not in key:
+            for theirs, name in RENAMED.items():
+                key = key.replace(theirs, name)
+            out[key] = tensor
+    return out
+
+
+def transformers_model(config):
+    """transformers.CLIPModel of the shape of a CLIPConfig, with its own random weights, eval mode.
+
+    Its attention is torch's fused kernel ("sdpa"), as ours.
+    """
+    import transformers
+    c = config
+    both = dict(hidden_act="quick_gelu")
+    text = dict(hidden_size=c.text_width, intermediate_size=4 * c.text_width,
+                num_attention_heads=c.text_width // 64, num_hidden_layers=c.text_layers,
+                max_position_embeddings=c.context, vocab_size=c.vocab, pad_token_id=0,
+                bos_token_id=c.vocab - 2, eos_token_id=c.vocab - 1)
+    vision = dict(hidden_size=c.vision_width, intermediate_size=4 * c.vision_width,
+                  num_attention_heads=c.vision_width // 64, num_hidden_layers=c.vision_layers,
+                  image_size=c.resolution, patch_size=c.patch)
+    whole = transformers.CLIPConfig(projection_dim=c.embed, text_config=text | both,
+                                    vision_config=vision | both, attn_implementation="sdpa")
+    return transformers.CLIPModel(whole).eval()
+
+
+def transformers_twin(clip):
+    """transformers.CLIPModel with a copy of the weights of a CLIP, frozen, on its device."""
+    peer = transformers_model(clip.config).to(clip.logit_scale.device).requires_grad_(False)
+    own = clip.state_dict()
+    for name, tensor in our_keys(peer.state_dict()).items():        # views of the peer's weights
+        tensor.copy_(own[name])
+    return peer
+
+
+def add_peft_lora(visual, targets, blocks, rank, alpha):
+    """What `add_lora` does, by peft: its layers around the same projections, in place.
+
+    visual: VisionTransformer;  blocks: numbers counted from 1.
+    """
+    import peft
+    numbers = "|".join(str(n - 1) for n in blocks)
+    wanted = rf"blocks\.({numbers})\.attn\.({'|'.join(targets)})"
+    peft.inject_adapter_in_model(
+        peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=wanted, lora_dropout=0.0), visual)
+
+
+def trained(visual):
+    """A and B of every LoRA layer, ours or peft's, in the same order."""
+    return [p for p in visual.parameters() if p.requires_grad]
+
+
+@torch.no_grad()
+def copy_lora(source, target):
+    """The same A and B for both towers."""
+    for a, b in zip(trained(source), trained(target), strict=True):
+        b.copy_(a)

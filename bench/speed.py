@@ -1,0 +1,277 @@
+"""minilora beside what it replaces, in turns on the same weights and inputs: how long each takes.
+
+    python -m bench.speed
+    python -m bench.speed --pairs image memory --batch 1 --rounds 9 --threads 1
+
+    image    encode_image against transformers' CLIPModel ("sdpa")
+    text     encode_text against the same: short prompts padded to the context, as users pass them
+             (transformers with its attention mask), and texts that fill it; ours cuts padding off
+    lora     a training step from pixels against the same tower with peft's LoRA layers: the same
+             loss, AdamW, batch; prompts are ready features
+    load     an archive of the official form: a CLIP ready in float32, its file hashed, against
+             torch.jit.load (a scripted module, float16) alone and with its state dict in float32
+    memory   scoring a picture with a memory of 64 pictures, against the text map alone
+    import   all of minilora's names against its five packages, in fresh processes
+
+Random weights of ViT-B/16's shape: time does not depend on values.  A pair whose sides differ by
+more than the stated tolerance is an error and no row.  Leaves out: autocast, torch.compile.
+"""
+import argparse
+import itertools
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+import torch.nn.functional as F
+
+from bench import measure, peers
+from bench.tables import write
+from minilora.adapt import adaptation_loss
+from minilora.anomaly import image_score
+from minilora.bpe import END, START, default_tokenizer
+from minilora.checkpoint import load_clip, official_state_dict
+from minilora.clip import CLIP, VIT_B_16
+from minilora.detector import Detector, Settings
+from minilora.lora import add_lora
+from minilora.memory import Memory
+from minilora.prompts import prompt_ensemble
+
+SHAPE = VIT_B_16
+REMEMBERED = 8 * 8              # shots times turned copies of each
+TOLERANCE = 1e-4                # of the greatest value: float32 sums in another order
+
+
+@dataclass
+class Pair:
+    """Two ways to one result.  same(ours(), theirs()): by how much they differ."""
+    label: str
+    ours: Any
+    theirs: Any
+    same: "Callable | None"
+    tolerance: float = TOLERANCE
+    clock: Callable = measure.seconds
+
+
+def apart(ours, theirs):
+    """Greatest difference of two lists of tensors, each over the greatest value of its tensor."""
+    return max(((a - b).abs().max() / b.abs().max().clamp(min=1e-12)).item()
+               for a, b in zip(ours, theirs, strict=True))
+
+
+def seeded_clip(device):
+    return CLIP(SHAPE).initialise(torch.Generator().manual_seed(0)).to(device).requires_grad_(False)
+
+
+def random_pixels(count, device):
+    side = SHAPE.resolution
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1)).to(device)
+
+
+def tensor_of(output):
+    """transformers 5 wraps features, 4 does not."""
+    return output if isinstance(output, torch.Tensor) else output.pooler_output
+
+
+def image_pairs(o):
+    clip = seeded_clip(o.device)
+    peer = peers.transformers_twin(clip)
+    for batch in o.batch:
+        pixels = random_pixels(batch, o.device)
+        yield Pair(f"encode_image, batch {batch}: transformers",
+                   lambda: [clip.encode_image(pixels)],
+                   lambda: [tensor_of(peer.get_image_features(pixel_values=pixels))], apart)
+
+
+def ids_of(count, full):
+    """Token ids (N, 77): sentences padded with 0, or `full` ones made of random words."""
+    if full:
+        ids = torch.randint(1, START, (count, SHAPE.context),
+                            generator=torch.Generator().manual_seed(2))
+        ids[:, 0], ids[:, -1] = START, END
+        return ids
+    sentences = itertools.cycle(itertools.chain(*prompt_ensemble("bottle")))
+    return default_tokenizer().tokenize(list(itertools.islice(sentences, count)), SHAPE.context)
+
+
+def text_pairs(o):
+    clip = seeded_clip(o.device)
+    peer = peers.transformers_twin(clip)
+    for batch, full in itertools.product(o.batch, (False, True)):
+        ids = ids_of(batch, full).to(o.device)
+        mask = ids != 0                                         # as transformers' tokenizer makes
+        padded = dict(input_ids=ids.where(mask, END), attention_mask=mask.long())       # them
+        what = "texts that fill the context" if full else "padded prompts"
+        yield Pair(f"encode_text, batch {batch}, {what}: transformers",
+                   lambda: [clip.encode_text(ids)],
+                   lambda: [tensor_of(peer.get_text_features(**padded))], apart)
+
+
+def training_step(clip, pixels, coverage, text, settings):
+    """A function that does one step from pixels; it returns the loss and the gradients."""
+    parameters = peers.trained(clip.visual)
+    optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=0.01)
+
+    @torch.enable_grad()
+    def step():
+        loss = adaptation_loss(clip, lambda: text, clip.visual.embed(pixels), coverage, 1,
+                               settings.losses)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return [loss.detach(), *(p.grad for p in parameters)]
+    return step
+
+
+def lora_pairs(o):
+    settings, layers = Settings(), SHAPE.vision_layers
+    ours, theirs = seeded_clip(o.device), seeded_clip(o.device)
+    adapted = range(layers + 1 - -(-layers // 3), layers + 1)
+    add_lora(ours.visual, settings.targets, adapted, settings.rank, settings.alpha,
+             torch.Generator().manual_seed(3))
+    peers.add_peft_lora(theirs.visual, settings.targets, adapted, settings.rank, settings.alpha)
+    for p in peers.trained(ours.visual):
+        p.data.normal_(0, 0.02)                                 # with B = 0, A has no gradient
+    peers.copy_lora(ours.visual, theirs.visual)
+    pixels = random_pixels(settings.batch, o.device)
+    coverage = (torch.rand(settings.batch, (SHAPE.resolution // SHAPE.patch) ** 2,
+                           generator=torch.Generator().manual_seed(4)) < 0.1).float().to(o.device)
+    text = F.normalize(ours.encode_text(ids_of(2, False).to(o.device)), dim=-1)
+    yield Pair(f"LoRA training step, batch {settings.batch}: peft",
+               *(training_step(clip, pixels, coverage, text, settings) for clip in (ours, theirs)),
+               apart, 1e-3)                                     # gradients add up more roundings
+
+
+def load_pairs(o):
+    with tempfile.TemporaryDirectory() as folder:
+        path = o.archive or Path(folder) / "official.pt"
+        if not path.exists():
+            sys.path.append(str(measure.REPO / "tests"))
+            from official_archive import write_archive
+            write_archive(official_state_dict(seeded_clip("cpu")), path)
+
+        def scripted():
+            return torch.jit.load(str(path), map_location="cpu").eval()
+
+        def float_state():
+            return {key: value.float() for key, value in scripted().state_dict().items()}
+
+        def same(ours, theirs):
+            state = official_state_dict(ours[0])
+            found = theirs if isinstance(theirs, dict) else theirs.state_dict()
+            return apart(state.values(), [found[key].float() for key in state])
+
+        yield Pair("load an official archive: torch.jit.load", lambda: load_clip(path), scripted,
+                   same, 0)
+        yield Pair("load an official archive: torch.jit.load, float32 state dict",
+                   lambda: load_clip(path), float_state, same, 0)
+
+
+def detector_with_memory(layers, device):
+    """A Detector whose memory of REMEMBERED pictures, at scale 1, holds random patches."""
+    detector = Detector(seeded_clip(device), "bottle",
+                        replace(Settings(), scales=(1.0,), memory_layers=layers))
+    generator, width = torch.Generator().manual_seed(5), SHAPE.vision_width
+    count = REMEMBERED * (SHAPE.resolution // SHAPE.patch) ** 2
+    patches = F.normalize(torch.randn(len(layers), count, width, generator=generator), dim=-1)
+    detector.memory = [Memory(patches.to(device), torch.zeros(len(layers), 1, 1, width,
+                                                              device=device),
+                              torch.rand(len(layers), count, generator=generator).to(device))]
+    detector.learned = detector.prompts()
+    return detector
+
+
+def memory_pairs(o):
+    frozen = max(1, SHAPE.vision_layers - -(-SHAPE.vision_layers // 3))
+    pixels = random_pixels(1, o.device)
+    for layers in ((frozen,), (-(-frozen // 3), frozen)):
+        detector = detector_with_memory(layers, o.device)
+
+        def without():
+            states = detector.frozen_states(pixels)
+            text = detector.adapted_text_map(states)
+            return text, image_score(text.cpu())
+
+        def same(both, text):
+            memory = detector.memory_map(pixels, detector.frozen_states(pixels))
+            return apart([both[0]], [detector.fuse(memory, text[0]).cpu()])
+
+        yield Pair(f"score a picture, memory of {REMEMBERED}, searched layers {len(layers)}: "
+                   "without", lambda: detector.score(pixels), without, same)
+
+
+def import_pairs(o):
+    yield Pair("import: its five packages",
+               "from minilora import Detector, load_clip, load_pictures",
+               "import torch, numpy, PIL.Image, regex, ftfy", None, clock=measure.import_seconds)
+
+
+PAIRS = {"image": image_pairs, "text": text_pairs, "lora": lora_pairs, "load": load_pairs,
+         "memory": memory_pairs, "import": import_pairs}
+
+
+@torch.no_grad()
+def timed(pair, rounds, device):
+    """{"label", "apart", "ours", "theirs"}.  Raises ValueError if the two do not agree."""
+    difference = pair.same(pair.ours(), pair.theirs()) if pair.same else None
+    if pair.same and not difference <= pair.tolerance:
+        raise ValueError(f"{pair.label}: expected one result to {pair.tolerance}, found a "
+                         f"difference of {difference}")
+    taken = measure.side_by_side({"ours": pair.ours, "theirs": pair.theirs}, rounds, device,
+                                 pair.clock)
+    return {"label": pair.label, "apart": difference, **taken}
+
+
+def table(rows):
+    """(title, header, rows), all of text."""
+    lines = []
+    for row in rows:
+        middle, low, high = measure.ratio(row["ours"], row["theirs"])
+        lines.append([row["label"], *(f"{1e3 * statistics.median(row[side]):.4g}"
+                                      for side in ("ours", "theirs")), f"{middle:.3f}",
+                      f"{low:.3f} to {high:.3f}",
+                      "--" if row["apart"] is None else f"{row['apart']:.0e}"])
+    return ("time", ["what: against", "minilora, ms", "other, ms", "ratio", "lowest to highest",
+                     "results differ by"], lines)
+
+
+def numbers(rows):
+    """(header, rows) of the CSV file: every round."""
+    return ("pair", "round", "ours_seconds", "theirs_seconds"), [
+        (row["label"], round_, f"{a:.6f}", f"{b:.6f}") for row in rows
+        for round_, (a, b) in enumerate(zip(row["ours"], row["theirs"]), 1)]
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="python -m bench.speed", description=__doc__.split("\n")[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=PAIRS)
+    p.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32], help="of image and text")
+    p.add_argument("--rounds", type=int, default=7)
+    p.add_argument("--threads", type=int, help="of torch; else its own choice")
+    p.add_argument("--device", default="cpu")
+    p.add_argument("--archive", type=Path, help="official archive for load; written if not there")
+    p.add_argument("--out", type=Path, default=Path("runs/speed"))
+    p.add_argument("--name", default="speed", help="of the tables: NAME.txt, .md, .csv")
+    return p
+
+
+def main(arguments=None):
+    o = parser().parse_args(arguments)
+    if o.threads:
+        torch.set_num_threads(o.threads)
+    rows = []
+    for name in o.pairs:
+        for pair in PAIRS[name](o):
+            rows.append(timed(pair, o.rounds, o.device))
+            print("  ".join(table(rows)[2][-1]), flush=True)
+    head = [measure.conditions(o.device, ("transformers", "peft"))
+            + f"; ViT-B/16 shape, float32, {o.rounds} rounds"]
+    write(o.out, o.name, [table(rows)], head, numbers(rows))
+
+
+if __name__ == "__main__":
+    main()
