@@ -43,7 +43,7 @@ class Settings:
     resolution: int = 0                 # side in pixels; 0: the model's own
     steps: int = 100                    # of training; 0: no adaptation
     batch: int = 8                      # pictures a step
-    pool: int = 320                     # pictures to train on, every second with a pasted defect
+    pool: int = 160                     # pictures to train on, every second with a pasted defect
     rate: float = 5e-4                  # peak learning rate
     losses: tuple = (1.0, 0.5, 0.1)     # weights of focal, dice and cross-entropy
     defects: tuple = KINDS              # kinds that are pasted
