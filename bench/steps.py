@@ -158,7 +158,8 @@ class Training:
                 return self.loss(shown[rows], coverage[rows])
 
         generator = torch.Generator().manual_seed(0)
-        return descent(loss_of, self.trained, len(shown), self.settings, generator)
+        for _, loss in descent(loss_of, self.trained, len(shown), self.settings, generator):
+            yield loss
 
     def adapter(self):
         """What would be stored, for files.save_tensors."""

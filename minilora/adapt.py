@@ -87,10 +87,11 @@ def adaptation_loss(clip, prompts, entering, coverage, first, weights):
     return sum(weight * loss for weight, loss in zip(weights, three))
 
 
-def adapt(clip, prompts, pictures, first, settings, generator, report):
+def adapt(clip, prompts, pictures, first, settings, generator, report, unfinished=None):
     """Trains whatever of clip.visual and prompts requires a gradient.  Returns the losses.
 
-    report(step, loss) is called after every step.  Raises ValueError if a loss is not finite.
+    report(step, loss) is called after every step;  unfinished: where to go on from (see `descent`).
+    Raises ValueError if a loss is not finite.
     What is frozen ends before block `first`, or where the value-value path leaves if that is first.
     """
     first = min(first, len(clip.visual.blocks) + 1 - clip.visual.last)
@@ -101,34 +102,41 @@ def adapt(clip, prompts, pictures, first, settings, generator, report):
         return adaptation_loss(clip, prompts, entering[rows], coverage[rows], first,
                                settings.losses)
 
-    return descend(loss_of, trained, len(entering), settings, generator, report)
+    return descend(loss_of, trained, len(entering), settings, generator, report, unfinished)
 
 
-def descent(loss_of, trained, count, settings, generator):
+def descent(loss_of, trained, count, settings, generator, unfinished=None):
     """A fixed number of AdamW steps on random batches, the rate rising and falling once.
 
-    loss_of(rows): scalar loss of some of the `count` pictures, by number.  A step is made whenever
-    the next loss is asked for.  Raises ValueError if it is not finite.
+    loss_of(rows): scalar loss of some of the `count` pictures, by number.  unfinished: an
+    `Unfinished`, whose steps are not made again.  Yields (number of the step, loss) of every step.
+    Raises ValueError if a loss is not finite.
     """
     optimiser = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate,
                                                    total_steps=settings.steps)
-    for step in range(settings.steps):
+    losses = unfinished.restore(trained, optimiser, schedule, generator) if unfinished else []
+    yield from enumerate(losses)
+    for step in range(len(losses), settings.steps):
         optimiser.zero_grad()           # before the loss: old gradients need no room beside it
         loss = loss_of(torch.randperm(count, generator=generator)[:settings.batch])
         loss.backward()
         optimiser.step()
         schedule.step()
+        losses.append(loss.item())
         if not torch.isfinite(loss):
-            raise ValueError(f"loss is {loss.item()} at step {step}; expected a finite number; "
+            raise ValueError(f"loss is {losses[-1]} at step {step}; expected a finite number; "
                              f"lower the rate ({settings.rate})")
-        yield loss.item()
+        if unfinished:
+            unfinished.keep(trained, optimiser, generator, losses)
+        yield step, losses[-1]
 
 
-def descend(loss_of, trained, count, settings, generator, report=lambda step, loss: None):
+def descend(loss_of, trained, count, settings, generator, report=lambda step, loss: None,
+            unfinished=None):
     """All steps of `descent`; report(step, loss) is called after each.  Returns the losses."""
     losses = []
-    for step, loss in enumerate(descent(loss_of, trained, count, settings, generator)):
+    for step, loss in descent(loss_of, trained, count, settings, generator, unfinished):
         losses.append(loss)
         report(step, loss)
     return losses

@@ -52,9 +52,14 @@ def image_score(maps, top=0.003):
     """Mean of the highest `top` share of a map's pixels.  (B, R, R) -> (B,).
 
     Less noisy than the maximum; small enough for a defect of a patch's size (bench.ablation).
+    Raises ValueError for NaN or inf: compared with a threshold, NaN would pass as good.
     """
     flat = maps.flatten(1)
-    return flat.topk(max(1, int(top * flat.shape[1])), dim=1).values.mean(1)
+    scores = flat.topk(max(1, int(top * flat.shape[1])), dim=1).values.mean(1)
+    if not scores.isfinite().all():
+        raise ValueError(f"score {scores[~scores.isfinite()][0].item()} of a picture; expected a "
+                         "finite number; the weights or the adapter are broken, fit again")
+    return scores
 
 
 def threshold(good_scores, false_positive_rate=0.05):

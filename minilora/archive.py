@@ -24,6 +24,7 @@ from minilora.description import CheckpointError, Module, TensorRecord, read_des
 
 LARGEST_PICKLE = 4 << 20        # bytes; a CLIP needs about 0.05 MB, its numbers lie elsewhere
 MOST_VALUES, DEEPEST = 100_000, 16              # what is walked at most: a pickle may hold itself
+PLAIN = (str, int, float, bool, type(None))     # besides tensors: what a file of ours may hold
 
 
 class Archive:
@@ -41,6 +42,9 @@ class Archive:
                 OSError) as error:
             raise self.error(f"is cut off or damaged ({error}); copy or download it "
                              "again") from error
+        places = sorted((info.header_offset, info.compress_size) for info in directory)
+        if any(start + size > after for (start, size), (after, _) in zip(places, places[1:])):
+            raise self.error("has records that lie over one another; it is damaged or forged")
         self.records = {info.filename: info for info in directory}
         roots = [name[:-len("data.pkl")] for name in self.records if name.endswith("/data.pkl")]
         if len(roots) != 1:
@@ -101,6 +105,36 @@ class Archive:
                 yield name, value
         raise self.error(f"holds over {MOST_VALUES:,} values or contains itself; not a checkpoint")
 
+    def values(self):
+        """What `files.save_tensors` wrote: plain values, and a copy of each tensor.
+
+        Raises CheckpointError for more values or bytes than such a file can hold, however often it
+        refers to one of them.
+        """
+        left = {"values": 3 * MOST_VALUES, "bytes": len(self.bytes)}
+
+        def spend(what, amount):
+            left[what] -= amount
+            if left[what] < 0:
+                raise self.error(f"refers to more {what} than it holds; it is damaged or forged")
+
+        def read(value, place, depth):
+            spend("values", 1)
+            if isinstance(value, TensorRecord):
+                tensor = self.tensor(place, value)
+                spend("bytes", tensor.nbytes)
+                return tensor.clone()                           # not of the mapping
+            if depth < DEEPEST and type(value) is dict:
+                return {key: read(item, f"{place}.{key}", depth + 1) for key, item in value.items()}
+            if depth < DEEPEST and type(value) is list:
+                return [read(item, f"{place}[{k}]", depth + 1) for k, item in enumerate(value)]
+            if type(value) in PLAIN:
+                return value
+            raise self.error(f"holds {type(value).__name__} at {place or 'its top'}; expected "
+                             "tensors and plain values in lists and dicts")
+
+        return read(self.description(), "", 0)
+
     def storage(self, record):
         """All numbers of one storage, (n,), as the file has them; the device noted is ignored."""
         if not (type(record) is tuple and len(record) == 5 and record[0] == "storage"
@@ -160,6 +194,8 @@ def check_kind(path):
     """Raise CheckpointError, in words, for what is often found in place of a .pt file."""
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the .pt file in it")
+    if path.exists() and not path.is_file():                    # reading a pipe would wait for ever
+        raise CheckpointError(f"{path} is no ordinary file; give a .pt file")
     try:
         with open(path, "rb") as file:
             head = file.read(512)

@@ -34,6 +34,11 @@ ROWS = {"zero-shot": "hand-written prompts, no shots",
         "lora-off": "learned prompts and memory, LoRA switched off",
         "adapted": "all together"}
 VERSION = 1                     # of the files that `save` writes
+LIMITS = {"resolution": (0, 4096), "steps": (0, 10**6), "batch": (1, 4096), "pool": (1, 10**5),
+          "rate": (0, 10), "angle": (0, 360), "rank": (1, 4096), "alpha": (1e-6, 1e6),
+          "blocks": (0, 1000), "scales": (0.05, 8), "memory_layers": (1, 1000), "copies": (1, 64),
+          "remembered": (1, 10**5), "sigma": (0, 100), "text_weight": (0, 1000),
+          "false_positive_rate": (0, 1)}
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,14 @@ class Settings:
     text_weight: float = 2.0            # of the text map beside the memory map
     false_positive_rate: float = 0.05   # of good pictures, that the threshold aims at
     seed: int = 1
+
+    def __post_init__(self):
+        """Raises ValueError for a number that no sensible run needs, before memory is asked for."""
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if not low <= number <= high:           # NaN, too
+                    raise ValueError(f"{name}: expected {low:,} to {high:,}, found {value}")
 
 
 class Detector:
@@ -132,14 +145,15 @@ class Detector:
 
     # ---- fit ----------------------------------------------------------------------------------
 
-    def fit(self, pictures, report=lambda step, loss: None):
+    def fit(self, pictures, report=lambda step, loss: None, unfinished=None):
         """Learns from good pictures alone.  Returns self.
 
-        pictures: (K, 3, R, R) in [0, 1], K >= 1;  report(step, loss) is called after every step.
+        pictures: (K, 3, R, R) in [0, 1], K >= 1;  report(step, loss) is called after every step;
+        unfinished: an `Unfinished`, from which a training that was stopped goes on.
         """
         if self.settings.steps:
             self.losses = adapt(self.clip, self.prompts, pictures, self.first, self.settings,
-                                self.generator, report)
+                                self.generator, report, unfinished)
         with torch.no_grad():
             self.learned = self.prompts() if self.settings.steps else self.hand_written
         self.remember(pictures)
@@ -266,12 +280,25 @@ class Detector:
 
         Raises ValueError if the adapter belongs to other base weights or another version.
         """
-        saved = load_tensors(Path(folder) / "adapter.pt")
+        path = Path(folder) / "adapter.pt"
+        saved = load_tensors(path)
         if saved.get("version") != VERSION:
-            raise ValueError(f"{folder}/adapter.pt: expected format {VERSION}, found "
-                             f"{saved.get('version')}; fit again")
+            raise ValueError(f"{path}: expected format {VERSION}, found {saved.get('version')}; "
+                             "fit again")
+        try:
+            return cls.restored(saved, path, clip, weights)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise ValueError(f"{path} or memory.pt beside it is not what minilora writes "
+                             f"({type(error).__name__}: {error}); fit again") from error
+        except ValueError as error:
+            known = str(path.parent) in str(error)
+            raise error if known else ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def restored(cls, saved, path, clip, weights):
+        """The detector in the content of adapter.pt; whatever is wrong with it raises something."""
         if saved["weights"]["sha256"] != weights.sha256:
-            raise ValueError(f"{folder}/adapter.pt was fitted on {saved['weights']['name']} "
+            raise ValueError(f"{path} was fitted on {saved['weights']['name']} "
                              f"(sha256 {saved['weights']['sha256'][:12]}…), found {weights.name} "
                              f"({weights.sha256[:12]}…); load it onto the weights it was fitted on")
         settings = Settings(**{key: tuple(value) if isinstance(value, list) else value
@@ -279,11 +306,21 @@ class Detector:
         detector = cls(clip, saved["noun"], settings)
         load_adapter_state(clip.visual, saved["lora"])
         detector.prompts.context.data.copy_(saved["context"])
-        detector.learned, detector.threshold = saved["text"].to(detector.device), saved["threshold"]
-        if (Path(folder) / "memory.pt").exists():
-            memory = load_tensors(Path(folder) / "memory.pt")
-            detector.memory = [Memory.from_state(m, detector.device)
-                               for m in memory["scales"]]
+        text, threshold = saved["text"].to(detector.device), saved["threshold"]
+        if text.shape != (2, clip.config.embed):
+            raise ValueError(f"text {tuple(text.shape)}, expected (2, {clip.config.embed})")
+        numbers = (detector.prompts.context, text, torch.tensor(threshold or 0.0))
+        if not all(x.isfinite().all() for x in numbers):
+            raise ValueError("context, text or threshold hold NaN or inf; fit again")
+        detector.learned, detector.threshold = text, threshold
+        memory = path.with_name("memory.pt")
+        if memory.exists():
+            shape = len(detector.memory_layers), clip.config.vision_width
+            detector.memory = [Memory.from_state(m, shape, detector.device)
+                               for m in load_tensors(memory)["scales"]]
+            if len(detector.memory) != len(settings.scales):
+                raise ValueError(f"memory.pt: expected {len(settings.scales)} scales, found "
+                                 f"{len(detector.memory)}; fit again")
         return detector
 
 

@@ -2,22 +2,24 @@
 
 Claims: a run that dies while writing leaves the previous file untouched (temporary file in the
 same folder, fsync, rename), and a tensor file from a stranger can only hold data, never code,
-because it is read by `torch.load(weights_only=True)` and holds plain values and tensors alone.
+because it is read as a description (`archive.py`) and holds plain values and tensors alone.
 
-Leaves out: OpenAI's own files (`archive.py`, `checkpoint.py`) and downloads (`download.py`).
+Leaves out: OpenAI's own files (`checkpoint.py`) and downloads (`download.py`).
 """
 import contextlib
+import errno
 import hashlib
 import os
-import pickle
 import tempfile
 import uuid
 from pathlib import Path
 
 import torch
 
+from minilora.archive import PLAIN, Archive, CheckpointError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)                 # the disk, or what this user may have of it
 WRITTEN = []                    # files that this process put in place, for its last words
-PLAIN = (str, int, float, bool, type(None))         # besides tensors: what a tensor file may hold
 
 
 class TensorFileError(ValueError):
@@ -44,8 +46,12 @@ def whole_file(path, mode="wb"):
             os.fsync(file.fileno())                 # on the disk before the name points to it
         os.replace(temporary, path)                 # atomic: same folder, so same file system
         WRITTEN.append(path)
-    except BaseException:                           # Ctrl-C as well: nothing half-written stays
+    except BaseException as error:                  # Ctrl-C as well: nothing half-written stays
         temporary.unlink(missing_ok=True)
+        cause = error.__context__ or error          # torch.save raises a second one about the first
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            raise OSError(cause.errno, f"no room to write {path}; what was there is as it was; "
+                          "free some space and run the same again") from error
         raise
 
 
@@ -78,10 +84,9 @@ def load_tensors(path):
         found = "a folder" if path.is_dir() else "nothing"
         raise TensorFileError(f"{path}: expected a file written by minilora, found {found}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise TensorFileError(f"{path}: not a whole tensor file of minilora ({path.stat().st_size} "
-                              "bytes); it is damaged or something else, write it again") from error
+        content = Archive(path).values()
+    except CheckpointError as error:
+        raise TensorFileError(f"{error} (no tensor file of minilora: write it again)") from error
     if type(content) is not dict:
         raise TensorFileError(f"{path}: expected a dict inside, found {type(content).__name__}")
     return content

@@ -34,6 +34,8 @@ def parser():
     data("--seed", type=int, default=d.seed, help="draw of the shots, and all that is random")
     data("--out", help="run folder; else runs/<class>-<shots>shot-seed<k>")
     data("--force", action="store_true", help="with several classes: repeat finished ones")
+    data("--save-every", type=float, default=10.0, metavar="SECONDS",
+         help="between two points from which the same command goes on if it is stopped")
     model = p.add_argument_group("model").add_argument
     model("--model", help="official name or checkpoint file; else ViT-B/16 if its file is there, "
                           "else the embedded mini-clip")

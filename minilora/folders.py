@@ -36,7 +36,7 @@ def class_names(root):
 
 
 def visa_rows(root):
-    """The lines of VisA's split file as dictionaries.  Raises ValueError if a column is missing."""
+    """The lines of VisA's split file as dictionaries.  Raises ValueError for any other file."""
     path = Path(root) / SPLIT
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
@@ -45,7 +45,16 @@ def visa_rows(root):
             raise ValueError(f"{path}: column {', '.join(missing)} missing, found "
                              f"{', '.join(reader.fieldnames or ['nothing'])}; take the file that "
                              "comes with VisA")
-        return list(reader)
+        try:
+            rows = list(reader)
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}; take the file that comes "
+                             "with VisA") from error
+    for number, row in enumerate(rows, 2):
+        if any(row[column] is None for column in COLUMNS):
+            raise ValueError(f"{path}, line {number}: expected {len(COLUMNS)} columns, found "
+                             "fewer; take the file that comes with VisA")
+    return rows
 
 
 def visa_class(root, name):

@@ -22,7 +22,9 @@ from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data
 from minilora.detector import ROWS, Detector, Settings
 from minilora.images import load_squares, read_mask
+from minilora.journal import settle, whole_folder
 from minilora.terminal import ProgressLine
+from minilora.unfinished import Unfinished
 
 SCORED = 8                      # pictures that go through the tower together
 EMBEDDED = "embedded scenes (drawn)"
@@ -99,12 +101,11 @@ def fingerprint(settings, weights, data, options):
 
 def finished(folder, mark):
     """The metrics of a run folder that was written with this fingerprint, else None."""
-    path = folder / "metrics.json"
-    if path.is_file():
-        kept = json.loads(path.read_text())
-        if kept.get("fingerprint") == mark:
-            return kept
-    return None
+    try:
+        kept = json.loads((folder / "metrics.json").read_text("utf-8"))
+    except (OSError, ValueError):                       # not there, or not what a run wrote
+        return None
+    return kept if isinstance(kept, dict) and kept.get("fingerprint") == mark else None
 
 
 def run(options, say=print, again=True):
@@ -121,38 +122,53 @@ def run(options, say=print, again=True):
                            for key, value in vars(options).items()
                            if key in Settings.__dataclass_fields__})
     mark = fingerprint(settings, weights, data, options)
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a file; give a folder")
+    settle(options.out)
     kept = None if again else finished(options.out, mark)
     if kept:
         say(f"finished {options.out}, nothing has changed since; --force repeats it")
         return kept
-    if options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"--out {options.out} is a file; give a folder")
-    options.out.mkdir(parents=True, exist_ok=True)
-    if (options.out / "metrics.json").exists():
-        say(f"replaces the earlier run in {options.out}")
     detector = Detector(clip, options.noun or data.name, settings)
-    introduce(detector, weights, data, data_name, options, say)
-    shots = few_shot(data.train, options.shots, options.seed)
-    if shots:
-        detector.fit(load_pictures(shots, detector.resolution), ProgressLine(settings.steps))
-    detector.save(options.out, weights)
-    metrics = describe(detector, weights, data, data_name, options) | {"fingerprint": mark}
-    if data.test:
-        scores, results, panels = evaluate(detector, data.test, options.out)
-        metrics |= results
-        tell(metrics, say)
-    elif detector.threshold is not None:
+    with whole_folder(options.out) as staging:
+        if (options.out / "metrics.json").exists():
+            say(f"replaces the earlier run in {options.out}")
+        introduce(detector, weights, data, data_name, options, say)
+        unfinished = Unfinished(staging / "unfinished.pt", mark, options.save_every)
+        if kept := unfinished.saved():
+            say(f"goes on at step {len(kept['losses'])}, where the same run was stopped")
+        shots = few_shot(data.train, options.shots, options.seed)
+        if shots:
+            detector.fit(load_pictures(shots, detector.resolution), ProgressLine(settings.steps),
+                         unfinished)
+        detector.save(staging, weights)
+        metrics = describe(detector, weights, data, data_name, options) | {"fingerprint": mark}
+        metrics = write_results(staging, detector, data.test, metrics, begun, options, say)
+        unfinished.done()
+    if not data.test and shots:
         say(f"threshold {detector.threshold:.3f}, from {len(shots)} good pictures; next: "
             f"python -m minilora.predict {options.out} PICTURES")
-    metrics |= {"seconds": time.time() - begun, "peak_memory_bytes": peak_memory(options.device)}
-    report.write_json(options.out / "metrics.json", metrics)
-    if data.test:
-        page.write_page(options.out / "report.html", metrics, ROWS, scores, data.test, panels,
-                        options.command)
     norms = list(metrics["delta_norms"].values())
     say(f"LoRA     |ΔW| {min(norms):.3f} to {max(norms):.3f} over {len(norms)} projections")
     say(f"written  {options.out}  ({metrics['seconds']:.0f} s, peak memory "
         f"{(metrics['peak_memory_bytes'] or 0) / 2**20:,.0f} MB)")
+    return metrics
+
+
+def write_results(folder, detector, samples, metrics, begun, options, say):
+    """Judges the test pictures, if there are any; writes all that a run leaves beside the detector.
+
+    metrics: what `describe` says.  Returns them with the results.
+    """
+    if samples:
+        scores, results, panels = evaluate(detector, samples, folder)
+        metrics = metrics | results
+        tell(metrics, say)
+    metrics |= {"seconds": time.time() - begun, "peak_memory_bytes": peak_memory(options.device)}
+    report.write_json(folder / "metrics.json", metrics)
+    if samples:
+        page.write_page(folder / "report.html", metrics, ROWS, scores, samples, panels,
+                        options.command)
     return metrics
 
 

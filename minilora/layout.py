@@ -60,7 +60,7 @@ def clip_from_state_dict(state):
     """A float32 CLIP with these weights, in memory of its own, in eval mode.
 
     state: official key -> floating tensor of any precision; the three scalars may be there or not.
-    Raises CheckpointError with all missing, extra and mis-shaped keys.
+    Raises CheckpointError with all missing, extra and mis-shaped keys, and for NaN and inf.
     """
     clip = empty_clip(config_from_state_dict(state))
     check_keys(state, official_shapes(clip))
@@ -71,6 +71,10 @@ def clip_from_state_dict(state):
                 for name, part in own_parts(key, tensor):       # copied: it may lie in a file
                     own[name] = part.to(torch.float32, copy=True,
                                         memory_format=torch.contiguous_format)
+    broken = [name for name, value in own.items() if not value.sum().isfinite()]
+    if broken:
+        raise CheckpointError(f"{broken[0]} and {len(broken) - 1} other tensors hold NaN or inf; "
+                              "the file is damaged, or its training went wrong; take another")
     clip.load_state_dict(own, assign=True)                      # takes the tensors, copies nothing
     return clip.eval()
 
@@ -196,7 +200,7 @@ def check_keys(state, expected):
                          f"{tuple(found.shape)}")
     if wrong:
         raise CheckpointError(f"keys that do not fit a CLIP of these sizes: {len(wrong)}; use its "
-                              "weights whole and unchanged\n  " + "\n  ".join(wrong))
+                              "weights whole and unchanged: " + "; ".join(wrong))
 
 
 def demo():

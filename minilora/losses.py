@@ -22,7 +22,10 @@ def same_shape(name, prob, target):
         raise ValueError(f"{name}: prob and target must have the same shape, found "
                          f"{tuple(prob.shape)} and {tuple(target.shape)}; resize the mask")
     prob = prob.to(torch.promote_types(prob.dtype, torch.float32))
-    if not ((prob >= 0) & (prob <= 1)).all():           # logits and NaN end up here
+    if prob.isnan().any():
+        raise ValueError(f"{name}: prob holds NaN; the weights or the pictures are broken, or the "
+                         "learning rate is too high")
+    if not ((prob >= 0) & (prob <= 1)).all():           # logits end up here
         raise ValueError(f"{name}: prob must lie in [0, 1], found {prob.min().item():g} to "
                          f"{prob.max().item():g}; apply softmax or sigmoid to logits first")
     return prob, target.to(prob.dtype)

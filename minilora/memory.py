@@ -107,9 +107,18 @@ class Memory:
                 "level": self.level}
 
     @classmethod
-    def from_state(cls, state, device="cpu"):
-        return cls(state["patches"].float().to(device), state["mean"].to(device),
-                   state["loose"].to(device), state["level"])
+    def from_state(cls, state, shape, device="cpu"):
+        """What `state` gave.  shape: (layers, W) that it must have.  Raises ValueError if not."""
+        patches, mean, loose = (state[key].float().to(device) for key in ("patches", "mean",
+                                                                         "loose"))
+        layers, width = shape
+        fits = (patches.ndim == 3 and 0 < patches.shape[1] and patches.shape[::2] == shape
+                and mean.shape == (layers, 1, 1, width) and loose.shape == patches.shape[:2])
+        numbers = (patches, mean, loose, torch.tensor(state["level"]))
+        if not fits or not all(x.isfinite().all() for x in numbers) or state["level"] <= 0:
+            raise ValueError(f"memory.pt: expected finite patches ({layers}, M, {width}), found "
+                             f"{tuple(patches.shape)} with mean {tuple(mean.shape)}; fit again")
+        return cls(patches, mean, loose, state["level"])
 
 
 def demo():

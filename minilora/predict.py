@@ -27,6 +27,7 @@ from minilora.detector import Detector
 from minilora.files import load_tensors, whole_file
 from minilora.folders import pictures_below
 from minilora.images import read_image, to_square
+from minilora.journal import only_one, settle
 from minilora.report import write_json
 from minilora.terminal import command, option_parser
 
@@ -56,10 +57,14 @@ def open_run(run, model=None, device="cpu"):
     Raises ValueError, CheckpointError or FileNotFoundError in words for a user.
     """
     folder = Path(run).parent if Path(run).is_file() else Path(run)
+    settle(folder)                              # if fit was killed in its last moment
     adapter = folder / "adapter.pt"
     if not adapter.is_file():
         raise FileNotFoundError(f"{adapter} not found; give the folder that minilora.fit wrote")
-    base = load_tensors(adapter)["weights"]
+    base = load_tensors(adapter).get("weights")
+    if not isinstance(base, dict) or not all(type(base.get(k)) is str for k in ("name", "path")):
+        raise ValueError(f"{adapter} does not say which weights it belongs to; give an adapter.pt "
+                         "that minilora.fit wrote")
     known = base["name"] in OFFICIAL or base["name"] == EMBEDDED
     clip, weights = load_clip(model or (base["name"] if known else base["path"]), device)
     return Detector.load(folder, clip, weights)
@@ -129,12 +134,17 @@ def run(options, say):
     if detector.threshold is None:
         raise ValueError(f"{options.run} has no threshold, since it was made without shots; fit "
                          f"with --shots 4 or more")
-    paths, results, begun = list(pictures_in(options.paths)), [], time.time()
+    paths = list(pictures_in(options.paths))
     if not paths:
         raise FileNotFoundError(f"no picture in {', '.join(options.paths)}; expected files ending "
                                 f"in {', '.join(SUFFIXES)}")
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
+    with only_one(options.out):
+        return judge_all(detector, paths, options, say)
+
+
+def judge_all(detector, paths, options, say):
+    """One picture after the other, then the tables.  Returns the exit status."""
+    out, results, begun = Path(options.out), [], time.time()
     for number, (path, picture) in enumerate(zip(paths, ahead(read, paths))):
         try:
             said, overlay = judge(detector, path, picture)

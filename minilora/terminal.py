@@ -11,6 +11,7 @@ import sys
 import time
 
 from minilora.files import WRITTEN
+from minilora.journal import STAGING
 
 EXPECTED = (ValueError, OSError)                        # raised with words for a user
 STOPPED = 130                                           # what a shell expects after Ctrl-C
@@ -55,7 +56,10 @@ def command(name, main, failed=1):
 
 def saved():
     """Which files of this process are in place, in words."""
-    paths = list(dict.fromkeys(os.path.relpath(p) for p in WRITTEN))
+    staged = [p for p in WRITTEN if STAGING in p.parts]
+    paths = list(dict.fromkeys(os.path.relpath(p) for p in WRITTEN if p not in staged))
+    if staged:
+        return "the same command goes on from where it was"
     if not paths:
         return "nothing had been written yet"
     others = f" and {len(paths) - 3} more" if len(paths) > 3 else ""

@@ -7,9 +7,11 @@ import warnings
 import zipfile
 from collections import OrderedDict
 
+import hostile
 import official_archive
 import pytest
 import torch
+from hostile import Call, write_pickle, write_tensor
 
 from minilora.archive import CheckpointError, read_tensors
 from minilora.clip import CLIP, CLIPConfig
@@ -156,7 +158,13 @@ def test_a_directory_that_promises_more_than_the_file_has_is_refused(tmp_path):
     entry = content.rindex(b"PK\1\2", 0, content.rindex(b"a/data/0"))
     content[entry + 20:entry + 28] = b"\xf0\xff\xff\xff" * 2     # its two sizes, stored and real
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="has a damaged record a/data/0"):
+    with pytest.raises(CheckpointError, match="lie over one another; it is damaged"):
+        read_tensors(path)
+
+
+def test_one_record_over_another_is_refused(tmp_path):
+    path = hostile.WEIGHTS["overlapping members"](tmp_path)
+    with pytest.raises(CheckpointError, match="has records that lie over one another"):
         read_tensors(path)
 
 
@@ -199,24 +207,6 @@ def test_any_damaged_byte_gives_a_checkpoint_error_or_other_numbers(tmp_path):
 
 
 # ---- intent ------------------------------------------------------------------------------------
-
-def write_pickle(path, data, records=()):
-    """A minimal archive around a pickle of one's own."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", data)
-        for key, content in dict(records).items():
-            archive.writestr(f"archive/data/{key}", content)
-
-
-class Call:
-    """Pickles as a call of `function`, which need not exist anywhere."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
 
 RUN = "raise SystemExit('this must never run')"
 
@@ -262,27 +252,6 @@ def test_a_file_cannot_change_how_the_next_one_is_read(tmp_path):
                 read_tensors(tmp_path / "bad.pt")
     torch.save(OrderedDict(a=torch.ones(2)), tmp_path / "good.pt")
     assert read_tensors(tmp_path / "good.pt")["a"].tolist() == [1, 1]
-
-
-class Storage:
-    """Stands in a pickle for a reference to a record."""
-
-    def __init__(self, *pid):
-        self.pid = pid
-
-
-class StoragePickler(pickle.Pickler):
-    def persistent_id(self, value):
-        return value.pid if isinstance(value, Storage) else None
-
-
-def write_tensor(path, pid, offset=0, size=(2, 3), stride=(3, 1)):
-    """One float32 tensor as described, over a record of six numbers."""
-    data = io.BytesIO()
-    tensor = Call(torch._utils._rebuild_tensor_v2, Storage(*pid), offset, size, stride, False, {})
-    StoragePickler(data, protocol=2).dump({"a": tensor})
-    numbers = torch.arange(6.0).numpy().tobytes()
-    write_pickle(path, data.getvalue(), {"0": numbers})
 
 
 GOOD = ("storage", torch.FloatStorage, "0", "cpu", 6)

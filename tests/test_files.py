@@ -1,4 +1,5 @@
 """Files are whole or absent, and a tensor file holds data and nothing else."""
+import errno
 import hashlib
 import os
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from minilora import files, report
 from minilora.files import TensorFileError, load_tensors, save_tensors, sha256_of, whole_file
 
 
@@ -119,7 +121,7 @@ def test_a_tensor_file_cannot_run_code(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "was-run"),)
     torch.save({"A": Bad()}, tmp_path / "bad.pt")
-    with pytest.raises(TensorFileError, match="bad.pt: not a whole tensor file"):
+    with pytest.raises(TensorFileError, match="bad.pt is refused: it names .*mkdir"):
         load_tensors(tmp_path / "bad.pt")
     assert not (tmp_path / "was-run").exists()
 
@@ -130,7 +132,7 @@ def test_what_is_no_tensor_file_is_said_in_words(tmp_path):
     wrong = {"empty": b"", "half": whole[:len(whole) // 2], "page": b"<html>", "text": b"hi"}
     for name, content in wrong.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(TensorFileError, match=f"{name}: not a whole tensor file"):
+        with pytest.raises(TensorFileError, match=f"{name} (is|has) .*no tensor file of minilora"):
             load_tensors(tmp_path / name)
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(TensorFileError, match="expected a dict inside, found list"):
@@ -139,3 +141,57 @@ def test_what_is_no_tensor_file_is_said_in_words(tmp_path):
         load_tensors(tmp_path / "absent.pt")
     with pytest.raises(TensorFileError, match="found a folder"):
         load_tensors(tmp_path)
+
+
+def test_references_cannot_blow_up_what_a_file_holds(tmp_path):
+    """One tensor referred to ten thousand times, and a dict that holds itself."""
+    row = torch.zeros(10_000)
+    torch.save({"all": [row] * 10_000}, tmp_path / "many.pt")
+    with pytest.raises(TensorFileError, match="refers to more bytes than it holds"):
+        load_tensors(tmp_path / "many.pt")
+    endless = {}
+    endless["again"] = endless
+    torch.save(endless, tmp_path / "endless.pt")
+    with pytest.raises(TensorFileError, match="endless.pt holds dict at"):
+        load_tensors(tmp_path / "endless.pt")
+    bomb = [0]
+    for _ in range(12):
+        bomb = [bomb] * 10
+    torch.save({"bomb": bomb}, tmp_path / "bomb.pt")
+    with pytest.raises(TensorFileError, match="refers to more values than it holds"):
+        load_tensors(tmp_path / "bomb.pt")
+
+
+class FullDisk:
+    """A file that takes so many bytes and no more."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, content):
+        self.room -= len(content)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.file.write(content)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.file.close()
+
+
+@pytest.mark.parametrize("write", [
+    lambda path: save_tensors(path, {"A": torch.ones(100_000)}),
+    lambda path: report.write_json(path, {"losses": [0.5] * 100_000})], ids=["tensors", "text"])
+def test_a_full_disk_is_said_with_the_file_and_spares_what_was_there(tmp_path, monkeypatch, write):
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    monkeypatch.setattr(files, "open", lambda *a, **k: FullDisk(open(*a, **k), 10_000),
+                        raising=False)
+    with pytest.raises(OSError, match="no room to write .*file; what was there is as it was"):
+        write(path)
+    assert path.read_bytes() == b"before" and os.listdir(tmp_path) == ["file"]

@@ -126,7 +126,7 @@ def test_logits_and_wrong_shapes_are_refused_by_name(loss):
         loss(torch.tensor([[-2.0, 5.0]]), torch.tensor([[0, 1]]))
     with pytest.raises(ValueError, match=rf"{loss.__name__}.*\(2, 4, 4\) and \(2, 1, 4, 4\)"):
         loss(torch.rand(2, 4, 4), torch.zeros(2, 1, 4, 4))
-    with pytest.raises(ValueError, match="found nan"):
+    with pytest.raises(ValueError, match="holds NaN"):
         loss(torch.tensor([[float("nan")]]), torch.tensor([[0]]))
 
 

@@ -98,6 +98,18 @@ def test_a_memory_of_equal_pictures_gives_finite_scores():
 def test_stored_in_half_precision_scores_move_by_less_than_a_hundredth(generator):
     good = torch.randn(2, 6, 49, 64, generator=generator)
     kept, new = Memory.of(good, torch.arange(6)), torch.randn(2, 3, 49, 64, generator=generator)
-    again = Memory.from_state(kept.state())
+    again = Memory.from_state(kept.state(), (2, 64))
     assert (again.score(new) - kept.score(new)).abs().max() < 0.01
     assert memory.Memory.of(good, torch.arange(6)).left_out.shape == (6, 49)
+
+
+@pytest.mark.parametrize("change", [
+    lambda s: s | {"patches": s["patches"][..., :-1]}, lambda s: s | {"patches": s["patches"][:1]},
+    lambda s: s | {"loose": s["loose"][:, :-1]}, lambda s: s | {"mean": s["mean"] * float("nan")},
+    lambda s: s | {"level": 0.0}, lambda s: s | {"level": float("nan")},
+    lambda s: s | {"patches": s["patches"][:, :0], "loose": s["loose"][:, :0]}])
+def test_a_stored_memory_that_does_not_fit_is_refused(generator, change):
+    kept = Memory.of(torch.randn(2, 3, 4, 8, generator=generator), torch.arange(3)).state()
+    Memory.from_state(kept, (2, 8))
+    with pytest.raises(ValueError, match="memory.pt: expected finite patches .2, M, 8."):
+        Memory.from_state(change(kept), (2, 8))

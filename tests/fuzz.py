@@ -1,0 +1,137 @@
+"""Small files with random damage: readers answer with their documented errors, or read them.
+
+    python tests/fuzz.py --count 200000 --out fuzz.txt
+
+Every reader gets the same number of files.  Anything but its documented exceptions is printed with
+the seed that made it, and the command fails.
+"""
+import argparse
+import io
+import json
+import random
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from minilora.archive import CheckpointError, read_tensors
+from minilora.files import TensorFileError, load_tensors
+from minilora.folders import COLUMNS, SPLIT, visa_class
+from minilora.images import read_image
+from minilora.job import finished
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+
+
+def saved(content):
+    out = io.BytesIO()
+    torch.save(content, out)
+    return out.getvalue()
+
+
+def picture(form):
+    out = io.BytesIO()
+    Image.radial_gradient("L").resize((24, 16)).convert("RGB").save(out, form)
+    return out.getvalue()
+
+
+def read_visa(path):
+    root = path.parent / "visa"
+    (root / SPLIT).parent.mkdir(parents=True, exist_ok=True)
+    (root / "a.png").write_bytes(picture("PNG"))
+    path.replace(root / SPLIT)
+    return visa_class(root, "nut")
+
+
+VISA = ",".join(COLUMNS) + "\nnut,train,normal,a.png,\nnut,test,anomaly,a.png,a.png\n"
+# name -> (honest content, reader, exceptions that it documents)
+READERS = {
+    "weights": (saved({"a": torch.zeros(4), "b": torch.ones(4, 3).half().T}), read_tensors,
+                CheckpointError),
+    "adapter": (saved({"version": 1, "lora": {"A": torch.ones(3)}, "losses": [0.5, 1.5],
+                       "text": "x", "none": None}), load_tensors, TensorFileError),
+    "metrics.json": (json.dumps({"fingerprint": "a", "rows": {"adapted": {"image_auroc": 0.5}},
+                                 "losses": [1.0]}).encode(),
+                     lambda path: finished(path.parent, "a"), ()),
+    "VisA": (VISA.encode(), read_visa, (ValueError, FileNotFoundError)),
+    **{form: (picture(form), read_image, (ValueError, FileNotFoundError)) for form in FORMATS}}
+
+
+def damaged(content, draw):
+    """content with one to four random changes."""
+    content = bytearray(content)
+    for _ in range(draw.randint(1, 4)):
+        at = draw.randrange(len(content) + 1)
+        kind, length = draw.randrange(6), draw.choice((1, 1, 2, 4, 8, 64))
+        if kind == 0:
+            content[at:at + 1] = bytes([draw.randrange(256)])
+        elif kind == 1:
+            del content[at:at + length]
+        elif kind == 2:
+            content[at:at] = draw.randbytes(length)
+        elif kind == 3:
+            content[at:at + length] = draw.choice((b"\0", b"\xff", b"\x7f", b"\x80")) * length
+        elif kind == 4:
+            other = draw.randrange(len(content) + 1)
+            content[at:at + length] = content[other:other + length]
+        else:
+            del content[draw.randrange(len(content) + 1):]
+        if not content:
+            break
+    return bytes(content)
+
+
+def attempt(name, seed, folder):
+    """"read", "refused", or the exception that is not documented."""
+    content, reader, documented = READERS[name]
+    path = Path(folder) / ("metrics.json" if name == "metrics.json" else "file")
+    path.write_bytes(damaged(content, random.Random(f"{name} {seed}")))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reader(path)
+        return "read"
+    except documented:
+        return "refused"
+    except Exception as error:                          # what this is about
+        return f"{type(error).__name__}: {error}"
+
+
+def tried(count, first=0):
+    """{(reader, answer): how often} for `count` damaged files."""
+    found = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(first, first + -(-count // len(READERS))):
+            for name in READERS:
+                answer = attempt(name, seed, folder)
+                found[name, answer] += 1
+                if answer not in ("read", "refused"):
+                    print(f"{name}, seed {seed}: {answer}", flush=True)
+    return found
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--count", type=int, default=200_000)
+    p.add_argument("--out", type=Path, help="file for the record")
+    options = p.parse_args()
+    begun, found = time.time(), tried(options.count)
+    wrong = sum(n for (_, answer), n in found.items() if answer not in ("read", "refused"))
+    lines = [f"{time.strftime('%Y-%m-%d')}: {found.total():,} damaged files in "
+             f"{time.time() - begun:.0f} s, {wrong} undocumented exceptions"]
+    lines += [f"{name}: {found[name, 'refused']:,} refused, {found[name, 'read']:,} read (damage "
+              "that a reader cannot see, or that does not matter)" for name in READERS]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if options.out:
+        options.out.write_text(text)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

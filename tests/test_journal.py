@@ -1,0 +1,84 @@
+"""A folder of results changes as a whole, whoever is killed and whenever."""
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import REPO
+
+from minilora import journal
+
+
+def write(folder, **files):
+    with journal.whole_folder(folder) as staging:
+        for name, text in files.items():
+            (staging / name).parent.mkdir(exist_ok=True)
+            (staging / name).write_text(text)
+
+
+def test_all_files_take_their_places_and_nothing_else_is_touched(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with journal.whole_folder(tmp_path) as staging:
+        (staging / "maps").mkdir()
+        (staging / "maps" / "a.png").write_text("a")
+        (staging / "metrics.json").write_text("{}")
+        assert not (tmp_path / "metrics.json").exists()
+    assert (tmp_path / "maps" / "a.png").read_text() == "a"
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / journal.STAGING).exists()
+
+
+def test_an_error_leaves_the_earlier_result_and_what_was_begun(tmp_path):
+    write(tmp_path, one="old", two="old")
+    with pytest.raises(KeyboardInterrupt), journal.whole_folder(tmp_path) as staging:
+        (staging / "one").write_text("new")
+        raise KeyboardInterrupt
+    assert (tmp_path / "one").read_text() == (tmp_path / "two").read_text() == "old"
+    with journal.whole_folder(tmp_path) as staging:
+        assert (staging / "one").read_text() == "new", "whoever goes on finds it"
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_a_change_that_was_cut_short_is_finished_by_the_next_one(tmp_path, moved, monkeypatch):
+    """Killed after so many of two files had taken their places."""
+    write(tmp_path, one="old", two="old")
+    calls, replace = [], os.replace
+
+    def deadly(source, target):
+        if len(calls) == moved:
+            raise SystemExit("killed")
+        calls.append(target)
+        replace(source, target)
+    monkeypatch.setattr(os, "replace", deadly)
+    if moved < 2:
+        with pytest.raises(SystemExit):
+            write(tmp_path, one="new", two="new")
+    else:
+        monkeypatch.setattr(journal.shutil, "rmtree", lambda path: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            write(tmp_path, one="new", two="new")
+    monkeypatch.undo()
+    journal.settle(tmp_path)
+    assert (tmp_path / "one").read_text() == (tmp_path / "two").read_text() == "new"
+    assert not (tmp_path / journal.STAGING).exists()
+
+
+def test_half_written_files_of_a_killed_process_are_swept_away(tmp_path):
+    (tmp_path / journal.STAGING).mkdir()
+    (tmp_path / journal.STAGING / ".adapter.pt.0123abcd.tmp").write_text("half")
+    write(tmp_path, one="new")
+    assert sorted(os.listdir(tmp_path)) == [journal.LOCK, "one"]
+
+
+def test_the_second_of_two_processes_is_told_and_the_folder_is_free_after_a_kill(tmp_path):
+    code = ("import sys, time; from minilora.journal import only_one\n"
+            f"with only_one({str(tmp_path)!r}): print('mine', flush=True); time.sleep(60)")
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=REPO)
+    assert other.stdout.readline() == b"mine\n"
+    with pytest.raises(ValueError, match=f"another process .number {other.pid}.*--out"):
+        with journal.only_one(tmp_path):
+            pass
+    other.kill()
+    other.wait()
+    with journal.only_one(tmp_path):
+        pass

@@ -1,0 +1,21 @@
+"""A process that is killed leaves the earlier result or the new one; the same command goes on."""
+import kills
+import pytest
+
+
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory):
+    scenario = kills.Fit(tmp_path_factory.mktemp("kills"))
+    whole = scenario.whole()
+    scenario.earlier()
+    return scenario, whole, scenario.result()
+
+
+# 12 resume points are written, then results, which take their places at the end
+@pytest.mark.parametrize("moment", [{"kind": "replace", "last": 1}, {"kind": "fsync", "last": 7},
+                                    {"kind": "open", "last": 16}, {"kind": "replace", "last": 19},
+                                    {"kind": "rmtree", "last": 1}], ids=str)
+def test_a_fit_that_is_killed_loses_nothing_and_goes_on(fit, moment):
+    scenario, whole, earlier = fit
+    scenario.earlier()
+    assert kills.survives(scenario, whole, earlier, **moment), "the moment never came"

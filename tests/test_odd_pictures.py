@@ -1,0 +1,113 @@
+"""Folders hold pictures of every kind: each is judged, or named with its cause."""
+import json
+import os
+import struct
+import zlib
+
+import pytest
+from PIL import Image, features
+
+from minilora import predict
+from minilora.images import read_image, to_square
+
+
+def gradient(size=(48, 32), mode="RGB"):
+    return Image.radial_gradient("L").resize(size).convert(mode)
+
+
+def png_claiming(width, height):
+    """A PNG of a few bytes whose header promises any size."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I",
+                                                                        zlib.crc32(kind + data))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"".join((b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header),
+                     chunk(b"IDAT", zlib.compress(b"\0" * 9)), chunk(b"IEND", b"")))
+
+
+def save(image, **options):
+    return lambda path: image.save(path, **options)
+
+
+def damaged_exif(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    gradient().save(path, exif=exif)
+    content = path.read_bytes()
+    at = content.index(b"Exif\0\0") + 10
+    path.write_bytes(content[:at] + b"\xff" * 8 + content[at + 8:])
+
+
+def animated(path):
+    gradient().save(path, save_all=True, append_images=[gradient((48, 32)).rotate(90)] * 2)
+
+
+READ = {
+    "one-pixel.png": save(Image.new("RGB", (1, 1), "red")),
+    "very-wide.png": save(gradient((20_000, 20))),
+    "very-tall.png": save(gradient((20, 20_000))),
+    "cmyk.jpg": save(gradient(mode="CMYK")),
+    "16-bit.png": save(Image.new("I;16", (40, 30), 30_000)),
+    "palette.png": save(gradient(mode="P")),
+    "transparent.png": save(gradient(mode="RGBA")),
+    "black-and-white.png": save(gradient(mode="1")),
+    "animated.webp": animated,
+    "corrupt-exif.jpg": damaged_exif,
+    "jpeg-named.png": save(gradient(), format="JPEG"),
+    "größer als 中文 — пробел.png": save(gradient()),
+    " leading space.png": save(gradient()),
+    "UPPER.PNG": save(gradient(), format="PNG"),
+}
+NOT_READ = {
+    "empty.png": lambda path: path.write_bytes(b""),
+    "html.jpg": lambda path: path.write_bytes(b"<html>"),
+    "truncated.png": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 40),
+    "cut-off.jpg": lambda path: (gradient((400, 300)).save(path),
+                                 path.write_bytes(path.read_bytes()[:1500])),
+    "bomb.png": lambda path: path.write_bytes(png_claiming(50_000, 50_000)),
+    "too-little.png": lambda path: path.write_bytes(png_claiming(500, 500)),
+    "float.tiff": save(Image.new("F", (8, 8), 0.5)),
+    "link to nowhere.png": lambda path: path.symlink_to(path.with_name("nowhere")),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_pictures_of_every_kind_are_read(name, tmp_path):
+    assert features.check("webp"), "Pillow's wheels bring it"
+    READ[name](tmp_path / name)
+    square = to_square(read_image(tmp_path / name), 64)
+    assert square.shape == (3, 64, 64) and 0 <= square.min() and square.max() <= 1
+
+
+@pytest.mark.parametrize("name", NOT_READ)
+def test_what_is_no_picture_is_named_with_its_cause(name, tmp_path):
+    NOT_READ[name](tmp_path / name)
+    with pytest.raises((ValueError, FileNotFoundError), match=f"(?s).*{name}.*;") as error:
+        read_image(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_a_picture_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
+    gradient().save(tmp_path / "a.png")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ValueError, match="cannot read picture .*a.png: PermissionError"):
+        read_image(tmp_path / "a.png")
+
+
+def test_one_folder_with_all_of_them_gives_an_answer_each(gear_run, tmp_path):
+    run, _ = gear_run
+    folder = tmp_path / "all of them"
+    folder.mkdir()
+    for name, write in (READ | NOT_READ).items():
+        write(folder / name)
+    options = predict.parser().parse_args([str(run), *sorted(str(p) for p in folder.iterdir()),
+                                           "--json", "--out", str(tmp_path / "out")])
+    lines = []
+    assert predict.run(options, lines.append) == 2, "something was not judged"
+    said = {os.path.basename(one["file"]): one for one in map(json.loads, lines)}
+    assert said.keys() == READ.keys() | NOT_READ.keys()
+    assert all(said[name]["decision"] in ("OK", "NG") for name in READ)
+    assert all(name in said[name]["error"] for name in NOT_READ)
