@@ -156,7 +156,8 @@ def head_of(options):
             f"image tower {config.vision_layers} blocks of width {config.vision_width}, patch "
             f"{config.patch}, {config.resolution} pixels, random weights; {options.pool} pictures "
             f"held (as pixels in half precision, with reuse as tokens)",
-            "measured: highest of two steps above the weights, in a fresh process; parts: "
+            "measured: highest of two steps above the weights, in a fresh process that has trained "
+            "a tower of four blocks before (what libraries keep does not count); parts: "
             "predicted at that moment by bench/formulas.py; time: median of "
             f"{options.rounds} steps after one, in another process; MB = 10^6 bytes"]
 

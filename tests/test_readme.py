@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from conftest import REPO
 
+from bench import readme
 from minilora import load_pictures, scenes
 
 README = (REPO / "README.md").read_text()
@@ -27,3 +28,8 @@ def test_the_reading_order_names_every_module():
                                                                         "__main__.py"}
     named = set(re.findall(r"(\w+\.py)", README[README.index("## Reading order"):]))
     assert modules == named - {"setup.py"}, modules ^ named
+
+
+def test_tables_are_those_of_the_results():
+    """`python -m bench.readme` writes them; a figure changed by hand is found here."""
+    assert readme.filled(README) == README and README.count("<!-- table: ") == len(readme.TABLES)
