@@ -1,6 +1,6 @@
 """Small files with random damage: readers answer with their documented errors, or read them.
 
-    python tests/fuzz.py --count 200000 --out fuzz.txt
+    python tests/fuzz.py --count 200000 --out fuzz.txt      (minilora installed, or on PYTHONPATH)
 
 Every reader gets the same number of files.  Anything but its documented exceptions is printed with
 the seed that made it, and the command fails.

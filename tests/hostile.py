@@ -6,15 +6,14 @@ WEIGHTS are read by `load_clip`, ADAPTERS (in a run folder) by `predict.open_run
 function of a folder and returns the path of the file that it wrote there.
 """
 import io
-import json
 import os
 import pickle
 import struct
-import subprocess
-import sys
 import tempfile
 import time
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -382,12 +381,12 @@ def main():
     for group, kinds in (("weights", WEIGHTS), ("adapters", ADAPTERS)):
         for kind in kinds:
             with tempfile.TemporaryDirectory() as folder:
-                code = ("import json, sys; from hostile import refused; "
-                        "print(json.dumps(refused(*sys.argv[1:])))")
-                done = subprocess.run([sys.executable, "-c", code, kind, group, folder], text=True,
-                                      capture_output=True, timeout=60)
-                record[group, kind] = (json.loads(done.stdout.splitlines()[-1])
-                                       if done.returncode == 0 else {"crash": done.stderr[-500:]})
+                with ProcessPoolExecutor(1, get_context("fork")) as process:
+                    job = process.submit(refused, kind, group, folder)
+                    try:
+                        record[group, kind] = job.result(60)
+                    except Exception as error:          # an exception of no kind, or a dead process
+                        record[group, kind] = {"crash": repr(error)}
     crashed = [k for k, r in record.items() if "crash" in r]
     accepted = [k for k, r in record.items() if "crash" not in r and "message" not in r]
     rest = [r for k, r in record.items() if k not in crashed]
