@@ -85,10 +85,22 @@ def receive(url, part):
 def pieces(response):
     """Yield bytes until the end or a cut; which of the two it was, the length tells."""
     try:
-        while piece := response.read(PIECE):
+        while piece := response.read1(PIECE):                    # what is there, without waiting
             yield piece
     except (OSError, http.client.HTTPException):
         return
+
+
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a few redirects, and none from https to anything else."""
+
+    max_redirections = 5
+
+    def redirect_request(self, request, file, code, message, headers, target):
+        if request.full_url.startswith("https:") and not target.startswith("https:"):
+            raise DownloadError(f"{request.full_url} redirects to {target}, which anybody on the "
+                                "way could change; not followed")
+        return super().redirect_request(request, file, code, message, headers, target)
 
 
 def request(url, have):
@@ -98,7 +110,10 @@ def request(url, have):
         headers["Range"] = f"bytes={have}-"
     host = url.split("/")[2]
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=SILENCE)
+        opener = urllib.request.build_opener(Redirects)         # proxies of the environment, too
+        return opener.open(urllib.request.Request(url, headers=headers), timeout=SILENCE)
+    except DownloadError:
+        raise
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and have:                      # range not satisfiable: all there

@@ -1,10 +1,14 @@
 """Downloads: resumed, verified, and under their name only when whole.  All from this machine."""
 import http.server
 import socket
+import random
 import threading
+import time
+import urllib.request
 
 import pytest
 
+from minilora import download as module
 from minilora.download import DownloadError, Progress, download
 from minilora.files import sha256_of
 
@@ -17,7 +21,17 @@ class Server(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append(self.headers.get("Range"))
-        if self.path != PATH:
+        if self.path.startswith("/round/"):
+            self.send_response(302)
+            self.send_header("Location", f"/round/{self.path.count('x') * 'x'}x")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", PATH)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        if not self.path.endswith(PATH):                        # a proxy is asked for all of it
             return self.send_error(404)
         start = 0
         if self.headers.get("Range") and self.server.ranges:
@@ -37,6 +51,9 @@ class Server(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         end = len(CONTENT) if self.server.cut is None else start + self.server.cut
         self.wfile.write(CONTENT[start:end])
+        if self.server.hangs:
+            self.wfile.flush()
+            time.sleep(self.server.hangs)
 
     def log_message(self, *args):
         pass
@@ -47,6 +64,7 @@ def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         server.cut, server.ranges, server.says_length, server.shift = None, True, True, 0
+        server.hangs = 0
         server.asked, server.url = [], f"http://127.0.0.1:{server.server_port}{PATH}"
         server.handle_error = lambda *_: None                   # a client that hangs up is no news
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -170,3 +188,50 @@ def test_progress_is_one_line_on_a_terminal_and_ten_in_a_log(capsys, monkeypatch
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     live = shown()
     assert live.startswith("\r") and live.count("\n") == 1 and live.endswith("\n")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cuts_at_random_bytes_never_make_a_part_a_whole(server, right, tmp_path, seed):
+    """However often the line breaks, every attempt goes on and the last one is the file."""
+    draw = random.Random(seed)
+    for _ in range(200):
+        server.cut = draw.randrange(1, 300_000)
+        try:
+            download(server.url, tmp_path / "weights.pt", right)
+            break
+        except DownloadError as error:
+            assert "cut" in str(error) and names(tmp_path) == ["weights.pt.part"]
+    assert names(tmp_path) == ["weights.pt"] and (tmp_path / "weights.pt").read_bytes() == CONTENT
+
+
+def test_a_server_that_falls_silent_is_left_and_what_came_is_kept(server, right, tmp_path,
+                                                                  monkeypatch):
+    monkeypatch.setattr(module, "SILENCE", 0.2)
+    server.cut, server.hangs = 300_000, 1.0
+    with pytest.raises(DownloadError, match="300,000 of 1,024,000 bytes arrived"):
+        download(server.url, tmp_path / "weights.pt", right)
+    assert (tmp_path / "weights.pt.part").stat().st_size == 300_000
+
+
+def test_a_redirect_is_followed_and_a_circle_is_not(server, right, tmp_path):
+    there = server.url.removesuffix(PATH)
+    assert download(f"{there}/moved", tmp_path / "a.pt", right).read_bytes() == CONTENT
+    with pytest.raises(DownloadError, match="127.0.0.1:.* answers 302"):
+        download(f"{there}/round/", tmp_path / "b.pt", right)
+    assert names(tmp_path) == ["a.pt"] and len(server.asked) <= 10
+
+
+def test_a_redirect_never_leaves_https():
+    request = urllib.request.Request("https://example.org/a.pt")
+    handler = module.Redirects()
+    with pytest.raises(DownloadError, match="redirects to http://example.org/a.pt.*not followed"):
+        handler.redirect_request(request, None, 302, "Found", {}, "http://example.org/a.pt")
+    assert handler.redirect_request(request, None, 302, "Found", {}, "https://b.org/a.pt")
+
+
+def test_the_proxy_of_the_environment_is_used(server, right, tmp_path, monkeypatch):
+    """The address exists nowhere; the proxy is asked for it and answers."""
+    monkeypatch.setenv("http_proxy", server.url.removesuffix(PATH))
+    monkeypatch.setenv("no_proxy", "")
+    download(f"http://no-such-host.invalid{PATH}", tmp_path / "weights.pt", right)
+    assert (tmp_path / "weights.pt").read_bytes() == CONTENT
