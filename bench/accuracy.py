@@ -128,6 +128,13 @@ def mark_of(*parts):
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def depends(method, settings):
+    """The settings that a method looks at; WinCLIP and AnomalyCLIP have recipes of their own."""
+    if method in ("winclip", "anomalyclip"):
+        return {"resolution": settings.resolution, "seed": settings.seed}
+    return asdict(settings)
+
+
 def collect(options, say=print):
     """All cells: {(row, class): [metrics of each seed]}, computing what is not there."""
     _, weights = load_clip(options.model)
@@ -142,7 +149,7 @@ def collect(options, say=print):
             settings = Settings(seed=seed, steps=options.steps, resolution=options.resolution)
             for method in options.methods:
                 fingerprint = mark_of(weights.sha256, source, name, len(data.test), options.shots,
-                                      method, asdict(settings), __version__)
+                                      method, depends(method, settings), __version__)
                 path = (options.out / "cells" / f"{source}-{name}-{options.shots}shot-seed{seed}-"
                                                 f"{method.replace(' ', '-')}.json")
                 rows = cell(path, fingerprint, compute, method, data, settings, options)
