@@ -27,7 +27,7 @@ from minilora.detector import Detector
 from minilora.files import load_tensors, whole_file
 from minilora.folders import pictures_below
 from minilora.images import read_image, to_square
-from minilora.journal import only_one, settle
+from minilora.journal import settle, whole_folder
 from minilora.report import write_json
 from minilora.terminal import command, option_parser
 
@@ -138,21 +138,25 @@ def run(options, say):
     if not paths:
         raise FileNotFoundError(f"no picture in {', '.join(options.paths)}; expected files ending "
                                 f"in {', '.join(SUFFIXES)}")
-    with only_one(options.out):
-        return judge_all(detector, paths, options, say)
+    with whole_folder(options.out) as staging:
+        return judge_all(detector, paths, staging, options, say)
 
 
-def judge_all(detector, paths, options, say):
-    """One picture after the other, then the tables.  Returns the exit status."""
+def judge_all(detector, paths, staging, options, say):
+    """One picture after the other; both tables, in `staging`, at the end.  Returns the exit status.
+
+    Overlays can be looked at while the others are judged.
+    """
     out, results, begun = Path(options.out), [], time.time()
     for number, (path, picture) in enumerate(zip(paths, ahead(read, paths))):
         try:
             said, overlay = judge(detector, path, picture)
-            with whole_file(out / f"{number:04d}-{said['decision']}-{path.stem}.png") as file:
-                overlay.save(file, "PNG")
         except (OSError, ValueError) as error:
             said = {"file": str(path), "decision": None, "score": None,
                     "threshold": round(detector.threshold, 6), "error": str(error)}
+        else:
+            with whole_file(out / f"{number:04d}-{said['decision']}-{path.stem}.png") as file:
+                overlay.save(file, "PNG")
         results.append(said)
         say(line_of(said, options.json))
     bad = sum(said["decision"] == "NG" for said in results)
@@ -160,7 +164,7 @@ def judge_all(detector, paths, options, say):
     if failed == len(results):
         print(f"nothing was judged; {out} stays as it was", file=sys.stderr)
         return 2
-    write_results(out, results)
+    write_results(staging, results)
     other = skipped_in(options.paths)
     if other:
         print(f"skipped, since they do not end in {', '.join(SUFFIXES)}: {', '.join(other[:5])}"

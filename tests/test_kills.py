@@ -19,3 +19,12 @@ def test_a_fit_that_is_killed_loses_nothing_and_goes_on(fit, moment):
     scenario, whole, earlier = fit
     scenario.earlier()
     assert kills.survives(scenario, whole, earlier, **moment), "the moment never came"
+
+
+@pytest.mark.parametrize("moment", [{"kind": "replace", "last": 5}, {"kind": "rmtree", "last": 1}],
+                         ids=str)
+def test_a_prediction_that_is_killed_leaves_both_tables_of_one_time(tmp_path, moment):
+    scenario = kills.Predict(tmp_path)
+    whole = scenario.whole()
+    scenario.earlier()
+    assert kills.survives(scenario, whole, scenario.result(), **moment)

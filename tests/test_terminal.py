@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from minilora import files, terminal
+from minilora.journal import STAGING
 from minilora.terminal import ProgressLine, command
 
 
@@ -51,6 +52,11 @@ def test_control_c_names_what_is_saved(count, words, tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit) as stop:
         command("minilora.fit", main)
     assert stop.value.code == 130 and capsys.readouterr().err == f"\nminilora.fit: {words}\n"
+
+
+def test_control_c_in_a_fit_says_that_it_can_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(terminal, "WRITTEN", [tmp_path / "run" / STAGING / "unfinished.pt"])
+    assert terminal.saved() == "the same command goes on from where it was"
 
 
 def test_help_shows_defaults_that_say_something():
