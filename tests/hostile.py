@@ -377,6 +377,7 @@ def refused(kind, group, folder):
 
 
 def main():
+    from bench import measure
     record = {}
     for group, kinds in (("weights", WEIGHTS), ("adapters", ADAPTERS)):
         for kind in kinds:
@@ -390,6 +391,7 @@ def main():
     crashed = [k for k, r in record.items() if "crash" in r]
     accepted = [k for k, r in record.items() if "crash" not in r and "message" not in r]
     rest = [r for k, r in record.items() if k not in crashed]
+    print(measure.conditions())
     print(f"{len(record)} kinds: {len(record) - len(crashed) - len(accepted)} refused, accepted: "
           f"{accepted}, crashed: {crashed}; side effects: "
           f"{[k for k, r in record.items() if r.get('left')]}; longest "
