@@ -78,7 +78,8 @@ def rivals(names, shape, conditions, threads, rounds):
 def fits(name, shape, conditions, card):
     """True if two steps succeed on a GPU of `card` bytes, less what is in use before them."""
     free, total = torch.cuda.mem_get_info(conditions["device"])
-    torch.cuda.set_per_process_memory_fraction(max(0, card - (total - free)) / total)
+    share = (card - (total - free)) / total             # what others use of the card is not ours
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, share)))
     try:
         return len(list(itertools.islice(training(name, shape, conditions, 2).steps(), 2))) == 2
     except torch.OutOfMemoryError:

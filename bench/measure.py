@@ -33,7 +33,8 @@ def processor():
     """Name of the CPU as the system gives it, and how many cores this process may use."""
     names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo")
              if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
-    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{names[0] if names else platform.processor()}, {cores} cores"
 
 
 def conditions(device="cpu", packages=()):
@@ -64,10 +65,11 @@ def fresh(function, *arguments, returning=False):
 
 def resident(field="VmRSS"):
     """Bytes of this process in memory; field "VmHWM": the highest since the last reset (Linux)."""
-    for line in open("/proc/self/status"):
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status: expected a Linux system; memory is not measured on others")
+    status = Path("/proc/self/status")
+    if not status.exists():
+        raise OSError(f"{status} not found; memory of a CPU is measured on Linux alone")
+    return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines()
+                if line.startswith(field))
 
 
 def peak(work, device="cpu"):
@@ -83,8 +85,8 @@ def peak(work, device="cpu"):
         torch.cuda.synchronize(device)
         return {"allocated": torch.cuda.max_memory_allocated(device) - before[0],
                 "reserved": torch.cuda.max_memory_reserved(device) - before[1]}
-    Path("/proc/self/clear_refs").write_text("5")               # VmHWM := VmRSS
     before = resident()
+    Path("/proc/self/clear_refs").write_text("5")               # VmHWM := VmRSS
     work()
     return {"allocated": resident("VmHWM") - before}
 

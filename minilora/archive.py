@@ -112,28 +112,28 @@ class Archive:
         refers to one of them.
         """
         left = {"values": 3 * MOST_VALUES, "bytes": len(self.bytes)}
+        return self.value(self.description(), "", 0, left)
 
-        def spend(what, amount):
-            left[what] -= amount
-            if left[what] < 0:
+    def value(self, value, place, depth, left):
+        """One value and all in it.  left: what may still be spent, counted down."""
+        tensor = self.tensor(place, value) if isinstance(value, TensorRecord) else None
+        left["values"] -= 1
+        left["bytes"] -= 0 if tensor is None else tensor.nbytes
+        for what, amount in left.items():
+            if amount < 0:
                 raise self.error(f"refers to more {what} than it holds; it is damaged or forged")
-
-        def read(value, place, depth):
-            spend("values", 1)
-            if isinstance(value, TensorRecord):
-                tensor = self.tensor(place, value)
-                spend("bytes", tensor.nbytes)
-                return tensor.clone()                           # not of the mapping
-            if depth < DEEPEST and type(value) is dict:
-                return {key: read(item, f"{place}.{key}", depth + 1) for key, item in value.items()}
-            if depth < DEEPEST and type(value) is list:
-                return [read(item, f"{place}[{k}]", depth + 1) for k, item in enumerate(value)]
-            if type(value) in PLAIN:
-                return value
-            raise self.error(f"holds {type(value).__name__} at {place or 'its top'}; expected "
-                             "tensors and plain values in lists and dicts")
-
-        return read(self.description(), "", 0)
+        if tensor is not None:
+            return tensor.clone()                               # not of the mapping
+        if depth < DEEPEST and type(value) is dict:
+            return {key: self.value(item, f"{place}.{key}", depth + 1, left)
+                    for key, item in value.items()}
+        if depth < DEEPEST and type(value) is list:
+            return [self.value(item, f"{place}[{k}]", depth + 1, left)
+                    for k, item in enumerate(value)]
+        if type(value) in PLAIN:
+            return value
+        raise self.error(f"holds {type(value).__name__} at {place or 'its top'}; expected tensors "
+                         "and plain values in lists and dicts")
 
     def storage(self, record):
         """All numbers of one storage, (n,), as the file has them; the device noted is ignored."""

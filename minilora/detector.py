@@ -34,7 +34,7 @@ ROWS = {"zero-shot": "hand-written prompts, no shots",
         "lora-off": "learned prompts and memory, LoRA switched off",
         "adapted": "all together"}
 VERSION = 1                     # of the files that `save` writes
-LIMITS = {"resolution": (0, 4096), "steps": (0, 10**6), "batch": (1, 4096), "pool": (1, 10**5),
+LIMITS = {"resolution": (0, 4096), "steps": (0, 10**5), "batch": (1, 4096), "pool": (1, 10**5),
           "rate": (0, 10), "angle": (0, 360), "rank": (1, 4096), "alpha": (1e-6, 1e6),
           "blocks": (0, 1000), "scales": (0.05, 8), "memory_layers": (1, 1000), "copies": (1, 64),
           "remembered": (1, 10**5), "sigma": (0, 100), "text_weight": (0, 1000),

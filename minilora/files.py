@@ -17,8 +17,10 @@ from pathlib import Path
 import torch
 
 from minilora.archive import PLAIN, Archive, CheckpointError
+from minilora.description import DTYPES
 
 FULL = (errno.ENOSPC, errno.EDQUOT)                 # the disk, or what this user may have of it
+READABLE = set(DTYPES.values())
 WRITTEN = []                    # files that this process put in place, for its last words
 
 
@@ -94,6 +96,9 @@ def load_tensors(path):
 
 def plain(value, place):
     """A copy of `value` that a weights-only reader admits; `place` names it in errors."""
+    if isinstance(value, torch.Tensor) and (not value.numel() or value.dtype not in READABLE):
+        raise TensorFileError(f"tensor at {place}: {tuple(value.shape)} {value.dtype} could not be "
+                              "read again; leave out what is empty, convert the rest")
     if isinstance(value, torch.Tensor):             # cloned, for a view drags its storage along
         return value.detach().cpu().clone(memory_format=torch.contiguous_format)
     if type(value) is dict:

@@ -54,6 +54,9 @@ def visa_rows(root):
         if any(row[column] is None for column in COLUMNS):
             raise ValueError(f"{path}, line {number}: expected {len(COLUMNS)} columns, found "
                              "fewer; take the file that comes with VisA")
+        if not row["object"] or set(row["object"]) & set("/\\:\0") or row["object"] == "..":
+            raise ValueError(f"{path}, line {number}: object {row['object']!r}; expected a name, "
+                             "for results are written to a folder of that name")
     return rows
 
 

@@ -21,6 +21,7 @@ from minilora.ahead import ahead
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data
 from minilora.detector import ROWS, Detector, Settings
+from minilora.files import sha256_of
 from minilora.images import load_squares, read_mask
 from minilora.journal import settle, whole_folder
 from minilora.terminal import ProgressLine
@@ -28,6 +29,7 @@ from minilora.unfinished import Unfinished
 
 SCORED = 8                      # pictures that go through the tower together
 EMBEDDED = "embedded scenes (drawn)"
+RESULTS = ("adapter.pt", "memory.pt", "metrics.json", "scores.csv", "maps", "report.html")
 
 
 def open_data(options):
@@ -93,9 +95,19 @@ def introduce(detector, weights, data, data_name, options, say):
 
 def fingerprint(settings, weights, data, options):
     """What a run depends on, as 16 hexadecimal digits: a run with the same need not be repeated."""
-    files = [(str(s.path), s.path.stat().st_size) for s in data.train + data.test]
-    parts = [__version__, asdict(settings), weights.sha256, data.name, options.noun, options.shots,
-             options.device, files]
+    files = [(str(path), s.label, path.stat().st_size, path.stat().st_mtime_ns)
+             for s in data.train + data.test for path in (s.path, s.mask_path) if path]
+    return digest(__version__, asdict(settings), weights.sha256, data.name, options.noun,
+                  options.shots, options.device, files)
+
+
+def training_mark(settings, weights, shots, noun, device):
+    """The same of a training alone, to the last bit: its pictures, and what rounds."""
+    return digest(__version__, asdict(settings), weights.sha256, noun, device,
+                  [sha256_of(s.path) for s in shots], torch.__version__, torch.get_num_threads())
+
+
+def digest(*parts):
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -103,9 +115,11 @@ def finished(folder, mark):
     """The metrics of a run folder that was written with this fingerprint, else None."""
     try:
         kept = json.loads((folder / "metrics.json").read_text("utf-8"))
-    except (OSError, ValueError):                       # not there, or not what a run wrote
+    except (OSError, ValueError, RecursionError):       # not there, or not what a run wrote
         return None
-    return kept if isinstance(kept, dict) and kept.get("fingerprint") == mark else None
+    whole = isinstance(kept, dict) and kept.get("fingerprint") == mark and type(
+        kept.get("class")) is str and isinstance(kept.get("rows", {}), dict)
+    return kept if whole else None
 
 
 def run(options, say=print, again=True):
@@ -130,17 +144,19 @@ def run(options, say=print, again=True):
         say(f"finished {options.out}, nothing has changed since; --force repeats it")
         return kept
     detector = Detector(clip, options.noun or data.name, settings)
-    with whole_folder(options.out) as staging:
+    with whole_folder(options.out, "fit", earlier=RESULTS, keep=("unfinished.pt",)) as staging:
         if (options.out / "metrics.json").exists():
             say(f"replaces the earlier run in {options.out}")
         introduce(detector, weights, data, data_name, options, say)
-        unfinished = Unfinished(staging / "unfinished.pt", mark, options.save_every)
-        if kept := unfinished.saved():
-            say(f"goes on at step {len(kept['losses'])}, where the same run was stopped")
         shots = few_shot(data.train, options.shots, options.seed)
+        unfinished = Unfinished(staging / "unfinished.pt", training_mark(
+            settings, weights, shots, detector.noun, options.device), options.save_every)
+        done = len(kept["losses"]) if (kept := unfinished.saved()) else 0
+        if done:
+            say(f"goes on at step {done}, where the same training was stopped")
         if shots:
-            detector.fit(load_pictures(shots, detector.resolution), ProgressLine(settings.steps),
-                         unfinished)
+            detector.fit(load_pictures(shots, detector.resolution),
+                         ProgressLine(settings.steps, done), unfinished)
         detector.save(staging, weights)
         metrics = describe(detector, weights, data, data_name, options) | {"fingerprint": mark}
         metrics = write_results(staging, detector, data.test, metrics, begun, options, say)

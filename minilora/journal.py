@@ -1,21 +1,24 @@
 """A folder of results that changes as a whole, and that one process writes at a time.
 
 Claim: three habits of databases make a folder safe against a pulled plug.  New files are collected
-in a hidden folder inside, `.unfinished`; when all are there a last empty file, `complete`, says so;
-and only then they take their places one by one.  Whoever is killed before that file leaves the
-earlier result as it was; whoever is killed after it leaves work that the next one who opens the
-folder finishes (a write-ahead log, as in SQLite).
+in a hidden folder inside; when all are there a last file, `complete`, says so and names what the
+earlier result had; and only then the old ones go and the new ones take their places.  Whoever is
+killed before that file leaves the earlier result as it was; whoever is killed after it leaves work
+that the next one who opens the folder finishes (a write-ahead log, as in SQLite).
 
-Leaves out: folders on several file systems; removing what an earlier result had and a new one has
-not; readers that do not call `settle` and look at the folder in the very moment of a change.
+Leaves out: folders on several file systems; readers that do not call `settle` and look at the
+folder in the very moment of a change; locks where the system has none (Windows, some network
+drives): there two processes are not kept apart.
 """
+import errno
 import os
 import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-STAGING, COMPLETE, LOCK = ".unfinished", "complete", ".lock"
+STAGING, COMPLETE, LOCK = ".unfinished-", "complete", ".lock"
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextmanager
@@ -23,10 +26,12 @@ def only_one(folder):
     """Within the block no other process that asks for the same folder gets it.
 
     The system lets go of the lock when a process ends, however it ends.  Raises ValueError if
-    another holds it.  Without `fcntl` (Windows) nothing is locked.
+    another holds it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / LOCK).is_symlink():                    # what it leads to would be overwritten
+        raise ValueError(f"{folder / LOCK} is a link; expected a file of minilora; remove it")
     with open(folder / LOCK, "a+") as file:
         try:
             import fcntl
@@ -38,6 +43,9 @@ def only_one(folder):
             raise ValueError(f"{folder} is being written by another process (number "
                              f"{file.read() or 'unknown'}); wait for it, or give another folder "
                              "with --out") from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -45,34 +53,73 @@ def only_one(folder):
 
 
 def settle(folder):
-    """Finishes what a process that was killed while its files took their places had begun."""
-    staging = Path(folder) / STAGING
-    if not (staging / COMPLETE).exists():
-        return
-    for source in sorted(p for p in staging.rglob("*") if p.is_file() and p.name != COMPLETE):
-        target = Path(folder) / source.relative_to(staging)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source, target)
-    shutil.rmtree(staging)
+    """Finishes what a process that was killed while its files took their places had begun.
+
+    Raises ValueError if that process is still at it, or if a link leads out of the folder.
+    """
+    if any(Path(folder).glob(f"{STAGING}*/{COMPLETE}")):
+        with only_one(folder):
+            publish(folder)
+
+
+def publish(folder):
+    """Puts complete results in place.  The caller holds the lock."""
+    folder = Path(folder)
+    for staging in [path.parent for path in folder.glob(f"{STAGING}*/{COMPLETE}")]:
+        new = sorted(p for p in staging.rglob("*") if not p.is_dir() and p.name != COMPLETE)
+        places = [folder / p.relative_to(staging) for p in new]
+        for path in (staging, *new, *(p.parent for p in places)):
+            there = path.resolve()
+            if path.is_symlink() or folder.resolve() not in (there, *there.parents):
+                raise ValueError(f"{path} leads out of {folder}; remove the link")
+        for name in (staging / COMPLETE).read_text("utf-8").split():
+            remove(folder / Path(name).name)
+        complete(staging, ())                           # or a second attempt would remove new ones
+        for source, target in zip(new, places):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source, target)
+        shutil.rmtree(staging)
+
+
+def complete(staging, earlier):
+    """Says that all new files are there, and which earlier ones are to go."""
+    with open(staging.with_suffix(".tmp"), "w", encoding="utf-8") as file:
+        file.write("\n".join(earlier))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, staging / COMPLETE)
+
+
+def remove(path):
+    """An earlier result: a file, or the pictures in a folder."""
+    if path.is_dir() and not path.is_symlink():
+        for picture in path.glob("*.png"):
+            picture.unlink()
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_folder(folder):
+def whole_folder(folder, purpose, earlier=(), keep=()):
     """Yields a folder for new files, which take their places in `folder` when the block ends.
 
-    What an earlier process left there unfinished is still in it, for going on.  An error in the
-    block leaves `folder` as it was.  Raises ValueError if another process is writing there.
+    purpose: a word; commands of another purpose do not touch what is unfinished.  earlier: names of
+    what an earlier result may have had, files or folders of pictures, which then goes.  keep: names
+    of what stays of an unfinished attempt, for going on.  An error in the block leaves `folder` as
+    it was.  Raises ValueError if another process is writing there.
     """
     with only_one(folder):
-        settle(folder)
-        staging = Path(folder) / STAGING
+        publish(folder)
+        staging = Path(folder) / f"{STAGING}{purpose}"
+        if staging.is_symlink():
+            raise ValueError(f"{staging} is a link; expected a folder of minilora; remove it")
         staging.mkdir(exist_ok=True)
-        for stray in staging.rglob(".*.tmp"):           # of files.whole_file, killed half-way
-            stray.unlink()
+        for path in staging.iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         yield staging
-        with open(staging / COMPLETE, "wb") as file:
-            os.fsync(file.fileno())
-        settle(folder)
+        complete(staging, earlier)
+        publish(folder)
 
 
 def demo():
@@ -80,7 +127,7 @@ def demo():
         folder = Path(root) / "run"
         for number, killed in ((1, False), (2, True), (3, False)):
             try:
-                with whole_folder(folder) as staging:
+                with whole_folder(folder, "demo") as staging:
                     (staging / "scores.csv").write_text(f"scores of run {number}")
                     if killed:
                         raise KeyboardInterrupt

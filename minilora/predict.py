@@ -138,7 +138,7 @@ def run(options, say):
     if not paths:
         raise FileNotFoundError(f"no picture in {', '.join(options.paths)}; expected files ending "
                                 f"in {', '.join(SUFFIXES)}")
-    with whole_folder(options.out) as staging:
+    with whole_folder(options.out, "predict") as staging:
         return judge_all(detector, paths, staging, options, say)
 
 
@@ -155,7 +155,8 @@ def judge_all(detector, paths, staging, options, say):
             said = {"file": str(path), "decision": None, "score": None,
                     "threshold": round(detector.threshold, 6), "error": str(error)}
         else:
-            with whole_file(out / f"{number:04d}-{said['decision']}-{path.stem}.png") as file:
+            stem = path.stem.encode()[:200].decode(errors="ignore")     # names have a limit
+            with whole_file(out / f"{number:04d}-{said['decision']}-{stem}.png") as file:
                 overlay.save(file, "PNG")
         results.append(said)
         say(line_of(said, options.json))

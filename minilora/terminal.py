@@ -56,9 +56,9 @@ def command(name, main, failed=1):
 
 def saved():
     """Which files of this process are in place, in words."""
-    staged = [p for p in WRITTEN if STAGING in p.parts]
+    staged = [p for p in WRITTEN if p.parent.name.startswith(STAGING)]
     paths = list(dict.fromkeys(os.path.relpath(p) for p in WRITTEN if p not in staged))
-    if staged:
+    if any(p.name == "unfinished.pt" for p in staged):
         return "the same command goes on from where it was"
     if not paths:
         return "nothing had been written yet"
@@ -69,12 +69,16 @@ def saved():
 class ProgressLine:
     """Loss, rate and time left; one growing line on a terminal, now and then a line elsewhere."""
 
-    def __init__(self, steps):
-        self.steps, self.begun, self.terminal = steps, time.time(), sys.stdout.isatty()
+    def __init__(self, steps, done=0):
+        """done: steps of an earlier process, which are told of again but took no time here."""
+        self.steps, self.done = steps, done
+        self.begun, self.terminal = time.time(), sys.stdout.isatty()
 
     def __call__(self, step, loss):
+        if step < self.done:
+            return
         if self.terminal or (step + 1) % 50 == 0 or step + 1 == self.steps:
-            rate = (step + 1) / (time.time() - self.begun)
+            rate = (step + 1 - self.done) / (time.time() - self.begun)
             start = "\r" if self.terminal else ""
             print(f"{start}step {step + 1:4d}/{self.steps}  loss {loss:.4f}  {rate:.1f} steps/s  "
                   f"{(self.steps - step - 1) / rate:4.0f} s left",

@@ -2,11 +2,13 @@
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))                           # bench/ is not installed
 SHARED = Path(os.environ.get("MINILORA_SHARED", REPO.parent / "shared"))
 
 

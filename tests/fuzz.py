@@ -1,6 +1,6 @@
 """Small files with random damage: readers answer with their documented errors, or read them.
 
-    python tests/fuzz.py --count 200000 --out fuzz.txt      (minilora installed, or on PYTHONPATH)
+    python tests/fuzz.py --count 200000 --out fuzz.txt
 
 Every reader gets the same number of files.  Anything but its documented exceptions is printed with
 the seed that made it, and the command fails.
@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+import conftest  # noqa: F401  finds minilora
 from minilora.archive import CheckpointError, read_tensors
 from minilora.files import TensorFileError, load_tensors
 from minilora.folders import COLUMNS, SPLIT, visa_class

@@ -9,7 +9,6 @@ its end, and its result must be that of a run that was never killed.
 import argparse
 import hashlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -88,7 +87,8 @@ class Fit:
         numbers = [v.double().sum().item() for layer in adapter["lora"]["layers"].values()
                    for v in layer.values() if isinstance(v, torch.Tensor)]
         return (metrics["fingerprint"], metrics["losses"], metrics["rows"], numbers,
-                digest(out / "scores.csv"), digest(out / "memory.pt"))
+                digest(out / "scores.csv"), digest(out / "memory.pt"),
+                {p.name: digest(p) for p in (out / "maps").iterdir()})
 
     def whole(self):
         run(self.command(out=self.folder / "whole"))
@@ -212,5 +212,4 @@ def main():
 
 
 if __name__ == "__main__":
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     main()

@@ -142,3 +142,11 @@ def test_a_folder_that_is_none_is_named(name, words, tmp_path):
     (tmp_path / "file.png").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=f"--good .*{name} {words}"):
         folders.own_pictures(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/etc", "..", "", "a\\b"])
+def test_visas_file_does_not_choose_where_results_go(visa, name):
+    path = visa / folders.SPLIT
+    path.write_text(path.read_text().replace("fryum", name))
+    with pytest.raises(ValueError, match="object .*expected a name"):
+        folders.class_names(visa)

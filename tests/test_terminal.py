@@ -55,7 +55,8 @@ def test_control_c_names_what_is_saved(count, words, tmp_path, monkeypatch, caps
 
 
 def test_control_c_in_a_fit_says_that_it_can_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(terminal, "WRITTEN", [tmp_path / "run" / STAGING / "unfinished.pt"])
+    staged = tmp_path / "run" / f"{STAGING}fit" / "unfinished.pt"
+    monkeypatch.setattr(terminal, "WRITTEN", [staged])
     assert terminal.saved() == "the same command goes on from where it was"
 
 
