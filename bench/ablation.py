@@ -20,6 +20,7 @@ from minilora.baselines.winclip import WinCLIP
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
 from minilora.detector import Detector, Settings
+from minilora.files import digest_of
 from minilora.job import SCORED, judge, load_pictures
 from minilora.lora import merge
 
@@ -182,9 +183,8 @@ def main():
             for seed in options.seeds:
                 settings = replace(Settings(seed=seed, steps=options.steps,
                                             resolution=options.resolution), **lever.settings)
-                mark = accuracy.mark_of("even", weights.sha256, source, name, options.shots,
-                                        lever.detector.__name__, lever.top, asdict(settings),
-                                        __version__)
+                mark = digest_of("even", weights.sha256, source, name, options.shots,
+                                 lever.detector.__name__, lever.top, asdict(settings), __version__)
                 path = options.out / "cells" / f"even-{source}-{name}-{mark}.json"
                 rows = accuracy.cell(path, mark, compute, lever, settings, data, options)
                 found.setdefault((label, name), []).append(rows["adapted"])

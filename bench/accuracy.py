@@ -9,7 +9,6 @@ cells asked for: mean ± standard deviation over the seeds of each class, then t
 Leaves out: timings (see the other modules), choosing anything.
 """
 import argparse
-import hashlib
 import json
 import statistics
 import time
@@ -27,6 +26,7 @@ from minilora.baselines.winclip import WinCLIP
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
 from minilora.detector import Detector, Settings
+from minilora.files import digest_of
 from minilora.job import SCORED, judge, load_masks, load_pictures
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
@@ -123,11 +123,6 @@ def cell(path, fingerprint, compute, *work):
     return rows
 
 
-def mark_of(*parts):
-    """Fingerprint of everything a cell depends on."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def depends(method, settings):
     """The settings that a method looks at; WinCLIP and AnomalyCLIP have recipes of their own."""
     if method in ("winclip", "anomalyclip"):
@@ -148,8 +143,9 @@ def collect(options, say=print):
         for seed in options.seeds:
             settings = Settings(seed=seed, steps=options.steps, resolution=options.resolution)
             for method in options.methods:
-                fingerprint = mark_of(weights.sha256, source, name, len(data.test), options.shots,
-                                      method, depends(method, settings), __version__)
+                fingerprint = digest_of(weights.sha256, source, name, len(data.test),
+                                        options.shots, method, depends(method, settings),
+                                        __version__)
                 path = (options.out / "cells" / f"{source}-{name}-{options.shots}shot-seed{seed}-"
                                                 f"{method.replace(' ', '-')}.json")
                 rows = cell(path, fingerprint, compute, method, data, settings, options)

@@ -31,7 +31,7 @@ from minilora.adapt import adaptation_loss, descend, painted, training_pool
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP, VIT_B_16, CLIPConfig
 from minilora.coop import PromptLearner
-from minilora.detector import Settings
+from minilora.detector import Settings, first_adapted
 from minilora.images import normalise
 from minilora.lora import add_lora
 
@@ -44,16 +44,11 @@ TOLERANCE = 1e-3        # gradients
 MB = 1e6
 
 
-def first_adapted(config):
-    """Number of the first block with LoRA: the last third is adapted, rounded up."""
-    return config.vision_layers + 1 - -(-config.vision_layers // 3)
-
-
 def prepared(way, config, settings, device="cpu"):
     """(CLIP with LoRA, prompts, pictures): the same numbers whatever the way."""
     generator = torch.Generator().manual_seed(settings.seed)
     clip = CLIP(config).initialise(generator).requires_grad_(False).to(device)
-    blocks = range(first_adapted(config), config.vision_layers + 1)
+    blocks = range(first_adapted(config.vision_layers), config.vision_layers + 1)
     if way == OURS:
         add_lora(clip.visual, settings.targets, blocks, settings.rank, settings.alpha)
     else:
@@ -76,7 +71,7 @@ def pixel_pool(visual, pictures, settings, generator):
 
 def fit(way, clip, prompts, pictures, settings):
     """{"pool", "steps": seconds, "kept": bytes of the pool, "losses": of each step}."""
-    visual, first, pool, losses = clip.visual, first_adapted(clip.config), [], []
+    visual, first, pool, losses = clip.visual, first_adapted(clip.config.vision_layers), [], []
     generator, device = torch.Generator().manual_seed(settings.seed), visual.proj.device
 
     def fill():

@@ -8,9 +8,10 @@ from dataclasses import asdict
 import torch
 
 from bench import cost, measure
-from bench.accuracy import cell, mark_of
+from bench.accuracy import cell
 from bench.formulas import predicted
 from bench.steps import METHODS
+from minilora.files import digest_of
 
 
 def conditions_of(case, options):
@@ -33,8 +34,8 @@ def kept(options, what, name, case, compute, *more):
     """
     conditions, shape = conditions_of(case, options), asdict(options.shape)
     words = "".join(c if c.isalnum() else " " for c in f"{options.device} {what} {name} {case}")
-    mark = mark_of(what, name, conditions, shape, more, cost.code_version(), torch.__version__,
-                   machine(options.device))
+    mark = digest_of(what, name, conditions, shape, more, cost.code_version(), torch.__version__,
+                     machine(options.device))
     return cell(options.out / "cells" / f"{'-'.join(words.split())}.json", mark,
                 lambda: measure.fresh(compute, name, shape, conditions, *more,
                                       returning=what == "memory"))

@@ -18,7 +18,7 @@ from minilora.bpe import default_tokenizer
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
 from minilora.detector import Detector, Settings
-from minilora.files import whole_file
+from minilora.files import digest_of, whole_file
 from minilora.job import load_pictures
 from minilora.pretrain import held_out
 
@@ -55,8 +55,8 @@ def main():
             for seed in options.seeds:
                 settings = Settings(seed=seed, steps=options.steps)
                 adapted_to = (str(root), name, seed, options.shots, options.steps)
-                mark = accuracy.mark_of("forgetting", weights.sha256, method, options.count,
-                                        __version__, *(adapted_to if method != "before" else ()))
+                mark = digest_of("forgetting", weights.sha256, method, options.count, __version__,
+                                 *(adapted_to if method != "before" else ()))
                 path = options.out / "cells" / f"forgetting-{mark}.json"
                 found.append(accuracy.cell(path, mark, after, method, data, settings, options))
                 print(f"{name:14s} seed {seed}  {method:18s} {found[-1]}", flush=True)

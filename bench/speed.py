@@ -35,7 +35,7 @@ from minilora.anomaly import image_score
 from minilora.bpe import END, START, default_tokenizer
 from minilora.checkpoint import load_clip, official_state_dict
 from minilora.clip import CLIP, VIT_B_16
-from minilora.detector import Detector, Settings
+from minilora.detector import Detector, Settings, first_adapted, remembered_layers
 from minilora.lora import add_lora
 from minilora.memory import Memory
 from minilora.prompts import prompt_ensemble
@@ -129,7 +129,7 @@ def training_step(clip, pixels, coverage, text, settings):
 def lora_pairs(o):
     settings, layers = Settings(), SHAPE.vision_layers
     ours, theirs = seeded_clip(o.device), seeded_clip(o.device)
-    adapted = range(layers + 1 - -(-layers // 3), layers + 1)
+    adapted = range(first_adapted(layers), layers + 1)
     add_lora(ours.visual, settings.targets, adapted, settings.rank, settings.alpha,
              torch.Generator().manual_seed(3))
     peers.add_peft_lora(theirs.visual, settings.targets, adapted, settings.rank, settings.alpha)
@@ -185,9 +185,9 @@ def detector_with_memory(layers, device):
 
 
 def memory_pairs(o):
-    frozen = max(1, SHAPE.vision_layers - -(-SHAPE.vision_layers // 3))
+    both = remembered_layers(first_adapted(SHAPE.vision_layers))
     pixels = random_pixels(1, o.device)
-    for layers in ((frozen,), (-(-frozen // 3), frozen)):
+    for layers in (both[-1:], both):
         detector = detector_with_memory(layers, o.device)
 
         def without():

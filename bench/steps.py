@@ -24,7 +24,7 @@ from minilora.baselines.trained import FULL_RATE, PROBE_RATE, CoOp, FullFineTuni
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP
 from minilora.coop import STATES
-from minilora.detector import Detector, Settings
+from minilora.detector import Detector, Settings, first_adapted
 
 NOUN = "bottle"
 
@@ -44,8 +44,9 @@ class Method:
         """Number of the first block that needs a gradient or is needed by the value-value path."""
         if self.kind in ("image", "both") or self.all_blocks:
             return 1
-        last = max(1, layers // 3) if self.kind == "context" else -(-layers // 3)
-        return layers + 1 if self.kind == "probe" else layers + 1 - last
+        if self.kind == "context":
+            return layers + 1 - max(1, layers // 3)     # as VisionTransformer.last
+        return layers + 1 if self.kind == "probe" else first_adapted(layers)
 
 
 LORA = {f"LoRA r={r} {','.join(t)} {'all blocks' if every else 'last third'}":

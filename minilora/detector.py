@@ -77,6 +77,17 @@ class Settings:
                     raise ValueError(f"{name}: expected {low:,} to {high:,}, found {value}")
 
 
+def first_adapted(layers, blocks=0):
+    """Number of the first of so many last blocks that get LoRA; 0: the last third, rounded up."""
+    return layers + 1 - (blocks or -(-layers // 3))
+
+
+def remembered_layers(first):
+    """Layers of the memory: a third and all of the way to block number `first`."""
+    frozen = max(1, first - 1)
+    return tuple(sorted({-(-frozen // 3), frozen}))
+
+
 class Detector:
     """Few-shot anomaly detector for one product on top of a CLIP, which is frozen.
 
@@ -89,9 +100,8 @@ class Detector:
         self.noun = noun.replace("_", " ")
         layers, tokenizer = len(clip.visual.blocks), default_tokenizer()
         self.resolution = settings.resolution or clip.config.resolution
-        self.first = layers + 1 - (settings.blocks or -(-layers // 3))  # first adapted block
-        frozen = max(1, self.first - 1)
-        self.memory_layers = settings.memory_layers or tuple(sorted({-(-frozen // 3), frozen}))
+        self.first = first_adapted(layers, settings.blocks)
+        self.memory_layers = settings.memory_layers or remembered_layers(self.first)
         self.generator = torch.Generator().manual_seed(settings.seed)
         add_lora(clip.visual, settings.targets, range(self.first, layers + 1), settings.rank,
                  settings.alpha, self.generator)

@@ -9,6 +9,7 @@ Leaves out: OpenAI's own files (`checkpoint.py`) and downloads (`download.py`).
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import tempfile
 import uuid
@@ -64,6 +65,11 @@ def sha256_of(path):
         while size := file.readinto(piece):
             digest.update(piece[:size])
     return digest.hexdigest()
+
+
+def digest_of(*parts):
+    """16 hexadecimal digits that change when any of the parts, plain values, does."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def save_tensors(path, content):

@@ -7,7 +7,6 @@
 Test pictures are used for the table alone: nothing in a run is chosen by them.
 Symbols: N pictures, R resolution.  Leaves out: judging loose pictures (predict.py).
 """
-import hashlib
 import json
 import platform
 import time
@@ -21,7 +20,7 @@ from minilora.ahead import ahead
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data
 from minilora.detector import ROWS, Detector, Settings
-from minilora.files import sha256_of
+from minilora.files import digest_of, sha256_of
 from minilora.images import load_squares, read_mask
 from minilora.journal import settle, whole_folder
 from minilora.terminal import ProgressLine
@@ -97,18 +96,15 @@ def fingerprint(settings, weights, data, options):
     """What a run depends on, as 16 hexadecimal digits: a run with the same need not be repeated."""
     files = [(str(path), s.label, path.stat().st_size, path.stat().st_mtime_ns)
              for s in data.train + data.test for path in (s.path, s.mask_path) if path]
-    return digest(__version__, asdict(settings), weights.sha256, data.name, options.noun,
-                  options.shots, options.device, files)
+    return digest_of(__version__, asdict(settings), weights.sha256, data.name, options.noun,
+                     options.shots, options.device, files)
 
 
 def training_mark(settings, weights, shots, noun, device):
     """The same of a training alone, to the last bit: its pictures, and what rounds."""
-    return digest(__version__, asdict(settings), weights.sha256, noun, device,
-                  [sha256_of(s.path) for s in shots], torch.__version__, torch.get_num_threads())
-
-
-def digest(*parts):
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return digest_of(__version__, asdict(settings), weights.sha256, noun, device,
+                     [sha256_of(s.path) for s in shots], torch.__version__,
+                     torch.get_num_threads())
 
 
 def finished(folder, mark):
