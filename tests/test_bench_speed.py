@@ -115,8 +115,8 @@ def test_minilora_is_timed_as_it_is():
     settings = against_peft.settings_of(4, 16)
     clip, prompts, pictures = against_peft.prepared(against_peft.OURS, TINY, settings)
     generator = torch.Generator().manual_seed(settings.seed)
-    losses = adapt(clip, prompts, pictures, against_peft.first_adapted(TINY.vision_layers), settings, generator,
-                   lambda step, loss: None)
+    first = against_peft.first_adapted(TINY.vision_layers)
+    losses = adapt(clip, prompts, pictures, first, settings, generator, lambda step, loss: None)
     assert fitted(against_peft.OURS, 4)[0]["losses"] == losses
 
 
