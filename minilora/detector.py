@@ -9,7 +9,7 @@ learned on pasted defects separates good from defective pictures of one product.
 Leaves out: choosing anything by test pictures, several products in one model.
 Symbols: K shots, B images, N shots and their copies, P patches, W width, E embedding, R resolution.
 """
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -22,11 +22,11 @@ from minilora.adapter import adapter_state, load_adapter_state
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP, CLIPConfig
 from minilora.coop import PromptLearner, ensemble_features
-from minilora.defects import KINDS
 from minilora.files import load_tensors, save_tensors
 from minilora.images import augment
 from minilora.lora import add_lora, delta_norms, lora_off
 from minilora.memory import Memory
+from minilora.settings import Settings
 
 ROWS = {"zero-shot": "hand-written prompts, no shots",
         "memory": "frozen features, memory only",
@@ -34,47 +34,6 @@ ROWS = {"zero-shot": "hand-written prompts, no shots",
         "lora-off": "learned prompts and memory, LoRA switched off",
         "adapted": "all together"}
 VERSION = 1                     # of the files that `save` writes
-LIMITS = {"resolution": (0, 4096), "steps": (0, 10**5), "batch": (1, 4096), "pool": (1, 10**5),
-          "rate": (0, 10), "angle": (0, 360), "rank": (1, 4096), "alpha": (1e-6, 1e6),
-          "blocks": (0, 1000), "scales": (0.05, 8), "memory_layers": (1, 1000), "copies": (1, 64),
-          "remembered": (1, 10**5), "sigma": (0, 100), "text_weight": (0, 1000),
-          "false_positive_rate": (0, 1)}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that can be chosen; the same defaults for every product."""
-
-    resolution: int = 0                 # side in pixels; 0: the model's own
-    steps: int = 100                    # of training; 0: no adaptation
-    batch: int = 8                      # pictures a step
-    pool: int = 160                     # pictures to train on, every second with a pasted defect
-    rate: float = 5e-4                  # peak learning rate
-    losses: tuple = (1.0, 0.5, 0.1)     # weights of focal, dice and cross-entropy
-    defects: tuple = KINDS              # kinds that are pasted
-    angle: float = 45.0                 # degrees at most by which training pictures are turned
-    rank: int = 4
-    alpha: float = 8
-    targets: tuple = ("q", "k", "v", "out")
-    blocks: int = 0                     # the last n get LoRA; 0: the last third, rounded up
-    context: str = "a photo of a"       # words that the learned context starts from
-    scales: tuple = (2.0, 1.0, 0.5)     # sizes at which the memory looks; 1: the resolution
-    memory_layers: tuple = ()           # (): a third and all of the way to LoRA
-    copies: int = 2                     # of each shot, all but one slightly moved and relit
-    turns: bool = True                  # each of them in four directions
-    remembered: int = 192               # pictures at most that copies and turns make of the shots
-    sigma: float = 4.0                  # Gaussian smoothing, in pixels of a 224-pixel map
-    text_weight: float = 2.0            # of the text map beside the memory map
-    false_positive_rate: float = 0.05   # of good pictures, that the threshold aims at
-    seed: int = 1
-
-    def __post_init__(self):
-        """Raises ValueError for a number that no sensible run needs, before memory is asked for."""
-        for name, (low, high) in LIMITS.items():
-            value = getattr(self, name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if not low <= number <= high:           # NaN, too
-                    raise ValueError(f"{name}: expected {low:,} to {high:,}, found {value}")
 
 
 def first_adapted(layers, blocks=0):
