@@ -19,10 +19,11 @@ from minilora.adapt import continued
 from minilora.baselines.winclip import WinCLIP
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
-from minilora.detector import Detector, Settings
+from minilora.detector import Detector
 from minilora.files import digest_of
 from minilora.job import SCORED, judge, load_pictures
 from minilora.lora import merge
+from minilora.settings import Settings
 
 
 class Averaged(Detector):

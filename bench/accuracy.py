@@ -25,9 +25,10 @@ from minilora.baselines.trained import CoOp, FullFineTuning, LinearProbe
 from minilora.baselines.winclip import WinCLIP
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
-from minilora.detector import Detector, Settings
+from minilora.detector import Detector
 from minilora.files import digest_of
 from minilora.job import SCORED, judge, load_masks, load_pictures
+from minilora.settings import Settings
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 DECISIONS = {"false_alarms": "good test pictures that the threshold calls NG",

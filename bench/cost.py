@@ -23,11 +23,11 @@ from bench.steps import METHODS, NOUN, Training
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIPConfig
 from minilora.coop import STATES
-from minilora.detector import Settings
 from minilora.files import save_tensors
+from minilora.settings import Settings
 
 PARTS = ("adapt", "adapter", "anomaly", "attention", "clip", "coop", "detector", "files", "images",
-         "lora", "losses", "text", "vit", "baselines/trained")
+         "lora", "losses", "settings", "text", "vit", "baselines/trained")
 FEW = {"vision_layers": 4, "text_layers": 1}    # a block of each kind: frozen, adapted, the last
 
 

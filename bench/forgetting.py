@@ -17,10 +17,11 @@ from minilora.baselines.trained import FULL_RATE, CoOp, FullFineTuning
 from minilora.bpe import default_tokenizer
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
-from minilora.detector import Detector, Settings
+from minilora.detector import Detector
 from minilora.files import digest_of, whole_file
 from minilora.job import load_pictures
 from minilora.pretrain import held_out
+from minilora.settings import Settings
 
 METHODS = ("before", "LoRA", "full fine-tuning", "CoOp")
 

@@ -5,7 +5,7 @@ backbones and resolutions are not ours; everything else that differs is said in 
 Leaves out: what a method's own module says about itself.
 """
 from minilora.baselines import anomalyclip, trained, winclip
-from minilora.detector import Settings
+from minilora.settings import Settings
 
 SAME = Settings()
 HEADER = ("method", "in the paper", "here")

@@ -34,7 +34,8 @@ from bench.tables import write
 from minilora import scenes
 from minilora.adapt import adapt
 from minilora.checkpoint import load_clip
-from minilora.detector import Detector, Settings
+from minilora.detector import Detector
+from minilora.settings import Settings
 
 BASE = {"shots": 4, "resolution": 0, "steps": 10, "blocks": 0}
 PARTS = {"adapt": "s", "remember": "s", "score": "s", "stored": "MB", "peak": "MB"}

@@ -24,7 +24,8 @@ from minilora.baselines.trained import FULL_RATE, PROBE_RATE, CoOp, FullFineTuni
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP
 from minilora.coop import STATES
-from minilora.detector import Detector, Settings, first_adapted
+from minilora.detector import Detector, first_adapted
+from minilora.settings import Settings
 
 NOUN = "bottle"
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from minilora import folders, job, many
-from minilora.detector import Settings
+from minilora.settings import Settings
 from minilora.terminal import command, option_parser
 
 DEFAULT = "bottle"

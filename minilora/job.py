@@ -19,10 +19,11 @@ from minilora import __version__, anomaly, folders, page, report, scenes
 from minilora.ahead import ahead
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data
-from minilora.detector import ROWS, Detector, Settings
+from minilora.detector import ROWS, Detector
 from minilora.files import digest_of, sha256_of
 from minilora.images import load_squares, read_mask
 from minilora.journal import settle, whole_folder
+from minilora.settings import Settings
 from minilora.terminal import ProgressLine
 from minilora.unfinished import Unfinished
 
@@ -71,7 +72,7 @@ def peak_memory(device):
         return torch.cuda.max_memory_allocated()
     if platform.system() == "Windows":
         return None
-    import resource                     # Unix alone has it
+    import resource  # Unix alone has it
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -22,9 +22,10 @@ from conftest import TINY
 
 from minilora.checkpoint import load_clip, save_official
 from minilora.clip import CLIP, CLIPConfig
-from minilora.detector import Detector, Settings
+from minilora.detector import Detector
 from minilora.files import load_tensors, save_tensors
 from minilora.layout import official_state_dict
+from minilora.settings import Settings
 
 SMALL = CLIPConfig(**TINY)
 

@@ -12,8 +12,8 @@ from minilora.baselines.anomalyclip import AnomalyCLIP, Recipe
 from minilora.baselines.trained import CoOp, FullFineTuning, LinearProbe
 from minilora.baselines.winclip import WinCLIP, harmonic, windows
 from minilora.clip import CLIP, CLIPConfig
-from minilora.detector import Settings
 from minilora.images import normalise
+from minilora.settings import Settings
 
 SMALL = Settings(steps=5, batch=4, pool=8)
 

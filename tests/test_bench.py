@@ -109,7 +109,7 @@ def test_points_of_the_curve_are_means_over_classes_and_deviations_over_seeds():
 def test_coop_forgets_nothing_and_full_fine_tuning_is_measured_on_the_same_scenes(options,
                                                                                   monkeypatch):
     from bench import forgetting
-    from minilora.detector import Settings
+    from minilora.settings import Settings
     monkeypatch.setattr(options, "count", 12, raising=False)
     monkeypatch.setattr(options, "device", "cpu")
     data = forgetting.load_class(options.data, "gear")

@@ -8,8 +8,9 @@ import torch
 
 from minilora.adapt import adaptation_loss, continued
 from minilora.checkpoint import Weights
-from minilora.detector import ROWS, Detector, Settings
+from minilora.detector import ROWS, Detector
 from minilora.lora import lora_layers, lora_off
+from minilora.settings import Settings
 
 SMALL = Settings(steps=6, batch=4, pool=8, rank=2, alpha=2)
 WEIGHTS = Weights("tiny", None, "0" * 64)
@@ -145,6 +146,7 @@ def test_many_shots_leave_no_room_for_copies(tiny_clip, good):
 
 def test_the_same_seed_gives_the_same_detector_to_the_last_digit(good):
     from conftest import TINY
+
     from minilora.clip import CLIP, CLIPConfig
 
     scores = []
@@ -156,6 +158,7 @@ def test_the_same_seed_gives_the_same_detector_to_the_last_digit(good):
 
 def test_a_saved_detector_scores_as_before(fitted, good, tmp_path):
     from conftest import TINY
+
     from minilora.clip import CLIP, CLIPConfig
 
     fitted.save(tmp_path, WEIGHTS)

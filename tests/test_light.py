@@ -7,8 +7,9 @@ from minilora.anomaly import image_score
 from minilora.auroc import auroc
 from minilora.checkpoint import load_clip
 from minilora.data import load_class
-from minilora.detector import Detector, Settings
+from minilora.detector import Detector
 from minilora.images import load_squares
+from minilora.settings import Settings
 
 LIGHT = {"darker": lambda x: 0.85 * x, "brighter": lambda x: (1.15 * x).clamp(0, 1),
          "flatter": lambda x: 0.8 * x + 0.1, "another gamma": lambda x: x ** 1.2}

@@ -11,8 +11,9 @@ from torch import nn
 from minilora import anomaly, fit, job, scenes
 from minilora.auroc import auroc
 from minilora.checkpoint import load_clip
-from minilora.detector import Detector, Settings
+from minilora.detector import Detector
 from minilora.lora import LoRALinear, merge
+from minilora.settings import Settings
 
 SMALL = Settings(steps=2, pool=4, batch=2, rank=2, alpha=2, scales=(1.0,), copies=1)
 

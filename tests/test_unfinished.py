@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from minilora.detector import Detector, Settings
+from minilora.detector import Detector
 from minilora.files import load_tensors, save_tensors
+from minilora.settings import Settings
 from minilora.unfinished import Unfinished
 
 SMALL = Settings(steps=6, pool=8, batch=4, rank=2, alpha=2, scales=(1.0,), copies=1)

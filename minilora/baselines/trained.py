@@ -20,9 +20,9 @@ from minilora.adapt import MARKED, adapt, adaptation_loss, descend, frozen_state
 from minilora.anomaly import image_score, text_map, to_pixels
 from minilora.bpe import default_tokenizer
 from minilora.coop import PromptLearner
-from minilora.detector import Settings
 from minilora.images import normalise
 from minilora.losses import dice_loss, focal_loss
+from minilora.settings import Settings
 
 FULL_RATE = 2e-5                # LoRA's rate would destroy what CLIP knows
 PROBE_RATE = 1e-2               # a convex problem in standardised features
