@@ -34,6 +34,7 @@ ROWS = {"zero-shot": "hand-written prompts, no shots",
         "lora-off": "learned prompts and memory, LoRA switched off",
         "adapted": "all together"}
 VERSION = 1                     # of the files that `save` writes
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def first_adapted(layers, blocks=0):
@@ -65,6 +66,7 @@ class Detector:
         add_lora(clip.visual, settings.targets, range(self.first, layers + 1), settings.rank,
                  settings.alpha, self.generator)
         self.device = clip.logit_scale.device
+        self.precision = "float32"              # of the tower's products when pictures are scored
         self.learned = None                                              # (2, E) by `fit`
         self.prompts = PromptLearner(clip, tokenizer, self.noun, init=settings.context,
                                      length=len(tokenizer.encode(settings.context)))
@@ -77,13 +79,24 @@ class Detector:
 
     # ---- features -----------------------------------------------------------------------------
 
+    def tower(self):
+        """Within the block the tower's matrix products are of `precision`.
+
+        Distances and probabilities are in float32 all the same: bfloat16 has steps of 1/256 just
+        below 1, where the cosines of good patches are.
+        """
+        half = self.precision != "float32"
+        return torch.autocast(self.device.type, getattr(torch, self.precision) if half else None,
+                              enabled=half)
+
     def frozen_states(self, pixels, without_lora=False):
         """Hidden states of the pretrained tower that the best map needs.  pixels: (B, 3, R, R).
 
         without_lora: so many more that maps with LoRA off can be made of them, too.
         """
         last = len(self.clip.visual.blocks) - 1 if without_lora else self.first - 1
-        return frozen_states(self.clip.visual, pixels, max(last, *self.memory_layers))
+        with self.tower():
+            return frozen_states(self.clip.visual, pixels, max(last, *self.memory_layers))
 
     def patch_features(self, pixels, states):
         """What the memory keeps, one (layers, B, P, W) a scale.  states: those at scale 1."""
@@ -94,19 +107,22 @@ class Detector:
             else:
                 side = patch * max(1, round(self.resolution * scale / patch))
                 resized = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
-                seen = frozen_states(self.clip.visual, resized.clamp(0, 1),
-                                     max(self.memory_layers))
+                with self.tower():
+                    seen = frozen_states(self.clip.visual, resized.clamp(0, 1),
+                                         max(self.memory_layers))
             features.append(torch.stack([seen[n][:, 1:] for n in self.memory_layers]))
         return features
 
     def adapted_patches(self, frozen):
         """Patches in the texts' space, (B, P, E), by the tower as it is now.  frozen: as above."""
-        return self.clip.visual.value_value(continued(self.clip.visual, frozen, self.first))
+        with self.tower():
+            states = continued(self.clip.visual, frozen, self.first)
+            return self.clip.visual.value_value(states).float()
 
     def frozen_patches(self, frozen):
         """The same with LoRA off: the value-value path runs through adapted blocks too."""
-        with lora_off(self.clip.visual):
-            return self.clip.visual.value_value(frozen)
+        with lora_off(self.clip.visual), self.tower():
+            return self.clip.visual.value_value(frozen).float()
 
     def text_probability(self, patches, text):
         """Probability of "anomalous" per patch, (B, P)."""

@@ -22,7 +22,7 @@ from minilora.data import few_shot, find_data
 from minilora.detector import ROWS, Detector
 from minilora.files import digest_of, sha256_of
 from minilora.images import load_squares, read_mask
-from minilora.journal import settle, whole_folder
+from minilora.journal import RESUME, settle, whole_folder
 from minilora.settings import Settings
 from minilora.terminal import ProgressLine
 from minilora.unfinished import Unfinished
@@ -141,12 +141,12 @@ def run(options, say=print, again=True):
         say(f"finished {options.out}, nothing has changed since; --force repeats it")
         return kept
     detector = Detector(clip, options.noun or data.name, settings)
-    with whole_folder(options.out, "fit", earlier=RESULTS, keep=("unfinished.pt",)) as staging:
+    with whole_folder(options.out, "fit", earlier=RESULTS) as staging:
         if (options.out / "metrics.json").exists():
             say(f"replaces the earlier run in {options.out}")
         introduce(detector, weights, data, data_name, options, say)
         shots = few_shot(data.train, options.shots, options.seed)
-        unfinished = Unfinished(staging / "unfinished.pt", training_mark(
+        unfinished = Unfinished(staging / RESUME, training_mark(
             settings, weights, shots, detector.noun, options.device), options.save_every)
         done = len(kept["losses"]) if (kept := unfinished.saved()) else 0
         if done:
@@ -157,7 +157,6 @@ def run(options, say=print, again=True):
         detector.save(staging, weights)
         metrics = describe(detector, weights, data, data_name, options) | {"fingerprint": mark}
         metrics = write_results(staging, detector, data.test, metrics, begun, options, say)
-        unfinished.done()
     if not data.test and shots:
         say(f"threshold {detector.threshold:.3f}, from {len(shots)} good pictures; next: "
             f"python -m minilora.predict {options.out} PICTURES")

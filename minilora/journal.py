@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 STAGING, COMPLETE, LOCK = ".unfinished-", "complete", ".lock"
+RESUME = "unfinished.pt"        # in the hidden folder: from where an attempt that was stopped goes on
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -66,7 +67,8 @@ def publish(folder):
     """Puts complete results in place.  The caller holds the lock."""
     folder = Path(folder)
     for staging in [path.parent for path in folder.glob(f"{STAGING}*/{COMPLETE}")]:
-        new = sorted(p for p in staging.rglob("*") if not p.is_dir() and p.name != COMPLETE)
+        new = sorted(p for p in staging.rglob("*")
+                     if not p.is_dir() and p.name not in (COMPLETE, RESUME))
         places = [folder / p.relative_to(staging) for p in new]
         for path in (staging, *new, *(p.parent for p in places)):
             there = path.resolve()
@@ -100,13 +102,13 @@ def remove(path):
 
 
 @contextmanager
-def whole_folder(folder, purpose, earlier=(), keep=()):
+def whole_folder(folder, purpose, earlier=()):
     """Yields a folder for new files, which take their places in `folder` when the block ends.
 
     purpose: a word; commands of another purpose do not touch what is unfinished.  earlier: names of
-    what an earlier result may have had, files or folders of pictures, which then goes.  keep: names
-    of what stays of an unfinished attempt, for going on.  An error in the block leaves `folder` as
-    it was.  Raises ValueError if another process is writing there.
+    what an earlier result may have had, files or folders of pictures, which then goes.  Of an
+    attempt that was stopped its RESUME file alone stays, until the results are in place.  An error
+    in the block leaves `folder` as it was.  Raises ValueError if another process is writing there.
     """
     with only_one(folder):
         publish(folder)
@@ -115,7 +117,7 @@ def whole_folder(folder, purpose, earlier=(), keep=()):
             raise ValueError(f"{staging} is a link; expected a folder of minilora; remove it")
         staging.mkdir(exist_ok=True)
         for path in staging.iterdir():
-            if path.name not in keep:
+            if path.name != RESUME:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         yield staging
         complete(staging, earlier)

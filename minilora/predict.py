@@ -23,7 +23,7 @@ from PIL import Image
 from minilora.ahead import ahead
 from minilora.checkpoint import EMBEDDED, OFFICIAL, load_clip
 from minilora.data import SUFFIXES
-from minilora.detector import Detector
+from minilora.detector import PRECISIONS, Detector
 from minilora.files import load_tensors, whole_file
 from minilora.folders import pictures_below
 from minilora.images import read_image, to_square
@@ -131,6 +131,7 @@ def write_results(folder, results):
 def run(options, say):
     """Judges everything.  Returns the exit status."""
     detector = open_run(options.run, options.model, options.device)
+    detector.precision = options.precision
     if detector.threshold is None:
         raise ValueError(f"{options.run} has no threshold, since it was made without shots; fit "
                          f"with --shots 4 or more")
@@ -183,6 +184,8 @@ def parser():
     model = p.add_argument_group("model").add_argument
     model("--model", help="the base weights, if they lie elsewhere now")
     model("--device", default="cpu", help="cpu, cuda, …")
+    model("--precision", default="float32", choices=PRECISIONS,
+          help="of the tower's matrix products; the half ones are faster where the processor has them")
     output = p.add_argument_group("output").add_argument
     output("--json", action="store_true", help="print one JSON object a picture")
     output("--out", default="predictions", help="folder for overlays and predictions.csv, .json")

@@ -23,10 +23,14 @@ from minilora.bpe import default_tokenizer
 from minilora.captions import NORMAL, NOUNS, also_true, caption, contrast, locate
 from minilora.checkpoint import save_official
 from minilora.clip import CLIP
-from minilora.files import load_tensors, save_tensors, whole_file
+from minilora.files import digest_of, save_tensors, whole_file
 from minilora.images import normalise
+from minilora.journal import RESUME, whole_folder
 from minilora.stream import MINI, Buffer, SceneStream, embed_view, view, visible_facts
 from minilora.terminal import command, option_parser
+from minilora.unfinished import Unfinished
+
+FREE = ("out", "every", "save_every", "stop", "workers", "check")     # change nothing but the look
 
 
 def training_loss(clip, tokenizer, batch, full, generator, device, dtype):
@@ -91,20 +95,22 @@ def optimiser_for(clip, rate):
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
 
-def train(options, report=print):
-    """Runs or resumes a training.  Returns (clip, log): log is a list of dicts, one a step."""
+def train(options, report=print, unfinished=None):
+    """Runs a training, or goes on with it.  Returns (clip, log): log is a list of dicts, one a step.
+
+    unfinished: an `Unfinished`, from which a training that was stopped goes on.
+    """
     device, dtype = options.device, getattr(torch, options.dtype)
     generator = torch.Generator().manual_seed(options.seed)
     tokenizer = default_tokenizer()
     clip = CLIP(MINI).initialise(generator).to(device)
-    optimiser, log, resume = optimiser_for(clip, options.rate), [], Path(f"{options.out}.resume")
-    if resume.exists():
-        saved = load_tensors(resume)
+    optimiser, log = optimiser_for(clip, options.rate), []
+    if unfinished and (saved := unfinished.saved()):
         clip.load_state_dict(saved["clip"])
         optimiser.load_state_dict({**optimiser.state_dict(), "state": saved["optimiser"]})
         generator.set_state(saved["generator"])
         log = saved["log"]
-        report(f"resuming {resume} at step {len(log)}; drawing its scenes again")
+        report(f"goes on at step {len(log)}, where it was stopped; drawing its scenes again")
     first, stop = len(log), min(options.steps, options.stop or options.steps)
     buffer = Buffer(options.buffer, options.fresh, 4 * options.batch, first, stop, options.workers)
     begun, spent = time.time(), log[-1]["seconds"] if log else 0.0
@@ -131,9 +137,11 @@ def train(options, report=print):
             log[-1]["accuracy"], log[-1]["auroc"] = held_out(clip, tokenizer, device)
             report(f"held-out scenes: nouns {log[-1]['accuracy']:.3f}, "
                    f"damaged AUROC {log[-1]['auroc']:.3f}")
-            save_tensors(resume, {"clip": dict(clip.state_dict()),
-                                  "optimiser": dict(optimiser.state_dict()["state"]),
-                                  "generator": generator.get_state(), "log": log})
+            if unfinished:
+                save_tensors(unfinished.path, {
+                    "mark": unfinished.mark, "clip": dict(clip.state_dict()), "log": log,
+                    "optimiser": dict(optimiser.state_dict()["state"]),
+                    "generator": generator.get_state()})
     return clip, log
 
 
@@ -154,7 +162,7 @@ def parser():
     output = p.add_argument_group("output").add_argument
     output("--out", default="mini-clip.pt", help="file for the weights; the log goes beside it")
     output("--every", type=int, default=20, help="steps between two progress lines")
-    output("--save-every", type=int, default=250, help="steps between two resume files")
+    output("--save-every", type=int, default=250, help="steps between two points to go on from")
     training = p.add_argument_group("training").add_argument
     training("--steps", type=int, default=7000, help="length of the schedule")
     training("--stop", type=int, default=0,
@@ -181,7 +189,7 @@ def check(path, count, report=print):
     """
     lines = Path(path).read_text().splitlines()
     options = parser().parse_args(lines[0].split("minilora.pretrain", 1)[1].split())
-    options.stop, options.out = count, f"{path}.check"
+    options.stop = count
     torch.set_num_threads(options.threads)
     rows = [line.split(",") for line in lines if line[0].isdigit()][:count]
     _, log = train(options, report)
@@ -190,24 +198,32 @@ def check(path, count, report=print):
     return worst
 
 
-def main():
-    options = parser().parse_args()
-    if options.check:
-        sys.exit(check(options.check, 50) > 0.02)
-    torch.set_num_threads(options.threads)
-    clip, log = train(options, lambda line: print(line, flush=True))
-    save_official(clip, options.out)
+def head_of(options, clip, log):
+    """Lines above a log: the command, the machine, what the model can do."""
     accuracy, damaged = held_out(clip, default_tokenizer(), options.device, count=1024)
     settings = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in vars(options).items()
                         if k not in ("out", "check"))
-    write_log(f"{Path(options.out).with_suffix('')}.log.csv", log, [
+    return [
         f"python -m minilora.pretrain {settings}",
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}; "
         f"{log[-1]['seconds'] / 60:.0f} minutes; "
         f"scenes drawn: {4 * options.batch + options.fresh * len(log)}",
         f"held-out scenes (1,024): zero-shot accuracy over {len(NOUNS)} nouns {accuracy:.4f}, "
-        f"damaged against flawless AUROC {damaged:.4f}"])
-    Path(f"{options.out}.resume").unlink(missing_ok=True)
+        f"damaged against flawless AUROC {damaged:.4f}"]
+
+
+def main():
+    options = parser().parse_args()
+    if options.check:
+        sys.exit(check(options.check, 50) > 0.02)
+    torch.set_num_threads(options.threads)
+    out = Path(options.out)
+    with whole_folder(out.parent, f"pretrain-{out.stem}") as staging:
+        unfinished = Unfinished(staging / RESUME, digest_of(
+            {k: v for k, v in vars(options).items() if k not in FREE}, torch.__version__))
+        clip, log = train(options, lambda line: print(line, flush=True), unfinished)
+        save_official(clip, staging / out.name)
+        write_log(staging / f"{out.stem}.log.csv", log, head_of(options, clip, log))
 
 
 if __name__ == "__main__":

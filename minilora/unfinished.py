@@ -60,9 +60,6 @@ class Unfinished:
             "betas": list(group["betas"]), "generator": generator.get_state()})
         self.last = time.monotonic()
 
-    def done(self):
-        self.path.unlink(missing_ok=True)
-
 
 def demo():
     """Ten steps in one go, and six and four with a stop between them."""

@@ -9,6 +9,7 @@ its end, and its result must be that of a run that was never killed.
 import argparse
 import hashlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -18,11 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import small
 import torch
 from conftest import REPO, TINY
 
 from minilora import scenes
-from minilora.checkpoint import save_official
+from minilora.checkpoint import read_state_dict, save_official
 from minilora.clip import CLIP, CLIPConfig
 from minilora.files import load_tensors
 from minilora.journal import settle
@@ -145,9 +147,60 @@ class Scenes:
         return self.result()
 
 
+class Pretrain:
+    """minilora.pretrain on a small tower: the weights and the log of how they were made."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        run(self.command(steps=1))
+        shutil.move(folder / "clip.pt", folder / "earlier.pt")
+        shutil.move(folder / "clip.log.csv", folder / "earlier.log.csv")
+
+    def command(self, steps=6):
+        return ["small", "pretrain", "--out", str(self.folder / "clip.pt"), "--steps", str(steps),
+                "--batch", "4", "--fresh", "1", "--buffer", "32", "--workers", "0", "--dtype",
+                "float32", "--save-every", "1", "--threads", "1"]
+
+    def earlier(self):
+        for ending in ("pt", "log.csv"):
+            shutil.copy(self.folder / f"earlier.{ending}", self.folder / f"clip.{ending}")
+
+    def result(self):
+        settle(self.folder)
+        rows = (self.folder / "clip.log.csv").read_text().splitlines()
+        losses = [row.split(",")[:4] for row in rows if not row.startswith("#")]
+        return losses, {key: value.double().sum().item() for key, value in
+                        read_state_dict(self.folder / "clip.pt").items()}
+
+    def whole(self):
+        run(self.command())
+        return self.result()
+
+
+class Download:
+    """A download over an older file of the same name."""
+
+    def __init__(self, folder):
+        self.path = folder / "w.pt"
+
+    def command(self):
+        return ["small", "download", str(self.path), hashlib.sha256(small.CONTENT).hexdigest()]
+
+    def earlier(self):
+        self.path.write_bytes(b"older")
+
+    def result(self):
+        return digest(self.path)
+
+    def whole(self):
+        run(self.command())
+        return self.result()
+
+
 def run(command, kind="open", last=0, delay=None):
     """(exit status, counted calls).  last: it dies at this call;  delay: or after some seconds."""
     process = subprocess.Popen([sys.executable, "-c", DEADLY, kind, str(last), *command], cwd=REPO,
+                               env=os.environ | {"PYTHONPATH": str(REPO / "tests")},
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if delay is not None:
         time.sleep(delay)
@@ -174,14 +227,18 @@ def survives(scenario, whole, earlier, **moment):
     return status == -signal.SIGKILL
 
 
+SCENARIOS = (Fit, Predict, Scenes, Pretrain, Download)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--moments", type=int, default=100, help="random moments, a third each")
+    p.add_argument("--moments", type=int, default=100, help="random moments")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, help="file for the record")
     options = p.parse_args()
     draw, lines = random.Random(options.seed), []
-    for make in (Fit, Predict, Scenes):
+    each = -(-options.moments // len(SCENARIOS))
+    for make in SCENARIOS:
         with tempfile.TemporaryDirectory() as folder:
             scenario = make(Path(folder))
             whole, killed, tried = scenario.whole(), 0, 0
@@ -190,7 +247,7 @@ def main():
             earlier = scenario.result()
             run(scenario.command())
             length = time.time() - begun
-            moments = [{"delay": draw.uniform(0.3, length)} for _ in range(options.moments // 3)]
+            moments = [{"delay": draw.uniform(0.3, length)} for _ in range(each)]
             for kind in KINDS:
                 scenario.earlier()
                 _, calls = run(scenario.command(), kind)
@@ -201,9 +258,9 @@ def main():
                 killed += survives(scenario, whole, earlier, **moment)
                 tried += 1
                 print(f"{make.__name__} {tried}/{len(moments)} {moment}", flush=True)
-            lines.append(f"{make.__name__}: {tried - options.moments // 3} kills at calls of "
+            lines.append(f"{make.__name__}: {tried - each} kills at calls of "
                          f"{', '.join(KINDS)} (all, or {MOST} drawn of more) and "
-                         f"{options.moments // 3} at random moments, {killed} of them before the "
+                         f"{each} at random moments, {killed} of them before the "
                          "end; nothing lost, nothing mixed, every result as if never killed")
     text = "\n".join([time.strftime("%Y-%m-%d"), *lines]) + "\n"
     print(text)

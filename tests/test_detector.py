@@ -188,3 +188,18 @@ def test_lora_is_on_again_after_scoring(fitted, good):
     assert all(layer.enabled for layer in lora_layers(fitted.clip.visual).values())
     with lora_off(fitted.clip.visual):
         assert not any(layer.enabled for layer in lora_layers(fitted.clip.visual).values())
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_in_the_tower_decides_alike(fitted, good, precision):
+    defective = good.clone()
+    defective[:, :, 20:36, 20:36] = 0.9
+    pictures = torch.cat([good, defective])
+    _, exact = fitted.score(pictures)
+    fitted.precision = precision
+    maps, scores = fitted.score(pictures)
+    assert maps.dtype == scores.dtype == torch.float32
+    assert torch.equal(scores > fitted.threshold, exact > fitted.threshold)
+    assert 0 < (scores - exact).abs().max() < 0.05 * fitted.threshold
+    rows = fitted.maps(pictures)
+    assert torch.equal(rows["adapted"], maps)

@@ -35,15 +35,16 @@ def test_an_error_leaves_the_earlier_result_and_what_is_to_be_kept(tmp_path):
     write(tmp_path, one="old", two="old")
     with pytest.raises(KeyboardInterrupt), journal.whole_folder(tmp_path, "test") as staging:
         (staging / "one").write_text("new")
-        (staging / "point").write_text("half-way")
+        (staging / journal.RESUME).write_text("half-way")
         raise KeyboardInterrupt
     assert (tmp_path / "one").read_text() == (tmp_path / "two").read_text() == "old"
     with journal.whole_folder(tmp_path, "other") as staging:
         assert not list(staging.iterdir())
-    with journal.whole_folder(tmp_path, "test", keep=("point",)) as staging:
-        assert [p.name for p in staging.iterdir()] == ["point"], "not what may belong to another"
-        (staging / "point").unlink()
-    assert (tmp_path / "one").read_text() == "old"
+    with journal.whole_folder(tmp_path, "test") as staging:
+        assert [p.name for p in staging.iterdir()] == [journal.RESUME], "not what may belong to another"
+        (staging / "one").write_text("newest")
+    assert (tmp_path / "one").read_text() == "newest"
+    assert not (tmp_path / STAGED).exists() and not (tmp_path / journal.RESUME).exists()
 
 
 def test_what_the_earlier_result_had_and_the_new_one_has_not_goes(tmp_path):

@@ -13,6 +13,7 @@ from minilora.bpe import default_tokenizer
 from minilora.captions import DAMAGED, KINDS, NORMAL, NOUNS, UNMENTIONED
 from minilora.clip import CLIP, CLIPConfig
 from minilora.images import normalise
+from minilora.unfinished import Unfinished
 
 TINY = CLIPConfig(embed=16, resolution=224, vision_layers=2, vision_width=64, patch=16,
                   text_width=64, text_layers=1)
@@ -133,8 +134,12 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "MINI", TINY)
     monkeypatch.setattr(pretrain, "held_out", lambda *arguments, **more: (0.0, 0.5))
     whole, log = pretrain.train(options(tmp_path, "whole"), lambda line: None)
-    pretrain.train(options(tmp_path, "parts", stop=3), lambda line: None)  # leaves step 2's file
-    parts, again = pretrain.train(options(tmp_path, "parts"), lambda line: None)
+    point = Unfinished(tmp_path / "point", "mark")
+    pretrain.train(options(tmp_path, "parts", stop=3), lambda line: None, point)  # leaves step 2's
+    parts, again = pretrain.train(options(tmp_path, "parts"), lambda line: None, point)
     assert [row["loss"] for row in log] == [row["loss"] for row in again]
     for (key, one), two in zip(whole.state_dict().items(), parts.state_dict().values()):
         assert torch.equal(one, two), key
+    other, _ = pretrain.train(options(tmp_path, "parts", seed=2, steps=2), lambda line: None,
+                              Unfinished(point.path, "of seed 2"))
+    assert not torch.equal(other.visual.proj, parts.visual.proj), "a point of another training"

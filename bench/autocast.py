@@ -1,0 +1,74 @@
+"""Half precision in the tower when pictures are judged: which decisions change, what time it takes.
+
+    python -m bench.autocast --class bottle cookie --data FOLDER
+
+A detector is fitted in float32; the same test pictures are judged in every precision, as
+`predict --precision` does.  Whole table: decisions that differ from float32's, the largest
+difference of a score in thresholds, image AUROC, and the time of a batch, all in turn.
+Leaves out: training in half precision (bench.memory has its memory and time).
+"""
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from bench import accuracy, measure
+from bench.tables import write
+from minilora import scenes
+from minilora.auroc import auroc
+from minilora.checkpoint import load_clip
+from minilora.data import few_shot, find_data, load_class
+from minilora.detector import PRECISIONS, Detector
+from minilora.job import SCORED, load_pictures
+from minilora.settings import Settings
+
+HEADER = ("class", "precision", "pictures", "other decisions", "largest difference, thresholds",
+          "image AUROC %", "time of float32's")
+
+
+def scored(detector, pictures, precision):
+    """Scores (N,) of pictures (N, 3, R, R)."""
+    detector.precision = precision
+    return torch.cat([detector.score(part)[1] for part in pictures.split(SCORED)])
+
+
+def rows_of(detector, test, labels, rounds):
+    """A line for each precision: [other decisions, largest difference, AUROC, ratio of times]."""
+    scores = {p: scored(detector, test, p) for p in PRECISIONS}
+    times = measure.side_by_side(
+        {p: partial(scored, detector, test[:SCORED], p) for p in PRECISIONS}, rounds,
+        detector.device)
+    exact, threshold = scores["float32"], detector.threshold
+    return {p: [int(((s > threshold) != (exact > threshold)).sum()),
+                ((s - exact).abs().max() / threshold).item(), auroc(s, labels),
+                measure.ratio(times[p], times["float32"])[0]] for p, s in scores.items()}
+
+
+def main():
+    p = accuracy.parser()
+    p.add_argument("--rounds", type=int, default=measure.ROUNDS)
+    p.set_defaults(out=Path("runs/bench"), name="autocast", seeds=[1])
+    options = p.parse_args()
+    found, root = [], find_data(options.data)
+    for name in options.names:
+        folder = root or scenes.write_class(options.out / "scenes", name).parent
+        data = load_class(folder, name)
+        clip, weights = load_clip(options.model, options.device)
+        settings = Settings(seed=options.seeds[0], steps=options.steps)
+        detector = Detector(clip, name, settings)
+        resolution = detector.resolution
+        detector.fit(load_pictures(few_shot(data.train, options.shots, settings.seed), resolution))
+        labels = torch.tensor([s.label for s in data.test])
+        rows = rows_of(detector, load_pictures(data.test, resolution), labels, options.rounds)
+        found += [(name, precision, len(labels), *row) for precision, row in rows.items()]
+    lines = [[*map(str, row[:4]), f"{row[4]:.4f}", f"{100 * row[5]:.2f}", f"{row[6]:.2f}"]
+             for row in found]
+    head = [measure.conditions(options.device),
+            f"{options.shots} shots, seed {options.seeds[0]}; weights {weights.name} (sha256 "
+            f"{weights.sha256[:12]}…); fitted in float32, judged in each precision"]
+    write(options.out, options.name, [("the same pictures in half precision", HEADER, lines)], head,
+          (HEADER, found))
+
+
+if __name__ == "__main__":
+    main()

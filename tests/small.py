@@ -1,0 +1,53 @@
+"""Two commands in small, for kills.py: a training that takes seconds, a download from this machine.
+
+    python -m small pretrain OPTIONS...     minilora.pretrain with a small tower
+    python -m small download FILE SHA256    1 MB, sent slowly
+"""
+import http.server
+import sys
+import threading
+import time
+
+from minilora import pretrain
+from minilora.clip import CLIPConfig
+from minilora.download import download
+
+CONTENT = bytes(range(256)) * 4000
+TOWER = CLIPConfig(embed=16, resolution=224, vision_layers=2, vision_width=64, patch=16,
+                   text_width=64, text_layers=1)
+
+
+class Slow(http.server.BaseHTTPRequestHandler):
+    """Honours Range; half a second for the whole."""
+
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        if asked:
+            self.send_header("Content-Range",
+                             f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        self.end_headers()
+        for k in range(start, len(CONTENT), 32_000):
+            self.wfile.write(CONTENT[k:k + 32_000])
+            time.sleep(0.016)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def main():
+    what = sys.argv.pop(1)
+    if what == "pretrain":
+        pretrain.MINI = TOWER
+        pretrain.held_out = lambda *arguments, **more: (0.0, 0.5)       # draws many scenes
+        return pretrain.main()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        download(f"http://127.0.0.1:{server.server_port}/w.pt", *sys.argv[1:])
+        server.shutdown()
+
+
+if __name__ == "__main__":
+    main()
