@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 STAGING, COMPLETE, LOCK = ".unfinished-", "complete", ".lock"
-RESUME = "unfinished.pt"        # in the hidden folder: from where an attempt that was stopped goes on
+RESUME = "unfinished.pt"        # in the hidden folder: from where a stopped attempt goes on
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 

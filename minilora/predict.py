@@ -185,7 +185,7 @@ def parser():
     model("--model", help="the base weights, if they lie elsewhere now")
     model("--device", default="cpu", help="cpu, cuda, …")
     model("--precision", default="float32", choices=PRECISIONS,
-          help="of the tower's matrix products; the half ones are faster where the processor has them")
+          help="of the tower's products; half is faster where the processor has it")
     output = p.add_argument_group("output").add_argument
     output("--json", action="store_true", help="print one JSON object a picture")
     output("--out", default="predictions", help="folder for overlays and predictions.csv, .json")

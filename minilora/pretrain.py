@@ -96,7 +96,7 @@ def optimiser_for(clip, rate):
 
 
 def train(options, report=print, unfinished=None):
-    """Runs a training, or goes on with it.  Returns (clip, log): log is a list of dicts, one a step.
+    """Runs a training, or goes on with it.  Returns (clip, log), the log a list of a dict a step.
 
     unfinished: an `Unfinished`, from which a training that was stopped goes on.
     """

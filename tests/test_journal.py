@@ -41,7 +41,7 @@ def test_an_error_leaves_the_earlier_result_and_what_is_to_be_kept(tmp_path):
     with journal.whole_folder(tmp_path, "other") as staging:
         assert not list(staging.iterdir())
     with journal.whole_folder(tmp_path, "test") as staging:
-        assert [p.name for p in staging.iterdir()] == [journal.RESUME], "not what may belong to another"
+        assert [p.name for p in staging.iterdir()] == [journal.RESUME], "of what may not fit"
         (staging / "one").write_text("newest")
     assert (tmp_path / "one").read_text() == "newest"
     assert not (tmp_path / STAGED).exists() and not (tmp_path / journal.RESUME).exists()
