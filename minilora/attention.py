@@ -95,27 +95,31 @@ class MultiHeadAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """The feed-forward half of a block: four times wider, QuickGELU, back."""
+    """The feed-forward half of a block: four times wider, the activation, back."""
 
-    def __init__(self, width):
+    def __init__(self, width, activation=quick_gelu):
         super().__init__()
+        self.activation = activation
         self.c_fc = nn.Linear(width, 4 * width)
         self.c_proj = nn.Linear(4 * width, width)
 
     def forward(self, x):
-        x = quick_gelu(self.c_fc(x))                             # (B, L, 4W)
+        x = self.activation(self.c_fc(x))                        # (B, L, 4W)
         return self.c_proj(x)                                    # (B, L, W)
 
 
 class Block(nn.Module):
-    """One residual block, normalised before each half (pre-norm)."""
+    """One residual block, normalised before each half (pre-norm).
 
-    def __init__(self, width, heads):
+    activation, eps: CLIP's by default; towers of others have others (mae.py).
+    """
+
+    def __init__(self, width, heads, activation=quick_gelu, eps=1e-5):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(width)
+        self.ln_1 = nn.LayerNorm(width, eps)
         self.attn = MultiHeadAttention(width, heads)
-        self.ln_2 = nn.LayerNorm(width)
-        self.mlp = MLP(width)
+        self.ln_2 = nn.LayerNorm(width, eps)
+        self.mlp = MLP(width, activation)
 
     def forward(self, x, causal=False):
         """x: (B, L, W) -> (B, L, W)."""

@@ -185,10 +185,10 @@ def refuse_resnet(state):
                               "image tower; only vision transformers are supported, take ViT-B/16")
 
 
-def check_keys(state, expected):
+def check_keys(state, expected, model="a CLIP"):
     """Raise CheckpointError with every key that is missing, too many, mis-shaped or not floating.
 
-    state: key -> tensor, scalars ignored; expected: key -> shape.
+    state: key -> tensor, scalars ignored; expected: key -> shape; model: its name in the message.
     """
     keys = [key for key in state if key not in SCALARS]
     wrong = [f"missing: {key} {shape}" for key, shape in expected.items() if key not in state]
@@ -199,7 +199,7 @@ def check_keys(state, expected):
             wrong.append(f"{key}: expected floating point {shape}, found {found.dtype} "
                          f"{tuple(found.shape)}")
     if wrong:
-        raise CheckpointError(f"keys that do not fit a CLIP of these sizes: {len(wrong)}; use its "
+        raise CheckpointError(f"keys that do not fit {model} of these sizes: {len(wrong)}; use its "
                               "weights whole and unchanged: " + "; ".join(wrong))
 
 

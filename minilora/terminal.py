@@ -11,7 +11,7 @@ import sys
 import time
 
 from minilora.files import WRITTEN
-from minilora.journal import STAGING
+from minilora.journal import RESUME, STAGING
 
 EXPECTED = (ValueError, OSError)                        # raised with words for a user
 STOPPED = 130                                           # what a shell expects after Ctrl-C
@@ -58,7 +58,7 @@ def saved():
     """Which files of this process are in place, in words."""
     staged = [p for p in WRITTEN if p.parent.name.startswith(STAGING)]
     paths = list(dict.fromkeys(os.path.relpath(p) for p in WRITTEN if p not in staged))
-    if any(p.name == "unfinished.pt" for p in staged):
+    if any(p.name == RESUME for p in staged):
         return "the same command goes on from where it was"
     if not paths:
         return "nothing had been written yet"
