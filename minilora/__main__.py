@@ -3,11 +3,13 @@ from minilora import __version__
 
 COMMANDS = {"fit": "adapt to a few good pictures, judge test pictures, write a run folder",
             "predict": "OK or NG for pictures, by a run folder",
+            "export": "boxes, polygons and masks of what is suspicious, for other programs",
             "explain": "one picture step by step, as a page",
             "data": "what is in a data folder",
             "checkpoint": "what is in a checkpoint file; download official ones",
             "scenes": "write the embedded pictures as a data folder",
-            "pretrain": "train the embedded model anew"}
+            "pretrain": "train the embedded model anew",
+            "mae": "masked autoencoder: pretraining, probe, fine-tuning"}
 
 
 def main():

@@ -93,10 +93,10 @@ def complete(staging, earlier):
 
 
 def remove(path):
-    """An earlier result: a file, or the pictures in a folder."""
+    """An earlier result: a file, or the pictures and descriptions in a folder."""
     if path.is_dir() and not path.is_symlink():
-        for picture in path.glob("*.png"):
-            picture.unlink()
+        for file in (*path.glob("*.png"), *path.glob("*.xml")):
+            file.unlink()
     else:
         path.unlink(missing_ok=True)
 

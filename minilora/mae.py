@@ -11,13 +11,16 @@ them makes training cheap.
     decode              all of them, a learned token where one is hidden            "MAE decoder"
     loss                mean squared error on hidden patches        "Reconstruction target"
 
-The blocks are those of CLIP's tower (attention.py) with the exact GELU.  Two sides of use: weights
-for another task (mae_job.py), and an anomaly map: what is painted in wrongly was not expected.
+The blocks are those of CLIP's tower (attention.py) with the exact GELU.
+
+    python -m minilora.mae --class bottle --probe --finetune      see mae_job.py; without an option
+                                                                  a demonstration
 
 Symbols: B images, P patches, V of them visible, W width, D decoder width, R resolution, p patch.
 Leaves out: the official training recipe (400 to 1,600 epochs of ImageNet on many GPUs).
 """
 import math
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +28,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from minilora.attention import Block
+from minilora.terminal import command
 
 EPS = 1e-6                      # of every layer norm, and of normalised pixels
 
@@ -249,5 +253,13 @@ def demo():
         print(f"{name:6s} error there: {error[0, place].mean():.2f}")
 
 
+def main():
+    """The job of mae_job.py; without any option a demonstration."""
+    if len(sys.argv) == 1:
+        return demo()
+    from minilora import mae_job                # it needs this module
+    mae_job.run(mae_job.parser().parse_args(), lambda line: print(line, flush=True))
+
+
 if __name__ == "__main__":
-    demo()
+    command("minilora.mae", main)

@@ -72,15 +72,12 @@ def test_loss_and_painting_are_those_of_transformers(mae, normalise_pixels):
 
 
 def test_positions_are_those_of_transformers():
-    from transformers import ViTMAEConfig, ViTMAEForPreTraining
-    theirs = ViTMAEForPreTraining(ViTMAEConfig(
-        hidden_size=64, num_hidden_layers=1, num_attention_heads=1, image_size=56, patch_size=8,
-        decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_num_attention_heads=1))
-    theirs.vit.embeddings.initialize_weights()
-    theirs.decoder.initialize_weights(num_patches=49)
-    for width, table in ((64, theirs.vit.embeddings.position_embeddings),
-                         (32, theirs.decoder.decoder_pos_embed)):
-        assert (sine_cosine(width, 7) - table[0]).abs().max() < 1e-6
+    """Columns in the first half of the channels: official weights were trained with it."""
+    from transformers.models.vit_mae import modeling_vit_mae as theirs
+    for width in (32, 64):
+        table = theirs.build_2d_sinusoidal_position_embedding(7, 7, width, cls_token=True)
+        table = torch.cat([table[:, width // 2:], table[:, :width // 2]], dim=1)    # as they do
+        assert (sine_cosine(width, 7) - table).abs().max() < 1e-6
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 3))

@@ -1,0 +1,109 @@
+"""A start for the ResNet where the official weights are not at hand: drawn scenes and their labels.
+
+    python -m minilora.baselines.scene_pretraining --out resnet18-scenes.pt
+
+Claim: early layers of a network find edges and textures whatever it is trained on.  Here it learns
+what an embedded scene shows and what is wrong with it (scenes.py); photographs come later.
+
+Symbols: N scenes, R resolution.  Leaves out: ImageNet, whose weights of the same keys are better.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minilora.adapt import descend
+from minilora.baselines.resnet18 import COUNTER, WIDTH, ResNet18
+from minilora.captions import KINDS, NORMAL, NOUNS
+from minilora.files import save_tensors
+from minilora.images import normalise
+from minilora.stream import SceneStream
+from minilora.terminal import ProgressLine, command, option_parser
+
+HELD_OUT = 10_000_000           # number of the first scene that is never learned from
+STATES = len(KINDS) + 1         # of a product: each kind of defect, and none
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `descend` needs."""
+    steps: int = 250
+    batch: int = 64
+    rate: float = 2e-3
+
+
+def drawn(first, count, resolution):
+    """(pictures uint8 (N, 3, R, R), nouns (N,), states (N,)) of scenes by their numbers."""
+    pictures, nouns, states = [], [], []
+    stream = SceneStream(first, first + count)
+    for k in range(count):
+        picture, _, facts = stream[k]
+        small = F.interpolate(picture[None].float(), (resolution, resolution), mode="bilinear",
+                              antialias=True)
+        pictures.append(small[0].round().byte())
+        nouns.append(facts[0])
+        states.append(facts[3])
+    states = torch.stack(states)
+    return (torch.stack(pictures), torch.stack(nouns),
+            torch.where(states == NORMAL, len(KINDS), states))
+
+
+def pretrained(count, recipe, resolution=128, seed=1, report=lambda step, loss: None):
+    """(ResNet18, accuracy over nouns, accuracy over states) after training on `count` scenes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)                         # torch draws a layer's weights globally
+        net = ResNet18(len(NOUNS))
+        state_of = nn.Linear(WIDTH, STATES)
+    pictures, nouns, states = drawn(0, count, resolution)
+
+    def loss_of(rows):
+        features = net.features(normalise(pictures[rows]))
+        return (F.cross_entropy(net.fc(features), nouns[rows])
+                + F.cross_entropy(state_of(features), states[rows]))
+
+    descend(loss_of, [*net.parameters(), *state_of.parameters()], count, recipe,
+            torch.Generator().manual_seed(seed), report)
+    net.eval()
+    pictures, nouns, states = drawn(HELD_OUT, min(count, 500), resolution)
+    with torch.no_grad():
+        features = torch.cat([net.features(normalise(p)) for p in pictures.split(50)])
+        right = [(head(features).argmax(1) == truth).float().mean().item()
+                 for head, truth in ((net.fc, nouns), (state_of, states))]
+    return net, *right
+
+
+def save(net, path):
+    """Keys of torchvision, without the counters."""
+    save_tensors(path, {k: v for k, v in net.state_dict().items() if not k.endswith(COUNTER)})
+
+
+def parser():
+    p = option_parser("minilora.baselines.scene_pretraining", __doc__)
+    p.add_argument("--out", type=Path, help="file for the weights; without it a demonstration")
+    p.add_argument("--scenes", type=int, default=5000, help="scenes that are drawn, once")
+    p.add_argument("--steps", type=int, default=Recipe().steps)
+    p.add_argument("--seed", type=int, default=1)
+    return p
+
+
+def demo():
+    net, nouns, states = pretrained(24, Recipe(steps=3, batch=8), resolution=64)
+    print(f"after 3 steps on 24 scenes: {nouns:.0%} of nouns, {states:.0%} of states; chance "
+          f"{1 / len(NOUNS):.0%} and {1 / STATES:.0%}")
+
+
+def main():
+    options = parser().parse_args()
+    if options.out is None:
+        return demo()
+    net, nouns, states = pretrained(options.scenes, Recipe(steps=options.steps), seed=options.seed,
+                                    report=ProgressLine(options.steps))
+    save(net, options.out)
+    print(f"held-out scenes: {nouns:.1%} of {len(NOUNS)} nouns, {states:.1%} of {STATES} "
+          f"states; written {options.out}")
+
+
+if __name__ == "__main__":
+    command("minilora.baselines.scene_pretraining", main)

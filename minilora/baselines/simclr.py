@@ -1,0 +1,110 @@
+"""SimCLR: two views of one picture belong together; then distance to good pictures' features.
+
+    Chen et al. 2020, "A simple framework for contrastive learning of visual representations", eq. 1
+    (NT-Xent, "normalised temperature-scaled cross-entropy") and algorithm 1.
+
+    score   distance of the picture's features to the nearest of the good ones
+    map     the same for each cell of the last plane of features
+
+Contrast needs many pictures; on a few shots it can learn little but what its views hide.  That is
+what the comparison is to show.  Symbols: N pictures of a batch, D features.
+Leaves out: large batches, colour jitter beyond brightness, contrast and gamma.
+"""
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minilora.adapt import descend
+from minilora.anomaly import to_pixels
+from minilora.baselines.autoencoder import CODE, RESOLUTION, Encoder, shown
+from minilora.images import augment
+from minilora.memory import nearest
+
+TEMPERATURE = 0.2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `descend` needs."""
+    steps: int = 300
+    batch: int = 16
+    rate: float = 1e-3
+
+
+def nt_xent(one, two, temperature=TEMPERATURE):
+    """Eq. 1, mean over both views of every picture.  one, two: (N, D) of any length."""
+    z = F.normalize(torch.cat([one, two]), dim=-1)                          # (2N, D)
+    logits = z @ z.T / temperature
+    logits = logits.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf)
+    partner = torch.arange(len(z), device=z.device).roll(len(one))          # k <-> k + N
+    return F.cross_entropy(logits, partner)
+
+
+def view(pixels, generator):
+    """A picture turned, moved and relit more than a detector's training would."""
+    return augment(pixels, generator, angle=20, shift=0.1, brightness=0.3, contrast=0.3, gamma=0.3)
+
+
+class SimCLR:
+    """Fit to good pictures (K, 3, 128, 128) in [0, 1], score others."""
+
+    resolution = RESOLUTION
+
+    def __init__(self, recipe=Recipe(), seed=1):
+        self.recipe, self.generator = recipe, torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)                     # torch draws a layer's weights globally
+            self.encoder = Encoder()
+            self.projection = nn.Sequential(nn.ReLU(), nn.Linear(CODE, 64))  # thrown away later
+
+    def parameters(self):
+        return [*self.encoder.parameters(), *self.projection.parameters()]
+
+    def fit(self, pictures):
+        rows_of = shown(pictures, self.recipe.batch)
+
+        def loss_of(rows):
+            batch = pictures[rows_of[rows].unique()]    # a picture is no negative of itself
+            one, two = (self.projection(self.encoder(view(batch, self.generator)))
+                        for _ in range(2))
+            return nt_xent(one, two)
+
+        self.losses = descend(loss_of, self.parameters(), len(rows_of), self.recipe, self.generator)
+        with torch.no_grad():
+            copies = torch.cat([pictures] + [augment(pictures, self.generator) for _ in range(3)])
+            whole, cells = zip(*[self.features(part) for part in copies.split(32)])
+        self.whole, self.cells = torch.cat(whole), torch.cat(cells).flatten(0, 1)
+        return self
+
+    def features(self, pixels):
+        """Of whole pictures (B, D) and of their cells (B, 64, D), of length one."""
+        plane = self.encoder.plane(pixels)
+        whole = self.encoder.fc(plane.flatten(1))
+        return F.normalize(whole, dim=-1), F.normalize(plane.flatten(2).transpose(1, 2), dim=-1)
+
+    @torch.no_grad()
+    def score(self, pixels):
+        """Maps (B, R, R) and scores (B,)."""
+        whole, cells = self.features(pixels)
+        maps = to_pixels(nearest(cells, self.cells)[0], RESOLUTION, 4 * RESOLUTION / 224)
+        return maps, nearest(whole, self.whole)[0]
+
+
+def demo():
+    generator = torch.Generator().manual_seed(0)
+    line = torch.linspace(-1, 1, RESOLUTION)
+    shapes = torch.stack([line[:, None] ** 2 + line ** 2 < r for r in torch.linspace(0.2, 0.8, 9)])
+    good = 0.2 + 0.5 * shapes[:, None].float().repeat(1, 3, 1, 1)
+    good = (good + 0.02 * torch.randn(good.shape, generator=generator)).clamp(0, 1)
+    bad = good[4:5].clone()
+    bad[:, :, 40:88, 40:88] = 0.1
+    judge = SimCLR(Recipe(steps=40)).fit(good[[0, 1, 2, 3, 5, 6, 7, 8]])
+    print(f"loss {judge.losses[0]:.2f} -> {judge.losses[-1]:.2f}")
+    for name, picture in (("good", good[4:5]), ("defective", bad)):
+        print(f"{name:10s} score {judge.score(picture)[1].item():.4f}")
+
+
+if __name__ == "__main__":
+    demo()

@@ -1,0 +1,71 @@
+"""Deep SVDD: a network that brings all good pictures to one point; what lies far from it is odd.
+
+    Ruff et al. 2018, "Deep one-class classification", eq. 4 (one class, soft boundary left out).
+
+    min  mean ||f(x) - c||^2 + decay,   score = ||f(x) - c||^2
+
+The centre c is the mean of f over the good pictures before training, and f has no bias terms: else
+"always c" would be learned at once (propositions 1 and 2).  f starts as an autoencoder's encoder
+(section 3.3).  Symbols: B images.  Leaves out: maps (there is one score for a whole picture).
+"""
+from dataclasses import replace
+
+import torch
+
+from minilora.adapt import descend
+from minilora.baselines.autoencoder import RESOLUTION, Autoencoder, Recipe, shown
+from minilora.images import augment
+
+EPS = 0.1                       # a centre too near 0 could be met by f = 0; as in the authors' code
+
+
+class DeepSVDD:
+    """Fit to good pictures (K, 3, 128, 128) in [0, 1], score others."""
+
+    resolution = RESOLUTION
+
+    def __init__(self, recipe=Recipe(steps=200, rate=3e-4), seed=1):
+        self.recipe = recipe
+        self.start = Autoencoder(replace(recipe, rate=2e-3), seed, bias=False)
+        self.encoder, self.generator = self.start.encoder, self.start.generator
+
+    def parameters(self):
+        return list(self.encoder.parameters())
+
+    def fit(self, pictures):
+        self.start.fit(pictures)
+        rows_of = shown(pictures, self.recipe.batch)
+        with torch.no_grad():
+            centre = self.encoder(pictures).mean(0)
+        near = centre.abs() < EPS
+        self.centre = torch.where(near, EPS * torch.where(centre < 0, -1.0, 1.0), centre)
+
+        def loss_of(rows):
+            batch = augment(pictures[rows_of[rows]], self.generator)
+            return (self.encoder(batch) - self.centre).square().sum(1).mean()
+
+        self.losses = descend(loss_of, self.parameters(), len(rows_of), self.recipe, self.generator)
+        return self
+
+    @torch.no_grad()
+    def score(self, pixels):
+        """(None, scores (B,))."""
+        return None, (self.encoder(pixels) - self.centre).square().sum(1)
+
+
+def demo():
+    generator = torch.Generator().manual_seed(0)
+    line = torch.linspace(-1, 1, RESOLUTION)
+    disc = 0.2 + 0.5 * (line[:, None] ** 2 + line ** 2 < 0.5).float()
+    noise = torch.randn(9, 3, RESOLUTION, RESOLUTION, generator=generator)
+    good = (disc + 0.02 * noise).clamp(0, 1)
+    bad = good[8:].clone()
+    bad[:, :, 40:88, 40:88] = 0.1
+    judge = DeepSVDD(Recipe(steps=60, rate=3e-4)).fit(good[:8])
+    print(f"mean distance to the centre {judge.losses[0]:.3f} -> {judge.losses[-1]:.3f}")
+    for name, picture in (("good", good[8:]), ("defective", bad)):
+        print(f"{name:10s} score {judge.score(picture)[1].item():.3f}")
+
+
+if __name__ == "__main__":
+    demo()
