@@ -54,7 +54,7 @@ finally:
     print(f"calls {calls}", file=sys.stderr)
 """
 KINDS = ("open", "fsync", "replace", "rmtree", "unlink")
-MOST = 40               # calls of a kind at which a command is killed
+MOST = 6                # calls of a kind at which a command is killed
 
 
 def digest(path):

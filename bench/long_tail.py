@@ -1,0 +1,91 @@
+"""Many good pictures, few of some defects: plain cross-entropy, weights, balanced contrast.
+
+    python -m bench.long_tail --data FOLDER --class bottle magnetic_tile
+
+Training pictures: GOOD good ones, and of the kinds of defects, by name, half, a quarter, an eighth
+... of what may be learned from, at least 2 (labels.split).  Judged are the same pictures as in
+bench.classroom.  Accuracy on head, middle and tail: the thirds of the classes by their number.
+"""
+import argparse
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from bench import measure
+from bench.accuracy import cell, spread
+from bench.classroom import code_version
+from bench.tables import write
+from minilora import labels
+from minilora.baselines.long_tail import by_frequency
+from minilora.baselines.supervised import Recipe, Supervised
+from minilora.data import load_class
+from minilora.files import digest_of
+from minilora.images import load_squares
+
+GOOD, TAIL = 60, 0.5
+LOSSES = {"plain": "cross-entropy", "weighted": "class-balanced weights",
+          "contrastive": "balanced contrast"}
+GROUPS = ("head", "middle", "tail")
+
+
+def one(root, name, seed, loss, threads):
+    """{"counts", "kinds", "right": share of each kind}, in a process of its own."""
+    torch.set_num_threads(threads)
+    chosen = labels.split(load_class(root, name), "all", seed, TAIL, GOOD)
+    recipe = replace(Recipe(augmented=True), loss=loss)
+    judge = Supervised(recipe, len(chosen.kinds), seed)
+    judge.fit(load_squares([s.path for s in chosen.train], recipe.resolution),
+              chosen.targets(chosen.train))
+    found = judge.probabilities(load_squares([s.path for s in chosen.test], recipe.resolution))
+    truth, called = chosen.targets(chosen.test), found.argmax(1)
+    right = [(called[truth == k] == k).float().mean().item() for k in range(len(chosen.kinds))]
+    return {"counts": chosen.counts(), "kinds": chosen.kinds, "right": right}
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="python -m bench.long_tail",
+                                description=__doc__.split("\n")[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--data", type=Path, required=True, help="folder in MVTec AD's layout")
+    p.add_argument("--class", dest="names", nargs="+", default=["bottle", "magnetic_tile"])
+    p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    p.add_argument("--threads", type=int, default=torch.get_num_threads())
+    p.add_argument("--out", type=Path, default=Path("runs/bench"))
+    p.add_argument("--name", default="long-tail")
+    return p
+
+
+def main():
+    options = parser().parse_args()
+    torch.set_num_threads(options.threads)
+    made, numbers = [], []
+    for name in options.names:
+        rows = []
+        for loss, title in LOSSES.items():
+            cells = []
+            for seed in options.seeds:
+                key = digest_of(name, seed, loss, GOOD, TAIL, code_version())
+                path = options.out / "long-tail" / f"{name}-{seed}-{loss}.json"
+                cells.append(cell(path, key, lambda: measure.fresh(
+                    one, str(options.data), name, seed, loss, options.threads)))
+            groups = by_frequency(cells[0]["counts"])
+            shares = [[statistics.mean(c["right"][k] for k in groups[g]) for c in cells]
+                      for g in GROUPS]
+            balanced = [statistics.mean(c["right"]) for c in cells]
+            rows.append([title, *map(spread, shares), spread(balanced)])
+            numbers += [(name, title, seed, kind, count, f"{right:.6f}")
+                        for seed, c in zip(options.seeds, cells)
+                        for kind, count, right in zip(c["kinds"], c["counts"], c["right"])]
+        counts = ", ".join(f"{k} {n}" for k, n in zip(cells[0]["kinds"], cells[0]["counts"]))
+        made.append((f"{name}: {counts} pictures to learn from; right of each group, per cent",
+                     ["loss", *GROUPS, "mean of the kinds"], rows))
+    head = [measure.conditions(), f"CNN, augmented, 30 epochs; seeds "
+            f"{' '.join(map(str, options.seeds))}"]
+    write(options.out, options.name, made, head,
+          (("class", "loss", "seed", "kind", "pictures", "right"), numbers))
+
+
+if __name__ == "__main__":
+    main()
