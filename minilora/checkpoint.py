@@ -53,7 +53,9 @@ OFFICIAL = {name: Official(file, sha256, ADDRESS.format(sha256=sha256, file=file
     ("ViT-L/14", "ViT-L-14.pt",
      "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
     ("ViT-L/14@336px", "ViT-L-14-336px.pt",
-     "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"))}
+     "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"),
+    ("RN50", "RN50.pt",
+     "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"))}
 PREFERRED = "ViT-B/16"          # taken without being asked for, if its file is there
 EMBEDDED = "mini-clip"          # otherwise this one, which is part of the package
 
@@ -145,9 +147,6 @@ def name_of(path, sha256):
 
 def check_name(name):
     """Raise CheckpointError for a name that is neither a file nor a model that can be used."""
-    if name.startswith("RN"):
-        raise CheckpointError(f"{name} has a ResNet as image tower; only vision transformers are "
-                              f"supported: {', '.join(OFFICIAL)}")
     raise CheckpointError(f"{name}: expected a .pt file or one of {', '.join(OFFICIAL)}, "
                           f"{EMBEDDED}; found neither a file nor a model of this name")
 

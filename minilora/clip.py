@@ -7,7 +7,7 @@ classified by comparing it with sentences, without any labelled picture (zero-sh
        figure 3 (the pseudo-code) and section 2.5 (the temperature).
 
 Symbols: B images, N prompts, E embedding; logit_scale is C's t, kept as a logarithm.
-Left out: the contrastive loss (pretrain.py), weights from a file (checkpoint.py), ResNet towers.
+Left out: the contrastive loss (pretrain.py), weights from a file (checkpoint.py).
 """
 import math
 from dataclasses import dataclass
@@ -16,16 +16,20 @@ import torch
 from torch import nn
 
 from minilora.losses import similarity_logits
+from minilora.resnet import STRIDE, ModifiedResNet
 from minilora.text import TextTransformer
 from minilora.vit import VisionTransformer
 
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """The nine numbers that fix every shape.  Heads are width // 64, as in all of CLIP's ViTs."""
+    """The nine numbers that fix every shape.  Heads are width // 64, as in all of CLIP's ViTs.
+
+    vision_layers: of a ViT a number, of a ResNet its four stages; patch: of a ResNet the stride.
+    """
     embed: int
     resolution: int
-    vision_layers: int
+    vision_layers: "int | tuple"
     vision_width: int
     patch: int
     context: int = 77
@@ -35,12 +39,18 @@ class CLIPConfig:
 
     def __post_init__(self):
         for name, width in (("vision_width", self.vision_width), ("text_width", self.text_width)):
+            if name == "vision_width" and self.is_resnet:
+                continue                                         # RN50x4 is 80 wide
             if width < 64 or width % 64:
                 raise ValueError(f"CLIPConfig.{name}: expected a multiple of 64, the width of one "
                                  f"head, found {width}; choose the next multiple")
         if self.resolution < self.patch or self.resolution % self.patch:
             raise ValueError("CLIPConfig.resolution: expected a multiple of the patch "
                              f"({self.patch}), found {self.resolution}; choose the next multiple")
+
+    @property
+    def is_resnet(self):
+        return isinstance(self.vision_layers, tuple)
 
 
 VIT_B_16 = CLIPConfig(embed=512, resolution=224, vision_layers=12, vision_width=768, patch=16)
@@ -49,6 +59,8 @@ VIT_L_14 = CLIPConfig(embed=768, resolution=224, vision_layers=24, vision_width=
                       text_width=768)
 VIT_L_14_336 = CLIPConfig(embed=768, resolution=336, vision_layers=24, vision_width=1024, patch=14,
                           text_width=768)
+RN50 = CLIPConfig(embed=1024, resolution=224, vision_layers=(3, 4, 6, 3), vision_width=64,
+                  patch=STRIDE)
 
 
 class CLIP(nn.Module):
@@ -57,8 +69,10 @@ class CLIP(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = c = config
-        self.visual = VisionTransformer(c.resolution, c.patch, c.vision_width, c.vision_layers,
-                                        c.embed)
+        self.visual = (ModifiedResNet(c.resolution, c.vision_width, c.vision_layers, c.embed)
+                       if c.is_resnet else
+                       VisionTransformer(c.resolution, c.patch, c.vision_width, c.vision_layers,
+                                         c.embed))
         self.text = TextTransformer(c.context, c.vocab, c.text_width, c.text_layers, c.embed)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))    # C section 2.5
 

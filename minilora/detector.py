@@ -56,6 +56,9 @@ class Detector:
     """
 
     def __init__(self, clip, noun, settings=Settings()):
+        if clip.config.is_resnet:
+            raise ValueError("this CLIP has a ResNet as image tower; LoRA and maps need the tokens "
+                             "of a vision transformer, take ViT-B/16 (search takes both)")
         self.clip, self.settings = clip.requires_grad_(False), settings
         self.noun = noun.replace("_", " ")
         layers, tokenizer = len(clip.visual.blocks), default_tokenizer()

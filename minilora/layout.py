@@ -16,8 +16,7 @@ says which.
     visual.*, logit_scale                     the same
     everything else                           text.*
 
-Leaves out: ResNet towers (recognised and refused); getting the dictionary out of a file
-(`archive.py`).
+Leaves out: getting the dictionary out of a file (`archive.py`).
 """
 import math
 
@@ -27,18 +26,19 @@ from torch.overrides import TorchFunctionMode
 from minilora.archive import CheckpointError
 from minilora.clip import CLIP, CLIPConfig
 from minilora.draws import one_thread
+from minilora.resnet import STRIDE
 
 SCALARS = ("input_resolution", "context_length", "vocab_size")  # in official files, no weights
+TOLD = 16                                                       # keys that an error names
+COUNTER = ".num_batches_tracked"                                # of batch norm: no weight either
 BLOCKS = {"visual.blocks.": "visual.transformer.resblocks.",
           "text.blocks.": "transformer.resblocks."}
-# Residual blocks in the four stages of each ResNet that OpenAI released.
-RESNETS = {(3, 4, 6, 3): "RN50", (3, 4, 23, 3): "RN101", (4, 6, 10, 6): "RN50x4",
-           (6, 8, 18, 8): "RN50x16", (3, 15, 36, 10): "RN50x64"}
 
 
 def config_from_state_dict(state):
     """The CLIPConfig that the shapes imply.  Raises CheckpointError where they imply none."""
-    refuse_resnet(state)
+    if "visual.layer1.0.conv1.weight" in state:
+        return resnet_config(state)
     vision_width, _, patch, _ = shape_of(state, "visual.conv1.weight", 4)
     positions, _ = shape_of(state, "visual.positional_embedding", 2)
     grid = math.isqrt(max(positions - 1, 0))                    # one position per patch, and CLS
@@ -56,6 +56,27 @@ def config_from_state_dict(state):
         raise CheckpointError(f"no CLIP with a ViT has these shapes: {error}") from error
 
 
+def resnet_config(state):
+    """The same where the image tower is a ResNet."""
+    width = shape_of(state, "visual.layer1.0.conv1.weight", 4)[0]
+    stages = tuple(count_blocks(state, f"visual.layer{n}.") for n in (1, 2, 3, 4))
+    positions, _ = shape_of(state, "visual.attnpool.positional_embedding", 2)
+    vocab, text_width = shape_of(state, "token_embedding.weight", 2)
+    context, embed = (shape_of(state, key, 2)[axis] for key, axis in
+                      (("positional_embedding", 0), ("text_projection", 1)))
+    grid = math.isqrt(max(positions - 1, 1))
+    try:
+        return CLIPConfig(embed, max(1, grid) * STRIDE, stages, width, STRIDE, context, vocab,
+                          text_width, count_blocks(state, BLOCKS["text.blocks."]))
+    except ValueError as error:
+        raise CheckpointError(f"no CLIP with a ResNet has these shapes: {error}") from error
+
+
+def is_weight(key):
+    """False for what official files hold beside weights."""
+    return key not in SCALARS and not key.endswith(COUNTER)
+
+
 def clip_from_state_dict(state):
     """A float32 CLIP with these weights, in memory of its own, in eval mode.
 
@@ -67,7 +88,7 @@ def clip_from_state_dict(state):
     own = {}
     with one_thread():
         for key, tensor in state.items():
-            if key not in SCALARS:
+            if is_weight(key):
                 for name, part in own_parts(key, tensor):       # copied: it may lie in a file
                     own[name] = part.to(torch.float32, copy=True,
                                         memory_format=torch.contiguous_format)
@@ -177,20 +198,12 @@ def count_blocks(state, prefix):
     return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
 
 
-def refuse_resnet(state):
-    """Raise CheckpointError that names the model if the image tower is a ResNet."""
-    if "visual.layer1.0.conv1.weight" in state:
-        stages = tuple(count_blocks(state, f"visual.layer{n}.") for n in (1, 2, 3, 4))
-        raise CheckpointError(f"this is {RESNETS.get(stages, 'a ResNet')}, a CLIP with a ResNet as "
-                              "image tower; only vision transformers are supported, take ViT-B/16")
-
-
 def check_keys(state, expected, model="a CLIP"):
-    """Raise CheckpointError with every key that is missing, too many, mis-shaped or not floating.
+    """Raise CheckpointError with the keys that are missing, too many, mis-shaped or not floating.
 
     state: key -> tensor, scalars ignored; expected: key -> shape; model: its name in the message.
     """
-    keys = [key for key in state if key not in SCALARS]
+    keys = [key for key in state if is_weight(key)]
     wrong = [f"missing: {key} {shape}" for key, shape in expected.items() if key not in state]
     wrong += [f"not expected: {key}" for key in keys if key not in expected]
     for key in keys:
@@ -200,7 +213,8 @@ def check_keys(state, expected, model="a CLIP"):
                          f"{tuple(found.shape)}")
     if wrong:
         raise CheckpointError(f"keys that do not fit {model} of these sizes: {len(wrong)}; use its "
-                              "weights whole and unchanged: " + "; ".join(wrong))
+                              "weights whole and unchanged: " + "; ".join(wrong[:TOLD])
+                              + (f"; and {len(wrong) - TOLD} more" if len(wrong) > TOLD else ""))
 
 
 def demo():

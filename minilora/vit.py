@@ -10,8 +10,8 @@ the whole picture says; the patch tokens left behind still know what is where.
 
 Symbols: B images, R resolution, G = R / patch, P = G^2 patches, W width, E embedding; layers count
 from 1, so `hidden[n]` is the output of the n-th block and `hidden[0]` what enters the first.
-Left out: the ResNet towers of C; rectangular pictures; S's second half, which removes from the
-patch scores what all texts have in common.
+Left out: the ResNet towers of C (resnet.py); rectangular pictures; S's second half, which removes
+from the patch scores what all texts have in common.
 """
 import torch
 import torch.nn.functional as F

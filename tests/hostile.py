@@ -259,8 +259,12 @@ WEIGHTS = {
     "an infinite weight": change_one(WEIGHT, with_value(float("inf"))),
     "an empty dict": state_with(lambda s: {"epoch": 3}),
     "other weights": state_with(lambda s: torch.nn.Linear(2, 3).state_dict()),
-    "a ResNet": state_with(lambda s: {"visual.layer1.0.conv1.weight": torch.ones(2, 2, 1, 1),
-                                      **s}),
+    "a ResNet beside a ViT": state_with(lambda s: {
+        "visual.layer1.0.conv1.weight": torch.ones(2, 2, 1, 1), **s}),
+    "a ResNet of absurd shapes": state_with(lambda s: {
+        "visual.layer1.0.conv1.weight": torch.ones(1, 1, 1, 1).expand(2**20, 2, 1, 1).clone(),
+        "visual.attnpool.positional_embedding": torch.ones(50, 2),
+        **{f"visual.layer{k}.0.conv2.weight": torch.ones(1) for k in (2, 3, 4)}, **s}),
     "a width of no heads": state_with(lambda s: {k: v[..., :40] if v.ndim > 1 else v
                                                  for k, v in s.items()}),
     # something else

@@ -19,6 +19,7 @@ from minilora.checkpoint import (OFFICIAL, CheckpointError, clip_from_state_dict
                                  config_from_state_dict, describe, download, find_weights,
                                  load_clip, official_state_dict, read_state_dict, save_official)
 from minilora.clip import CLIP, VIT_B_16, VIT_B_32, VIT_L_14, VIT_L_14_336, CLIPConfig
+from minilora.detector import Detector
 from minilora.files import sha256_of
 from minilora.layout import empty_clip, official_shapes, own_parts
 
@@ -161,16 +162,35 @@ def test_a_model_with_more_parts_than_a_clip_has_no_official_form(clip):
         official_state_dict(adapted)
 
 
-RESNETS = {"RN50": (3, 4, 6, 3), "RN101": (3, 4, 23, 3), "RN50x4": (4, 6, 10, 6),
-           "RN50x16": (6, 8, 18, 8), "RN50x64": (3, 15, 36, 10), "a ResNet": (1, 1, 1, 1)}
+@pytest.fixture
+def resnet():
+    """A CLIP with a small ResNet, its weights under the official keys."""
+    config = CLIPConfig(embed=32, resolution=64, vision_layers=(1, 2, 1, 1), vision_width=16,
+                        patch=32, context=16, vocab=600, text_width=64, text_layers=1)
+    return CLIP(config).initialise(torch.Generator().manual_seed(0)).eval()
 
 
-@pytest.mark.parametrize("name", RESNETS)
-def test_a_resnet_is_recognised_and_refused_by_name(name):
-    state = {f"visual.layer{stage}.{block}.conv1.weight": torch.zeros(1)
-             for stage, blocks in enumerate(RESNETS[name], 1) for block in range(blocks)}
-    with pytest.raises(CheckpointError, match=f"this is {name}, a CLIP with a ResNet"):
+def test_a_resnet_is_known_by_its_keys(resnet):
+    state = official_state_dict(resnet)
+    assert {"visual.attnpool.q_proj.weight", "visual.layer2.0.downsample.1.running_mean",
+            "visual.bn3.running_var", "transformer.resblocks.0.attn.in_proj_weight"} <= set(state)
+    counters = {"visual.bn1.num_batches_tracked": torch.tensor(7)}      # as in official files
+    again = clip_from_state_dict(state | counters)
+    assert again.config == resnet.config
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(again.encode_image(pixels), resnet.encode_image(pixels))
+
+
+def test_a_resnet_with_other_keys_is_named(resnet):
+    state = official_state_dict(resnet)
+    del state["visual.layer3.0.bn2.running_var"]
+    with pytest.raises(CheckpointError, match="missing: visual.layer3.0.bn2.running_var"):
         clip_from_state_dict(state)
+
+
+def test_a_resnet_is_no_detector(resnet):
+    with pytest.raises(ValueError, match="need the tokens of a vision transformer"):
+        Detector(resnet, "plate")
 
 
 # ---- archives ----------------------------------------------------------------------------------
@@ -200,13 +220,21 @@ def test_an_archive_gives_the_features_of_openais_own_code(tmp_path, seeded):
     assert np.abs(text.numpy() - golden["text_features"]).max() <= 2e-5
 
 
-def test_a_resnet_archive_is_refused_by_name_and_file(tmp_path):
+def test_rn50_is_openais(tmp_path, seeded):
+    """OpenAI's outputs for seeded weights of full size, through an archive of the official form."""
+    golden = np.load(shared_path("golden/clip_rn50.npz"))
     shapes = json.loads(shared_path("golden/rn50_shapes.json").read_text())
-    state = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
-    state["token_embedding.weight"] = torch.zeros(100, 512)     # the largest, and of no interest
-    official_archive.write_archive(state, tmp_path / "some.pt")
-    with pytest.raises(CheckpointError, match="some.pt: this is RN50, a CLIP with a ResNet"):
-        load_clip(tmp_path / "some.pt")
+    state = {key: value.float() for key, value in seeded.seeded_tensors(shapes).items()}
+    state.setdefault("token_embedding.weight", torch.zeros(600, 512))
+    save_official(state, tmp_path / "RN50.pt", half=False)
+    clip, weights = load_clip(tmp_path / "RN50.pt")
+    assert clip.config.vision_layers == (3, 4, 6, 3) and weights.name.startswith("RN50.pt, not")
+    pixels = seeded.seeded_images(224)
+    with torch.no_grad():
+        image, planes = clip.encode_image(pixels), clip.visual.stages(pixels)
+    assert np.abs(image.numpy() - golden["image_features"]).max() <= 5e-5
+    for stage, plane in enumerate(planes, 1):
+        assert np.abs(plane[0].mean((1, 2)).numpy() - golden[f"layer{stage}_mean"]).max() <= 5e-5
 
 
 def test_a_loaded_model_does_not_depend_on_the_file_any_more(tmp_path, clip, state):
@@ -301,7 +329,7 @@ def test_no_weights_at_all_is_said_with_the_folders_and_the_commands(folders):
 
 
 @pytest.mark.parametrize("name, words", [
-    ("RN50", "RN50 has a ResNet as image tower.*ViT-B/16, ViT-B/32, ViT-L/14, ViT-L/14@336px"),
+    ("RN101", "RN101: expected a .pt file or one of ViT-B/16, ViT-B/32, .*RN50, mini-clip"),
     ("ViT-B/8", "ViT-B/8: expected a .pt file or one of ViT-B/16, .*mini-clip; found neither"),
     ("no/such.pt", "no/such.pt: expected a .pt file or one of")])
 def test_an_unknown_name_is_answered_with_the_known_ones(name, words):
@@ -400,11 +428,11 @@ def test_the_command_fetches_into_a_folder(tmp_path, published, monkeypatch, cap
 
 def test_the_command_answers_mistakes_in_one_line_not_with_a_traceback(tmp_path):
     (tmp_path / "page.pt").write_bytes(b"<html>")
-    for arguments in ([tmp_path / "page.pt"], [tmp_path / "absent.pt"], ["--download", "RN50"]):
+    for arguments in ([tmp_path / "page.pt"], [tmp_path / "absent.pt"], ["--download", "RN101"]):
         done = subprocess.run([sys.executable, "-m", "minilora.checkpoint", *map(str, arguments)],
                               cwd=REPO, capture_output=True, text=True)
         assert done.returncode == 1 and "Traceback" not in done.stderr
-        assert re.match("minilora.checkpoint: .*(web page|absent.pt|RN50)", done.stderr)
+        assert re.match("minilora.checkpoint: .*(web page|absent.pt|RN101)", done.stderr)
 
 
 def test_what_is_inside_is_shown_even_of_a_file_that_cannot_be_used(tmp_path, capsys):

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from minilora.archive import read_tensors
-from minilora.layout import check_keys
+from minilora.layout import COUNTER, check_keys
 
 WIDTH = 512                     # features before the last layer
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
-COUNTER = "num_batches_tracked"                         # of batch norm; integers, not needed
 
 
 class BasicBlock(nn.Module):
