@@ -30,7 +30,8 @@ setup(
     install_requires=["torch>=2.4", "numpy>=1.24", "pillow>=10.0", "regex>=2024.4", "ftfy>=6.3"],
     extras_require={
         "test": ["pytest", "hypothesis", "scikit-learn", "scipy", "transformers", "peft",
-                 "torchmetrics", "pycocotools", "xmlschema"],
+                 "torchmetrics", "pycocotools", "xmlschema", "av"],
+        "video": ["av"],
         "bench": ["transformers", "peft", "scikit-learn", "torchmetrics", "psutil"],
     },
 )

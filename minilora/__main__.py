@@ -4,6 +4,7 @@ from minilora import __version__
 COMMANDS = {"fit": "adapt to a few good pictures, judge test pictures, write a run folder",
             "predict": "OK or NG for pictures, by a run folder",
             "export": "boxes, polygons and masks of what is suspicious, for other programs",
+            "search": "find moments in pictures and videos by words or by a picture",
             "explain": "one picture step by step, as a page",
             "data": "what is in a data folder",
             "checkpoint": "what is in a checkpoint file; download official ones",

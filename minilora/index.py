@@ -1,0 +1,274 @@
+"""Features of many frames on disk, searched by a matrix product; files come and go.
+
+    index.json      which model, which files, and where the rows of each lie
+    parts/*.pt      rows of features in half precision and their times, at most PART rows a file
+
+A file that has not changed is not encoded again; a long one that was interrupted goes on after the
+last part that is there.  Every file is written whole (files.py), and one process writes at a time
+(journal.py), so a kill at any moment costs one part at most.
+
+Symbols: M rows, E embedding.  Leaves out: approximate search (faiss, see search.py), several models
+in one index.
+"""
+import json
+from collections import deque
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from minilora.files import TensorFileError, digest_of, load_tensors, save_tensors
+from minilora.frames import all_frames, sampled
+from minilora.images import clip_preprocess, normalise
+from minilora.journal import only_one
+from minilora.report import write_json
+
+VERSION, PART, BATCH = 1, 4096, 32
+
+
+@dataclass
+class Entry:
+    """One file of the index.  pieces: [[name of a part, first row, last row + 1], ...]."""
+    path: str
+    size: int
+    changed: int                # time of the last change, nanoseconds
+    pieces: list
+
+    def rows(self):
+        return sum(last - first for _, first, last in self.pieces)
+
+
+class Index:
+    """A folder of features.  sampling: {"rate", "change"} of `frames.sampled`, the same for all."""
+
+    def __init__(self, folder, model, sha256, sampling):
+        self.folder, self.model, self.sha256 = Path(folder), model, sha256
+        self.sampling, self.entries = dict(sampling), {}
+
+    @classmethod
+    def open(cls, folder):
+        """The index in a folder.  Raises ValueError if there is none, or it is damaged."""
+        path = Path(folder) / "index.json"
+        try:
+            kept = json.loads(path.read_text("utf-8"))
+            if kept["version"] != VERSION:
+                raise ValueError(f"format {kept['version']}, expected {VERSION}")
+            index = cls(folder, kept["model"], kept["sha256"], kept["sampling"])
+            index.entries = {e["path"]: Entry(**e) for e in kept["files"]}
+        except FileNotFoundError as error:
+            raise ValueError(f"{folder} holds no index; make one with python -m minilora.search "
+                             f"index PATHS --out {folder}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path} is no index of minilora ({type(error).__name__}: {error}); "
+                             "make it again") from error
+        return index
+
+    def write(self):
+        write_json(self.folder / "index.json", {
+            "version": VERSION, "model": self.model, "sha256": self.sha256,
+            "sampling": self.sampling, "files": [vars(e) for e in self.entries.values()]})
+
+    def part(self, name):
+        return self.folder / "parts" / f"{name}.pt"
+
+    def load(self, name):
+        """(features half (M, E), times (M,)) of a part."""
+        kept = load_tensors(self.part(name))
+        return kept["features"], kept["times"]
+
+    def parts(self):
+        """Names of all parts in use, in order, each once."""
+        return list(dict.fromkeys(piece[0] for e in self.entries.values() for piece in e.pieces))
+
+    def clear(self):
+        """Removes parts that no file refers to."""
+        used = {*self.parts()}
+        for path in (self.folder / "parts").glob("*.pt"):
+            if path.stem not in used:
+                path.unlink()
+
+    def scores(self, query):
+        """Similarity of every row, (M,) in the order of `rows`, part by part.  query: (E,)."""
+        query = F.normalize(query.float(), dim=-1)
+        return torch.cat([self.load(name)[0].float() @ query for name in self.parts()]
+                         or [torch.zeros(0)])
+
+    def curves(self, query):
+        """Yields (path, times (T,), similarities (T,)) of every file.  query: (E,), any length."""
+        query, kept = F.normalize(query.float(), dim=-1), {}
+        for entry in self.entries.values():
+            times, values = [], []
+            for name, first, last in entry.pieces:
+                if name not in kept:                    # one part at a time, used by many stills
+                    features, when = self.load(name)
+                    kept = {name: (features.float() @ query, when)}
+                values.append(kept[name][0][first:last])
+                times.append(kept[name][1][first:last])
+            if values:
+                yield entry.path, torch.cat(times), torch.cat(values)
+
+
+class Encoder:
+    """A CLIP's features of frames and texts.  clip: a `CLIP`, ViT or ResNet."""
+
+    def __init__(self, clip):
+        self.clip, self.resolution = clip, clip.config.resolution
+
+    @torch.no_grad()
+    def pictures(self, pictures):
+        """PIL pictures -> half (N, E) of length one."""
+        pixels = torch.stack([clip_preprocess(p, self.resolution) for p in pictures])
+        features = self.clip.encode_image(normalise(pixels).to(self.clip.logit_scale.device))
+        return F.normalize(features, dim=-1).half().cpu()
+
+
+def update(index, paths, encoder, say=lambda line: None):
+    """Adds files, or encodes them anew where they have changed.  Returns [(path, error)].
+
+    Files that cannot be read are named and left out; what was known of them before is dropped.
+    """
+    failed, stills = [], Stills(index, encoder)
+    with only_one(index.folder):
+        (index.folder / "parts").mkdir(exist_ok=True)
+        for path in paths:
+            name = str(Path(path).resolve())
+            try:
+                if not Path(path).exists():
+                    raise FileNotFoundError(f"{path} not found; give a picture or a video")
+                stamp = Path(path).stat()
+                known = index.entries.get(name)
+                if known and (known.size, known.changed) == (stamp.st_size, stamp.st_mtime_ns):
+                    continue
+                entry = encode(index, encoder, path, name, stamp, stills)
+            except (OSError, ValueError) as error:
+                failed.append((str(path), str(error)))
+                index.entries.pop(name, None)
+                say(f"--  {error}")
+                continue
+            if entry:
+                index.entries[name] = entry
+                index.write()
+                say(f"{path}: {entry.rows()} frames")
+        stills.flush()
+        index.write()
+        index.clear()
+    return failed
+
+
+def encode(index, encoder, path, name, stamp, stills):
+    """The Entry of a file with several frames; a single one waits among `stills`, and is None."""
+    mark = digest_of(name, stamp.st_size, stamp.st_mtime_ns, index.sha256, index.sampling)
+    frames = sampled(all_frames(path), **index.sampling)
+    first, second = next(frames, None), next(frames, None)
+    if first is None:
+        raise ValueError(f"{path} holds no frame; give a picture or a video")
+    if second is None:
+        stills.add(name, stamp, first)
+        return None
+    pieces, frames = [], chain((first, second), frames)
+    while piece := write_part(index, encoder, f"frames-{mark}-{len(pieces):05d}",
+                              islice(frames, PART)):
+        pieces.append(piece)
+    return Entry(name, stamp.st_size, stamp.st_mtime_ns, pieces)
+
+
+def write_part(index, encoder, name, frames):
+    """[name, 0, rows] of what the iterator `frames` gives, None if that is nothing.
+
+    A part that an interrupted run has written is taken as it is; its frames are decoded in vain.
+    """
+    try:
+        rows = len(index.load(name)[0])
+        deque(islice(frames, rows), maxlen=0)
+        return [name, 0, rows]
+    except TensorFileError:
+        features, times = [], []
+    while group := list(islice(frames, BATCH)):         # no more pictures than these in memory
+        features.append(encoder.pictures([f.picture for f in group]))
+        times += [f.time for f in group]
+    if not times:
+        return None
+    save_tensors(index.part(name), {"features": torch.cat(features),
+                                    "times": torch.tensor(times, dtype=torch.float64)})
+    return [name, 0, len(times)]
+
+
+class Stills:
+    """Single pictures: encoded together, and many share a part."""
+
+    def __init__(self, index, encoder, size=256):
+        self.index, self.encoder, self.size = index, encoder, size
+        self.waiting, self.known, self.features = [], [], []
+
+    def add(self, name, stamp, frame):
+        self.waiting.append(frame.picture)
+        self.known.append((name, stamp))
+        if len(self.waiting) == BATCH:
+            self.encode()
+        if len(self.known) == self.size:
+            self.flush()
+
+    def encode(self):
+        if self.waiting:
+            self.features.append(self.encoder.pictures(self.waiting))
+            self.waiting = []
+
+    def flush(self):
+        """Writes a part and says in the index where each picture's row is."""
+        self.encode()
+        if not self.known:
+            return
+        part = f"stills-{digest_of([(n, s.st_mtime_ns) for n, s in self.known], self.index.sha256)}"
+        save_tensors(self.index.part(part), {
+            "features": torch.cat(self.features),
+            "times": torch.zeros(len(self.known), dtype=torch.float64)})
+        for row, (name, stamp) in enumerate(self.known):
+            self.index.entries[name] = Entry(name, stamp.st_size, stamp.st_mtime_ns,
+                                             [[part, row, row + 1]])
+        self.known, self.features = [], []
+        self.index.write()
+
+
+def remove(index, paths):
+    """Takes files, or all below folders, out of the index.  Returns how many."""
+    gone = [name for name in index.entries for path in map(Path, paths)
+            if path.resolve() in (Path(name), *Path(name).parents)]
+    with only_one(index.folder):
+        for name in gone:
+            index.entries.pop(name, None)
+        index.write()
+        index.clear()
+    return len(gone)
+
+
+def demo():
+    """Random features of two pictures and an animation."""
+    import tempfile
+
+    from PIL import Image
+
+    class Colours:
+        def pictures(self, pictures):
+            means = torch.stack([clip_preprocess(p, 8).float().mean((1, 2)) for p in pictures])
+            return F.normalize(means + 1, dim=-1).half()
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root)
+        for name in ("red", "blue"):
+            Image.new("RGB", (32, 32), name).save(folder / f"{name}.png")
+        belt = [Image.new("RGB", (32, 32), (250 - 20 * k, 20 * k, 0)) for k in range(12)]
+        belt[0].save(folder / "belt.gif", save_all=True, append_images=belt[1:], duration=500)
+        (folder / "notes.png").write_text("no picture")
+        index = Index(folder / "index", "means", "0" * 64, {"rate": 1.0, "change": 0.0})
+        for path, error in update(index, sorted(folder.glob("*.*")), Colours()):
+            print("left out:", Path(path).name)
+        for path, times, values in Index.open(folder / "index").curves(torch.tensor([0, 1.0, 0])):
+            best = int(values.argmax())
+            print(f"{Path(path).name:9s} {len(times)} frames, greenest at {times[best]:.1f} s: "
+                  f"{values[best]:.2f}")
+        print("removed:", remove(index, [folder / "red.png"]), "left:", len(index.entries))
+
+
+if __name__ == "__main__":
+    demo()

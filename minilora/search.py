@@ -1,0 +1,271 @@
+"""Finds moments in pictures and videos by words, or by a picture that is like them.
+
+    python -m minilora.search index PATHS --out INDEX        encode; again: only what has changed
+    python -m minilora.search query INDEX "a damaged gear" -k 10 --page found.html
+    python -m minilora.search query INDEX --like PICTURE
+    python -m minilora.search remove INDEX PATHS
+
+Claim: features of frames and of texts lie in one space (Radford et al. 2021, CLIP), so the curve of
+similarity over a video has a hill where it shows what is asked for; events.py cuts the hills out.
+
+"A without B" and --without B ask for A and take off half of the likeness to B: CLIP itself does
+not understand "without".
+
+Leaves out: sound, text in the picture, approximate search.
+"""
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+
+from minilora import charts, events, page
+from minilora.bpe import default_tokenizer
+from minilora.checkpoint import EMBEDDED, OFFICIAL, load_clip
+from minilora.files import whole_file
+from minilora.frames import files_in, frame_at
+from minilora.images import read_image
+from minilora.index import Encoder, Index, remove, update
+from minilora.report import write_json
+from minilora.terminal import command, option_parser
+
+TEMPLATES = ("{}.", "a photo of {}.", "a close-up photo of {}.")
+AWAY = 0.5                      # weight of what must not be there
+TILE, CAPTION = 240, 40         # of the contact sheet, pixels
+
+
+def text_features(clip, text):
+    """(E,) of length one: mean over a few sentences."""
+    ids = default_tokenizer().tokenize([t.format(text) for t in TEMPLATES])
+    with torch.no_grad():
+        features = F.normalize(clip.encode_text(ids.to(clip.logit_scale.device)), dim=-1)
+    return F.normalize(features.mean(0), dim=-1).float().cpu()
+
+
+def query_features(clip, texts=(), without=(), like=()):
+    """(E,) that frames are compared with.  texts are joined; like: paths of pictures.
+
+    Raises ValueError if there is nothing to look for.
+    """
+    wanted, away = [], list(without)
+    for text in texts:
+        first, *others = text.split(" without ")
+        wanted.append(text_features(clip, first))
+        away += others
+    if like:
+        wanted += Encoder(clip).pictures([read_image(path) for path in like]).float()
+    if not wanted:
+        raise ValueError('nothing to look for; give a text, for example "a damaged gear", or '
+                         "--like PICTURE")
+    query = F.normalize(torch.stack(wanted).mean(0), dim=-1)
+    for text in away:
+        query = query - AWAY * text_features(clip, text)
+    return query
+
+
+def find(index, query, count, width=0.0, gap=0.0):
+    """The best `count` Events, best first, and {file: (times, similarities)}.
+
+    A file in which nothing rises above the rest gives its best frame, below all events.
+    """
+    curves = {path: (times, values) for path, times, values in index.curves(query)}
+    if not curves:
+        raise ValueError(f"{index.folder} holds no frame; add files with python -m minilora.search "
+                         "index")
+    long = [values for times, values in curves.values() if len(times) > 1]
+    high, low = events.levels(torch.cat(long)) if long else (float("inf"), float("inf"))
+    hills, rest = [], []
+    for path, (times, values) in curves.items():
+        found = events.events(path, times, values, high, low, width, gap) if len(times) > 1 else []
+        if not found:
+            best = int(values.argmax())
+            moment = times[best].item()
+            alone = events.Event(path, moment, moment, moment, values[best].item())
+            (rest if len(times) > 1 else hills).append(alone)
+        hills += found
+    by_score = lambda event: -event.score
+    return (sorted(hills, key=by_score) + sorted(rest, key=by_score))[:count], curves
+
+
+# ---- what is shown ------------------------------------------------------------------------------
+
+def clock(seconds):
+    """Minutes and seconds, as on a player: 75.5 -> 1:15.5."""
+    return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
+
+
+def line_of(rank, event):
+    when = ("" if event.start == event.end == 0 else
+            f"  {clock(event.start)} to {clock(event.end)}, best at {clock(event.peak)}")
+    return f"{rank:3d}  {event.score:6.3f}  {event.file}{when}"
+
+
+def contact_sheet(found, columns=5):
+    """A PIL picture: the best frame of each event."""
+    rows = -(-len(found) // columns)
+    sheet = Image.new("RGB", (columns * TILE, rows * (TILE + CAPTION)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for k, event in enumerate(found):
+        left, top = k % columns * TILE, k // columns * (TILE + CAPTION)
+        picture = frame_at(event.file, event.peak)
+        picture.thumbnail((TILE - 8, TILE - 8))
+        sheet.paste(picture, (left + 4, top + 4))
+        name = Path(event.file).name
+        name = name if len(name) < 33 else f"{name[:29]}..."
+        draw.text((left + 6, top + TILE + 2), f"{k + 1}. {name}\n{clock(event.peak)}  "
+                                              f"{event.score:.3f}", "black", font)
+    return sheet
+
+
+def gallery(found):
+    """The best frame of each event."""
+    return '<div class="gallery">' + "".join(
+        "<figure>" + page.inline_image(frame_at(e.file, e.peak), f"{Path(e.file).name} at "
+                                       f"{clock(e.peak)}", 480)
+        + f"<figcaption>{page.escape(Path(e.file).name)} {clock(e.peak)}, score {e.score:.3f}"
+          "</figcaption></figure>" for e in found) + "</div>"
+
+
+def result_page(title, found, curves):
+    """A self-contained HTML page: events, the curves of their files, the best frames."""
+    rows = "".join(f"<tr><td>{k}</td><td>{e.score:.3f}</td>"
+                   f"<td>{page.escape(Path(e.file).name)}</td><td>{clock(e.start)}</td>"
+                   f"<td>{clock(e.end)}</td><td>{clock(e.peak)}</td></tr>"
+                   for k, e in enumerate(found, 1))
+    head = "".join(f"<th>{h}</th>" for h in ("", "score", "file", "from", "to", "best at"))
+    parts = [f"<h1>{page.escape(title)}</h1>",
+             f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>']
+    long = [path for path in dict.fromkeys(e.file for e in found) if len(curves[path][0]) > 1]
+    for path in long:
+        times, values = curves[path]
+        points = list(zip(times.tolist(), values.tolist()))
+        chart = charts.lines(f"similarity over time, {Path(path).name}", "seconds", "similarity",
+                             {"similarity": points}, None, (values.min().item(),
+                                                            values.max().item()))
+        parts.append(f'<h2>{page.escape(Path(path).name)}</h2><div class="charts"><figure>{chart}'
+                     f"</figure></div>{gallery([e for e in found if e.file == path])}")
+    single = [e for e in found if e.file not in long]
+    if single:
+        parts.append(f"<h2>Pictures</h2>{gallery(single)}")
+    return page.document(title, "".join(parts))
+
+
+# ---- the commands -------------------------------------------------------------------------------
+
+def load_for(index, options):
+    """The CLIP that an index was made with.  Raises ValueError for another one."""
+    known = index.model in OFFICIAL or index.model == EMBEDDED
+    clip, weights = load_clip(options.model or (index.model if known else None), options.device)
+    if weights.sha256 != index.sha256:
+        raise ValueError(f"{index.folder} was made with {index.model} (sha256 {index.sha256[:12]}…)"
+                         f", found {weights.name} ({weights.sha256[:12]}…); give its file with "
+                         "--model, or make a new index")
+    return clip
+
+
+def run_index(options, say):
+    sampling = {"rate": options.rate, "change": options.change}
+    if not options.rate > 0 or options.change < 0:
+        raise ValueError(f"--rate {options.rate}, --change {options.change}: expected a rate above "
+                         "0 and a change from 0")
+    if (options.out / "index.json").exists():
+        index = Index.open(options.out)
+        if index.sampling != sampling:
+            raise ValueError(f"{options.out} was sampled with {index.sampling}, asked for are "
+                             f"{sampling}; give the same, or another --out")
+        clip = load_for(index, options)
+    else:
+        clip, weights = load_clip(options.model, options.device)
+        index = Index(options.out, weights.name, weights.sha256, sampling)
+    paths = list(files_in(options.paths))
+    if not paths:
+        raise FileNotFoundError(f"no picture or video in {', '.join(options.paths)}")
+    failed = update(index, paths, Encoder(clip), say)
+    say(f"written  {options.out}: {len(index.entries)} files, "
+        f"{sum(e.rows() for e in index.entries.values()):,} frames, {len(failed)} left out")
+    return 2 if failed else 0
+
+
+def run_query(options, say):
+    index = Index.open(options.index)
+    clip = load_for(index, options)
+    query = query_features(clip, options.texts, options.without, options.like)
+    found, curves = find(index, query, options.count, options.smooth, options.gap)
+    for rank, event in enumerate(found, 1):
+        say(line_of(rank, event))
+    words = " and ".join(options.texts) or f"like {', '.join(options.like)}"
+    if options.json:
+        write_json(options.json, {"query": words, "events": [e._asdict() for e in found]})
+    if options.sheet:
+        with whole_file(options.sheet) as file:
+            contact_sheet(found).save(file, "PNG")
+    if options.page:
+        with whole_file(options.page, "w") as file:
+            file.write(result_page(words, found, curves))
+    return 0
+
+
+def run_remove(options, say):
+    index = Index.open(options.index)
+    say(f"removed {remove(index, options.paths)} files, {len(index.entries)} left")
+    return 0
+
+
+def parser():
+    p = option_parser("minilora.search", __doc__)
+    jobs = p.add_subparsers(dest="job", required=True, metavar="index | query | remove")
+
+    def job(name, function, text):
+        one = jobs.add_parser(name, help=text, description=text, formatter_class=p.formatter_class)
+        one.set_defaults(run=function)
+        if name != "remove":
+            one.add_argument("--model", help="official name or checkpoint file; else as the index, "
+                                             "else as minilora.fit finds one")
+            one.add_argument("--device", default="cpu", help="cpu, cuda, …")
+        return one.add_argument
+    add = job("index", run_index, "encode files that are new or have changed")
+    add("paths", nargs="+", help="pictures, videos, folders of them")
+    add("--out", type=Path, default=Path("index"), help="folder of the index")
+    add("--rate", type=float, default=1.0, help="frames a second, at most")
+    add("--change", type=float, default=0.0,
+        help="keep a frame only if it differs by so much from the last kept, grey values 0 to 255")
+    add = job("query", run_query, "find events")
+    add("index", type=Path, help="folder of the index")
+    add("texts", nargs="*", help='what to look for: "a damaged gear"; several are joined')
+    add("--without", nargs="+", default=[], metavar="TEXT", help="what must not be there")
+    add("--like", nargs="+", default=[], metavar="PICTURE", help="look for what is like these")
+    add("-k", dest="count", type=int, default=10, help="events at most")
+    add("--smooth", type=float, default=2.0, help="window of the mean over time, seconds")
+    add("--gap", type=float, default=2.0, help="spans closer than so many seconds are one event")
+    add("--json", type=Path, help="file for the events")
+    add("--sheet", type=Path, help="PNG file for a contact sheet")
+    add("--page", type=Path, help="HTML file with curves and best frames")
+    add = job("remove", run_remove, "take files out of an index")
+    add("index", type=Path, help="folder of the index")
+    add("paths", nargs="+", help="files or folders")
+    return p
+
+
+def demo():
+    """Untrained weights and made-up curves: only the mechanism shows."""
+    print("commands:", json.dumps(["index", "query", "remove"]))
+    times = torch.arange(0, 20.0, dtype=torch.float64)
+    values = 0.2 + 0.01 * torch.sin(5 * times)
+    values[6:9] += 0.1
+    high, low = events.levels(values)
+    for rank, event in enumerate(events.events("belt.mp4", times, values, high, low), 1):
+        print(line_of(rank, event))
+
+
+def main():
+    options = parser().parse_args()
+    return options.run(options, lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        demo()
+    else:
+        command("minilora.search", main, failed=2)
