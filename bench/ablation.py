@@ -122,6 +122,7 @@ LEVERS = {
     "resolution 336": Lever({"resolution": 336}),
     "WinCLIP's windows added": Lever({}, WithWindows),
     "no turned copies": Lever({"turns": False}),
+    "place not looked at": Lever({"nearby": 0.0}),
     "no moved and relit copies": Lever({"copies": 1}),
     "3 moved and relit copies": Lever({"copies": 3}),
     "text map not added": Lever({"text_weight": 0.0}),

@@ -180,7 +180,8 @@ def detector_with_memory(layers, device):
     patches = F.normalize(torch.randn(len(layers), count, width, generator=generator), dim=-1)
     detector.memory = [Memory(patches.to(device), torch.zeros(len(layers), 1, 1, width,
                                                               device=device),
-                              torch.rand(len(layers), count, generator=generator).to(device))]
+                              torch.rand(2, len(layers), count, generator=generator).to(device),
+                              count // REMEMBERED, torch.ones(2), 0.5)]
     detector.learned = detector.prompts()
     return detector
 

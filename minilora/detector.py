@@ -33,7 +33,7 @@ ROWS = {"zero-shot": "hand-written prompts, no shots",
         "text": "learned prompts and LoRA, text map only",
         "lora-off": "learned prompts and memory, LoRA switched off",
         "adapted": "all together"}
-VERSION = 1                     # of the files that `save` writes
+VERSION = 2                     # of the files that `save` writes
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -157,9 +157,11 @@ class Detector:
             tokens.append(self.patch_features(part, frozen))
             if sum(map(len, text)) < len(shown) // turns:
                 text.append(self.text_probability(self.adapted_patches(frozen), self.learned))
-        self.memory = [Memory.of(torch.cat(scale, dim=1), owners, turns)    # (layers, N, P, W)
-                       for scale in zip(*tokens)]
-        left_out = self.mean_map([m.left_out / m.level for m in self.memory])
+        # a single photograph does not show how much others differ in place
+        nearby = self.settings.nearby if len(pictures) > 1 else 0.0
+        self.memory = [Memory.of(torch.cat(scale, dim=1), owners, turns, nearby)
+                       for scale in zip(*tokens)]                           # (layers, N, P, W)
+        left_out = self.mean_map([m.left_out for m in self.memory])
         text = self.to_map(torch.cat(text)[:len(left_out)])
         scores = anomaly.image_score(self.fuse(left_out, text))
         self.threshold = anomaly.threshold(scores.cpu(), self.settings.false_positive_rate)

@@ -4,16 +4,27 @@
     looseness  l(n) = distance from n to the nearest patch of the other photographs
     score      d(p) / (l(n(p)) + s L), L the mean of l, s = SLACK
 
+all of it twice, each in its own unit, and mixed:
+
+    anywhere   n(p) is looked for in the whole of every picture
+    nearby     n(p) is looked for around p's own place: background where a piece has broken off is
+               known, but not there
+    place      how much nearby counts, 2 a - 1, or 0 if that is less: a is the share of patches of
+               good pictures that find their nearest in other photographs nearby
+
 Claim: where good pictures differ from one another (a label at any angle, grain of wood), a distance
 means less than where they agree; dividing by the looseness says so (Breunig et al. 2000, "LOF",
-with a single neighbour).
+with a single neighbour).  And good pictures say by themselves whether a place means anything: in
+pictures of bottles nearly every patch has its like at the same place, in those of a texture few do.
 
     Roth et al. 2022, "PatchCore": a memory of patches of the middle layers, section 3.
+    Defard et al. 2021, "PaDiM": every place of a picture has a memory of its own.
     Damm et al. 2025, "AnomalyDINO": transformer patches as they are, turned copies of few shots.
 
 Differs from PatchCore: no averaging over neighbouring patches, which blurs what a transformer's
 patch of 16 pixels has already seen whole; no coreset, K shots are few.
-Symbols: N good pictures and copies, B images, P patches, W width, M = N P patches remembered.
+Symbols: N good pictures and copies, B images, P patches, V of them around a place, W width,
+M = N P patches remembered; a first axis of 2 is anywhere, nearby.
 """
 import math
 from dataclasses import dataclass
@@ -21,6 +32,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+REACH = 1 / 7           # of the side: how far "nearby" goes each way
 SLACK = 1.0             # keeps a patch that all shots share exactly from judging too sharply
 
 
@@ -37,19 +49,58 @@ def nearest(unit, memory, block=2**22):
     return (0.5 * (1 - best)).clamp(min=0), number
 
 
-def leave_one_out(unit, owners, count):
+def around(places, device="cpu"):
+    """Numbers of the patches around each of P = G * G places, (P, V).
+
+    A square that reaches REACH of the side each way; over the border the outermost ones are taken
+    again, which changes no maximum.
+    """
+    side = max(1, math.isqrt(places))
+    reach = max(1, round(REACH * side))
+    steps = torch.arange(-reach, reach + 1, device=device)
+    place = torch.arange(places, device=device)
+    rows = (place[:, None] // side + steps).clamp(0, side - 1)              # (P, 2 reach + 1)
+    columns = (place[:, None] % side + steps).clamp(0, side - 1)
+    return (rows[:, :, None] * side + columns[:, None, :]).flatten(1)
+
+
+def nearest_twice(unit, memory, window, block=2**22):
+    """The nearest patch anywhere, and the nearest around the same place, from one matrix product.
+
+    unit: (B, P, W), memory: (M, W) of whole pictures, both of length one;  window: (P, V).
+    Returns (distance, number), both (2, B, P).
+    """
+    count, places = unit.shape[:2]
+    rows, found = max(1, block // len(memory)), []
+    place = torch.arange(places, device=unit.device).repeat(count)
+    for part, own in zip(unit.flatten(0, 1).split(rows), place.split(rows)):
+        cosine = part @ memory.T                                            # (rows, M)
+        spots = window[own]                                                 # (rows, V)
+        near = cosine.unflatten(1, (-1, places))                            # (rows, N, P)
+        near = near.gather(2, spots[:, None].expand(-1, near.shape[1], -1)).flatten(1)
+        best, number = cosine.max(1)
+        close, k = near.max(1)                                              # k counts N V
+        spot = spots.gather(1, (k % spots.shape[1])[:, None])[:, 0]
+        number = torch.stack([number, k // spots.shape[1] * places + spot])
+        found.append((torch.stack([best, close]), number))
+    cosine, number = (torch.cat(column, 1).unflatten(1, (count, places)) for column in zip(*found))
+    return (0.5 * (1 - cosine)).clamp(min=0), number
+
+
+def leave_one_out(unit, owners, count, window):
     """What the patches of a photograph look like to a memory that does not hold it.
 
     unit: (N, P, W) of length one;  owners: (N,) int, the photograph behind a copy;  count: how many
-    of them, from the first on, are looked up.
-    Returns (distance, number) of the nearest patch of another photograph, (count, P) each.
+    of them, from the first on, are looked up;  window: (P, V).
+    Returns (distance, number) as `nearest_twice`, (2, count, P) each.
     """
-    distance = torch.empty(count, unit.shape[1], dtype=unit.dtype, device=unit.device)
+    distance = torch.empty(2, count, unit.shape[1], dtype=unit.dtype, device=unit.device)
     number = torch.empty(distance.shape, dtype=torch.long, device=unit.device)
     for owner in owners[:count].unique():
         own, others = owners[:count] == owner, (owners != owner).nonzero()[:, 0].to(unit.device)
-        distance[own], place = nearest(unit[:count][own], unit[others].flatten(0, 1))
-        number[own] = others[place // unit.shape[1]] * unit.shape[1] + place % unit.shape[1]
+        distance[:, own], place = nearest_twice(unit[:count][own], unit[others].flatten(0, 1),
+                                                window)
+        number[:, own] = others[place // unit.shape[1]] * unit.shape[1] + place % unit.shape[1]
     return distance, number
 
 
@@ -58,67 +109,85 @@ class Memory:
     """Patches of good pictures at one scale.
 
     patches: (layers, M, W) of unit length after subtraction of mean (layers, 1, 1, W), the patch
-    that all good pictures have in common;  loose: (layers, M), see above;  level: mean of the
-    highest 2 % of the scores of a good picture that the memory does not hold, the unit of `score`;
-    left_out: (N / turns, P) scores of the good pictures so seen, not stored.
+    that all good pictures have in common;  loose: (2, layers, M), see above;  places: P;
+    level: (2,), mean of the highest 2 % of the scores of a good picture that the memory does not
+    hold, the unit of `score`;  place: share of the second way, see above;  left_out: (N / turns, P)
+    scores of the good pictures so seen, not stored.
     """
 
     patches: torch.Tensor
     mean: torch.Tensor
     loose: torch.Tensor
-    level: float = 1.0
+    places: int
+    level: torch.Tensor
+    place: float
     left_out: "torch.Tensor | None" = None
 
     @classmethod
-    def of(cls, tokens, owners, turns=1):
+    def of(cls, tokens, owners, turns=1, nearby=1.0):
         """tokens: (layers, N, P, W) of good pictures;  owners: (N,), the photograph behind each.
 
         turns: 4 if the second, third and fourth quarter are the first, turned by 90, 180 and 270
         degrees.  A turned patch is as loose as it was before, so only the first are looked up.
+        nearby: a factor on how much the place counts.
         """
-        mean, count = tokens.mean((1, 2), keepdim=True), tokens.shape[1] // turns
-        unit = F.normalize(tokens - mean, dim=-1)
-        distance, number = (torch.stack(x) for x in
-                            zip(*(leave_one_out(u, owners, count) for u in unit)))
-        side = math.isqrt(unit.shape[2])
-        loose = distance.unflatten(2, (side, side)) if turns > 1 else distance
-        loose = torch.cat([torch.rot90(loose, k, (2, 3)) if k else loose for k in range(turns)], 1)
-        memory = cls(unit.flatten(1, 2), mean, loose.flatten(1))
-        memory.left_out = memory.tolerant(distance, number)                      # (count, P)
-        top = memory.left_out.topk(max(1, unit.shape[2] // 50), dim=1).values
-        memory.level = top.mean().clamp(min=1e-6).item()
+        mean, count, places = tokens.mean((1, 2), keepdim=True), tokens.shape[1] // turns, \
+            tokens.shape[2]
+        unit, window = F.normalize(tokens - mean, dim=-1), around(places, tokens.device)
+        distance, number = (torch.stack(x, 1) for x in                      # (2, layers, count, P)
+                            zip(*(leave_one_out(u, owners, count, window) for u in unit)))
+        side = math.isqrt(places)
+        loose = distance.unflatten(3, (side, side)) if turns > 1 else distance
+        loose = torch.cat([torch.rot90(loose, k, (3, 4)) if k else loose for k in range(turns)], 2)
+        alike = (distance[0] >= distance[1] - 1e-6).float().mean().item()
+        place = nearby * max(0.0, 2 * alike - 1)
+        memory = cls(unit.flatten(1, 2), mean, loose.flatten(2), places, torch.ones(2), place)
+        left_out = memory.tolerant(distance, number)                        # (2, count, P)
+        top = left_out.topk(max(1, places // 50), dim=2).values
+        memory.level = top.mean((1, 2)).clamp(min=1e-6)
+        memory.left_out = memory.mixed(left_out)
         return memory
 
     def tolerant(self, distance, number):
-        """Distances over looseness, the mean over the layers.  (layers, B, P) twice -> (B, P)."""
-        slack = SLACK * self.loose.mean(1).clamp(min=1e-6)
-        return torch.stack([d / (loose[n] + s) for d, n, loose, s
-                            in zip(distance, number, self.loose, slack)]).mean(0)
+        """Distances over looseness, the mean over the layers.  (2, layers, B, P) twice ->
+        (2, B, P)."""
+        slack = SLACK * self.loose.mean(2).clamp(min=1e-6)                  # (2, layers)
+        loose = self.loose.gather(2, number.flatten(2)).view(number.shape)
+        return (distance / (loose + slack[..., None, None])).mean(1)
+
+    def mixed(self, scores):
+        """Both ways in their units: (2, B, P) -> (B, P)."""
+        anywhere, nearby = scores / self.level.to(scores)[:, None, None]
+        return torch.lerp(anywhere, nearby, self.place)
 
     def score(self, tokens):
         """(layers, B, P, W) -> (B, P); about 1 where a good picture is oddest."""
-        unit = F.normalize(tokens - self.mean, dim=-1)
-        distance, number = (torch.stack(x) for x in zip(*map(nearest, unit, self.patches)))
-        return self.tolerant(distance, number) / self.level
+        unit, window = F.normalize(tokens - self.mean, dim=-1), around(self.places, tokens.device)
+        distance, number = (torch.stack(x, 1) for x in zip(
+            *(nearest_twice(u, patches, window) for u, patches in zip(unit, self.patches))))
+        return self.mixed(self.tolerant(distance, number))
 
     def state(self):
         """What is stored: half precision halves the file."""
         return {"patches": self.patches.half(), "mean": self.mean, "loose": self.loose,
-                "level": self.level}
+                "places": self.places, "level": self.level, "place": self.place}
 
     @classmethod
     def from_state(cls, state, shape, device="cpu"):
         """What `state` gave.  shape: (layers, W) that it must have.  Raises ValueError if not."""
-        patches, mean, loose = (state[key].float().to(device) for key in ("patches", "mean",
-                                                                         "loose"))
-        layers, width = shape
+        patches, mean, loose, level = (state[key].float().to(device) for key in
+                                       ("patches", "mean", "loose", "level"))
+        (layers, width), places, place = shape, state["places"], state["place"]
         fits = (patches.ndim == 3 and 0 < patches.shape[1] and patches.shape[::2] == shape
-                and mean.shape == (layers, 1, 1, width) and loose.shape == patches.shape[:2])
-        numbers = (patches, mean, loose, torch.tensor(state["level"]))
-        if not fits or not all(x.isfinite().all() for x in numbers) or state["level"] <= 0:
+                and mean.shape == (layers, 1, 1, width) and level.shape == (2,)
+                and loose.shape == (2, *patches.shape[:2])
+                and type(places) is int and 0 < places and patches.shape[1] % places == 0
+                and type(place) is float and 0 <= place <= 1)
+        if (not fits or not all(x.isfinite().all() for x in (patches, mean, loose, level))
+                or (level <= 0).any()):
             raise ValueError(f"memory.pt: expected finite patches ({layers}, M, {width}), found "
                              f"{tuple(patches.shape)} with mean {tuple(mean.shape)}; fit again")
-        return cls(patches, mean, loose, state["level"])
+        return cls(patches, mean, loose, places, level, place)
 
 
 def demo():
@@ -128,7 +197,7 @@ def demo():
         9, 16, 32, generator=generator)
     good[:, 3] = good[:, 3] + 0.6 * torch.randn(9, 32, generator=generator)
     memory = Memory.of(good[None, :8], torch.arange(8))
-    loose = memory.loose.view(8, 16).mean(0)
+    loose = memory.loose[0].view(8, 16).mean(0)
     print(f"looseness of patch 3: {loose[3]:.3f}, of patch 5: {loose[5]:.3f}")
     print("a ninth picture, as it is and with these two patches replaced:")
     for name, changed in (("good", ()), ("both odd", (3, 5))):

@@ -13,7 +13,7 @@ from minilora.defects import KINDS
 LIMITS = {"resolution": (0, 4096), "steps": (0, 10**5), "batch": (1, 4096), "pool": (1, 10**5),
           "rate": (0, 10), "angle": (0, 360), "rank": (1, 4096), "alpha": (1e-6, 1e6),
           "blocks": (0, 1000), "scales": (0.05, 8), "memory_layers": (1, 1000), "copies": (1, 64),
-          "remembered": (1, 10**5), "sigma": (0, 100), "text_weight": (0, 1000),
+          "remembered": (1, 10**5), "nearby": (0, 1), "sigma": (0, 100), "text_weight": (0, 1000),
           "false_positive_rate": (0, 1)}
 
 
@@ -36,6 +36,7 @@ class Settings:
     context: str = "a photo of a"       # words that the learned context starts from
     scales: tuple = (2.0, 1.0, 0.5)     # sizes at which the memory looks; 1: the resolution
     memory_layers: tuple = ()           # (): a third and all of the way to LoRA
+    nearby: float = 1.0                 # factor on how much the place counts in the memory; 0: not
     copies: int = 2                     # of each shot, all but one slightly moved and relit
     turns: bool = True                  # each of them in four directions
     remembered: int = 192               # pictures at most that copies and turns make of the shots

@@ -123,7 +123,7 @@ def test_memory_knows_its_own_shots_and_not_a_stranger(fitted, good):
 
 def test_one_shot_is_enough_for_memory_and_threshold(tiny_clip, good):
     detector = Detector(tiny_clip, "plate", SMALL).fit(good[:1])
-    assert detector.threshold > 0 and all(m.level > 0 for m in detector.memory)
+    assert detector.threshold > 0 and all((m.level > 0).all() for m in detector.memory)
 
 
 def test_every_shot_is_remembered_in_four_directions(tiny_clip, good):
