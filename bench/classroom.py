@@ -6,7 +6,7 @@ Judged are, for everybody, all good test pictures and that half of the defective
 may learn from (minilora/labels.py; the seed draws it).  Without labels a method sees K good
 pictures; with labels, as many good as defective ones.  Every cell (class, seed, method) runs in a
 fresh process and is kept as a small file.
-Columns: trainable parameters, seconds of the fit, peak memory of the process above what it was
+Columns: trainable parameters, seconds of the fit with all that it reads, peak memory of the process above what it was
 before data were loaded, pictures and labels of defects used.
 Leaves out: choosing anything by judged pictures.
 """
@@ -69,7 +69,7 @@ class OneClassSVM:
 
 
 def unlabelled(method, data, seed):
-    """(detector before its fit, shots, trainable parameters, threshold after the fit)."""
+    """(detector before its fit, its good pictures, trainable parameters)."""
     shots = 4 if method == "minilora, 4 shots" else 8
     chosen = few_shot(data.train, shots, seed)
     if method.startswith("minilora"):
@@ -77,8 +77,7 @@ def unlabelled(method, data, seed):
         return made, chosen, made.parameters()[0]
     if method in ALONE:
         made = ALONE[method](seed=seed)
-        parameters = made.model.parameters() if hasattr(made, "model") else made.parameters()
-        return made, chosen, sum(p.numel() for p in parameters)
+        return made, chosen, sum(p.numel() for p in made.parameters())
     return OneClassSVM(seed), chosen, 0
 
 

@@ -167,7 +167,7 @@ def demo():
     one = coco([("plate.png", (16, 12), found)], False)["annotations"][0]
     print(json.dumps({k: one[k] for k in ("bbox", "area")}), "run lengths, since it has a hole:",
           len(one["segmentation"]["counts"]))
-    solid = outlines.Region(mask | (mask == mask), (0, 0, 16, 12), 192)
+    solid = outlines.Region(torch.ones_like(mask), (0, 0, 16, 12), 192)
     print("without a hole:", segmentation(solid, False))
     text = ElementTree.tostring(voc("plate.png", (16, 12), found), encoding="unicode")
     print("\n".join(text.splitlines()[-8:-1]))

@@ -89,12 +89,6 @@ class Index:
             if path.stem not in used:
                 path.unlink()
 
-    def scores(self, query):
-        """Similarity of every row, (M,) in the order of `rows`, part by part.  query: (E,)."""
-        query = F.normalize(query.float(), dim=-1)
-        return torch.cat([self.load(name)[0].float() @ query for name in self.parts()]
-                         or [torch.zeros(0)])
-
     def curves(self, query):
         """Yields (path, times (T,), similarities (T,)) of every file.  query: (E,), any length."""
         query, kept = F.normalize(query.float(), dim=-1), {}

@@ -61,7 +61,7 @@ def split(data, labels, seed, tail=1.0, good=None):
         if most > half:
             raise ValueError(f"class {data.name}: {labels} labels asked for, {half} of {kind} may "
                              "be learned from, the others are judged; ask for fewer")
-        wanted = min(half, max(2, round(most * tail ** number)))
+        wanted = min(most, max(2, round(most * tail ** number)))
         train += [samples[k] for k in sorted(order[:wanted])]
     good = min(len(data.train), len(train) if good is None else good)
     return Split(few_shot(data.train, good, seed) + train, test, (GOOD, *kinds))

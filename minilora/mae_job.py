@@ -21,7 +21,7 @@ from minilora.auroc import auroc
 from minilora.baselines.masked import Recipe, reconstruction_errors, train
 from minilora.data import few_shot
 from minilora.files import digest_of, sha256_of, whole_file
-from minilora.images import MEAN, STD, load_squares, normalise, read_mask
+from minilora.images import MEAN, STD, load_squares, normalise
 from minilora.job import load_masks, load_pictures, open_data
 from minilora.journal import RESUME, whole_folder
 from minilora.mae import (MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MaskedAutoencoder, patchify,
@@ -122,10 +122,8 @@ def on_labels(mae, data, options, resolution):
             odds = transfer.classify(encoder, head, pixels[1])
             found[name] = {"accuracy": (odds.argmax(1) == truth).float().mean().item(),
                            "image_auroc": auroc(1 - odds[:, 0], truth > 0)}
-    if options.probe and all(s.mask_path for s in chosen.train + chosen.test if s.label):
-        masks = [torch.stack([read_mask(s.mask_path, resolution) if s.label else
-                              torch.zeros(resolution, resolution, dtype=torch.bool) for s in part])
-                 for part in (chosen.train, chosen.test)]
+    masks = [load_masks(part, resolution) for part in (chosen.train, chosen.test)]
+    if options.probe and all(m is not None for m in masks):
         head = transfer.segment(mae.encoder, pixels[0], masks[0],
                                 torch.Generator().manual_seed(options.seed))
         odds = transfer.patch_probability(mae.encoder, head, pixels[1])

@@ -29,6 +29,7 @@ def test_the_judged_pictures_depend_on_the_seed_alone(data):
 
 
 def test_fewer_labels_are_a_part_of_more(data):
+    assert split(data, 1, seed=3).counts() == [2, 1, 1]
     few, many = ({s.path for s in split(data, n, seed=3).train if s.label} for n in (2, 4))
     assert few < many and len(few) == 4 and len(many) == 8
 

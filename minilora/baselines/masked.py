@@ -78,6 +78,9 @@ class MaskedReconstruction:
         self.model, self.recipe = MaskedAutoencoder(config).initialise(self.generator), recipe
         self.resolution = config.resolution
 
+    def parameters(self):
+        return list(self.model.parameters())
+
     def fit(self, pictures):
         self.losses = train(self.model, pictures, self.recipe, self.generator)
         self.model.eval()
