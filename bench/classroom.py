@@ -6,8 +6,8 @@ Judged are, for everybody, all good test pictures and that half of the defective
 may learn from (minilora/labels.py; the seed draws it).  Without labels a method sees K good
 pictures; with labels, as many good as defective ones.  Every cell (class, seed, method) runs in a
 fresh process and is kept as a small file.
-Columns: trainable parameters, seconds of the fit with all that it reads, peak memory of the process above what it was
-before data were loaded, pictures and labels of defects used.
+Columns: trainable parameters, seconds of the fit with all that it reads, peak memory of the process
+above what it was before, pictures and labels of defects used.
 Leaves out: choosing anything by judged pictures.
 """
 import argparse

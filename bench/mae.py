@@ -20,7 +20,8 @@ from bench import formulas, measure
 from bench.accuracy import cell
 from bench.tables import write
 from minilora import mae_job, transfer
-from minilora.baselines.masked import Recipe, train
+from minilora.adapt import Recipe
+from minilora.baselines.masked import train
 from minilora.baselines.scene_pretraining import HELD_OUT, drawn
 from minilora.captions import NOUNS
 from minilora.files import digest_of

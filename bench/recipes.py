@@ -13,7 +13,7 @@ HEADER = ("method", "in the paper", "here")
 
 def recipes():
     """[(method, paper's hyperparameters, ours)]."""
-    agnostic, sides = anomalyclip.Recipe(), " and ".join(f"{k}x{k}" for k in winclip.SCALES)
+    agnostic, sides = anomalyclip.RECIPE, " and ".join(f"{k}x{k}" for k in winclip.SCALES)
     pasted = (f"{SAME.steps} steps of {SAME.batch} pictures with pasted defects (pool of "
               f"{SAME.pool}), AdamW")
     return [

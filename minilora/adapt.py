@@ -11,6 +11,8 @@ and not once a step; the gradient is the same (a test shows it).
 Symbols: N pictures of the pool, P patches, W width, R resolution.
 Leaves out: real defects, validation, early stopping (there is nothing honest to stop by).
 """
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
@@ -103,6 +105,14 @@ def adapt(clip, prompts, pictures, first, settings, generator, report, unfinishe
                                settings.losses)
 
     return descend(loss_of, trained, len(entering), settings, generator, report, unfinished)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `descend` needs to know where there are no Settings."""
+    steps: int
+    batch: int
+    rate: float
 
 
 def descent(loss_of, trained, count, settings, generator, unfinished=None):

@@ -107,12 +107,17 @@ def find_weights(name_or_path=None):
     return Weights(name_of(path, sha256), path, sha256)
 
 
+def is_published(name):
+    """Whether weights of this name can be found without a path."""
+    return name in OFFICIAL or name == EMBEDDED
+
+
 def find_path(name_or_path):
     """The file that a name, a path or None stands for, as in `find_weights`."""
     if name_or_path is None:
         path = find_file(OFFICIAL[PREFERRED].file) or find_file(f"{EMBEDDED}.pt")
         missing = f"{OFFICIAL[PREFERRED].file} or {EMBEDDED}.pt"
-    elif name_or_path in OFFICIAL or name_or_path == EMBEDDED:
+    elif is_published(name_or_path):
         missing = OFFICIAL[name_or_path].file if name_or_path in OFFICIAL else f"{EMBEDDED}.pt"
         path = find_file(missing)
     else:

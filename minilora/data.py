@@ -124,6 +124,15 @@ def load_class(root, class_name):
     return Dataset(root, class_name, train, test)
 
 
+def shots_of(text):
+    """What --shots says: a number from 0, or "all".  Raises ValueError for anything else."""
+    if text == "all":
+        return text
+    if not text.isdecimal():
+        raise ValueError(f"--shots {text}: expected a whole number from 0, or 'all'")
+    return int(text)
+
+
 def few_shot(samples, shots, seed):
     """Draws K = shots samples (an int, or "all") by seed, whatever order they come in.
 

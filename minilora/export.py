@@ -20,7 +20,7 @@ from minilora.ahead import ahead
 from minilora.files import whole_file
 from minilora.images import to_square
 from minilora.journal import whole_folder
-from minilora.predict import open_run, pictures_in, read
+from minilora.predict import open_judge, pictures_in, read
 from minilora.report import write_json
 from minilora.terminal import command, option_parser
 
@@ -109,10 +109,7 @@ def write_one(folder, form, name, picture, mask, found):
 
 def run(options, say):
     """Judges every picture and writes the folder.  Returns the exit status."""
-    detector = open_run(options.run, options.model, options.device)
-    if detector.threshold is None:
-        raise ValueError(f"{options.run} has no threshold, since it was made without shots; fit "
-                         "with --shots 4 or more")
+    detector = open_judge(options.run, options.model, options.device)
     paths, entries, failed = list(pictures_in(options.paths)), [], 0
     with whole_folder(options.out, "export", earlier=RESULTS) as staging:
         for number, (path, picture) in enumerate(zip(paths, ahead(read, paths))):

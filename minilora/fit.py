@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from minilora import folders, job, many
+from minilora.data import shots_of
 from minilora.settings import Settings
 from minilora.terminal import command, option_parser
 
@@ -67,10 +68,7 @@ def parse(arguments):
         raise ValueError("--good and --data exclude each other; give one of them")
     if options.good and (len(options.names or []) > 1 or options.names == ["all"]):
         raise ValueError("--good is one product; give one --class at most, as its name")
-    if options.shots != "all":
-        if not options.shots.isdigit():
-            raise ValueError(f"--shots {options.shots}: expected a whole number from 0, or 'all'")
-        options.shots = int(options.shots)
+    options.shots = shots_of(options.shots)
     if options.good:
         options.names = options.names or [folders.name_of(options.good)]
     options.names = options.names or [DEFAULT]

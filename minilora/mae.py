@@ -182,13 +182,17 @@ class MaskedAutoencoder(nn.Module):
             x = block(x)
         return self.paint(self.norm(x))[:, 1:]
 
+    def units(self, patches):
+        """Mean and deviation of each patch, (B, P, 1); 0 and 1 where pixels are left plain."""
+        if not self.config.normalise_pixels:
+            return 0.0, 1.0
+        return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + EPS).sqrt()
+
     def target(self, pixels):
         """What is to be painted, (B, P, p * p * 3)."""
         patches = patchify(pixels, self.config.patch)
-        if not self.config.normalise_pixels:
-            return patches
-        mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
-        return (patches - mean) / (variance + EPS).sqrt()
+        mean, deviation = self.units(patches)
+        return (patches - mean) / deviation
 
     def forward(self, pixels, noise):
         """(painted patches (B, P, p * p * 3), hidden (B, P)).
@@ -217,10 +221,9 @@ class MaskedAutoencoder(nn.Module):
         """
         painted, hidden = self(pixels, noise)
         patches = patchify(pixels, self.config.patch)
-        if self.config.normalise_pixels:
-            mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
-            painted = painted * (variance + EPS).sqrt() + mean
-        return unpatchify(torch.where(hidden[..., None], painted, patches), self.config.patch)
+        mean, deviation = self.units(patches)
+        painted = torch.where(hidden[..., None], painted * deviation + mean, patches)
+        return unpatchify(painted, self.config.patch)
 
 
 def demo():

@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 
 from minilora import __version__, labels, mae_layout, report, transfer
-from minilora.anomaly import image_score, to_pixels
+from minilora.adapt import Recipe
+from minilora.anomaly import to_pixels
 from minilora.auroc import auroc
-from minilora.baselines.masked import Recipe, reconstruction_errors, train
-from minilora.data import few_shot
+from minilora.baselines.masked import judged, train
+from minilora.data import few_shot, shots_of
 from minilora.files import digest_of, sha256_of, whole_file
 from minilora.images import MEAN, STD, load_squares, normalise
 from minilora.job import load_masks, load_pictures, open_data
@@ -101,10 +102,9 @@ def grid(mae, pixels, seed=0):
 def as_detector(mae, data, resolution):
     """Reconstruction error as a detector: {metric: value} on all test pictures."""
     pixels, masks = load_pictures(data.test, resolution), load_masks(data.test, resolution)
-    errors = torch.cat([reconstruction_errors(mae, part) for part in pixels.split(16)])
-    maps = to_pixels(errors, resolution, 4 * resolution / 224)
+    maps, scores = judged(mae, pixels)
     truth = torch.tensor([s.label for s in data.test])
-    return report.row_metrics(image_score(maps), maps, truth, masks)
+    return report.row_metrics(scores, maps, truth, masks)
 
 
 def on_labels(mae, data, options, resolution):
@@ -137,8 +137,7 @@ def run(options, say):
     options.out = options.out or Path(f"runs/mae-{options.name}")
     options.good, options.scenes = None, options.out.parent / "scenes"
     data, data_name = open_data(options)
-    shots = few_shot(data.train, options.shots if options.shots == "all" else int(options.shots),
-                     options.seed)
+    shots = few_shot(data.train, shots_of(options.shots), options.seed)
     generator, begun = torch.Generator().manual_seed(options.seed), time.time()
     mae = model_of(options, generator).to(options.device)
     resolution = mae.config.resolution

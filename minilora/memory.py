@@ -36,19 +36,6 @@ REACH = 1 / 7           # of the side: how far "nearby" goes each way
 SLACK = 1.0             # keeps a patch that all shots share exactly from judging too sharply
 
 
-def nearest(unit, memory, block=2**22):
-    """The nearest patch of the memory: (distance ½(1 - cosine) in [0, 1], its number).
-
-    unit: (..., W), memory: (M, W), both of length one.  Returns (...) twice.  One matrix product
-    gives at most `block` cosines, so that the peak is the same whatever the number of pictures, and
-    small enough for a cache.
-    """
-    rows = max(1, block // len(memory))
-    found = [(part @ memory.T).max(1) for part in unit.flatten(0, -2).split(rows)]
-    best, number = (torch.cat(column).view(unit.shape[:-1]) for column in zip(*found))
-    return (0.5 * (1 - best)).clamp(min=0), number
-
-
 def around(places, device="cpu"):
     """Numbers of the patches around each of P = G * G places, (P, V).
 
@@ -68,7 +55,9 @@ def nearest_twice(unit, memory, window, block=2**22):
     """The nearest patch anywhere, and the nearest around the same place, from one matrix product.
 
     unit: (B, P, W), memory: (M, W) of whole pictures, both of length one;  window: (P, V).
-    Returns (distance, number), both (2, B, P).
+    Returns (distance ½(1 - cosine) in [0, 1], its number), both (2, B, P).  One product gives at
+    most `block` cosines, so that the peak is the same whatever the number of pictures, and small
+    enough for a cache.
     """
     count, places = unit.shape[:2]
     rows, found = max(1, block // len(memory)), []

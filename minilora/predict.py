@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from minilora.ahead import ahead
-from minilora.checkpoint import EMBEDDED, OFFICIAL, load_clip
+from minilora.checkpoint import is_published, load_clip
 from minilora.data import SUFFIXES
 from minilora.detector import PRECISIONS, Detector
 from minilora.files import load_tensors, whole_file
@@ -65,9 +65,18 @@ def open_run(run, model=None, device="cpu"):
     if not isinstance(base, dict) or not all(type(base.get(k)) is str for k in ("name", "path")):
         raise ValueError(f"{adapter} does not say which weights it belongs to; give an adapter.pt "
                          "that minilora.fit wrote")
-    known = base["name"] in OFFICIAL or base["name"] == EMBEDDED
+    known = is_published(base["name"])
     clip, weights = load_clip(model or (base["name"] if known else base["path"]), device)
     return Detector.load(folder, clip, weights)
+
+
+def open_judge(run, model=None, device="cpu"):
+    """As `open_run`, of a detector that can decide.  Raises ValueError if it has no threshold."""
+    detector = open_run(run, model, device)
+    if detector.threshold is None:
+        raise ValueError(f"{run} has no threshold, since it was made without shots; fit with "
+                         "--shots 4 or more")
+    return detector
 
 
 def outlined(picture, scores, threshold):
@@ -130,11 +139,8 @@ def write_results(folder, results):
 
 def run(options, say):
     """Judges everything.  Returns the exit status."""
-    detector = open_run(options.run, options.model, options.device)
+    detector = open_judge(options.run, options.model, options.device)
     detector.precision = options.precision
-    if detector.threshold is None:
-        raise ValueError(f"{options.run} has no threshold, since it was made without shots; fit "
-                         f"with --shots 4 or more")
     paths = list(pictures_in(options.paths))
     if not paths:
         raise FileNotFoundError(f"no picture in {', '.join(options.paths)}; expected files ending "

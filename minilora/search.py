@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from minilora import charts, events, page
 from minilora.bpe import default_tokenizer
-from minilora.checkpoint import EMBEDDED, OFFICIAL, load_clip
+from minilora.checkpoint import is_published, load_clip
 from minilora.files import whole_file
 from minilora.frames import files_in, frame_at
 from minilora.images import read_image
@@ -156,8 +156,8 @@ def result_page(title, found, curves):
 
 def load_for(index, options):
     """The CLIP that an index was made with.  Raises ValueError for another one."""
-    known = index.model in OFFICIAL or index.model == EMBEDDED
-    clip, weights = load_clip(options.model or (index.model if known else None), options.device)
+    known = index.model if is_published(index.model) else None
+    clip, weights = load_clip(options.model or known, options.device)
     if weights.sha256 != index.sha256:
         raise ValueError(f"{index.folder} was made with {index.model} (sha256 {index.sha256[:12]}…)"
                          f", found {weights.name} ({weights.sha256[:12]}…); give its file with "

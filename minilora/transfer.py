@@ -9,24 +9,14 @@ Differs: AdamW with one rise and fall of the rate for all, features standardised
 pictures (their batch norm without scale), no mixup, no layer-wise decay.
 Symbols: N pictures, C classes, P patches, W width.  Leaves out: choosing anything on the test part.
 """
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilora.adapt import MARKED, descend
+from minilora.adapt import MARKED, Recipe, descend
 from minilora.images import augment, normalise
 
 PART = 32                       # pictures that go through the encoder together
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What `descend` needs."""
-    steps: int
-    batch: int
-    rate: float
 
 
 PROBE, FINETUNE, SEGMENT = Recipe(300, 64, 1e-2), Recipe(150, 16, 3e-4), Recipe(300, 1024, 1e-2)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from conftest import TINY
 from scipy.stats import hmean
 
-from minilora.baselines.anomalyclip import AnomalyCLIP, Recipe
+from minilora.adapt import Recipe
+from minilora.baselines.anomalyclip import AnomalyCLIP
 from minilora.baselines.trained import CoOp, FullFineTuning, LinearProbe
 from minilora.baselines.winclip import WinCLIP, harmonic, windows
 from minilora.clip import CLIP, CLIPConfig
@@ -90,7 +91,7 @@ def test_object_agnostic_prompts_are_the_same_for_every_product(tiny_clip, good)
     before = copy.deepcopy(tiny_clip.state_dict())
     masks = torch.zeros(4, 64, 64, dtype=torch.bool)
     masks[::2, 16:48, 16:48] = True
-    judge = AnomalyCLIP(tiny_clip, recipe=Recipe(steps=40, batch=4, rate=1e-2))
+    judge = AnomalyCLIP(tiny_clip, recipe=Recipe(40, 4, 1e-2))
     shown = torch.where(masks[:, None], 1 - good, good)
     judge.fit(shown, masks)
     assert judge.losses[-1] < judge.losses[0]

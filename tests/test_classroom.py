@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minilora.adapt import Recipe as Steps
 from minilora.baselines import resnet18
-from minilora.baselines.autoencoder import Autoencoder, Encoder, shown
-from minilora.baselines.autoencoder import Recipe as Steps
+from minilora.baselines.autoencoder import Autoencoder, Encoder, discs, shown
 from minilora.baselines.long_tail import (balanced_contrast, by_frequency, class_weights,
                                           compensated)
 from minilora.baselines.masked import MaskedReconstruction, reconstruction_errors
@@ -23,17 +23,6 @@ from minilora.mae import MAE_MINI, MAEConfig
 
 def draw(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture
-def discs():
-    """Good discs and one with a dark spot, (8, 3, 128, 128) and (1, 3, 128, 128)."""
-    line = torch.linspace(-1, 1, 128)
-    disc = 0.2 + 0.5 * (line[:, None] ** 2 + line ** 2 < 0.5).float()
-    good = (disc + 0.02 * draw(0, 9, 3, 128, 128)).clamp(0, 1)
-    bad = good[8:].clone()
-    bad[:, :, 56:76, 56:76] = 0.05
-    return good, bad
 
 
 # ---- ResNet-18 ----------------------------------------------------------------------------------
@@ -214,16 +203,16 @@ def test_crops_keep_size_and_range():
 # ---- without labels -----------------------------------------------------------------------------
 
 @pytest.mark.parametrize("make", [Autoencoder, DeepSVDD], ids=lambda m: m.__name__)
-def test_a_spot_is_odder_than_another_good_picture(make, discs):
-    good, bad = discs
-    judge = make(Steps(steps=40, rate=1e-3)).fit(good[:8])
+def test_a_spot_is_odder_than_another_good_picture(make):
+    good, bad = discs()
+    judge = make(Steps(40, 8, 1e-3)).fit(good[:8])
     scores = [judge.score(picture)[1].item() for picture in (good[8:], bad)]
     assert scores[1] > 1.5 * scores[0]
 
 
-def test_an_autoencoder_shows_the_place(discs):
-    good, bad = discs
-    maps, _ = Autoencoder(Steps(steps=60)).fit(good[:8]).score(bad)
+def test_an_autoencoder_shows_the_place():
+    good, bad = discs()
+    maps, _ = Autoencoder(Steps(60, 8, 2e-3)).fit(good[:8]).score(bad)
     assert maps.shape == (1, 128, 128)
     assert maps[0, 58:74, 58:74].mean() > 5 * maps[0, :40].mean()
 
@@ -234,8 +223,8 @@ def test_the_encoder_of_svdd_has_no_constants():
     assert not Encoder(bias=False)(torch.zeros(1, 3, 128, 128)).any()
 
 
-def test_the_centre_keeps_away_from_zero(discs):
-    judge = DeepSVDD(Steps(steps=1)).fit(discs[0][:2])
+def test_the_centre_keeps_away_from_zero():
+    judge = DeepSVDD(Steps(1, 8, 3e-4)).fit(discs()[0][:2])
     assert (judge.centre.abs() >= 0.1 - 1e-6).all()
 
 
@@ -250,9 +239,9 @@ def test_nt_xent_is_equation_1():
     assert nt_xent(one, one, 0.5) < nt_xent(one, two, 0.5)
 
 
-def test_simclr_scores_pictures_and_places(discs):
-    good, bad = discs
-    judge = SimCLR(type(SimCLR().recipe)(steps=3)).fit(good[:4])
+def test_simclr_scores_pictures_and_places():
+    good, bad = discs()
+    judge = SimCLR(Steps(3, 16, 1e-3)).fit(good[:4])
     maps, scores = judge.score(torch.cat([good[:1], bad]))
     assert maps.shape == (2, 128, 128) and scores[0] < 1e-3, "a good picture that it has kept"
     assert scores[1] > scores[0]
@@ -267,7 +256,7 @@ def test_every_patch_is_judged_by_masks_that_hide_it():
     """Each is visible in one part of a round: 3 of 4 errors count, none of a visible patch."""
     config = MAEConfig(width=64, layers=1, heads=1, patch=8, resolution=32, decoder_width=32,
                        decoder_layers=1, decoder_heads=1, normalise_pixels=False)
-    judge = MaskedReconstruction(config, type(MaskedReconstruction().recipe)(steps=2))
+    judge = MaskedReconstruction(config, Steps(2, 8, 1e-3))
     seen = []
     real = type(judge.model).forward
 

@@ -83,3 +83,8 @@ def test_the_grid_shows_the_picture_what_is_left_and_what_is_painted():
     assert (masked - original)[~grey].abs().max() <= 1
     assert (painted - original)[~grey].abs().max() <= 1
     assert (painted - original)[grey].abs().mean() > 1
+
+
+def test_shots_that_are_no_number_are_refused(options):
+    with pytest.raises(ValueError, match="--shots many: expected a whole number"):
+        mae_job.run(options("--shots", "many"), lambda line: None)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from sklearn.neighbors import NearestNeighbors
 
 from minilora import memory
-from minilora.memory import SLACK, Memory, around, leave_one_out, nearest, nearest_twice
+from minilora.memory import SLACK, Memory, around, leave_one_out, nearest_twice
 
 
 @pytest.fixture
@@ -20,19 +20,20 @@ def unit(*shape, generator):
 
 
 def test_distance_and_number_equal_the_nearest_neighbour_of_scikit_learn(generator):
-    tokens, remembered = unit(3, 16, 8, generator=generator), unit(50, 8, generator=generator)
+    tokens, remembered = unit(3, 16, 8, generator=generator), unit(64, 8, generator=generator)
     peer = NearestNeighbors(n_neighbors=1, metric="cosine").fit(remembered.numpy())
     far, number = (x.reshape(3, 16) for x in peer.kneighbors(tokens.flatten(0, 1).numpy()))
     for block in (1, 350, 2**22):  # however the product is cut up
-        distance, found = nearest(tokens, remembered, block)
-        assert np.abs(distance.numpy() - far / 2).max() < 1e-12
-        assert np.array_equal(found.numpy(), number)
+        distance, found = nearest_twice(tokens, remembered, around(16), block)
+        assert np.abs(distance[0].numpy() - far / 2).max() < 1e-12
+        assert np.array_equal(found[0].numpy(), number)
 
 
 def test_a_patch_of_the_memory_has_distance_zero_and_its_opposite_one(generator):
     remembered = unit(1, 8, generator=generator)
-    assert nearest(remembered[None], remembered)[0].item() == pytest.approx(0, abs=1e-6)
-    assert nearest(-remembered[None], remembered)[0].item() == pytest.approx(1, abs=1e-6)
+    for sign, expected in ((1, 0), (-1, 1)):
+        distance, _ = nearest_twice(sign * remembered[None], remembered, around(1))
+        assert distance.flatten().tolist() == pytest.approx([expected, expected], abs=1e-6)
 
 
 def test_leaving_one_out_means_all_copies_of_one_photograph(generator):
@@ -41,7 +42,7 @@ def test_leaving_one_out_means_all_copies_of_one_photograph(generator):
     distance, number = leave_one_out(copies, owners, 6, around(4))
     for k in range(6):
         others = copies[owners != owners[k]].flatten(0, 1)
-        assert torch.allclose(distance[0, k], nearest(copies[k], others)[0])
+        assert torch.allclose(distance[0, k], 0.5 * (1 - (copies[k] @ others.T).amax(-1)))
     assert distance.min() > 0.01, "a copy of itself would be at distance 0"
     found = copies.flatten(0, 1)[number]  # the numbers count through all pictures
     assert torch.allclose(0.5 * (1 - (found * copies).sum(-1)), distance)
@@ -58,8 +59,8 @@ def test_nearby_is_the_best_among_the_places_around(generator):
                     if abs(q // 7 - p // 7) <= 1 and abs(q % 7 - p % 7) <= 1]
             assert distance[1, b, p].item() == pytest.approx(min(near)[0], abs=1e-12)
             assert number[1, b, p] == min(near)[1]
-        alone = nearest(tokens, remembered.flatten(0, 1))
-        assert torch.allclose(distance[0], alone[0]) and torch.equal(number[0], alone[1])
+        best, found = (tokens @ remembered.flatten(0, 1).T).max(-1)
+        assert torch.allclose(distance[0], 0.5 * (1 - best)) and torch.equal(number[0], found)
 
 
 def test_the_places_around_reach_a_seventh_of_the_side():

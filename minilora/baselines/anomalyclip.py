@@ -12,12 +12,10 @@
 Differs: no learned tokens inside the text tower, one map from the last blocks and not four.
 Symbols: B images, N training pictures, P patches, R resolution, E embedding.
 """
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 
-from minilora.adapt import MARKED, descend
+from minilora.adapt import MARKED, Recipe, descend
 from minilora.anomaly import text_map, to_pixels
 from minilora.bpe import default_tokenizer
 from minilora.coop import PromptLearner
@@ -25,21 +23,13 @@ from minilora.images import normalise
 from minilora.losses import cross_entropy, dice_loss, focal_loss
 
 LENGTH = 12                     # context vectors of each prompt
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What the training needs: the paper's rate, batch and, on its data, 15 epochs."""
-
-    steps: int = 300
-    batch: int = 8
-    rate: float = 1e-3
+RECIPE = Recipe(300, 8, 1e-3)
 
 
 class AnomalyCLIP:
     """Zero-shot on the product it is tested on.  clip stays as it is."""
 
-    def __init__(self, clip, resolution=None, recipe=Recipe(), seed=1):
+    def __init__(self, clip, resolution=None, recipe=RECIPE, seed=1):
         self.clip, self.recipe = clip.requires_grad_(False), recipe
         self.resolution = resolution or clip.config.resolution
         self.generator = torch.Generator().manual_seed(seed)
@@ -92,7 +82,7 @@ def demo():
     masks = torch.zeros(24, 64, 64, dtype=torch.bool)
     masks[::2, 16:40, 16:40] = True
     pictures = torch.where(masks[:, None], pictures - 0.4, pictures)
-    judge = AnomalyCLIP(clip, recipe=Recipe(steps=150, rate=1e-2)).fit(pictures[:16], masks[:16])
+    judge = AnomalyCLIP(clip, recipe=Recipe(150, 8, 1e-2)).fit(pictures[:16], masks[:16])
     print(f"trained {judge.prompts.context.numel()} numbers on 16 pictures of other products")
     print(f"loss {judge.losses[0]:.3f} -> {judge.losses[-1]:.3f}")
     maps, scores = judge.score(pictures[16:])

@@ -7,26 +7,17 @@
 Symbols: B images, R resolution, N numbers of the bottleneck.
 Leaves out: structural similarity as a loss, variational and adversarial kinds.
 """
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilora.adapt import descend
+from minilora.adapt import Recipe, descend
 from minilora.anomaly import gaussian, image_score
 from minilora.images import augment
 
 RESOLUTION, CODE = 128, 128
 WIDTHS = (3, 32, 64, 96, 128)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What `descend` needs."""
-    steps: int = 300
-    batch: int = 8
-    rate: float = 2e-3
+RECIPE = Recipe(300, 8, 2e-3)
 
 
 class Encoder(nn.Module):
@@ -74,7 +65,7 @@ class Autoencoder:
 
     resolution = RESOLUTION
 
-    def __init__(self, recipe=Recipe(), seed=1, bias=True):
+    def __init__(self, recipe=RECIPE, seed=1, bias=True):
         self.recipe, self.generator = recipe, torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)                     # torch draws a layer's weights globally
@@ -101,15 +92,21 @@ class Autoencoder:
         return maps, image_score(maps)
 
 
-def demo():
+def discs():
+    """Toy pictures for demonstrations: 9 good discs, and the last of them with a dark spot."""
     generator = torch.Generator().manual_seed(0)
     line = torch.linspace(-1, 1, RESOLUTION)
     disc = 0.2 + 0.5 * (line[:, None] ** 2 + line ** 2 < 0.5).float()
     noise = torch.randn(9, 3, RESOLUTION, RESOLUTION, generator=generator)
     good = (disc + 0.02 * noise).clamp(0, 1)
     bad = good[8:].clone()
-    bad[:, :, 56:72, 56:72] = 0.1
-    judge = Autoencoder(Recipe(steps=60)).fit(good[:8])
+    bad[:, :, 56:72, 56:72] = 0.05
+    return good, bad
+
+
+def demo():
+    good, bad = discs()
+    judge = Autoencoder(Recipe(60, 8, 2e-3)).fit(good[:8])
     print(f"{sum(p.numel() for p in judge.parameters()):,} parameters, "
           f"error {judge.losses[0]:.4f} -> {judge.losses[-1]:.4f}")
     for name, picture in (("good", good[8:]), ("defective", bad)):

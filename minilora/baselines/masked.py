@@ -8,24 +8,17 @@ Differs: targets are plain pixels, since a patch divided by its own deviation ma
 ones; trained from scratch on the good pictures at hand.
 Symbols: B images, K shots, P patches, R resolution.  Leaves out: errors in gradients or features.
 """
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
-from minilora.adapt import descend
+from minilora.adapt import Recipe, descend
 from minilora.anomaly import image_score, to_pixels
 from minilora.images import augment, normalise
 from minilora.mae import MAE_MINI, MaskedAutoencoder
 
 ROUNDS = 2                      # partitions of the patches into quarters; each is visible once
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What `descend` needs."""
-    steps: int = 400
-    batch: int = 8
-    rate: float = 1e-3
+RECIPE = Recipe(400, 8, 1e-3)
 
 
 def train(mae, pictures, recipe, generator, report=lambda step, loss: None, unfinished=None):
@@ -69,10 +62,18 @@ def reconstruction_errors(mae, pixels, rounds=ROUNDS, seed=0):
     return errors / times.clamp(min=1)
 
 
+def judged(mae, pixels, part=16):
+    """Maps (B, R, R) and scores (B,) of pictures (B, 3, R, R) in [0, 1], `part` at a time."""
+    side = mae.config.resolution
+    errors = torch.cat([reconstruction_errors(mae, some) for some in pixels.split(part)])
+    maps = to_pixels(errors, side, 4 * side / 224)
+    return maps, image_score(maps)
+
+
 class MaskedReconstruction:
     """Fit to good pictures, score others."""
 
-    def __init__(self, config=MAE_MINI, recipe=Recipe(), seed=1):
+    def __init__(self, config=MAE_MINI, recipe=RECIPE, seed=1):
         self.generator = torch.Generator().manual_seed(seed)
         config = replace(config, normalise_pixels=False)
         self.model, self.recipe = MaskedAutoencoder(config).initialise(self.generator), recipe
@@ -88,9 +89,7 @@ class MaskedReconstruction:
 
     def score(self, pixels):
         """Maps (B, R, R) and scores (B,).  pixels: (B, 3, R, R) in [0, 1]."""
-        errors = reconstruction_errors(self.model, pixels)
-        maps = to_pixels(errors, self.resolution, 4 * self.resolution / 224)
-        return maps, image_score(maps)
+        return judged(self.model, pixels)
 
 
 def demo():
@@ -102,7 +101,7 @@ def demo():
     bad[:, :, 24:40, 24:40] = 0.9
     config = replace(MAE_MINI, width=64, heads=1, layers=2, patch=8, resolution=64,
                      decoder_width=32, decoder_layers=1, decoder_heads=1)
-    judge = MaskedReconstruction(config, Recipe(steps=120)).fit(good[:8])
+    judge = MaskedReconstruction(config, Recipe(120, 8, 1e-3)).fit(good[:8])
     print(f"loss {judge.losses[0]:.3f} -> {judge.losses[-1]:.3f}")
     for name, picture in (("good", good[8:]), ("defective", bad)):
         maps, score = judge.score(picture)

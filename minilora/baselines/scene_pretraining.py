@@ -7,14 +7,14 @@ what an embedded scene shows and what is wrong with it (scenes.py); photographs 
 
 Symbols: N scenes, R resolution.  Leaves out: ImageNet, whose weights of the same keys are better.
 """
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilora.adapt import descend
+from minilora.adapt import Recipe, descend
 from minilora.baselines.resnet18 import COUNTER, WIDTH, ResNet18
 from minilora.captions import KINDS, NORMAL, NOUNS
 from minilora.files import save_tensors
@@ -24,14 +24,7 @@ from minilora.terminal import ProgressLine, command, option_parser
 
 HELD_OUT = 10_000_000           # number of the first scene that is never learned from
 STATES = len(KINDS) + 1         # of a product: each kind of defect, and none
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What `descend` needs."""
-    steps: int = 250
-    batch: int = 64
-    rate: float = 2e-3
+RECIPE = Recipe(250, 64, 2e-3)
 
 
 def drawn(first, count, resolution):
@@ -83,13 +76,13 @@ def parser():
     p = option_parser("minilora.baselines.scene_pretraining", __doc__)
     p.add_argument("--out", type=Path, help="file for the weights; without it a demonstration")
     p.add_argument("--scenes", type=int, default=5000, help="scenes that are drawn, once")
-    p.add_argument("--steps", type=int, default=Recipe().steps)
+    p.add_argument("--steps", type=int, default=RECIPE.steps)
     p.add_argument("--seed", type=int, default=1)
     return p
 
 
 def demo():
-    net, nouns, states = pretrained(24, Recipe(steps=3, batch=8), resolution=64)
+    net, nouns, states = pretrained(24, Recipe(3, 8, 2e-3), resolution=64)
     print(f"after 3 steps on 24 scenes: {nouns:.0%} of nouns, {states:.0%} of states; chance "
           f"{1 / len(NOUNS):.0%} and {1 / STATES:.0%}")
 
@@ -98,8 +91,8 @@ def main():
     options = parser().parse_args()
     if options.out is None:
         return demo()
-    net, nouns, states = pretrained(options.scenes, Recipe(steps=options.steps), seed=options.seed,
-                                    report=ProgressLine(options.steps))
+    net, nouns, states = pretrained(options.scenes, replace(RECIPE, steps=options.steps),
+                                    seed=options.seed, report=ProgressLine(options.steps))
     save(net, options.out)
     print(f"held-out scenes: {nouns:.1%} of {len(NOUNS)} nouns, {states:.1%} of {STATES} "
           f"states; written {options.out}")

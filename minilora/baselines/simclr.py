@@ -10,27 +10,17 @@ Contrast needs many pictures; on a few shots it can learn little but what its vi
 what the comparison is to show.  Symbols: N pictures of a batch, D features.
 Leaves out: large batches, colour jitter beyond brightness, contrast and gamma.
 """
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilora.adapt import descend
+from minilora.adapt import Recipe, descend
 from minilora.anomaly import to_pixels
-from minilora.baselines.autoencoder import CODE, RESOLUTION, Encoder, shown
+from minilora.baselines.autoencoder import CODE, RESOLUTION, Encoder, discs, shown
 from minilora.images import augment
-from minilora.memory import nearest
 
 TEMPERATURE = 0.2
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What `descend` needs."""
-    steps: int = 300
-    batch: int = 16
-    rate: float = 1e-3
+RECIPE = Recipe(300, 16, 1e-3)
 
 
 def nt_xent(one, two, temperature=TEMPERATURE):
@@ -47,12 +37,17 @@ def view(pixels, generator):
     return augment(pixels, generator, angle=20, shift=0.1, brightness=0.3, contrast=0.3, gamma=0.3)
 
 
+def away(features, good):
+    """Half of 1 - cosine to the nearest of the good ones.  (..., D), (M, D) -> (...)."""
+    return 0.5 * (1 - (features @ good.T).amax(-1))
+
+
 class SimCLR:
     """Fit to good pictures (K, 3, 128, 128) in [0, 1], score others."""
 
     resolution = RESOLUTION
 
-    def __init__(self, recipe=Recipe(), seed=1):
+    def __init__(self, recipe=RECIPE, seed=1):
         self.recipe, self.generator = recipe, torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)                     # torch draws a layer's weights globally
@@ -88,21 +83,15 @@ class SimCLR:
     def score(self, pixels):
         """Maps (B, R, R) and scores (B,)."""
         whole, cells = self.features(pixels)
-        maps = to_pixels(nearest(cells, self.cells)[0], RESOLUTION, 4 * RESOLUTION / 224)
-        return maps, nearest(whole, self.whole)[0]
+        maps = to_pixels(away(cells, self.cells), RESOLUTION, 4 * RESOLUTION / 224)
+        return maps, away(whole, self.whole)
 
 
 def demo():
-    generator = torch.Generator().manual_seed(0)
-    line = torch.linspace(-1, 1, RESOLUTION)
-    shapes = torch.stack([line[:, None] ** 2 + line ** 2 < r for r in torch.linspace(0.2, 0.8, 9)])
-    good = 0.2 + 0.5 * shapes[:, None].float().repeat(1, 3, 1, 1)
-    good = (good + 0.02 * torch.randn(good.shape, generator=generator)).clamp(0, 1)
-    bad = good[4:5].clone()
-    bad[:, :, 40:88, 40:88] = 0.1
-    judge = SimCLR(Recipe(steps=40)).fit(good[[0, 1, 2, 3, 5, 6, 7, 8]])
+    good, bad = discs()
+    judge = SimCLR(Recipe(40, 16, 1e-3)).fit(good[:8])
     print(f"loss {judge.losses[0]:.2f} -> {judge.losses[-1]:.2f}")
-    for name, picture in (("good", good[4:5]), ("defective", bad)):
+    for name, picture in (("good", good[8:]), ("defective", bad)):
         print(f"{name:10s} score {judge.score(picture)[1].item():.4f}")
 
 

@@ -12,10 +12,12 @@ from dataclasses import replace
 
 import torch
 
-from minilora.adapt import descend
-from minilora.baselines.autoencoder import RESOLUTION, Autoencoder, Recipe, shown
+from minilora.adapt import Recipe, descend
+from minilora.baselines.autoencoder import RESOLUTION, Autoencoder, discs, shown
 from minilora.images import augment
 
+RECIPE = Recipe(200, 8, 3e-4)
+START = 2e-3                    # rate of the autoencoder before
 EPS = 0.1                       # a centre too near 0 could be met by f = 0; as in the authors' code
 
 
@@ -24,9 +26,9 @@ class DeepSVDD:
 
     resolution = RESOLUTION
 
-    def __init__(self, recipe=Recipe(steps=200, rate=3e-4), seed=1):
+    def __init__(self, recipe=RECIPE, seed=1):
         self.recipe = recipe
-        self.start = Autoencoder(replace(recipe, rate=2e-3), seed, bias=False)
+        self.start = Autoencoder(replace(recipe, rate=START), seed, bias=False)
         self.encoder, self.generator = self.start.encoder, self.start.generator
 
     def parameters(self):
@@ -54,14 +56,8 @@ class DeepSVDD:
 
 
 def demo():
-    generator = torch.Generator().manual_seed(0)
-    line = torch.linspace(-1, 1, RESOLUTION)
-    disc = 0.2 + 0.5 * (line[:, None] ** 2 + line ** 2 < 0.5).float()
-    noise = torch.randn(9, 3, RESOLUTION, RESOLUTION, generator=generator)
-    good = (disc + 0.02 * noise).clamp(0, 1)
-    bad = good[8:].clone()
-    bad[:, :, 40:88, 40:88] = 0.1
-    judge = DeepSVDD(Recipe(steps=60, rate=3e-4)).fit(good[:8])
+    good, bad = discs()
+    judge = DeepSVDD(Recipe(60, 8, 3e-4)).fit(good[:8])
     print(f"mean distance to the centre {judge.losses[0]:.3f} -> {judge.losses[-1]:.3f}")
     for name, picture in (("good", good[8:]), ("defective", bad)):
         print(f"{name:10s} score {judge.score(picture)[1].item():.3f}")
