@@ -161,8 +161,9 @@ def collect(options, say):
 def code_version():
     """Fingerprint of the code of the methods."""
     folder = measure.REPO / "minilora"
-    return digest_of(*[p.read_text() for p in sorted(folder.glob("baselines/*.py"))],
-                     (folder / "labels.py").read_text(), (folder / "mae.py").read_text())
+    parts = [*sorted(folder.glob("baselines/*.py")),
+             *(folder / f"{name}.py" for name in ("labels", "mae", "adapt", "memory", "detector"))]
+    return digest_of(*[p.read_text() for p in parts])
 
 
 def tables(found, options):
