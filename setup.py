@@ -30,8 +30,13 @@ setup(
     install_requires=["torch>=2.4", "numpy>=1.24", "pillow>=10.0", "regex>=2024.4", "ftfy>=6.3"],
     extras_require={
         "test": ["pytest", "hypothesis", "scikit-learn", "scipy", "transformers", "peft",
-                 "torchmetrics", "pycocotools", "xmlschema", "av"],
+                 "torchmetrics", "pycocotools", "xmlschema", "av", "faiss-cpu",
+                 "rapidocr_onnxruntime"],
         "video": ["av"],
-        "bench": ["transformers", "peft", "scikit-learn", "torchmetrics", "psutil"],
+        "ocr": ["rapidocr_onnxruntime"],
+        "faiss": ["faiss-cpu"],
+        "speech": ["pyttsx3"],
+        "bench": ["transformers", "peft", "scikit-learn", "torchmetrics", "psutil", "av",
+                  "faiss-cpu"],
     },
 )

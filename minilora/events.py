@@ -1,8 +1,10 @@
 """From a similarity at every moment to events in time, and how well they are found.
 
     smooth       mean over a window, so that one odd frame is no event
-    events       a span that rises above `high` and has not yet fallen below `low` (hysteresis, as
-                 in Canny's edges); spans closer than `gap` are one
+    events       hills of the curve, highest first: each begins at its peak and ends where the curve
+                 has fallen half-way to the floor (two thresholds, as in Canny's edges, but of each
+                 hill its own, since similarities of two texts have different heights); a dip that
+                 is shorter than `gap` does not end it
     overlap      intersection over union of two spans
     mAP          average precision over queries, a found event counting if it overlaps an unclaimed
                  true one by enough (ActivityNet's protocol)
@@ -26,48 +28,45 @@ def smooth(times, values, width):
     return ((total[last] - total[first]) / (last - first)).to(values.dtype)
 
 
-def spans(values, high, low):
-    """[(first, last)] of spans: every value at least low, and one at least high."""
-    out, first, reached = [], None, False
-    for k, value in enumerate([*values.tolist(), float("-inf")]):
-        if value >= low:
-            first = k if first is None else first
-            reached = reached or value >= high
-        elif first is not None:
-            if reached:
-                out.append((first, k - 1))
-            first, reached = None, False
-    return out
+def events(file, times, values, width=0.0, gap=0.0, count=10, floor=None):
+    """The `count` highest hills of one file's curve as [Event], highest first.
 
-
-def events(file, times, values, high, low, width=0.0, gap=0.0):
-    """[Event] of one file, in order of time.  A single frame is an event of no length."""
-    if high < low:
-        raise ValueError(f"events: high {high} below low {low}; expected high >= low")
-    values = smooth(times, values, width)
-    merged = []
-    for first, last in spans(values, high, low):
-        if merged and times[first] - times[merged[-1][1]] <= gap:
-            merged[-1] = merged[-1][0], last
-        else:
-            merged.append((first, last))
-    out = []
-    for first, last in merged:
-        peak = first + int(values[first:last + 1].argmax())
-        out.append(Event(file, times[first].item(), times[last].item(), times[peak].item(),
-                         values[peak].item()))
-    return out
-
-
-def levels(values, high=3.0, low=1.5):
-    """(high, low) as similarities, from multiples of the usual spread above the usual value.
-
-    The usual value is the median, the usual spread 1.4826 times the median of the distances to it:
-    neither moves when few frames show what is looked for.
+    times: (T,) ascending seconds;  values: (T,) similarities.  From the highest moment that is
+    still free, an event goes both ways while the curve stays above the middle between peak and
+    floor; where it dips below for at most `gap` seconds, it goes on.  Its flanks belong to it, so
+    that no second event is found on them.  floor: what the curve is where nothing is to be seen;
+    None: the value that a quarter of the moments stay below.
     """
-    middle = values.median()
-    spread = 1.4826 * (values - middle).abs().median().clamp(min=1e-6)
-    return (middle + high * spread).item(), (middle + low * spread).item()
+    values = smooth(times, values, width)
+    floor = values.float().quantile(0.25).item() if floor is None else floor
+    free, found = torch.ones(len(values), dtype=torch.bool), []
+    while len(found) < count:
+        peak = int(values.masked_fill(~free, float("-inf")).argmax())
+        height = values[peak].item()
+        if not free[peak] or height <= floor:
+            break
+        (first, left), (last, right) = (reach(times, values, free, peak, step,
+                                              (height + floor) / 2, gap) for step in (-1, 1))
+        free[left:right + 1] = False
+        found.append(Event(file, times[first].item(), times[last].item(), times[peak].item(),
+                           height))
+    return found
+
+
+def reach(times, values, free, peak, step, level, gap):
+    """(end of the event, foot of its flank) to one side: step -1 or 1."""
+    inside = lambda k: 0 <= k < len(values) and free[k]
+    end = k = peak
+    while inside(k + step):
+        k += step
+        if values[k] >= level:
+            end = k
+        elif abs(times[k] - times[end]) > gap:
+            break
+    foot = end
+    while inside(foot + step) and values[foot + step] <= values[foot]:
+        foot += step
+    return end, foot
 
 
 # ---- how well -----------------------------------------------------------------------------------
@@ -124,12 +123,11 @@ def harmonic_mean(seen, unseen):
 def demo():
     times = torch.arange(0, 30, 0.5, dtype=torch.float64)
     values = 0.1 * torch.sin(3 * times)
-    for start, end in ((5, 8), (8.5, 10), (20, 23)):
+    for start, end in ((5, 8), (9, 10), (20, 23)):
         values = values + ((times >= start) & (times <= end)) * 0.8
     values[50] = 1.0                                    # one odd frame
-    high, low = levels(values)
-    for width, gap in ((0, 0), (1.5, 0), (1.5, 1)):
-        found = events("belt.mp4", times, values, high, low, width, gap)
+    for width, gap in ((0, 0), (0, 1.5), (1, 1.5)):
+        found = events("belt.mp4", times, values, width, gap, 3)
         print(f"window {width} s, gap {gap} s:",
               "  ".join(f"{e.start:.1f}-{e.end:.1f}" for e in found))
     true = [("belt.mp4", 5, 10), ("belt.mp4", 20, 23)]

@@ -68,13 +68,18 @@ def animation_frames(path):
                          "save or copy it again") from error
 
 
-def video_frames(path):
-    """Frames of a video by PyAV."""
+def pyav(path):
+    """The package.  Raises ValueError if it is not installed."""
     try:
         import av
+        return av
     except ImportError as error:
-        raise ValueError(f"{path}: reading video needs PyAV; pip install minilora[video]"
-                         ) from error
+        raise ValueError(f"{path}: video needs PyAV; pip install minilora[video]") from error
+
+
+def video_frames(path):
+    """Frames of a video by PyAV."""
+    av = pyav(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} not found; give the path of a video")
     now = 0.0
@@ -92,16 +97,34 @@ def video_frames(path):
                          "again") from error
 
 
-def frame_at(path, time):
-    """The picture that is shown at a time, PIL RGB: the last frame that is not later."""
-    shown = None
+def save_video(file, frames, rate, codec="mpeg4"):
+    """Writes frames of one size as MP4 to a binary file, `rate` of them a second.  Needs PyAV."""
+    av = pyav(file)
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
+        for number, frame in enumerate(frames):
+            if number == 0:
+                stream.width, stream.height = frame.picture.size
+            container.mux(stream.encode(av.VideoFrame.from_image(frame.picture)))
+        container.mux(stream.encode())
+
+
+def frames_at(path, times):
+    """{time: PIL RGB} of what is shown at each time: the last frame that is not later.
+
+    The file is decoded once.  Raises ValueError if it holds no frame.
+    """
+    waiting, out, shown = sorted(set(times), reverse=True), {}, None
     for frame in all_frames(path):
-        if shown is not None and frame.time > time + 1e-6:
+        while waiting and shown is not None and frame.time > waiting[-1] + 1e-6:
+            out[waiting.pop()] = shown
+        if not waiting:
             break
         shown = frame.picture
     if shown is None:
         raise ValueError(f"{path} holds no frame; give a picture or a video")
-    return shown
+    return out | {time: shown for time in waiting}
 
 
 def thumbnail(picture):

@@ -1,14 +1,15 @@
 """Features of many frames on disk, searched by a matrix product; files come and go.
 
     index.json      which model, which files, and where the rows of each lie
-    parts/*.pt      rows of features in half precision and their times, at most PART rows a file
+    parts/*.pt      rows of features in half precision, their times, and if it is asked for the text
+                    that was read in each (reading.py); at most PART rows a file
 
 A file that has not changed is not encoded again; a long one that was interrupted goes on after the
 last part that is there.  Every file is written whole (files.py), and one process writes at a time
 (journal.py), so a kill at any moment costs one part at most.
 
-Symbols: M rows, E embedding.  Leaves out: approximate search (faiss, see search.py), several models
-in one index.
+Symbols: M rows, E embedding.  Leaves out: approximate search (shortlist.py), several models in one
+index.
 """
 import json
 from collections import deque
@@ -25,7 +26,7 @@ from minilora.images import clip_preprocess, normalise
 from minilora.journal import only_one
 from minilora.report import write_json
 
-VERSION, PART, BATCH = 1, 4096, 32
+VERSION, PART, BATCH = 2, 4096, 32
 
 
 @dataclass
@@ -40,12 +41,27 @@ class Entry:
         return sum(last - first for _, first, last in self.pieces)
 
 
-class Index:
-    """A folder of features.  sampling: {"rate", "change"} of `frames.sampled`, the same for all."""
+def entry_of(kept):
+    """An Entry from index.json.  Raises ValueError if it could not have been written here."""
+    entry = Entry(**kept)
+    for name, first, last in entry.pieces:
+        if not (type(name) is str and name.replace("-", "").isalnum() and type(first) is int
+                and type(last) is int and 0 <= first < last):
+            raise ValueError(f"piece {[name, first, last]} of {entry.path}")
+    if type(entry.path) is not str:
+        raise ValueError(f"path {entry.path}")
+    return entry
 
-    def __init__(self, folder, model, sha256, sampling):
+
+class Index:
+    """A folder of features.  sampling: {"rate", "change"} of `frames.sampled`, the same for all.
+
+    reads: whether text in the frames is kept as well.
+    """
+
+    def __init__(self, folder, model, sha256, sampling, reads=False):
         self.folder, self.model, self.sha256 = Path(folder), model, sha256
-        self.sampling, self.entries = dict(sampling), {}
+        self.sampling, self.reads, self.entries = dict(sampling), bool(reads), {}
 
     @classmethod
     def open(cls, folder):
@@ -55,12 +71,12 @@ class Index:
             kept = json.loads(path.read_text("utf-8"))
             if kept["version"] != VERSION:
                 raise ValueError(f"format {kept['version']}, expected {VERSION}")
-            index = cls(folder, kept["model"], kept["sha256"], kept["sampling"])
-            index.entries = {e["path"]: Entry(**e) for e in kept["files"]}
+            index = cls(folder, kept["model"], kept["sha256"], kept["sampling"], kept["reads"])
+            index.entries = {e["path"]: entry_of(e) for e in kept["files"]}
         except FileNotFoundError as error:
             raise ValueError(f"{folder} holds no index; make one with python -m minilora.search "
                              f"index PATHS --out {folder}") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path} is no index of minilora ({type(error).__name__}: {error}); "
                              "make it again") from error
         return index
@@ -68,15 +84,27 @@ class Index:
     def write(self):
         write_json(self.folder / "index.json", {
             "version": VERSION, "model": self.model, "sha256": self.sha256,
-            "sampling": self.sampling, "files": [vars(e) for e in self.entries.values()]})
+            "sampling": self.sampling, "reads": self.reads,
+            "files": [vars(e) for e in self.entries.values()]})
 
     def part(self, name):
         return self.folder / "parts" / f"{name}.pt"
 
     def load(self, name):
-        """(features half (M, E), times (M,)) of a part."""
-        kept = load_tensors(self.part(name))
-        return kept["features"], kept["times"]
+        """{"features": half (M, E), "times": (M,), "texts": [str] or None} of a part.
+
+        Raises TensorFileError if the file is missing or no part of an index.
+        """
+        path = self.part(name)
+        kept = load_tensors(path)
+        features, times, texts = (kept.get(k) for k in ("features", "times", "texts"))
+        if not (isinstance(features, torch.Tensor) and isinstance(times, torch.Tensor)
+                and features.ndim == 2 and times.shape == features.shape[:1]
+                and features.is_floating_point() and times.dtype == torch.float64
+                and (texts is None or type(texts) is list and len(texts) == len(times))):
+            raise TensorFileError(f"{path}: expected features (M, E) and times (M,), found "
+                                  f"{', '.join(map(str, kept))}; delete it and index again")
+        return {"features": features, "times": times, "texts": texts}
 
     def parts(self):
         """Names of all parts in use, in order, each once."""
@@ -89,26 +117,57 @@ class Index:
             if path.stem not in used:
                 path.unlink()
 
-    def curves(self, query):
-        """Yields (path, times (T,), similarities (T,)) of every file.  query: (E,), any length."""
-        query, kept = F.normalize(query.float(), dim=-1), {}
+    def curves(self, value_of, files=None):
+        """Yields (path, times (T,), values (T,)) of every file, or of some.
+
+        value_of: what to make of a part (see `load`), (M,) of it; `likeness` and `reading` give it.
+        """
+        kept = {}
         for entry in self.entries.values():
+            if files is not None and entry.path not in files:
+                continue
             times, values = [], []
             for name, first, last in entry.pieces:
                 if name not in kept:                    # one part at a time, used by many stills
-                    features, when = self.load(name)
-                    kept = {name: (features.float() @ query, when)}
-                values.append(kept[name][0][first:last])
-                times.append(kept[name][1][first:last])
+                    part = self.load(name)
+                    kept = {name: (part["times"], value_of(part))}
+                times.append(kept[name][0][first:last])
+                values.append(kept[name][1][first:last])
             if values:
                 yield entry.path, torch.cat(times), torch.cat(values)
 
 
-class Encoder:
-    """A CLIP's features of frames and texts.  clip: a `CLIP`, ViT or ResNet."""
+def likeness(query):
+    """For `Index.curves`: cosine of every row with a query (E,).  Raises ValueError for other E."""
+    query = F.normalize(query.float(), dim=-1)
 
-    def __init__(self, clip):
-        self.clip, self.resolution = clip, clip.config.resolution
+    def value_of(part):
+        if part["features"].shape[1] != len(query):
+            raise ValueError(f"the index holds features of {part['features'].shape[1]} numbers, "
+                             f"the query has {len(query)}; make the index again with this model")
+        return part["features"].float() @ query
+    return value_of
+
+
+def reading(text):
+    """For `Index.curves`: 1 where a text was read, else 0; letters and digits alone count."""
+    wanted = letters(text)
+    if not wanted:
+        raise ValueError(f"{text!r} has neither letter nor digit; give what is to be read")
+    return lambda part: torch.tensor([float(wanted in letters(t)) for t in
+                                      part["texts"] or [""] * len(part["times"])])
+
+
+def letters(text):
+    """Without spaces, signs and case: readers lose them."""
+    return "".join(c for c in text.casefold() if c.isalnum())
+
+
+class Encoder:
+    """A CLIP's features of frames.  clip: a `CLIP`, ViT or ResNet;  read: PIL -> str, or None."""
+
+    def __init__(self, clip, read=None):
+        self.clip, self.resolution, self.read = clip, clip.config.resolution, read
 
     @torch.no_grad()
     def pictures(self, pictures):
@@ -120,6 +179,8 @@ class Encoder:
 
 def update(index, paths, encoder, say=lambda line: None):
     """Adds files, or encodes them anew where they have changed.  Returns [(path, error)].
+
+    encoder: has `pictures`, as Encoder, and `read`, PIL -> str, if the index `reads`.
 
     Files that cannot be read are named and left out; what was known of them before is dropped.
     """
@@ -153,7 +214,8 @@ def update(index, paths, encoder, say=lambda line: None):
 
 def encode(index, encoder, path, name, stamp, stills):
     """The Entry of a file with several frames; a single one waits among `stills`, and is None."""
-    mark = digest_of(name, stamp.st_size, stamp.st_mtime_ns, index.sha256, index.sampling)
+    mark = digest_of(name, stamp.st_size, stamp.st_mtime_ns, index.sha256, index.sampling,
+                     index.reads)
     frames = sampled(all_frames(path), **index.sampling)
     first, second = next(frames, None), next(frames, None)
     if first is None:
@@ -174,19 +236,37 @@ def write_part(index, encoder, name, frames):
     A part that an interrupted run has written is taken as it is; its frames are decoded in vain.
     """
     try:
-        rows = len(index.load(name)[0])
+        rows = len(index.load(name)["times"])
         deque(islice(frames, rows), maxlen=0)
         return [name, 0, rows]
     except TensorFileError:
-        features, times = [], []
+        rows = Rows(index, encoder)
     while group := list(islice(frames, BATCH)):         # no more pictures than these in memory
-        features.append(encoder.pictures([f.picture for f in group]))
-        times += [f.time for f in group]
-    if not times:
-        return None
-    save_tensors(index.part(name), {"features": torch.cat(features),
-                                    "times": torch.tensor(times, dtype=torch.float64)})
-    return [name, 0, len(times)]
+        rows.add(group)
+    return [name, 0, rows.save(name)] if rows.times else None
+
+
+class Rows:
+    """What goes into a part."""
+
+    def __init__(self, index, encoder):
+        self.index, self.encoder = index, encoder
+        self.features, self.times, self.texts = [], [], []
+
+    def add(self, frames):
+        pictures = [f.picture for f in frames]
+        self.features.append(self.encoder.pictures(pictures))
+        self.times += [f.time for f in frames]
+        if self.index.reads:
+            self.texts += [self.encoder.read(p) for p in pictures]
+
+    def save(self, name):
+        """Writes the part; how many rows it has."""
+        save_tensors(self.index.part(name), {
+            "features": torch.cat(self.features),
+            "times": torch.tensor(self.times, dtype=torch.float64),
+            "texts": self.texts if self.index.reads else None})
+        return len(self.times)
 
 
 class Stills:
@@ -194,10 +274,10 @@ class Stills:
 
     def __init__(self, index, encoder, size=256):
         self.index, self.encoder, self.size = index, encoder, size
-        self.waiting, self.known, self.features = [], [], []
+        self.waiting, self.known, self.rows = [], [], Rows(index, encoder)
 
     def add(self, name, stamp, frame):
-        self.waiting.append(frame.picture)
+        self.waiting.append(frame)
         self.known.append((name, stamp))
         if len(self.waiting) == BATCH:
             self.encode()
@@ -206,7 +286,7 @@ class Stills:
 
     def encode(self):
         if self.waiting:
-            self.features.append(self.encoder.pictures(self.waiting))
+            self.rows.add(self.waiting)
             self.waiting = []
 
     def flush(self):
@@ -214,14 +294,12 @@ class Stills:
         self.encode()
         if not self.known:
             return
-        part = f"stills-{digest_of([(n, s.st_mtime_ns) for n, s in self.known], self.index.sha256)}"
-        save_tensors(self.index.part(part), {
-            "features": torch.cat(self.features),
-            "times": torch.zeros(len(self.known), dtype=torch.float64)})
+        part = "stills-" + digest_of([(n, s.st_mtime_ns) for n, s in self.known], self.index.sha256)
+        self.rows.save(part)
         for row, (name, stamp) in enumerate(self.known):
             self.index.entries[name] = Entry(name, stamp.st_size, stamp.st_mtime_ns,
                                              [[part, row, row + 1]])
-        self.known, self.features = [], []
+        self.known, self.rows = [], Rows(self.index, self.encoder)
         self.index.write()
 
 
@@ -257,7 +335,8 @@ def demo():
         index = Index(folder / "index", "means", "0" * 64, {"rate": 1.0, "change": 0.0})
         for path, error in update(index, sorted(folder.glob("*.*")), Colours()):
             print("left out:", Path(path).name)
-        for path, times, values in Index.open(folder / "index").curves(torch.tensor([0, 1.0, 0])):
+        green = likeness(torch.tensor([0, 1.0, 0]))
+        for path, times, values in Index.open(folder / "index").curves(green):
             best = int(values.argmax())
             print(f"{Path(path).name:9s} {len(times)} frames, greenest at {times[best]:.1f} s: "
                   f"{values[best]:.2f}")

@@ -3,15 +3,17 @@
     python -m minilora.search index PATHS --out INDEX        encode; again: only what has changed
     python -m minilora.search query INDEX "a damaged gear" -k 10 --page found.html
     python -m minilora.search query INDEX --like PICTURE
+    python -m minilora.search query INDEX --reads "SN 4821"             text in the picture
     python -m minilora.search remove INDEX PATHS
 
 Claim: features of frames and of texts lie in one space (Radford et al. 2021, CLIP), so the curve of
 similarity over a video has a hill where it shows what is asked for; events.py cuts the hills out.
+Scores rank what an index holds; they do not say whether it is there at all.
 
 "A without B" and --without B ask for A and take off half of the likeness to B: CLIP itself does
 not understand "without".
 
-Leaves out: sound, text in the picture, approximate search.
+Leaves out: sound.
 """
 import json
 import sys
@@ -19,20 +21,22 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from minilora import charts, events, page
+from minilora import charts, events, page, shortlist, speech
 from minilora.bpe import default_tokenizer
 from minilora.checkpoint import is_published, load_clip
 from minilora.files import whole_file
-from minilora.frames import files_in, frame_at
+from minilora.frames import files_in, frames_at
 from minilora.images import read_image
-from minilora.index import Encoder, Index, remove, update
+from minilora.index import Encoder, Index, likeness, reading, remove, update
+from minilora.reading import Reader
 from minilora.report import write_json
 from minilora.terminal import command, option_parser
 
 TEMPLATES = ("{}.", "a photo of {}.", "a close-up photo of {}.")
 AWAY = 0.5                      # weight of what must not be there
+WIDTH, GAP = 1.0, 0.5           # seconds, of `events.events`; measured by bench.search
 TILE, CAPTION = 240, 40         # of the contact sheet, pixels
 
 
@@ -65,28 +69,30 @@ def query_features(clip, texts=(), without=(), like=()):
     return query
 
 
-def find(index, query, count, width=0.0, gap=0.0):
-    """The best `count` Events, best first, and {file: (times, similarities)}.
+def find(index, value_of, count, width=WIDTH, gap=GAP, files=None, floor=None):
+    """The best `count` Events, best first, and {file: (times, values)}.
 
-    A file in which nothing rises above the rest gives its best frame, below all events.
+    value_of, files: as `Index.curves` takes them;  width, gap, floor: as `events.events`.  A file
+    whose curve has no hill is one event without length, at its best frame.
     """
-    curves = {path: (times, values) for path, times, values in index.curves(query)}
+    curves = {path: (times, values) for path, times, values in index.curves(value_of, files)}
     if not curves:
         raise ValueError(f"{index.folder} holds no frame; add files with python -m minilora.search "
                          "index")
-    long = [values for times, values in curves.values() if len(times) > 1]
-    high, low = events.levels(torch.cat(long)) if long else (float("inf"), float("inf"))
-    hills, rest = [], []
+    found = []
     for path, (times, values) in curves.items():
-        found = events.events(path, times, values, high, low, width, gap) if len(times) > 1 else []
-        if not found:
-            best = int(values.argmax())
-            moment = times[best].item()
-            alone = events.Event(path, moment, moment, moment, values[best].item())
-            (rest if len(times) > 1 else hills).append(alone)
-        hills += found
-    by_score = lambda event: -event.score
-    return (sorted(hills, key=by_score) + sorted(rest, key=by_score))[:count], curves
+        best = int(values.argmax())
+        alone = events.Event(path, *3 * [times[best].item()], values[best].item())
+        found += events.events(path, times, values, width, gap, count, floor) or [alone]
+    return sorted(found, key=lambda event: -event.score)[:count], curves
+
+
+def find_read(index, text, count, gap=GAP):
+    """As `find`, where a text can be read in the picture.  No event where it cannot."""
+    if not index.reads:
+        raise ValueError(f"{index.folder} was made without --ocr; make a new index with it")
+    found, curves = find(index, reading(text), count, 0.0, gap, floor=0.0)
+    return [event for event in found if event.score > 0], curves
 
 
 # ---- what is shown ------------------------------------------------------------------------------
@@ -102,15 +108,23 @@ def line_of(rank, event):
     return f"{rank:3d}  {event.score:6.3f}  {event.file}{when}"
 
 
-def contact_sheet(found, columns=5):
-    """A PIL picture: the best frame of each event."""
+def best_frames(found):
+    """{(file, time): PIL RGB} of the best moment of each event; every file is decoded once."""
+    times = {}
+    for event in found:
+        times.setdefault(event.file, []).append(event.peak)
+    return {(file, time): picture for file, moments in times.items()
+            for time, picture in frames_at(file, moments).items()}
+
+
+def contact_sheet(found, pictures, columns=5):
+    """A PIL picture: the best frame of each event.  pictures: of `best_frames`."""
     rows = -(-len(found) // columns)
     sheet = Image.new("RGB", (columns * TILE, rows * (TILE + CAPTION)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for k, event in enumerate(found):
         left, top = k % columns * TILE, k // columns * (TILE + CAPTION)
-        picture = frame_at(event.file, event.peak)
-        picture.thumbnail((TILE - 8, TILE - 8))
+        picture = ImageOps.contain(pictures[event.file, event.peak], (TILE - 8, TILE - 8))
         sheet.paste(picture, (left + 4, top + 4))
         name = Path(event.file).name
         name = name if len(name) < 33 else f"{name[:29]}..."
@@ -119,16 +133,16 @@ def contact_sheet(found, columns=5):
     return sheet
 
 
-def gallery(found):
+def gallery(found, pictures):
     """The best frame of each event."""
     return '<div class="gallery">' + "".join(
-        "<figure>" + page.inline_image(frame_at(e.file, e.peak), f"{Path(e.file).name} at "
+        "<figure>" + page.inline_image(pictures[e.file, e.peak], f"{Path(e.file).name} at "
                                        f"{clock(e.peak)}", 480)
         + f"<figcaption>{page.escape(Path(e.file).name)} {clock(e.peak)}, score {e.score:.3f}"
           "</figcaption></figure>" for e in found) + "</div>"
 
 
-def result_page(title, found, curves):
+def result_page(title, found, curves, pictures):
     """A self-contained HTML page: events, the curves of their files, the best frames."""
     rows = "".join(f"<tr><td>{k}</td><td>{e.score:.3f}</td>"
                    f"<td>{page.escape(Path(e.file).name)}</td><td>{clock(e.start)}</td>"
@@ -145,10 +159,10 @@ def result_page(title, found, curves):
                              {"similarity": points}, None, (values.min().item(),
                                                             values.max().item()))
         parts.append(f'<h2>{page.escape(Path(path).name)}</h2><div class="charts"><figure>{chart}'
-                     f"</figure></div>{gallery([e for e in found if e.file == path])}")
+                     f"</figure></div>{gallery([e for e in found if e.file == path], pictures)}")
     single = [e for e in found if e.file not in long]
     if single:
-        parts.append(f"<h2>Pictures</h2>{gallery(single)}")
+        parts.append(f"<h2>Pictures</h2>{gallery(single, pictures)}")
     return page.document(title, "".join(parts))
 
 
@@ -172,17 +186,18 @@ def run_index(options, say):
                          "0 and a change from 0")
     if (options.out / "index.json").exists():
         index = Index.open(options.out)
-        if index.sampling != sampling:
-            raise ValueError(f"{options.out} was sampled with {index.sampling}, asked for are "
-                             f"{sampling}; give the same, or another --out")
+        if (index.sampling, index.reads) != (sampling, options.ocr):
+            raise ValueError(f"{options.out} was sampled with {index.sampling}, ocr {index.reads}; "
+                             f"asked for are {sampling}, ocr {options.ocr}; give the same, or "
+                             "another --out")
         clip = load_for(index, options)
     else:
         clip, weights = load_clip(options.model, options.device)
-        index = Index(options.out, weights.name, weights.sha256, sampling)
+        index = Index(options.out, weights.name, weights.sha256, sampling, options.ocr)
     paths = list(files_in(options.paths))
     if not paths:
         raise FileNotFoundError(f"no picture or video in {', '.join(options.paths)}")
-    failed = update(index, paths, Encoder(clip), say)
+    failed = update(index, paths, Encoder(clip, Reader() if options.ocr else None), say)
     say(f"written  {options.out}: {len(index.entries)} files, "
         f"{sum(e.rows() for e in index.entries.values()):,} frames, {len(failed)} left out")
     return 2 if failed else 0
@@ -190,20 +205,30 @@ def run_index(options, say):
 
 def run_query(options, say):
     index = Index.open(options.index)
-    clip = load_for(index, options)
-    query = query_features(clip, options.texts, options.without, options.like)
-    found, curves = find(index, query, options.count, options.smooth, options.gap)
+    if options.reads:
+        found, curves = find_read(index, options.reads, options.count, options.gap)
+    else:
+        query = query_features(load_for(index, options), options.texts, options.without,
+                               options.like)
+        files = shortlist.files_near(index, query) if options.fast else None
+        found, curves = find(index, likeness(query), options.count, options.smooth, options.gap,
+                             files)
     for rank, event in enumerate(found, 1):
         say(line_of(rank, event))
-    words = " and ".join(options.texts) or f"like {', '.join(options.like)}"
+    words = options.reads or " and ".join(options.texts) or f"like {', '.join(options.like)}"
+    if not found:
+        say(f"nothing found for {words}")
+    if options.speak or options.speak_to:
+        speech.speak(speech.summary(words, found), options.speak_to)
     if options.json:
         write_json(options.json, {"query": words, "events": [e._asdict() for e in found]})
+    pictures = best_frames(found) if options.sheet or options.page else {}
     if options.sheet:
         with whole_file(options.sheet) as file:
-            contact_sheet(found).save(file, "PNG")
+            contact_sheet(found, pictures).save(file, "PNG")
     if options.page:
         with whole_file(options.page, "w") as file:
-            file.write(result_page(words, found, curves))
+            file.write(result_page(words, found, curves, pictures))
     return 0
 
 
@@ -231,17 +256,24 @@ def parser():
     add("--rate", type=float, default=1.0, help="frames a second, at most")
     add("--change", type=float, default=0.0,
         help="keep a frame only if it differs by so much from the last kept, grey values 0 to 255")
+    add("--ocr", action="store_true",
+        help="keep the text in the frames as well; half a second a frame; needs minilora[ocr]")
     add = job("query", run_query, "find events")
     add("index", type=Path, help="folder of the index")
     add("texts", nargs="*", help='what to look for: "a damaged gear"; several are joined')
     add("--without", nargs="+", default=[], metavar="TEXT", help="what must not be there")
     add("--like", nargs="+", default=[], metavar="PICTURE", help="look for what is like these")
+    add("--reads", metavar="TEXT", help="look for text in the picture instead; needs index --ocr")
     add("-k", dest="count", type=int, default=10, help="events at most")
-    add("--smooth", type=float, default=2.0, help="window of the mean over time, seconds")
-    add("--gap", type=float, default=2.0, help="spans closer than so many seconds are one event")
+    add("--smooth", type=float, default=WIDTH, help="window of the mean over time, seconds")
+    add("--gap", type=float, default=GAP, help="a dip of so many seconds does not end an event")
+    add("--fast", action="store_true", help="only files whose frames faiss finds "
+        "near; for millions of frames; needs minilora[faiss]")
     add("--json", type=Path, help="file for the events")
     add("--sheet", type=Path, help="PNG file for a contact sheet")
     add("--page", type=Path, help="HTML file with curves and best frames")
+    add("--speak", action="store_true", help="say aloud what was found; needs minilora[speech]")
+    add("--speak-to", type=Path, metavar="FILE", help="the same, to a sound file")
     add = job("remove", run_remove, "take files out of an index")
     add("index", type=Path, help="folder of the index")
     add("paths", nargs="+", help="files or folders")
@@ -254,8 +286,7 @@ def demo():
     times = torch.arange(0, 20.0, dtype=torch.float64)
     values = 0.2 + 0.01 * torch.sin(5 * times)
     values[6:9] += 0.1
-    high, low = events.levels(values)
-    for rank, event in enumerate(events.events("belt.mp4", times, values, high, low), 1):
+    for rank, event in enumerate(events.events("belt.mp4", times, values, count=2), 1):
         print(line_of(rank, event))
 
 

@@ -23,7 +23,7 @@ import small
 import torch
 from conftest import REPO, TINY
 
-from minilora import scenes
+from minilora import belts, scenes, search
 from minilora.checkpoint import read_state_dict, save_official
 from minilora.clip import CLIP, CLIPConfig
 from minilora.files import load_tensors
@@ -67,9 +67,13 @@ class Fit:
     def __init__(self, folder):
         self.folder, self.out = folder, folder / "run"
         scenes.write_class(folder / "data", "gear", good=4, test_good=2, defective=1, resolution=64)
+        self.weights(folder)
+        run(self.command(steps=1, out=folder / "earlier"))
+
+    @staticmethod
+    def weights(folder):
         clip = CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
         save_official(clip, folder / "tiny.pt")
-        run(self.command(steps=1, out=folder / "earlier"))
 
     def command(self, steps=12, out=None):
         return ["minilora.fit", "--class", "gear", "--shots", "3", "--data",
@@ -227,18 +231,55 @@ def survives(scenario, whole, earlier, **moment):
     return status == -signal.SIGKILL
 
 
-SCENARIOS = (Fit, Predict, Scenes, Pretrain, Download)
+class Index:
+    """minilora.search index: a video is there, another and a picture are new."""
+
+    def __init__(self, folder):
+        self.folder, self.out = folder, folder / "index"
+        Fit.weights(folder)
+        belt = belts.line(0, "gear", slots=10, resolution=64)
+        pictures = [f.picture for f in belt.frames(2)]
+        (folder / "files").mkdir()
+        for name, some in (("a.gif", pictures[:50]), ("b.gif", pictures[50:])):
+            some[0].save(folder / "files" / name, save_all=True, append_images=some[1:],
+                         duration=500)
+        pictures[2].save(folder / "files" / "c.png")
+        run(self.command("a.gif"))
+        shutil.move(self.out, folder / "earlier-index")
+
+    def command(self, name=""):
+        return ["small", "index", "index", str(self.folder / "files" / name), "--rate", "2",
+                "--model", str(self.folder / "tiny.pt"), "--out", str(self.out)]
+
+    def earlier(self):
+        shutil.rmtree(self.out, ignore_errors=True)
+        shutil.copytree(self.folder / "earlier-index", self.out)
+
+    def result(self):
+        """Times and features of every file; of an index that is not finished, of the first."""
+        index = search.Index.open(self.out)
+        rows = {Path(path).name: (times.tolist(), values.tolist()) for path, times, values in
+                index.curves(lambda part: part["features"].double().sum(1))}
+        return rows if len(rows) == 3 else {"a.gif": rows["a.gif"]}
+
+    def whole(self):
+        run(self.command())
+        return self.result()
+
+
+SCENARIOS = {s.__name__: s for s in (Fit, Predict, Scenes, Pretrain, Download, Index)}
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--moments", type=int, default=100, help="random moments")
+    p.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=SCENARIOS)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, help="file for the record")
     options = p.parse_args()
     draw, lines = random.Random(options.seed), []
-    each = -(-options.moments // len(SCENARIOS))
-    for make in SCENARIOS:
+    each = -(-options.moments // len(options.scenarios))
+    for make in map(SCENARIOS.get, options.scenarios):
         with tempfile.TemporaryDirectory() as folder:
             scenario = make(Path(folder))
             whole, killed, tried = scenario.whole(), 0, 0

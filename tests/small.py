@@ -2,13 +2,14 @@
 
     python -m small pretrain OPTIONS...     minilora.pretrain with a small tower
     python -m small download FILE SHA256    1 MB, sent slowly
+    python -m small index OPTIONS...        minilora.search with parts of few frames
 """
 import http.server
 import sys
 import threading
 import time
 
-from minilora import pretrain
+from minilora import index, pretrain, search
 from minilora.clip import CLIPConfig
 from minilora.download import download
 
@@ -43,6 +44,9 @@ def main():
         pretrain.MINI = TOWER
         pretrain.held_out = lambda *arguments, **more: (0.0, 0.5)       # draws many scenes
         return pretrain.main()
+    if what == "index":
+        index.PART, index.BATCH = 16, 8
+        return search.main()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         download(f"http://127.0.0.1:{server.server_port}/w.pt", *sys.argv[1:])

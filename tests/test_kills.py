@@ -33,8 +33,9 @@ def test_a_prediction_that_is_killed_leaves_both_tables_of_one_time(tmp_path, mo
 @pytest.mark.parametrize("make, moment", [
     (kills.Pretrain, {"kind": "replace", "last": 3}),          # a resume point
     (kills.Pretrain, {"kind": "replace", "last": 9}),          # the results
+    (kills.Index, {"kind": "replace", "last": 3}),             # in the middle of a video
     (kills.Download, {"kind": "fsync", "last": 1})], ids=str)
-def test_a_pretraining_or_download_that_is_killed_leaves_what_was_there(tmp_path, make, moment):
+def test_another_command_that_is_killed_leaves_what_was_there(tmp_path, make, moment):
     scenario = make(tmp_path)
     whole = scenario.whole()
     scenario.earlier()

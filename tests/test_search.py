@@ -1,16 +1,20 @@
 """Search: frames with their times, an index that forgets nothing twice, events, the commands."""
 import json
 import math
+import sys
+import types
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from minilora import events, frames, search
+from minilora import events, frames, search, shortlist, speech
 from minilora import index as module
 from minilora.index import Encoder, Index, remove, update
+from minilora.reading import Reader
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 
@@ -92,8 +96,9 @@ def test_only_changes_are_kept_if_asked(tmp_path):
 
 def test_the_frame_of_a_moment_is_the_last_before_it(tmp_path):
     path = video(tmp_path / "belt.mp4", ["red", "green"])
-    assert frames.frame_at(path, 2.75).getpixel((32, 24))[1] > 150
-    assert frames.frame_at(path, 0.0).getpixel((32, 24))[0] > 150
+    shown = frames.frames_at(path, [2.75, 0.0, 99.0])
+    assert shown[2.75].getpixel((32, 24))[1] > 150 and shown[99.0].getpixel((32, 24))[1] > 150
+    assert shown[0.0].getpixel((32, 24))[0] > 150
 
 
 BROKEN = {"zero length": lambda p: p.write_bytes(b""),
@@ -147,7 +152,8 @@ def test_rows_are_those_of_the_file_they_stand_for(tmp_path, files):
     index = fresh(tmp_path / "i")
     update(index, frames.files_in([files]), Colours())
     for name, axis in (("red", 0), ("green", 1), ("blue", 2)):
-        curves = {module.Path(p).name: v for p, _, v in index.curves(torch.eye(3)[axis])}
+        like = module.likeness(torch.eye(3)[axis])
+        curves = {Path(p).name: v for p, _, v in index.curves(like)}
         assert max(("red ö.png", "green ö.png", "blue ö.png"),
                    key=lambda p: curves[p][0]) == f"{name} ö.png"
         assert int(curves["belt.mp4"].argmax()) // 2 == axis
@@ -172,7 +178,7 @@ def test_an_interrupted_index_goes_on_and_counts_nothing_twice(tmp_path, files, 
     again = Colours()
     update(fresh(tmp_path / "i"), [files / "belt.mp4"], again)
     assert again.count == 2, "two parts of two frames were there"
-    (path, times, values), = Index.open(tmp_path / "i").curves(torch.eye(3)[0])
+    (path, times, values), = Index.open(tmp_path / "i").curves(module.likeness(torch.eye(3)[0]))
     assert times.tolist() == pytest.approx([0, 1, 2, 3, 4, 5], abs=1e-3) and len(values) == 6
 
 
@@ -196,14 +202,14 @@ def test_broken_files_are_named_and_the_rest_is_indexed(tmp_path, files):
     sound(files / "sound.mkv")
     index = fresh(tmp_path / "i")
     failed = update(index, [*frames.files_in([files]), files / "absent.png"], Colours())
-    assert sorted(module.Path(p).name for p, _ in failed) == ["absent.png", "cut.mp4", "empty.png",
+    assert sorted(Path(p).name for p, _ in failed) == ["absent.png", "cut.mp4", "empty.png",
                                                               "sound.mkv"]
-    assert all(name in error for path, error in failed for name in [module.Path(path).name])
+    assert all(name in error for path, error in failed for name in [Path(path).name])
     assert len(index.entries) == 4
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"version": 2}', "[" * 100_000,
-                                     '{"version": 1, "model": 1, "sha256": 2, "sampling": 3, '
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"version": 1}', "[" * 100_000,
+                                     '{"version": 2, "model": 1, "sha256": 2, "sampling": 3, '
                                      '"files": [{"a": 1}]}'])
 def test_a_damaged_index_is_named(tmp_path, content):
     (tmp_path / "index.json").write_text(content)
@@ -213,21 +219,171 @@ def test_a_damaged_index_is_named(tmp_path, content):
         Index.open(tmp_path / "elsewhere")
 
 
+@pytest.mark.parametrize("content", [
+    {"times": torch.zeros(2, dtype=torch.float64)}, {"features": torch.zeros(2, 3).half()},
+    {"features": torch.zeros(2, 3).half(), "times": torch.zeros(3, dtype=torch.float64)},
+    {"features": torch.zeros(2, 3).half(), "times": torch.zeros(2, dtype=torch.float64),
+     "texts": ["one"]}])
+def test_a_part_of_another_shape_is_named(tmp_path, files, content):
+    index = fresh(tmp_path / "i")
+    update(index, [files / "belt.mp4"], Colours())
+    module.save_tensors(index.part(index.parts()[0]), content)
+    with pytest.raises(ValueError, match=r"frames-.*pt: expected features \(M, E\)"):
+        list(index.curves(module.likeness(torch.eye(3)[0])))
+
+
+@pytest.mark.parametrize("piece", ["../../x", ["a", 2, 2], ["a/b", 0, 1], ["a", 0, "1"], 3])
+def test_a_forged_row_of_the_index_is_named(tmp_path, files, piece):
+    index = fresh(tmp_path / "i")
+    update(index, [files / "belt.mp4"], Colours())
+    kept = json.loads((tmp_path / "i" / "index.json").read_text())
+    kept["files"][0]["pieces"] = [piece]
+    (tmp_path / "i" / "index.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match="index.json is no index of minilora"):
+        Index.open(tmp_path / "i")
+
+
+def test_a_query_of_another_length_is_refused(tmp_path, files):
+    index = fresh(tmp_path / "i")
+    update(index, [files / "belt.mp4"], Colours())
+    with pytest.raises(ValueError, match="features of 3 numbers, the query has 4"):
+        list(index.curves(module.likeness(torch.ones(4))))
+
+
+def test_a_video_of_7680_by_4320_is_indexed(tmp_path):
+    path = tmp_path / "large.mp4"
+    still = Image.new("RGB", (7680, 4320), COLOURS["green"])
+    with open(path, "wb") as file:
+        frames.save_video(file, [frames.Frame(k / 2, still) for k in range(2)], 2)
+    index = fresh(tmp_path / "i")
+    assert update(index, [path], Colours()) == []
+    (_, _, values), = index.curves(module.likeness(torch.eye(3)[1]))
+    assert values.tolist() == pytest.approx([0.99], abs=0.02)
+
+
+# ---- extras -------------------------------------------------------------------------------------
+
+def written(text):
+    picture = Image.new("RGB", (320, 240), "white")
+    ImageDraw.Draw(picture).text((40, 100), text, "black", ImageFont.load_default(40))
+    return picture
+
+
+def test_a_serial_number_in_a_picture_is_found(tmp_path):
+    files = tmp_path / "files"
+    files.mkdir()
+    for text in ("SN 4821", "SN 7730"):
+        written(text).save(files / f"{text[-4:]}.png")
+    belt = [written(text) for text in ("LOT 1234", "SN 4821", "LOT 1234")]
+    belt[0].save(files / "belt.gif", save_all=True, append_images=belt[1:], duration=1000)
+    index = Index(tmp_path / "i", "means", "0" * 64, {"rate": 1.0, "change": 0.0}, reads=True)
+    encoder = Colours()
+    encoder.read = Reader()
+    update(index, frames.files_in([files]), encoder)
+    found, _ = search.find_read(Index.open(tmp_path / "i"), "sn-4821", 5)
+    assert sorted((Path(e.file).name, e.start) for e in found) == [("4821.png", 0), ("belt.gif", 1)]
+    assert search.find_read(index, "9999", 5)[0] == []
+    with pytest.raises(ValueError, match="neither letter nor digit"):
+        search.find_read(index, "--", 5)
+    with pytest.raises(ValueError, match="made without --ocr"):
+        search.find_read(fresh(tmp_path / "i"), "4821", 5)
+
+
+def test_faiss_finds_the_files_that_hold_the_nearest_frames(tmp_path):
+    """Against the whole product; groups are made again when the index has changed."""
+    index, generator = fresh(tmp_path), torch.Generator().manual_seed(0)
+    (tmp_path / "parts").mkdir()
+    rows = torch.nn.functional.normalize(torch.randn(600, 16, generator=generator), dim=-1).half()
+    for k in range(6):
+        module.save_tensors(index.part(f"frames-{k}"), {
+            "features": rows[100 * k:100 * k + 100], "times": torch.arange(100.0).double()})
+        index.entries[f"{k}.mp4"] = module.Entry(f"{k}.mp4", 1, 1, [[f"frames-{k}", 0, 50]])
+        index.entries[f"{k}.mkv"] = module.Entry(f"{k}.mkv", 1, 1, [[f"frames-{k}", 50, 100]])
+    query = torch.randn(16, generator=generator)
+    best = (rows.float() @ query).topk(5).indices
+    names = {f"{r // 100}.{'mp4' if r % 100 < 50 else 'mkv'}" for r in best.tolist()}
+    assert shortlist.files_near(index, query, rows=5) == names
+    found, _ = search.find(index, module.likeness(query), 3)
+    fast, _ = search.find(index, module.likeness(query), 3, files=names)
+    assert fast[0] == found[0]
+    before = list(tmp_path.glob("groups-*.faiss"))
+    del index.entries["0.mp4"], index.entries["0.mkv"]
+    assert all(not p.startswith("0.") for p in shortlist.files_near(index, query, rows=99))
+    assert len(before) == 1 and before != list(tmp_path.glob("groups-*.faiss"))
+
+
+EXTRAS = {"faiss": (lambda: shortlist.package(), "minilora[faiss]"),
+          "rapidocr_onnxruntime": (lambda: Reader(), "minilora[ocr]"),
+          "pyttsx3": (lambda: speech.speak("two events"), "minilora[speech]")}
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_a_missing_extra_says_what_to_install(name, monkeypatch):
+    use, words = EXTRAS[name]
+    for module_name in (name, "gtts"):
+        monkeypatch.setitem(sys.modules, module_name, None)
+    with pytest.raises(ValueError, match="pip install " + words.replace("[", r"\[")):
+        use()
+
+
+def test_what_was_found_is_said_aloud_or_to_a_file(monkeypatch):
+    said = []
+
+    class Engine:
+        say = lambda self, text: said.append(("aloud", text))
+        save_to_file = lambda self, text, path: said.append((path, text))
+        runAndWait = lambda self: said.append("done")
+    monkeypatch.setitem(sys.modules, "pyttsx3", types.SimpleNamespace(init=Engine))
+    speech.speak("one event")
+    speech.speak("one event", Path("a.wav"))
+    assert said == [("aloud", "one event"), "done", ("a.wav", "one event"), "done"]
+
+
+def test_without_an_offline_voice_a_file_comes_from_the_network(tmp_path, monkeypatch):
+    def no_voice():
+        raise OSError("libespeak.so.1: cannot open shared object file")
+    monkeypatch.setitem(sys.modules, "pyttsx3", types.SimpleNamespace(init=no_voice))
+    voice = lambda text: types.SimpleNamespace(write_to_fp=lambda file: file.write(text.encode()))
+    monkeypatch.setitem(sys.modules, "gtts", types.SimpleNamespace(gTTS=voice))
+    speech.speak("one event", tmp_path / "a.mp3")
+    assert (tmp_path / "a.mp3").read_bytes() == b"one event"
+    with pytest.raises(ValueError, match="libespeak.*espeak-ng"):
+        speech.speak("one event")
+
+
+def test_the_summary_names_events_and_times():
+    found = [events.Event("/x/belt.mp4", 61.2, 62.6, 62, 0.3),
+             events.Event("/x/a.png", 0, 0, 0, 0.2)]
+    assert speech.summary("a gear", found) == (
+        "2 events for a gear. Number 1: belt, from 1 minute 1 second to 1 minute 3 seconds. "
+        "Number 2: a.")
+
+
 # ---- events -------------------------------------------------------------------------------------
 
-def test_hysteresis_bridges_dips_and_ignores_what_never_rises():
-    values = torch.tensor([0, 2, 3, 2, 2, 3, 0, 2, 2, 0, 3.0])
-    assert events.spans(values, high=3, low=2) == [(1, 5), (10, 10)]
-    assert events.spans(values, high=4, low=2) == []
+def hills(values, **options):
+    times = torch.arange(len(values), dtype=torch.float64)
+    return [(e.start, e.end, e.peak) for e in events.events("a", times, torch.tensor(values),
+                                                             **options)]
 
 
-def test_near_spans_are_one_event_with_the_higher_peak():
-    times = torch.arange(10, dtype=torch.float64)
-    values = torch.tensor([0, 5, 0, 6, 0, 0, 0, 5, 0, 0.0])
-    found = events.events("a", times, values, 4, 4, gap=2)
-    assert [(e.start, e.end, e.peak) for e in found] == [(1, 3, 3), (7, 7, 7)]
-    with pytest.raises(ValueError, match="high 1 below low 2"):
-        events.events("a", times, values, 1, 2)
+def test_an_event_ends_where_its_own_curve_has_fallen_half_way():
+    """A low hill beside a high one is found with its own borders, highest first."""
+    curve = [0, 0, 4, 9, 10, 6, 0, 0, 0, 0, 0, 1, 3.0, 2, 0, 0, 0, 0]
+    assert hills(curve) == [(3, 5, 4), (12, 13, 12)]
+    assert hills(curve, count=1) == [(3, 5, 4)]
+
+
+def test_a_short_dip_does_not_end_an_event():
+    curve = [0, 0, 0, 8, 2, 8.5, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0.0]
+    assert hills(curve) == [(11, 11, 11), (5, 5, 5), (3, 3, 3)]
+    assert hills(curve, gap=2) == [(11, 11, 11), (3, 5, 5)]
+
+
+def test_the_flank_of_an_event_is_no_event():
+    curve = [0, 0, 0, 0, 10, 4, 3, 2, 1, 0.0, 0]
+    assert hills(curve) == [(4, 4, 4)]
+    assert hills([1.0, 1, 1, 1]) == []
 
 
 def test_smoothing_is_the_mean_of_a_window_in_seconds():
@@ -281,7 +437,8 @@ def test_index_and_query_from_the_command_line(tmp_path, files, tiny_weights, ca
                str(tiny_weights), "--json", str(tmp_path / "f.json"), "--sheet",
                str(tmp_path / "f.png"), "--page", str(tmp_path / "f.html")) == 0
     found = json.loads((tmp_path / "f.json").read_text())["events"]
-    assert found[0]["file"].endswith("red ö.png") and found[0]["score"] > 0.99
+    assert {Path(e["file"]).name for e in found[:2]} == {"red ö.png", "belt.mp4"}
+    assert min(e["score"] for e in found[:2]) > 0.99
     assert len(found) == 3 and set(found[0]) == {"file", "start", "end", "peak", "score"}
     with Image.open(tmp_path / "f.png") as sheet:
         assert sheet.size == (5 * search.TILE, search.TILE + search.CAPTION)
@@ -320,7 +477,9 @@ def test_a_picture_is_nearest_to_itself(tmp_path, files, tiny_clip):
     index = fresh(tmp_path / "i")
     update(index, frames.files_in([files]), Encoder(tiny_clip))
     query = search.query_features(tiny_clip, like=[files / "blue ö.png"])
-    found, curves = search.find(index, query, 2)
-    assert found[0].file.endswith("blue ö.png") and len(curves) == 4
+    found, curves = search.find(index, module.likeness(query), 2)
+    names = {Path(e.file).name for e in found}
+    assert names == {"blue ö.png", "belt.mp4"}, "which shows the same blue for two seconds"
+    assert min(e.score for e in found) > 0.99 and len(curves) == 4
     with pytest.raises(ValueError, match="holds no frame"):
-        search.find(fresh(tmp_path / "none"), query, 2)
+        search.find(fresh(tmp_path / "none"), module.likeness(query), 2)
