@@ -9,6 +9,7 @@ COMMANDS = {"fit": "adapt to a few good pictures, judge test pictures, write a r
             "data": "what is in a data folder",
             "checkpoint": "what is in a checkpoint file; download official ones",
             "scenes": "write the embedded pictures as a data folder",
+            "belts": "draw videos of a conveyor belt, to try the search on",
             "pretrain": "train the embedded model anew",
             "mae": "masked autoencoder: pretraining, probe, fine-tuning"}
 

@@ -6,7 +6,6 @@
 One frame is in memory at a time, however long the video.
 Leaves out: sound, subtitles, seeking (every frame is decoded from the start, some are kept).
 """
-from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,18 @@ VIDEO = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"
 USUAL = 0.1                     # seconds of an animation's frame that states none, as in browsers
 SMALL = 32                      # side of the grey thumbnail by which scenes are told apart
 
-Frame = namedtuple("Frame", "time picture")             # seconds from the start, PIL RGB
+
+class Frame:
+    """time: seconds from the start;  picture: PIL RGB, or a function that draws it when needed."""
+
+    def __init__(self, time, picture):
+        self.time, self.drawn = time, picture
+
+    @property
+    def picture(self):
+        if callable(self.drawn):
+            self.drawn = self.drawn()
+        return self.drawn
 
 
 def files_in(paths):
@@ -91,7 +101,7 @@ def video_frames(path):
             container.streams.video[0].thread_type = "AUTO"
             for frame in container.decode(video=0):
                 now = now if frame.time is None else float(frame.time)
-                yield Frame(now, frame.to_image())
+                yield Frame(now, frame.to_image)        # most are skipped; colours cost time
     except (av.FFmpegError, MemoryError) as error:
         raise ValueError(f"cannot read video {path} beyond {now:.1f} s: {error}; copy or encode it "
                          "again") from error
