@@ -101,10 +101,11 @@ def multiplications(config, everything=False):
 
 
 def predicted_bytes(config, batch, everything=False):
-    """Above the weights: gradients, AdamW's two moments, activations."""
+    """Above the weights: AdamW's two moments, and activations or gradients, whichever is more: going
+    backwards, each block's gradients take the place of its activations."""
     with torch.device("meta"):
         count = sum(p.numel() for p in MaskedAutoencoder(config).parameters())
-    return 3 * 4 * count + activations(config, batch, everything)
+    return 2 * 4 * count + max(activations(config, batch, everything), 4 * count)
 
 
 def step_tables(options):

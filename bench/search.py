@@ -33,7 +33,8 @@ from minilora.checkpoint import load_clip
 from minilora.events import Event
 from minilora.files import digest_of, load_tensors, save_tensors, whole_file
 from minilora.frames import all_frames, sampled, save_video
-from minilora.index import Encoder, Entry, Index, likeness, update
+from minilora.index import Entry, Index, likeness
+from minilora.indexing import Encoder, update
 from minilora.recurrent import CELLS, SequenceClassifier
 from minilora.scenes import UNSEEN_CLASSES, draw, seed_for
 from minilora.shortlist import build, files_near
@@ -178,7 +179,7 @@ def code_version():
     """Fingerprint of what decides which events are found."""
     folder = measure.REPO / "minilora"
     return digest_of(*[(folder / f"{name}.py").read_text() for name in
-                       ("belts", "events", "index", "search", "frames")])
+                       ("belts", "events", "index", "indexing", "search", "frames")])
 
 
 # ---- what came first ----------------------------------------------------------------------------

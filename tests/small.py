@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from minilora import index, pretrain, search
+from minilora import indexing, pretrain, search
 from minilora.clip import CLIPConfig
 from minilora.download import download
 
@@ -45,7 +45,7 @@ def main():
         pretrain.held_out = lambda *arguments, **more: (0.0, 0.5)       # draws many scenes
         return pretrain.main()
     if what == "index":
-        index.PART, index.BATCH = 16, 8
+        indexing.PART, indexing.BATCH = 16, 8
         return search.main()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

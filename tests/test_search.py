@@ -11,9 +11,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from minilora import events, frames, search, shortlist, speech
+from minilora import events, frames, indexing, search, shortlist, speech
 from minilora import index as module
-from minilora.index import Encoder, Index, remove, update
+from minilora.found import CAPTION, TILE
+from minilora.index import Index
+from minilora.indexing import Encoder, remove, update
 from minilora.reading import Reader
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
@@ -169,8 +171,8 @@ def test_removed_files_leave_nothing_behind(tmp_path, files):
 
 
 def test_an_interrupted_index_goes_on_and_counts_nothing_twice(tmp_path, files, monkeypatch):
-    monkeypatch.setattr(module, "PART", 2)
-    monkeypatch.setattr(module, "BATCH", 2)
+    monkeypatch.setattr(indexing, "PART", 2)
+    monkeypatch.setattr(indexing, "BATCH", 2)
     index, stopped = fresh(tmp_path / "i"), Colours(limit=4)
     with pytest.raises(KeyboardInterrupt):
         update(index, [files / "belt.mp4"], stopped)
@@ -184,7 +186,7 @@ def test_an_interrupted_index_goes_on_and_counts_nothing_twice(tmp_path, files, 
 
 def test_few_pictures_are_in_memory_at_a_time(tmp_path, files, monkeypatch):
     """However long a video: no more than a batch is decoded before it is encoded."""
-    monkeypatch.setattr(module, "BATCH", 3)
+    monkeypatch.setattr(indexing, "BATCH", 3)
     most = []
 
     class Slow(Colours):
@@ -441,7 +443,7 @@ def test_index_and_query_from_the_command_line(tmp_path, files, tiny_weights, ca
     assert min(e["score"] for e in found[:2]) > 0.99
     assert len(found) == 3 and set(found[0]) == {"file", "start", "end", "peak", "score"}
     with Image.open(tmp_path / "f.png") as sheet:
-        assert sheet.size == (5 * search.TILE, search.TILE + search.CAPTION)
+        assert sheet.size == (5 * TILE, TILE + CAPTION)
     text = (tmp_path / "f.html").read_text()
     assert text.count("<img") == 3 and "http" not in text.replace("http-equiv", "")
     assert run("remove", str(out), str(files / "belt.mp4")) == 0
