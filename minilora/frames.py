@@ -157,7 +157,8 @@ def sampled(frames, rate=1.0, change=0.0):
             if last is not None and np.abs(seen - last).mean() < change:
                 continue
             last = seen
-        due = frame.time + 1 / rate
+        late = frame.time - due                     # delays of single frames must not add up
+        due = (due if late < 1 / rate else frame.time) + 1 / rate
         yield frame
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from minilora.files import whole_file
 
+SPEAKING = []                   # engines: espeak's goes on after runAndWait, and must not be freed
+
 
 def spoken(seconds):
     """A time as it is said: 75.5 -> "1 minute 16 seconds"."""
@@ -34,6 +36,7 @@ def speak(text, path=None):
     try:
         import pyttsx3
         engine = pyttsx3.init()
+        SPEAKING.append(engine)
     except (ImportError, OSError, RuntimeError) as error:
         return speak_by_network(text, path, error)
     if path is None:

@@ -75,6 +75,8 @@ def test_a_video_gives_its_frames_at_their_times(tmp_path):
     assert [f.time for f in every] == pytest.approx([k / 10 for k in range(60)], abs=1e-3)
     kept = list(frames.sampled(frames.all_frames(path), 1.0))
     assert [f.time for f in kept] == pytest.approx(range(6), abs=1e-3)
+    fourth = [f.time for f in frames.sampled(frames.all_frames(path), 4.0)]
+    assert fourth[:5] == pytest.approx([0, 0.3, 0.5, 0.8, 1.0], abs=1e-3) and len(fourth) == 24
     middle = [f.picture.getpixel((32, 24)) for f in kept]
     for pixel, colour in zip(middle, ("red", "red", "green", "green", "blue", "blue")):
         assert np.abs(np.subtract(pixel, COLOURS[colour])).max() < 30, "encoding costs a little"
