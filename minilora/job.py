@@ -8,6 +8,7 @@ Test pictures are used for the table alone: nothing in a run is chosen by them.
 Symbols: N pictures, R resolution.  Leaves out: judging loose pictures (predict.py).
 """
 import json
+import os
 import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -155,7 +156,8 @@ def run(options, say=print, again=True):
             detector.fit(load_pictures(shots, detector.resolution),
                          ProgressLine(settings.steps, done), unfinished)
         detector.save(staging, weights)
-        metrics = describe(detector, weights, data, data_name, options) | {"fingerprint": mark}
+        metrics = describe(detector, weights, data, data_name, options) | {
+            "fingerprint": mark, "drawn": [os.path.relpath(s.path, data.root) for s in shots]}
         metrics = write_results(staging, detector, data.test, metrics, begun, options, say)
     if not data.test and shots:
         say(f"threshold {detector.threshold:.3f}, from {len(shots)} good pictures; next: "

@@ -115,6 +115,22 @@ def judge(detector, path, picture):
     return said, outlined(picture, maps[0], detector.threshold) if bad else picture
 
 
+def overlay_name(number, said):
+    """File of the picture with its outline."""
+    stem = Path(said["file"]).stem.encode()[:200].decode(errors="ignore")   # names have a limit
+    return f"{number:04d}-{said['decision']}-{stem}.png"
+
+
+def overlays_of(folder):
+    """Names of the overlays that belong to a folder's predictions.json; none if there is none."""
+    try:
+        kept = json.loads((Path(folder) / "predictions.json").read_text("utf-8"))
+        return {overlay_name(k, said) for k, said in enumerate(kept)
+                if said["decision"] in ("OK", "NG")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
 def line_of(said, machine):
     """One line for a picture: for people, or a JSON object."""
     if machine:
@@ -145,8 +161,12 @@ def run(options, say):
     if not paths:
         raise FileNotFoundError(f"no picture in {', '.join(options.paths)}; expected files ending "
                                 f"in {', '.join(SUFFIXES)}")
+    earlier = overlays_of(options.out)
     with whole_folder(options.out, "predict") as staging:
-        return judge_all(detector, paths, staging, options, say)
+        status = judge_all(detector, paths, staging, options, say)
+    for name in earlier - overlays_of(options.out):     # or they would lie among the new ones
+        (Path(options.out) / name).unlink(missing_ok=True)
+    return status
 
 
 def judge_all(detector, paths, staging, options, say):
@@ -162,8 +182,7 @@ def judge_all(detector, paths, staging, options, say):
             said = {"file": str(path), "decision": None, "score": None,
                     "threshold": round(detector.threshold, 6), "error": str(error)}
         else:
-            stem = path.stem.encode()[:200].decode(errors="ignore")     # names have a limit
-            with whole_file(out / f"{number:04d}-{said['decision']}-{stem}.png") as file:
+            with whole_file(out / overlay_name(number, said)) as file:
                 overlay.save(file, "PNG")
         results.append(said)
         say(line_of(said, options.json))

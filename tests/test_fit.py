@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,6 +106,8 @@ def test_zero_steps_means_no_adaptation(folder, tiny_weights, tmp_path):
 def test_all_shots_are_every_good_picture(folder, tiny_weights, tmp_path):
     metrics = run_with(folder, tiny_weights, tmp_path, "--shots", "all", "--steps", "1")
     assert metrics["shots"] == "all"
+    assert len(metrics["drawn"]) == len(set(metrics["drawn"])) > 0
+    assert all((Path(metrics["data"]["root"]) / name).is_file() for name in metrics["drawn"])
 
 
 def test_without_data_the_embedded_scenes_are_drawn_and_named(tiny_weights, tmp_path, monkeypatch):

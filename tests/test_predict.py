@@ -39,6 +39,22 @@ def test_predictions_are_the_scores_of_the_run(finished, tmp_path):
     assert len(list(tmp_path.glob("*.png"))) == len(rows)
 
 
+def test_overlays_of_an_earlier_time_go_and_other_files_stay(finished, tmp_path):
+    run, data, _ = finished
+    judged(run, [data / "test"], tmp_path)
+    (tmp_path / "0001-NG-mine.png").write_bytes(b"mine")
+    forged = json.loads((tmp_path / "predictions.json").read_text())
+    forged[0]["decision"] = "OK-/../../outside"
+    (tmp_path / "predictions.json").write_text(json.dumps(forged))
+    (tmp_path.parent / "outside-000.png").write_bytes(b"mine")
+    judged(run, [data / "test" / "good"], tmp_path)
+    kept = {p.name for p in tmp_path.glob("*.png")}
+    results = json.loads((tmp_path / "predictions.json").read_text())
+    new = {predict.overlay_name(k, said) for k, said in enumerate(results)}
+    assert new | {"0001-NG-mine.png"} <= kept and len(kept) <= len(new) + 2
+    assert (tmp_path.parent / "outside-000.png").exists()
+
+
 def test_exit_status_says_ok_ng_or_error(finished, tmp_path, monkeypatch):
     run, data, _ = finished
     good = data / "train" / "good" / "000.png"
