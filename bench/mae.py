@@ -101,8 +101,8 @@ def multiplications(config, everything=False):
 
 
 def predicted_bytes(config, batch, everything=False):
-    """Above the weights: AdamW's two moments, and activations or gradients, whichever is more: going
-    backwards, each block's gradients take the place of its activations."""
+    """Above the weights: AdamW's two moments, and activations or gradients, whichever is more:
+    going backwards, each block's gradients take the place of its activations."""
     with torch.device("meta"):
         count = sum(p.numel() for p in MaskedAutoencoder(config).parameters())
     return 2 * 4 * count + max(activations(config, batch, everything), 4 * count)

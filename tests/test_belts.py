@@ -15,9 +15,9 @@ def grey(picture):
     return np.asarray(picture.convert("L")).astype(float)
 
 
-def plates(**options):
+def plates(removed=True, **options):
     style = random_style(seed_for("plate"), "plate")
-    plan = [Slot(style), Slot(), Slot(style, "broken"), Slot(style, removed=True)]
+    plan = [Slot(style), Slot(), Slot(style, "broken"), Slot(style, removed=removed)]
     return Belt(plan, seed_for("belt"), resolution=64, **options)
 
 
@@ -42,11 +42,14 @@ def test_an_empty_slot_shows_the_belt_alone():
 
 
 def test_what_is_pushed_off_leaves_early_at_the_lower_edge():
-    belt = plates()
+    belt, stays = plates(), plates(removed=False)
     last = belt.passes()[-1]
     assert last.removed and last.end == 3.5 * belt.period + belt.period / 8
-    late = grey(belt.picture(last.end))
-    assert late[:16].std() < 0.5 * late[40:].std(), "its middle is at the lower edge"
+    lower = []
+    for one in (belt, stays):
+        shown = np.abs(grey(one.picture(last.end)) - grey(one.picture(last.end + 2.5)).mean())
+        lower.append((shown.mean(1) > 15).nonzero()[0].min())
+    assert lower[0] - lower[1] == 32, "its middle is at the lower edge"
 
 
 def test_a_defect_changes_the_part_and_nothing_else():

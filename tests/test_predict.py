@@ -47,6 +47,7 @@ def test_overlays_of_an_earlier_time_go_and_other_files_stay(finished, tmp_path)
     forged[0]["decision"] = "OK-/../../outside"
     (tmp_path / "predictions.json").write_text(json.dumps(forged))
     (tmp_path.parent / "outside-000.png").write_bytes(b"mine")
+    (tmp_path / "0000-OK-").mkdir()
     judged(run, [data / "test" / "good"], tmp_path)
     kept = {p.name for p in tmp_path.glob("*.png")}
     results = json.loads((tmp_path / "predictions.json").read_text())

@@ -149,7 +149,12 @@ def test_what_has_not_changed_is_not_encoded_again(tmp_path, files):
     Image.new("RGB", (40, 24), "black").save(files / "red ö.png")
     update(again, frames.files_in([files]), encoder)
     assert encoder.count == 11
-    assert sum(e.rows() for e in Index.open(tmp_path / "i").entries.values()) == 10
+    assert sorted(p.stem for p in (tmp_path / "i" / "parts").iterdir()) == sorted(
+        again.parts()), "what is no longer referred to is gone"
+    video(files / "belt.mp4", ["blue", "red"])
+    update(again, frames.files_in([files]), encoder)
+    assert len([p for p in (tmp_path / "i" / "parts").iterdir() if "frames" in p.name]) == 1
+    assert sum(e.rows() for e in Index.open(tmp_path / "i").entries.values()) == 8
 
 
 def test_rows_are_those_of_the_file_they_stand_for(tmp_path, files):
