@@ -189,11 +189,15 @@ ORDERS = ("defect, then removal", "removal, then defect", "two defects in a row"
 SLOTS, PERIOD, LEARNED, NEW = 7, 2.0, 80, 30        # belts of each order
 
 
+def family_of(generator):
+    """The first thing drawn of an ordered belt."""
+    return belts.choose(generator, belts.SEEN)
+
+
 def ordered_belt(order, number):
     """A Belt on which two things happen, in a certain order."""
     generator = seed_for("order", order, number)
-    family = belts.choose(generator, belts.SEEN)
-    style = belts.random_style(generator, family)
+    style = belts.random_style(generator, family_of(generator))
     plan = [belts.Slot(style) for _ in range(SLOTS)]
     bad = lambda: belts.Slot(style, belts.any_flaw(generator))
     gone = belts.Slot(style, removed=True)
@@ -225,10 +229,26 @@ def kept_sequences(options):
     return load_tensors(path)
 
 
-def learned_order(kind, kept, seed, epochs=60, batch=32):
-    """Share of each order that is told on new belts, [float]."""
+def curves(kept):
+    """What a search makes of the features, (N, T, 4): how much more like a damaged part than like a
+    flawless one, like a flawless one, like a part, like the frame before; each curve against its
+    own median and spread, so that products become alike."""
+    clip, features = load_clip()[0], kept["features"].float()
+    nouns = [family_of(seed_for("order", order, number)) for number in range(LEARNED + NEW)
+             for order in range(len(ORDERS))]
+    texts = {noun: torch.stack([search.text_features(clip, text.format(noun)) for text in
+                                ("a damaged {}", "a flawless {}", "a {}")]) for noun in set(nouns)}
+    like = torch.einsum("nte,nke->ntk", features, torch.stack([texts[noun] for noun in nouns]))
+    still = F.pad((features[:, 1:] * features[:, :-1]).sum(-1), (1, 0), value=1.0)
+    four = torch.stack([like[..., 0] - like[..., 1], like[..., 1], like[..., 2], still], dim=-1)
+    away = four - four.median(1, keepdim=True).values
+    usual = away.abs().median(1, keepdim=True).values + 1e-4
+    return (away / usual).clamp(-8, 8)
+
+
+def learned_order(kind, features, orders, seed, epochs=60, batch=32):
+    """Share of each order that is told on new belts, [float].  features: (N, T, F)."""
     generator = torch.Generator().manual_seed(seed)
-    features, orders = kept["features"].float(), kept["orders"]
     cut = LEARNED * len(ORDERS)
     mean, spread_ = features[:cut].mean((0, 1)), features[:cut].std((0, 1))
     features = (features - mean) / spread_
@@ -250,14 +270,19 @@ def learned_order(kind, kept, seed, epochs=60, batch=32):
 
 def order_tables(options):
     torch.set_num_threads(options.threads)
-    kept, rows = kept_sequences(options), []
-    for kind in (*CELLS, "mean"):
-        shares = [learned_order(kind, kept, seed) for seed in options.seeds]
-        rows.append([kind, *(spread([s[k] for s in shares]) for k in range(len(ORDERS))),
-                     spread([statistics.mean(s) for s in shares])])
-    title = (f"order of events told, per cent of {NEW} new belts each; learned from {LEARNED} "
-             f"each; {SLOTS} parts, {RATE} frames a second, features of the embedded model")
-    return [(title, ["last state of", *ORDERS, "mean"], rows)], []
+    kept, made = kept_sequences(options), []
+    for what, rows_of in (("four curves of a search", curves(kept)),
+                          ("features of frames", kept["features"].float())):
+        rows = []
+        for kind in (*CELLS, "mean"):
+            shares = [learned_order(kind, rows_of, kept["orders"], seed) for seed in options.seeds]
+            rows.append([kind if kind in CELLS else "mean over time",
+                         *(spread([s[k] for s in shares]) for k in range(len(ORDERS))),
+                         spread([statistics.mean(s) for s in shares])])
+        made.append((f"order of events told from {what}, per cent of {NEW} new belts each",
+                     ["", *ORDERS, "mean"], rows))
+    return made, [f"order: {SLOTS} parts a belt, {LEARNED} belts of each order to learn from, "
+                  f"{RATE} frames a second; last state of a recurrent cell, 64 wide"]
 
 
 # ---- how fast -----------------------------------------------------------------------------------
