@@ -24,7 +24,7 @@ from minilora.adapt import Recipe
 from minilora.baselines.masked import train
 from minilora.baselines.scene_pretraining import HELD_OUT, drawn
 from minilora.captions import NOUNS
-from minilora.files import digest_of
+from minilora.files import digest_of, load_tensors, save_tensors
 from minilora.mae import (MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MaskedAutoencoder,
                           random_masking)
 
@@ -33,6 +33,7 @@ WAYS = {"visible patches alone": False, "all, with mask tokens": True}
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 WIDTHS = (96, 192, 384)
 SCENES = replace(MAE_MINI, resolution=112, patch=8)     # scenes at half size: 196 patches
+LEARNED, NEW = 1500, 500        # scenes
 SIZES = {"ViT-B/16": MAE_B_16, "ViT-L/16": MAE_L_16, "ViT-H/14": MAE_H_14}
 
 
@@ -137,30 +138,39 @@ def step_tables(options):
 
 # ---- trained on scenes --------------------------------------------------------------------------
 
-def probed(config, steps, seed):
+def kept_scenes(path, resolution):
+    """{"pictures", "nouns"} to learn from and {"new", "truth"} held out, drawn once."""
+    if not path.exists():
+        pictures, nouns, _ = drawn(0, LEARNED, resolution)
+        new, truth, _ = drawn(HELD_OUT, NEW, resolution)
+        save_tensors(path, {"pictures": pictures, "nouns": nouns, "new": new, "truth": truth})
+    return load_tensors(path)
+
+
+def probed(config, scenes, steps, seed):
     """Accuracy over nouns of held-out scenes by a linear probe, after so many steps."""
     generator = torch.Generator().manual_seed(seed)
     mae = MaskedAutoencoder(config).initialise(generator)
-    pictures, nouns, _ = drawn(0, 1500, config.resolution)
-    pictures = pictures.float() / 255
+    pictures = scenes["pictures"].float() / 255
     if steps:
         train(mae, pictures, Recipe(steps, 32, 1e-3), generator)
-    new, truth, _ = drawn(HELD_OUT, 500, config.resolution)
-    head = transfer.probe(mae.eval().encoder, pictures, nouns, len(NOUNS), generator)
-    odds = transfer.classify(mae.encoder, head, new.float() / 255)
-    return (odds.argmax(1) == truth).float().mean().item()
+    head = transfer.probe(mae.eval().encoder, pictures, scenes["nouns"], len(NOUNS), generator)
+    odds = transfer.classify(mae.encoder, head, scenes["new"].float() / 255)
+    return (odds.argmax(1) == scenes["truth"]).float().mean().item()
 
 
 def kept(options, config, steps):
     """`probed` in a fresh process, or from its file."""
     key = digest_of(repr(config), steps, options.seed, torch.__version__)
+    path = options.out / "mae" / f"scenes-{config.resolution}-{LEARNED}-{NEW}.pt"
+    kept_scenes(path, config.resolution)
     return cell(options.out / "mae" / f"{key}.json", key, lambda: measure.fresh(
-        probed_in_process, vars(config), steps, options.seed, options.threads))
+        probed_in_process, vars(config), str(path), steps, options.seed, options.threads))
 
 
-def probed_in_process(config, steps, seed, threads):
+def probed_in_process(config, path, steps, seed, threads):
     torch.set_num_threads(threads)
-    return probed(replace(SCENES, **config), steps, seed)
+    return probed(replace(SCENES, **config), load_tensors(path), steps, seed)
 
 
 def ratio_tables(options):

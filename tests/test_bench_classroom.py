@@ -1,5 +1,6 @@
 """The benches of the classroom: their arithmetic, and that nothing judged is learned from."""
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -92,3 +93,16 @@ def test_results_name_no_path_of_a_machine():
     for path in (REPO / "bench" / "results").glob("*.*"):
         if path.suffix in (".txt", ".md", ".csv"):
             assert "/tmp/" not in path.read_text() and "/home/" not in path.read_text(), path.name
+
+
+def test_scenes_are_drawn_once_and_probed(tmp_path, monkeypatch):
+    monkeypatch.setattr(mae, "LEARNED", 6)
+    monkeypatch.setattr(mae, "NEW", 3)
+    path = tmp_path / "scenes.pt"
+    first = mae.kept_scenes(path, 32)
+    monkeypatch.setattr(mae, "drawn", None)
+    again = mae.kept_scenes(path, 32)
+    assert torch.equal(first["pictures"], again["pictures"]) and len(again["truth"]) == 3
+    config = replace(mae.SCENES, resolution=32, width=64, heads=1, layers=1, decoder_width=32,
+                     decoder_layers=1, decoder_heads=1)
+    assert 3 * mae.probed(config, again, 2, 1) in (0, 1, 2, 3), "three new scenes"
