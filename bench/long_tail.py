@@ -1,6 +1,8 @@
 """Many good pictures, few of some defects: plain cross-entropy, weights, balanced contrast.
 
-    python -m bench.long_tail --data FOLDER --class bottle magnetic_tile
+    python -m bench.long_tail --data FOLDER --class bottle magnetic_tile --start resnet18-scenes.pt
+
+With --start a ResNet-18 from these weights learns, without it the small CNN.
 
 Training pictures: GOOD good ones, and of the kinds of defects, by name, half, a quarter, an eighth
 ... of what may be learned from, at least 2 (labels.split).  Judged are the same pictures as in
@@ -19,9 +21,9 @@ from bench.classroom import code_version
 from bench.tables import write
 from minilora import labels
 from minilora.baselines.long_tail import by_frequency
-from minilora.baselines.supervised import Recipe, Supervised
+from minilora.baselines.supervised import RECIPES, Supervised
 from minilora.data import load_class
-from minilora.files import digest_of
+from minilora.files import digest_of, sha256_of
 from minilora.images import load_squares
 
 GOOD, TAIL = 60, 0.5
@@ -30,12 +32,12 @@ LOSSES = {"plain": "cross-entropy", "weighted": "class-balanced weights",
 GROUPS = ("head", "middle", "tail")
 
 
-def one(root, name, seed, loss, threads):
+def one(root, name, seed, loss, start, threads):
     """{"counts", "kinds", "right": share of each kind}, in a process of its own."""
     torch.set_num_threads(threads)
     chosen = labels.split(load_class(root, name), "all", seed, TAIL, GOOD)
-    recipe = replace(Recipe(augmented=True), loss=loss)
-    judge = Supervised(recipe, len(chosen.kinds), seed)
+    recipe = replace(RECIPES["ResNet-18" if start else "CNN, augmented"], loss=loss)
+    judge = Supervised(recipe, len(chosen.kinds), seed, start)
     judge.fit(load_squares([s.path for s in chosen.train], recipe.resolution),
               chosen.targets(chosen.train))
     found = judge.probabilities(load_squares([s.path for s in chosen.test], recipe.resolution))
@@ -51,6 +53,7 @@ def parser():
     p.add_argument("--data", type=Path, required=True, help="folder in MVTec AD's layout")
     p.add_argument("--class", dest="names", nargs="+", default=["bottle", "magnetic_tile"])
     p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    p.add_argument("--start", type=Path, help="weights of a ResNet-18; else the small CNN")
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
     p.add_argument("--out", type=Path, default=Path("runs/bench"))
     p.add_argument("--name", default="long-tail")
@@ -60,16 +63,18 @@ def parser():
 def main():
     options = parser().parse_args()
     torch.set_num_threads(options.threads)
+    start = str(options.start) if options.start else None
+    network, mark = ("ResNet-18", sha256_of(start)) if start else ("CNN", None)
     made, numbers = [], []
     for name in options.names:
         rows = []
         for loss, title in LOSSES.items():
             cells = []
             for seed in options.seeds:
-                key = digest_of(name, seed, loss, GOOD, TAIL, code_version())
-                path = options.out / "long-tail" / f"{name}-{seed}-{loss}.json"
+                key = digest_of(name, seed, loss, mark, GOOD, TAIL, code_version())
+                path = options.out / "long-tail" / f"{network}-{name}-{seed}-{loss}.json"
                 cells.append(cell(path, key, lambda: measure.fresh(
-                    one, str(options.data), name, seed, loss, options.threads)))
+                    one, str(options.data), name, seed, loss, start, options.threads)))
             groups = by_frequency(cells[0]["counts"])
             shares = [[statistics.mean(c["right"][k] for k in groups[g]) for c in cells]
                       for g in GROUPS]
@@ -81,7 +86,8 @@ def main():
         counts = ", ".join(f"{k} {n}" for k, n in zip(cells[0]["kinds"], cells[0]["counts"]))
         made.append((f"{name}: {counts} pictures to learn from; right of each group, per cent",
                      ["loss", *GROUPS, "mean of the kinds"], rows))
-    head = [measure.conditions(), f"CNN, augmented, 30 epochs; seeds "
+    head = [measure.conditions(), f"{network}, augmented, 30 epochs"
+            f"{f', from {options.start.name}' if start else ''}; seeds "
             f"{' '.join(map(str, options.seeds))}"]
     write(options.out, options.name, made, head,
           (("class", "loss", "seed", "kind", "pictures", "right"), numbers))

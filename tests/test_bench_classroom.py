@@ -46,7 +46,7 @@ def test_confusion_counts_pairs():
 
 
 def test_long_tail_counts_fall(data):
-    found = long_tail.one(str(data), "gear", 1, "weighted", 1)
+    found = long_tail.one(str(data), "gear", 1, "weighted", None, 1)
     assert len(found["right"]) == len(found["kinds"]) == len(found["counts"])
     assert found["counts"][1] >= found["counts"][-1] >= 2
     assert all(0 <= share <= 1 for share in found["right"])
