@@ -34,7 +34,7 @@ def best_frames(found):
 
 def contact_sheet(found, pictures, columns=5):
     """A PIL picture: the best frame of each event.  pictures: of `best_frames`."""
-    rows = -(-len(found) // columns)
+    rows = max(1, -(-len(found) // columns))
     sheet = Image.new("RGB", (columns * TILE, rows * (TILE + CAPTION)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for k, event in enumerate(found):

@@ -82,7 +82,8 @@ def find(index, value_of, count, width=WIDTH, gap=GAP, files=None, floor=None):
     found = []
     for path, (times, values) in curves.items():
         best = int(values.argmax())
-        alone = events.Event(path, *3 * [times[best].item()], values[best].item())
+        moment = times[best].item()
+        alone = events.Event(path, moment, moment, moment, values[best].item())
         found += events.events(path, times, values, width, gap, count, floor) or [alone]
     return sorted(found, key=lambda event: -event.score)[:count], curves
 
@@ -142,13 +143,17 @@ def run_query(options, say):
         files = shortlist.files_near(index, query) if options.fast else None
         found, curves = find(index, likeness(query), options.count, options.smooth, options.gap,
                              files)
+    words = options.reads or " and ".join(options.texts) or f"like {', '.join(options.like)}"
     for rank, event in enumerate(found, 1):
         say(line_of(rank, event))
-    words = options.reads or " and ".join(options.texts) or f"like {', '.join(options.like)}"
     if not found:
         say(f"nothing found for {words}")
-    if options.speak or options.speak_to:
-        speech.speak(speech.summary(words, found), options.speak_to)
+    hand_out(words, found, curves, options)
+    return 0
+
+
+def hand_out(words, found, curves, options):
+    """All that was asked for beside the lines.  words: what was looked for."""
     if options.json:
         write_json(options.json, {"query": words, "events": [e._asdict() for e in found]})
     pictures = best_frames(found) if options.sheet or options.page else {}
@@ -158,7 +163,8 @@ def run_query(options, say):
     if options.page:
         with whole_file(options.page, "w") as file:
             file.write(result_page(words, found, curves, pictures))
-    return 0
+    if options.speak or options.speak_to:
+        speech.speak(speech.summary(words, found), options.speak_to)
 
 
 def run_remove(options, say):

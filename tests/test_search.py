@@ -457,6 +457,19 @@ def test_index_and_query_from_the_command_line(tmp_path, files, tiny_weights, ca
     assert "removed 1 files, 3 left" in capsys.readouterr().out
 
 
+def test_text_in_pictures_from_the_command_line(tmp_path, tiny_weights, capsys):
+    written("SN 4821").save(tmp_path / "a.png")
+    run = lambda *arguments: (lambda o: o.run(o, print))(search.parser().parse_args(arguments))
+    out = str(tmp_path / "i")
+    run("index", str(tmp_path / "a.png"), "--out", out, "--model", str(tiny_weights), "--ocr")
+    assert run("query", out, "--reads", "4821") == 0
+    assert "1   1.000  " in capsys.readouterr().out
+    sheet, page = tmp_path / "f.png", tmp_path / "f.html"
+    assert run("query", out, "--reads", "9999", "--sheet", str(sheet), "--page", str(page)) == 0
+    assert "nothing found for 9999" in capsys.readouterr().out
+    assert Image.open(sheet).size == (5 * TILE, TILE + CAPTION) and "9999" in page.read_text()
+
+
 def test_another_model_or_sampling_is_refused(tmp_path, files, tiny_weights, tiny_clip):
     from minilora.checkpoint import save_official
     run = lambda *arguments: (lambda o: o.run(o, print))(search.parser().parse_args(arguments))
