@@ -18,7 +18,7 @@ import torch
 
 from bench import formulas, measure
 from bench.accuracy import cell
-from bench.tables import write
+from bench.tables import write_parts
 from minilora import mae_job, transfer
 from minilora.adapt import Recipe
 from minilora.baselines.masked import train
@@ -250,13 +250,7 @@ def parser():
 def main():
     options = parser().parse_args()
     torch.set_num_threads(options.threads)
-    made, lines = [], []
-    for part in options.part:
-        tables, said = PARTS[part](options)
-        made, lines = made + tables, lines + said
-    numbers = [(title, *row) for title, _, rows in made for row in rows]
-    write(options.out, options.name, made, [measure.conditions(), f"seed {options.seed}", *lines],
-          (("table", "row"), numbers))
+    write_parts(options, PARTS, [measure.conditions(), f"seed {options.seed}"])
 
 
 if __name__ == "__main__":

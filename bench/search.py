@@ -26,7 +26,7 @@ from PIL import Image
 
 from bench import measure
 from bench.accuracy import cell, spread
-from bench.tables import write
+from bench.tables import write_parts
 from minilora import belts, events, search
 from minilora.auroc import auroc
 from minilora.checkpoint import load_clip
@@ -124,11 +124,11 @@ def frame_auroc(curves, true):
     return auroc(torch.cat([v for _, v in curves.values()]), torch.cat(inside))
 
 
-METHODS = {"events": lambda curves, generator: None,
-           "frames as long as a part": lambda curves, generator: frames_as_events(
-               curves, IN_VIEW, IN_VIEW),
-           "single frames": lambda curves, generator: frames_as_events(curves, 1 / RATE, 1 / RATE),
-           "random": at_random}
+RIVALS = {"frames as long as a part": lambda curves, generator: frames_as_events(
+              curves, IN_VIEW, IN_VIEW),
+          "single frames": lambda curves, generator: frames_as_events(curves, 1 / RATE, 1 / RATE),
+          "random": at_random}
+METHODS = ("events", *RIVALS)
 
 
 def found_in(seed, threads):
@@ -140,10 +140,13 @@ def found_in(seed, threads):
         index, made = drawn_index(Path(folder), clip.eval(), weights.sha256, seed)
         for kind, noun, query, files, true in asked(clip, made, seed):
             hills, curves = search.find(index, likeness(query), 10_000, files=set(files))
-            for method, make in METHODS.items():
+            told = frame_auroc(curves, true)
+            finds = {"events": hills, **{name: make(curves, generator)
+                                         for name, make in RIVALS.items()}}
+            for method, found in finds.items():
                 group = judged.setdefault(kind, {}).setdefault(method, {}).setdefault(
                     "unseen" if noun in UNSEEN_CLASSES else "seen", [])
-                group.append((make(curves, generator) or hills, true, frame_auroc(curves, true)))
+                group.append((found, true, told))
     figures = lambda rows: [*(events.mean_average_precision([r[:2] for r in rows], o)
                               for o in OVERLAPS),
                             *(events.top([r[:2] for r in rows], k) for k in (1, 5)),
@@ -388,7 +391,7 @@ def query_tables(options):
     rows = []
     for count in options.frames:
         with tempfile.TemporaryDirectory() as folder:
-            index = synthetic(Path(folder), count)
+            synthetic(Path(folder), count)
             disk = sum(p.stat().st_size for p in Path(folder).rglob("*.pt"))
             whole, fast = (measure.fresh(asked_of, folder, way, options.rounds, options.threads)
                            for way in (False, True))
@@ -397,7 +400,6 @@ def query_tables(options):
             f"{1000 * statistics.median(w['seconds']):,.0f}" for w in (whole, fast)), *(
             f"{w['memory'] / 1e6:,.0f}" for w in (whole, fast)), f"{fast['build']:.1f}",
             f"{same:.0%}"])
-        del index
     return [(f"a query, features of {WIDTH} numbers, files of {HOUR} frames",
              ["frames", "MB on disk", "whole product, ms", "faiss, ms", "whole product, MB",
               "faiss, MB", "faiss, s to build once", "same best event"], rows)], [
@@ -425,15 +427,10 @@ def parser():
 def main():
     options = parser().parse_args()
     torch.set_num_threads(options.threads)
-    made, lines = [], []
-    for part in options.part:
-        tables, said = PARTS[part](options)
-        made, lines = made + tables, lines + said
-    numbers = [(title, *row) for title, _, rows in made for row in rows]
     _, weights = load_clip()
-    write(options.out, options.name, made, [
+    write_parts(options, PARTS, [
         measure.conditions(), f"{weights.name} (sha256 {weights.sha256[:12]}…), seeds "
-        f"{' '.join(map(str, options.seeds))}", *lines], (("table", "row"), numbers))
+        f"{' '.join(map(str, options.seeds))}"])
 
 
 if __name__ == "__main__":

@@ -45,3 +45,17 @@ def write(folder, name, made, head, numbers, more=()):
         with whole_file(folder / f"{name}.{ending}", "w") as file:
             file.write(text)
     print(as_text(made, head))
+
+
+def write_parts(options, parts, head):
+    """Runs the parts that options.part names and writes their tables together.
+
+    parts: {name: function of options that returns (tables, lines for the head)};  options: with
+    part, out, name.
+    """
+    made, lines = [], []
+    for part in options.part:
+        tables, said = parts[part](options)
+        made, lines = made + tables, lines + said
+    numbers = [(title, *row) for title, _, rows in made for row in rows]
+    write(options.out, options.name, made, [*head, *lines], (("table", "row"), numbers))

@@ -122,8 +122,9 @@ def on_labels(mae, data, options, resolution):
             odds = transfer.classify(encoder, head, pixels[1])
             found[name] = {"accuracy": (odds.argmax(1) == truth).float().mean().item(),
                            "image_auroc": auroc(1 - odds[:, 0], truth > 0)}
-    masks = [load_masks(part, resolution) for part in (chosen.train, chosen.test)]
-    if options.probe and all(m is not None for m in masks):
+    masks = [load_masks(part, resolution) for part in (chosen.train, chosen.test)
+             if options.probe]
+    if masks and all(m is not None for m in masks):
         head = transfer.segment(mae.encoder, pixels[0], masks[0],
                                 torch.Generator().manual_seed(options.seed))
         odds = transfer.patch_probability(mae.encoder, head, pixels[1])

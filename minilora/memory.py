@@ -120,8 +120,8 @@ class Memory:
         degrees.  A turned patch is as loose as it was before, so only the first are looked up.
         nearby: a factor on how much the place counts.
         """
-        mean, count, places = tokens.mean((1, 2), keepdim=True), tokens.shape[1] // turns, \
-            tokens.shape[2]
+        mean = tokens.mean((1, 2), keepdim=True)
+        count, places = tokens.shape[1] // turns, tokens.shape[2]
         unit, window = F.normalize(tokens - mean, dim=-1), around(places, tokens.device)
         distance, number = (torch.stack(x, 1) for x in                      # (2, layers, count, P)
                             zip(*(leave_one_out(u, owners, count, window) for u in unit)))

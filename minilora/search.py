@@ -37,7 +37,7 @@ from minilora.terminal import command, option_parser
 
 TEMPLATES = ("{}.", "a photo of {}.", "a close-up photo of {}.")
 AWAY = 0.5                      # weight of what must not be there
-WIDTH, GAP = 1.0, 0.5           # seconds, of `events.events`; measured by bench.search
+WIDTH, GAP = 1.0, 0.5           # seconds, of `events.events`; what they give: bench.search
 
 
 def text_features(clip, text):

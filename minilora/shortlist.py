@@ -9,6 +9,8 @@ an event that is found has the score it would have without; what can be lost is 
 The groups lie beside the index, in half precision, and are made again when the index has changed.
 Symbols: M rows, E embedding.  Leaves out: compression below half precision.
 """
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -35,25 +37,31 @@ def build(index):
     """Writes the groups of an Index.  Returns their path."""
     faiss = package()
     names, path = index.parts(), path_of(index)
-    rows = [index.load(name)["features"] for name in names]
-    count, width = sum(map(len, rows)), rows[0].shape[1]
+    rows_of = lambda name: index.load(name)["features"]         # one part in memory at a time
+    sizes = [len(rows_of(name)) for name in names]
+    count, generator = sum(sizes), torch.Generator().manual_seed(0)
     lists = max(1, min(LISTS, count // TRAINED))
-    groups = faiss.index_factory(width, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
-    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:lists * TRAINED]
-    groups.train(torch.cat(rows)[chosen.sort().values].float().numpy())
-    for number, features in enumerate(rows):            # a row's number: its part, then its place
+    share = min(1.0, lists * TRAINED / count)
+    some = torch.cat([rows_of(name)[torch.randperm(size, generator=generator)
+                                    [:math.ceil(share * size)]]
+                      for name, size in zip(names, sizes)]).float()
+    groups = faiss.index_factory(some.shape[1], f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
+    groups.train(some.numpy())
+    for number, features in enumerate(map(rows_of, names)):     # of a row: its part, then its place
         numbers = torch.arange(len(features)) + number * PLACES
         groups.add_with_ids(features.float().numpy(), numbers.numpy())
     for old in index.folder.glob("groups-*.faiss"):
         old.unlink()
     with whole_file(path) as file:
-        file.write(faiss.serialize_index(groups).tobytes())
+        faiss.write_index(groups, str(file.name))
     return path
 
 
 def files_near(index, query, rows=ROWS):
     """Paths of the files that hold the `rows` frames nearest to a query (E,), as a set."""
     faiss = package()
+    if not index.parts():
+        return set()
     path = path_of(index)
     groups = faiss.read_index(str(path if path.is_file() else build(index)), faiss.IO_FLAG_MMAP)
     groups.nprobe = PROBES

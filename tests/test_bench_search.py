@@ -4,7 +4,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from bench import search as bench
-from minilora import belts, events
+from minilora import events
 from minilora.index import Index
 
 
@@ -73,7 +73,6 @@ def test_what_is_asked_of_belts_has_answers(tmp_path, tiny_clip, monkeypatch):
     monkeypatch.setattr(bench, "MIXED", 1)
     monkeypatch.setattr(bench, "LINES", ("gear",))
     monkeypatch.setattr(bench, "DRAWN", 4)
-    monkeypatch.setattr(belts, "GAP", 2.0)
     index, made = bench.drawn_index(tmp_path, tiny_clip, "0" * 64, seed=1)
     assert [e.rows() for e in index.entries.values()] == [240, 240]
     asked = bench.asked(tiny_clip, made, 1)

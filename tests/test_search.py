@@ -319,6 +319,7 @@ def test_faiss_finds_the_files_that_hold_the_nearest_frames(tmp_path):
     del index.entries["0.mp4"], index.entries["0.mkv"]
     assert all(not p.startswith("0.") for p in shortlist.files_near(index, query, rows=99))
     assert len(before) == 1 and before != list(tmp_path.glob("groups-*.faiss"))
+    assert shortlist.files_near(fresh(tmp_path / "empty"), query) == set()
 
 
 EXTRAS = {"faiss": (lambda: shortlist.package(), "minilora[faiss]"),
