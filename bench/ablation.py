@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from bench import accuracy
-from minilora import __version__, anomaly, report, scenes
+from minilora import __version__, report, scenes
 from minilora.adapt import continued
 from minilora.baselines.winclip import WinCLIP
 from minilora.checkpoint import load_clip
@@ -29,20 +29,20 @@ from minilora.settings import Settings
 class Averaged(Detector):
     """The memory holds means of 3 x 3 patches, as PatchCore's does."""
 
-    def patch_features(self, pixels, states):
+    def patch_features(self, looks):
         def averaged(tokens):                                            # (layers, B, P, W)
             side = round(tokens.shape[2] ** 0.5)
             grid = tokens.flatten(0, 1).transpose(1, 2).unflatten(2, (side, side))
             mean = F.avg_pool2d(grid, 3, 1, 1, count_include_pad=False)
             return mean.flatten(2).transpose(1, 2).view_as(tokens)
-        return [averaged(tokens) for tokens in super().patch_features(pixels, states)]
+        return [averaged(tokens) for tokens in super().patch_features(looks)]
 
 
 class AdaptedMemory(Detector):
     """The memory keeps what the adapted tower sees, at the resolution itself."""
 
-    def patch_features(self, pixels, states):
-        seen = continued(self.clip.visual, states, self.first)
+    def patch_features(self, looks):
+        seen = continued(self.clip.visual, looks[1], self.first)
         seen.append(self.clip.visual.blocks[-1](seen[-1]))
         return [torch.stack([seen[n][:, 1:] for n in self.memory_layers])]
 
@@ -78,10 +78,31 @@ class BothPrompts(Detector):
     """The text map is the mean of the maps by learned and by hand-written prompts."""
 
     def text_probability(self, patches, text):
-        maps = super().text_probability(patches, text)
+        found = super().text_probability(patches, text)
         if text is not self.learned:
-            return maps
-        return (maps + super().text_probability(patches, self.hand_written)) / 2
+            return found
+        return (found + super().text_probability(patches, self.hand_written)) / 2
+
+
+class LoRAOn(Detector):
+    """The text map is that of the adapted tower alone."""
+
+    def frozen_patches(self, frozen):
+        return self.adapted_patches(frozen)
+
+
+class LoRAOff(Detector):
+    """The text map is that of the frozen tower alone, by learned prompts."""
+
+    def adapted_patches(self, frozen):
+        return self.frozen_patches(frozen)
+
+
+class PictureAtOneSize(Detector):
+    """The whole picture is looked at in one size."""
+
+    def picture_probability(self, looks, text):
+        return super().picture_probability({1: looks[1]}, text)
 
 
 class WithWindows(Detector):
@@ -93,16 +114,19 @@ class WithWindows(Detector):
         self.level = torch.stack(levels).mean()
         super().remember(pictures)
 
-    def memory_map(self, pixels, frozen):
-        windows = self.windows.score(pixels)[0] / self.level
-        return super().memory_map(pixels, frozen) + windows.to(self.device)
+    def looks(self, pixels, texts=True):
+        self.pixels = pixels
+        return super().looks(pixels, texts)
+
+    def memory_map(self, looks):
+        windows = self.windows.score(self.pixels)[0] / self.level
+        return super().memory_map(looks) + windows.to(self.device)
 
 
 @dataclass(frozen=True)
 class Lever:
     settings: dict = field(default_factory=dict)
     detector: type = Detector
-    top: float = 0.003                  # share of the map's pixels that makes the image score
 
 
 LEVERS = {
@@ -128,13 +152,19 @@ LEVERS = {
     "text map not added": Lever({"text_weight": 0.0}),
     "text map with weight 0.5": Lever({"text_weight": 0.5}),
     "text map with weight 1": Lever({"text_weight": 1.0}),
-    "text map with weight 4": Lever({"text_weight": 4.0}),
+    "text map with weight 2": Lever({"text_weight": 2.0}),
+    "text map with LoRA alone": Lever({}, LoRAOn),
+    "text map without LoRA": Lever({}, LoRAOff),
+    "whole picture not added": Lever({"picture_weight": 0.0}),
+    "whole picture with weight 1": Lever({"picture_weight": 1.0}),
+    "whole picture at one size": Lever({}, PictureAtOneSize),
+    "all sizes weighted alike": Lever({"trial": False}),
     "ordinary path for the text map": Lever({}, OrdinaryPath),
     "hand-written prompts": Lever({}, HandWritten),
     "hand-written and learned prompts": Lever({}, BothPrompts),
-    "image score: maximum": Lever(top=0.0),
-    "image score: top 1 %": Lever(top=0.01),
-    "image score: top 5 %": Lever(top=0.05),
+    "image score: maximum": Lever({"top": 0.0}),
+    "image score: top 1 %": Lever({"top": 0.01}),
+    "image score: top 5 %": Lever({"top": 0.05}),
     "sigma 1": Lever({"sigma": 1.0}),
     "sigma 8": Lever({"sigma": 8.0}),
     "no LoRA": Lever({}, WithoutLoRA),
@@ -164,8 +194,7 @@ def compute(lever, settings, data, options):
     samples = data.test[::2]
     good = load_pictures(few_shot(data.train, options.shots, settings.seed), resolution)
     detector = lever.detector(clip, data.name, settings).fit(good)
-    rows = {row: (maps, anomaly.image_score(maps, lever.top)) for row, (maps, _)
-            in judge(detector, load_pictures(samples, resolution).split(SCORED)).items()}
+    rows = judge(detector, load_pictures(samples, resolution).split(SCORED))
     return accuracy.with_metrics(rows, samples)
 
 
@@ -186,7 +215,7 @@ def main():
                 settings = replace(Settings(seed=seed, steps=options.steps,
                                             resolution=options.resolution), **lever.settings)
                 mark = digest_of("even", weights.sha256, source, name, options.shots,
-                                 lever.detector.__name__, lever.top, asdict(settings), __version__)
+                                 lever.detector.__name__, asdict(settings), __version__)
                 path = options.out / "cells" / f"even-{source}-{name}-{mark}.json"
                 rows = accuracy.cell(path, mark, compute, lever, settings, data, options)
                 found.setdefault((label, name), []).append(rows["adapted"])

@@ -31,7 +31,6 @@ import torch.nn.functional as F
 from bench import measure, peers
 from bench.tables import write
 from minilora.adapt import adaptation_loss
-from minilora.anomaly import image_score
 from minilora.bpe import END, START, default_tokenizer
 from minilora.checkpoint import load_clip, official_state_dict
 from minilora.clip import CLIP, VIT_B_16
@@ -193,12 +192,12 @@ def memory_pairs(o):
         detector = detector_with_memory(layers, o.device)
 
         def without():
-            states = detector.frozen_states(pixels)
-            text = detector.adapted_text_map(states)
-            return text, image_score(text.cpu())
+            looks = detector.looks(pixels)
+            return detector.judged(detector.text_map(looks),
+                                   detector.picture_probability(looks, detector.learned))
 
         def same(both, text):
-            memory = detector.memory_map(pixels, detector.frozen_states(pixels))
+            memory = detector.memory_map(detector.looks(pixels))
             return apart([both[0]], [detector.fuse(memory, text[0]).cpu()])
 
         yield Pair(f"score a picture, memory of {REMEMBERED}, searched layers {len(layers)}: "

@@ -1,9 +1,11 @@
 """From patch scores to an anomaly map, a picture's score and a decision.
 
 Claim: a patch is suspicious if it is nearer to "damaged" than to "flawless"; smoothed to pixels
-such scores are a map, and a picture is as bad as its worst per cent.
+such scores are a map, and a picture is as bad as its worst pixels, and as the whole of it looks.
 
-    Jeong et al. 2023, "WinCLIP", section 4 (text map; the memory beside it is in memory.py).
+    Jeong et al. 2023, "WinCLIP", section 4 (text map; whole picture, eq. 5; the memory beside it is
+    in memory.py).
+    Leys et al. 2013, "Detecting outliers": median and median deviation, not mean and deviation.
 
 Symbols: B images, P = G² patches, E embedding, R resolution.
 Leaves out: weighting by neighbours, thresholds that need defective pictures.
@@ -48,27 +50,39 @@ def to_pixels(patch_scores, resolution, sigma):
     return gaussian(maps[:, 0], sigma)
 
 
-def image_score(maps, top=0.003):
-    """Mean of the highest `top` share of a map's pixels.  (B, R, R) -> (B,).
+def image_score(maps, top=0.003, picture=0.0):
+    """Mean of the highest `top` share of a map's pixels, plus `picture`.  (B, R, R) -> (B,).
 
     Less noisy than the maximum; small enough for a defect of a patch's size (bench.ablation).
+    picture: (B,), what the whole picture adds.
     Raises ValueError for NaN or inf: compared with a threshold, NaN would pass as good.
     """
     flat = maps.flatten(1)
-    scores = flat.topk(max(1, int(top * flat.shape[1])), dim=1).values.mean(1)
+    scores = flat.topk(max(1, int(top * flat.shape[1])), dim=1).values.mean(1) + picture
     if not scores.isfinite().all():
         raise ValueError(f"score {scores[~scores.isfinite()][0].item()} of a picture; expected a "
                          "finite number; the weights or the adapter are broken, fit again")
     return scores
 
 
-def threshold(good_scores, false_positive_rate=0.05):
+def threshold(good_scores, false_positive_rate=0.05, photographs=None):
     """The score above which a picture is NG, from scores of good pictures alone.
 
-    good_scores: (n,).  The empirical quantile, interpolated: of many good pictures the stated share
-    lies above it; of 20 or fewer, it lies between the two highest.
+        median + t s sqrt(1 + 1 / K)        s = 1.4826 median |score - median|
+
+    good_scores: (n,);  photographs: K behind them, n if not said.  The upper limit of a prediction:
+    a new good score lies above it with the stated rate (at least 1 in 10,000), if scores are about
+    normal. The median deviation, unlike a quantile of 16 scores, is not moved by a single odd shot.
+    t is Student's with K - 1 degrees of freedom, by the first term of its expansion in 1 / (K - 1)
+    (Abramowitz & Stegun 26.7.5).
     """
-    return torch.quantile(good_scores.double(), 1 - false_positive_rate).item()
+    scores, count = good_scores.double(), photographs or len(good_scores)
+    middle = scores.quantile(0.5)
+    spread = 1.4826 * (scores - middle).abs().quantile(0.5)
+    tail = torch.tensor(false_positive_rate, dtype=torch.double).clamp(1e-4, 1 - 1e-4)
+    normal = torch.special.ndtri(1 - tail)
+    student = normal + (normal ** 3 + normal) / (4 * max(1, count - 1))
+    return (middle + student * spread * math.sqrt(1 + 1 / count)).item()
 
 
 def demo():
@@ -83,7 +97,9 @@ def demo():
     for sigma in (1.0, 4.0, 8.0):
         score = image_score(to_pixels(scores, 64, sigma)).item()
         print(f"map of 64 x 64, smoothed with sigma {sigma:.0f}: image score {score:.2f}")
-    print(f"threshold from 8 good scores: {threshold(torch.rand(8, generator=generator)):.2f}")
+    good = 1 + 0.1 * torch.randn(8, generator=generator)
+    print(f"threshold from 8 good scores about 1: {threshold(good):.2f}; "
+          f"with 10 for one of them: {threshold(torch.cat([good[1:], torch.tensor([10.0])])):.2f}")
 
 
 if __name__ == "__main__":

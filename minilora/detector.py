@@ -6,6 +6,10 @@ learned on pasted defects separates good from defective pictures of one product.
     fit     adapt (adapt.py), then fill the memory and set the threshold, all from good pictures
     score   five rows, so that the use of every part stays visible (see ROWS)
 
+Pasted defects are not what a factory finds, so what LoRA has learned from them counts half: the
+text map is the mean of one with LoRA and one without (Wortsman et al. 2022, "WiSE-FT", take the
+mean of the weights). How "anomalous" the whole picture looks to the frozen tower is added to its score.
+
 Leaves out: choosing anything by test pictures, several products in one model.
 Symbols: K shots, B images, N shots and their copies, P patches, W width, E embedding, R resolution.
 """
@@ -16,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from minilora import anomaly
+from minilora import anomaly, trial
 from minilora.adapt import adapt, continued, frozen_states
 from minilora.adapter import adapter_state, load_adapter_state
 from minilora.bpe import default_tokenizer
@@ -30,10 +34,10 @@ from minilora.settings import Settings
 
 ROWS = {"zero-shot": "hand-written prompts, no shots",
         "memory": "frozen features, memory only",
-        "text": "learned prompts and LoRA, text map only",
+        "text": "learned prompts, LoRA on and off, no memory",
         "lora-off": "learned prompts and memory, LoRA switched off",
         "adapted": "all together"}
-VERSION = 2                     # of the files that `save` writes
+VERSION = 3                     # of the files that `save` writes
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -92,29 +96,26 @@ class Detector:
         return torch.autocast(self.device.type, getattr(torch, self.precision) if half else None,
                               enabled=half)
 
-    def frozen_states(self, pixels, without_lora=False):
-        """Hidden states of the pretrained tower that the best map needs.  pixels: (B, 3, R, R).
+    def looks(self, pixels, texts=True):
+        """Hidden states of the pretrained tower at every size: {scale: [(B, 1+P, W), ...]}.
 
-        without_lora: so many more that maps with LoRA off can be made of them, too.
+        pixels: (B, 3, R, R).  texts: as far as the texts need them, up to the last block, at scale
+        1 and below; else as far as the memory does.
         """
-        last = len(self.clip.visual.blocks) - 1 if without_lora else self.first - 1
-        with self.tower():
-            return frozen_states(self.clip.visual, pixels, max(last, *self.memory_layers))
+        visual, seen = self.clip.visual, {}
+        for scale in dict.fromkeys((1, *self.settings.scales)):
+            side = visual.patch * max(1, round(self.resolution * scale / visual.patch))
+            resized = pixels if scale == 1 else F.interpolate(
+                pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
+            through = len(visual.blocks) - 1 if texts and scale <= 1 else 0
+            with self.tower():
+                seen[scale] = frozen_states(visual, resized, max(through, *self.memory_layers))
+        return seen
 
-    def patch_features(self, pixels, states):
-        """What the memory keeps, one (layers, B, P, W) a scale.  states: those at scale 1."""
-        features, patch = [], self.clip.visual.patch
-        for scale in self.settings.scales:
-            if scale == 1:
-                seen = states
-            else:
-                side = patch * max(1, round(self.resolution * scale / patch))
-                resized = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
-                with self.tower():
-                    seen = frozen_states(self.clip.visual, resized.clamp(0, 1),
-                                         max(self.memory_layers))
-            features.append(torch.stack([seen[n][:, 1:] for n in self.memory_layers]))
-        return features
+    def patch_features(self, looks):
+        """What the memory keeps, one (layers, B, P, W) a scale."""
+        return [torch.stack([looks[scale][n][:, 1:] for n in self.memory_layers])
+                for scale in self.settings.scales]
 
     def adapted_patches(self, frozen):
         """Patches in the texts' space, (B, P, E), by the tower as it is now.  frozen: as above."""
@@ -130,6 +131,16 @@ class Detector:
     def text_probability(self, patches, text):
         """Probability of "anomalous" per patch, (B, P)."""
         return anomaly.text_map(patches, text, self.clip.logit_scale.exp())
+
+    def picture_probability(self, looks, text):
+        """The same of whole pictures, by the frozen tower, mean over the sizes up to 1: (B,)."""
+        visual, found = self.clip.visual, []
+        for states in (states for scale, states in looks.items() if scale <= 1):
+            with lora_off(visual), self.tower():
+                last = visual.blocks[-1].first_token(states[len(visual.blocks) - 1])
+                whole = visual.pool(last).float()                           # (B, E)
+            found.append(self.text_probability(whole[:, None], text)[:, 0])
+        return torch.stack(found).mean(0)
 
     # ---- fit ----------------------------------------------------------------------------------
 
@@ -151,20 +162,38 @@ class Detector:
     def remember(self, pictures):
         """Fills the memory with patches of the shots and sets the threshold."""
         shown, owners, turns = self.copies_of(pictures)
-        tokens, text = [], []
-        for part in shown.split(self.settings.batch):
-            frozen = self.frozen_states(part)
-            tokens.append(self.patch_features(part, frozen))
-            if sum(map(len, text)) < len(shown) // turns:
-                text.append(self.text_probability(self.adapted_patches(frozen), self.learned))
+        count = len(shown) // turns                         # of copies that are not turned
+        tokens, text, whole = [], [], []
+        for k in range(0, len(shown), self.settings.batch):
+            looks = self.looks(shown[k:k + self.settings.batch], texts=k < count)
+            tokens.append(self.patch_features(looks))
+            if k < count:
+                text.append(self.text_map(looks))
+                whole.append(self.picture_probability(looks, self.learned))
         # a single photograph does not show how much others differ in place
         nearby = self.settings.nearby if len(pictures) > 1 else 0.0
         self.memory = [Memory.of(torch.cat(scale, dim=1), owners, turns, nearby)
                        for scale in zip(*tokens)]                           # (layers, N, P, W)
+        self.weigh(shown[:count], owners)
         left_out = self.mean_map([m.left_out for m in self.memory])
-        text = self.to_map(torch.cat(text)[:len(left_out)])
-        scores = anomaly.image_score(self.fuse(left_out, text))
-        self.threshold = anomaly.threshold(scores.cpu(), self.settings.false_positive_rate)
+        _, scores = self.judged(self.fuse(left_out, torch.cat(text)[:count]),
+                                torch.cat(whole)[:count])
+        self.threshold = anomaly.threshold(scores, self.settings.false_positive_rate,
+                                           len(pictures))
+
+    def weigh(self, copies, owners):
+        """How much each size of the memory counts.  copies: of the shots, the first of `owners`."""
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        shown, masks = trial.pasted(copies[:trial.TRIALS].cpu(), self.settings.defects, generator)
+        maps = []
+        for part, own in zip(shown.split(self.settings.batch),
+                             owners[:len(shown)].split(self.settings.batch)):
+            features = self.patch_features(self.looks(part, texts=False))
+            maps.append([self.to_map(m.score(f, own, owners))
+                         for m, f in zip(self.memory, features)])
+        found = [torch.cat(scale) for scale in zip(*maps)]
+        for memory, weight in zip(self.memory, trial.weights(found, masks)):
+            memory.weight = weight if self.settings.trial else 1 / len(found)
 
     def copies_of(self, pictures):
         """The shots and slightly moved and relit copies; then all of them in three more directions.
@@ -192,47 +221,63 @@ class Detector:
         return anomaly.to_pixels(patch_scores, self.resolution, sigma)
 
     def mean_map(self, scores):
-        """[(B, P)], one a scale -> (B, R, R), the mean over the scales."""
-        return sum(map(self.to_map, scores)) / len(scores)
+        """[(B, P)], one a scale -> (B, R, R), the mean over the scales by their weights."""
+        return sum(m.weight * self.to_map(s) for m, s in zip(self.memory, scores))
 
-    def memory_map(self, pixels, frozen):
-        """(B, R, R), from the pictures and their hidden states at full resolution."""
-        features = self.patch_features(pixels, frozen)
-        return self.mean_map([m.score(f) for m, f in zip(self.memory, features)])
+    def memory_map(self, looks):
+        """(B, R, R), from the hidden states."""
+        return self.mean_map([m.score(f) for m, f in zip(self.memory, self.patch_features(looks))])
 
-    def adapted_text_map(self, frozen):
-        """(B, R, R), by learned prompts and with LoRA."""
-        return self.to_map(self.text_probability(self.adapted_patches(frozen), self.learned))
+    def text_map(self, looks):
+        """(B, R, R), by learned prompts: the mean with LoRA and without."""
+        both = [self.text_probability(patches(looks[1]), self.learned)
+                for patches in (self.adapted_patches, self.frozen_patches)]
+        return self.to_map(sum(both) / 2)
 
     def fuse(self, memory, text):
         """Memory map plus weighted text map, both (B, R, R)."""
         return memory + self.settings.text_weight * text
 
-    @torch.no_grad()
-    def maps(self, pixels):
-        """Anomaly maps of every row that this detector has.  pixels: (B, 3, R, R) in [0, 1].
+    def judged(self, maps, picture=0.0):
+        """(map, score) on the CPU.  maps: (B, R, R);  picture: probability of the whole, (B,)."""
+        maps, whole = maps.cpu(), torch.as_tensor(self.settings.picture_weight * picture).cpu()
+        return maps, anomaly.image_score(maps, self.settings.top, whole)
 
-        Returns {row: (B, R, R)} on the CPU; without shots there is only "zero-shot".
+    @torch.no_grad()
+    def rows(self, pixels):
+        """Every row that this detector has.  pixels: (B, 3, R, R) in [0, 1].
+
+        Returns {row: (maps (B, R, R), scores (B,))} on the CPU; without shots only "zero-shot".
         """
-        frozen = self.frozen_states(pixels, without_lora=True)
-        plain = self.frozen_patches(frozen)
-        rows = {"zero-shot": self.to_map(self.text_probability(plain, self.hand_written))}
+        looks = self.looks(pixels)
+        plain, hand = self.frozen_patches(looks[1]), self.hand_written
+        rows = {"zero-shot": self.judged(self.to_map(self.text_probability(plain, hand)),
+                                         self.picture_probability(looks, hand))}
         if self.memory is not None:
-            memory, text = self.memory_map(pixels, frozen), self.adapted_text_map(frozen)
+            memory, text = self.memory_map(looks), self.text_map(looks)
             without = self.to_map(self.text_probability(plain, self.learned))
-            rows |= {"memory": memory, "text": text, "lora-off": self.fuse(memory, without),
-                     "adapted": self.fuse(memory, text)}
-        return {row: maps.cpu() for row, maps in rows.items()}
+            whole = self.picture_probability(looks, self.learned)
+            rows |= {"memory": self.judged(memory), "text": self.judged(text, whole),
+                     "lora-off": self.judged(self.fuse(memory, without), whole),
+                     "adapted": self.judged(self.fuse(memory, text), whole)}
+        return rows
 
     @torch.no_grad()
     def score(self, pixels):
         """(map (B, R, R), score (B,)) by all there is: the row "adapted", or "zero-shot"."""
         if self.memory is None:
-            best = self.maps(pixels)["zero-shot"]
-        else:
-            frozen = self.frozen_states(pixels)
-            best = self.fuse(self.memory_map(pixels, frozen), self.adapted_text_map(frozen)).cpu()
-        return best, anomaly.image_score(best)
+            return self.rows(pixels)["zero-shot"]
+        looks = self.looks(pixels)
+        return self.judged(self.fuse(self.memory_map(looks), self.text_map(looks)),
+                           self.picture_probability(looks, self.learned))
+
+    def line(self, maps, scores):
+        """From which value on a pixel of each map is suspicious, (B,).
+
+        Where the map alone would carry its picture over the threshold, given what the whole picture
+        adds to the score.
+        """
+        return self.threshold - (scores - anomaly.image_score(maps, self.settings.top))
 
     def parameters(self):
         """(trainable, total) numbers of parameters."""
@@ -330,10 +375,7 @@ def demo():
     bad = good[4:].clone()
     bad[0, :, 16:40, 16:40] = 0.1
     for name, picture in (("good", good[4:]), ("defective", bad)):
-        scores = {
-            row: round(anomaly.image_score(m).item(), 3)
-            for row, m in detector.maps(picture).items()
-        }
+        scores = {row: round(s.item(), 3) for row, (_, s) in detector.rows(picture).items()}
         print(f"{name:9s} {scores}")
     print(f"threshold {detector.threshold:.3f}, from the good pictures alone")
 

@@ -132,9 +132,9 @@ def explain(detector, path, head=0):
     low, high = cosine.min(), cosine.max()
     before = detector.text_probability(detector.frozen_patches(frozen), detector.learned)[0]
     after = anomaly.text_map(visual.value_value(adapted), detector.learned, scale)[0]
-    maps = detector.maps(pixels)
-    scores = {row: anomaly.image_score(found).item() for row, found in maps.items()}
-    final = [(heat(found[0]), f"map of the row {row}") for row, found in maps.items()]
+    rows = detector.rows(pixels)
+    scores = {row: found.item() for row, (_, found) in rows.items()}
+    final = [(heat(maps[0]), f"map of the row {row}") for row, (maps, _) in rows.items()]
     score, threshold = list(scores.values())[-1], detector.threshold
     decision = "no threshold" if threshold is None else (
         f"{'NG' if score > threshold else 'OK'}: score {score:.3f}, threshold {threshold:.3f}")

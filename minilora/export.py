@@ -34,7 +34,7 @@ def suspicious(detector, picture, least=LEAST):
     maps, score = detector.score(to_square(picture, detector.resolution)[None])
     height, width = picture.size[::-1]
     whole = F.interpolate(maps[None], (height, width), mode="bilinear")[0, 0]
-    mask = (whole > detector.threshold) & (score > detector.threshold)
+    mask = (whole > detector.line(maps, score).item()) & (score > detector.threshold)
     found = outlines.regions(mask, least)
     return sum((region.mask for region in found), start=mask & False), found
 

@@ -16,7 +16,7 @@ from dataclasses import asdict
 
 import torch
 
-from minilora import __version__, anomaly, folders, page, report, scenes
+from minilora import __version__, folders, page, report, scenes
 from minilora.ahead import ahead
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data
@@ -62,9 +62,8 @@ def judge(detector, batches):
 
     batches: of pictures (B, 3, R, R), SCORED of them each.
     """
-    parts = [detector.maps(batch) for batch in batches]
-    rows = {row: torch.cat([p[row] for p in parts]) for row in parts[0]}
-    return {row: (maps, anomaly.image_score(maps)) for row, maps in rows.items()}
+    parts = [detector.rows(batch) for batch in batches]
+    return {row: tuple(map(torch.cat, zip(*(part[row] for part in parts)))) for row in parts[0]}
 
 
 def peak_memory(device):

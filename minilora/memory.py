@@ -16,6 +16,7 @@ Claim: where good pictures differ from one another (a label at any angle, grain 
 means less than where they agree; dividing by the looseness says so (Breunig et al. 2000, "LOF",
 with a single neighbour).  And good pictures say by themselves whether a place means anything: in
 pictures of bottles nearly every patch has its like at the same place, in those of a texture few do.
+Pictures are looked at in several sizes, one memory each; `trial.py` says how much each counts.
 
     Roth et al. 2022, "PatchCore": a memory of patches of the middle layers, section 3.
     Defard et al. 2021, "PaDiM": every place of a picture has a memory of its own.
@@ -76,20 +77,19 @@ def nearest_twice(unit, memory, window, block=2**22):
     return (0.5 * (1 - cosine)).clamp(min=0), number
 
 
-def leave_one_out(unit, owners, count, window):
+def leave_one_out(unit, owners, memory, remembered, window):
     """What the patches of a photograph look like to a memory that does not hold it.
 
-    unit: (N, P, W) of length one;  owners: (N,) int, the photograph behind a copy;  count: how many
-    of them, from the first on, are looked up;  window: (P, V).
-    Returns (distance, number) as `nearest_twice`, (2, count, P) each.
+    unit: (B, P, W), memory: (N, P, W), of length one;  owners (B,), remembered (N,): int, the
+    photograph behind each;  window: (P, V).  Returns (distance, number) as `nearest_twice`.
     """
-    distance = torch.empty(2, count, unit.shape[1], dtype=unit.dtype, device=unit.device)
+    count, places = unit.shape[:2]
+    distance = torch.empty(2, count, places, dtype=unit.dtype, device=unit.device)
     number = torch.empty(distance.shape, dtype=torch.long, device=unit.device)
-    for owner in owners[:count].unique():
-        own, others = owners[:count] == owner, (owners != owner).nonzero()[:, 0].to(unit.device)
-        distance[:, own], place = nearest_twice(unit[:count][own], unit[others].flatten(0, 1),
-                                                window)
-        number[:, own] = others[place // unit.shape[1]] * unit.shape[1] + place % unit.shape[1]
+    for owner in owners.unique():
+        own, others = owners == owner, (remembered != owner).nonzero()[:, 0].to(unit.device)
+        distance[:, own], place = nearest_twice(unit[own], memory[others].flatten(0, 1), window)
+        number[:, own] = others[place // places] * places + place % places
     return distance, number
 
 
@@ -101,7 +101,7 @@ class Memory:
     that all good pictures have in common;  loose: (2, layers, M), see above;  places: P;
     level: (2,), mean of the highest 2 % of the scores of a good picture that the memory does not
     hold, the unit of `score`;  place: share of the second way, see above;  left_out: (N / turns, P)
-    scores of the good pictures so seen, not stored.
+    scores of the good pictures so seen, not stored;  weight: how much this size counts.
     """
 
     patches: torch.Tensor
@@ -111,6 +111,7 @@ class Memory:
     level: torch.Tensor
     place: float
     left_out: "torch.Tensor | None" = None
+    weight: float = 1.0
 
     @classmethod
     def of(cls, tokens, owners, turns=1, nearby=1.0):
@@ -124,7 +125,8 @@ class Memory:
         count, places = tokens.shape[1] // turns, tokens.shape[2]
         unit, window = F.normalize(tokens - mean, dim=-1), around(places, tokens.device)
         distance, number = (torch.stack(x, 1) for x in                      # (2, layers, count, P)
-                            zip(*(leave_one_out(u, owners, count, window) for u in unit)))
+                            zip(*(leave_one_out(u[:count], owners[:count], u, owners, window)
+                                  for u in unit)))
         side = math.isqrt(places)
         loose = distance.unflatten(3, (side, side)) if turns > 1 else distance
         loose = torch.cat([torch.rot90(loose, k, (3, 4)) if k else loose for k in range(turns)], 2)
@@ -149,17 +151,27 @@ class Memory:
         anywhere, nearby = scores / self.level.to(scores)[:, None, None]
         return torch.lerp(anywhere, nearby, self.place)
 
-    def score(self, tokens):
-        """(layers, B, P, W) -> (B, P); about 1 where a good picture is oddest."""
+    def score(self, tokens, owners=None, remembered=None):
+        """(layers, B, P, W) -> (B, P); about 1 where a good picture is oddest.
+
+        owners (B,), remembered (N,): the photograph behind each picture and each of the memory's,
+        if a picture must not be compared with its own photograph.
+        """
         unit, window = F.normalize(tokens - self.mean, dim=-1), around(self.places, tokens.device)
-        distance, number = (torch.stack(x, 1) for x in zip(
-            *(nearest_twice(u, patches, window) for u, patches in zip(unit, self.patches))))
+
+        def look_up(patches, memory):
+            if owners is None:
+                return nearest_twice(patches, memory, window)
+            return leave_one_out(patches, owners, memory.unflatten(0, (-1, self.places)),
+                                 remembered, window)
+        distance, number = (torch.stack(x, 1) for x in zip(*map(look_up, unit, self.patches)))
         return self.mixed(self.tolerant(distance, number))
 
     def state(self):
         """What is stored: half precision halves the file."""
         return {"patches": self.patches.half(), "mean": self.mean, "loose": self.loose,
-                "places": self.places, "level": self.level, "place": self.place}
+                "places": self.places, "level": self.level, "place": self.place,
+                "weight": self.weight}
 
     @classmethod
     def from_state(cls, state, shape, device="cpu"):
@@ -167,16 +179,17 @@ class Memory:
         patches, mean, loose, level = (state[key].float().to(device) for key in
                                        ("patches", "mean", "loose", "level"))
         (layers, width), places, place = shape, state["places"], state["place"]
+        weight = state["weight"]
         fits = (patches.ndim == 3 and 0 < patches.shape[1] and patches.shape[::2] == shape
                 and mean.shape == (layers, 1, 1, width) and level.shape == (2,)
                 and loose.shape == (2, *patches.shape[:2])
                 and type(places) is int and 0 < places and patches.shape[1] % places == 0
-                and type(place) is float and 0 <= place <= 1)
+                and all(type(x) is float and 0 <= x <= 1 for x in (place, weight)))
         if (not fits or not all(x.isfinite().all() for x in (patches, mean, loose, level))
                 or (level <= 0).any()):
             raise ValueError(f"memory.pt: expected finite patches ({layers}, M, {width}), found "
                              f"{tuple(patches.shape)} with mean {tuple(mean.shape)}; fit again")
-        return cls(patches, mean, loose, places, level, place)
+        return cls(patches, mean, loose, places, level, place, weight=weight)
 
 
 def demo():

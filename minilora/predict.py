@@ -79,19 +79,19 @@ def open_judge(run, model=None, device="cpu"):
     return detector
 
 
-def outlined(picture, scores, threshold):
-    """The picture, PIL RGB, with a line around what scores above the threshold.
+def outlined(picture, scores, line):
+    """The picture, PIL RGB, with an outline around what scores above `line`.
 
     scores: (R, R), resized to the picture.
     """
     size = picture.size[::-1]
     there = F.interpolate(scores[None, None], size, mode="bilinear")[0, 0]
-    above = (there > threshold).float()
+    above = (there > line).float()
     width = 1 + max(size) // 300
     spread = F.max_pool2d(above[None, None], 2 * width + 1, 1, width)[0, 0]
     edge = ((spread > 0) & (above == 0)).numpy()
-    line = Image.new("RGB", picture.size, OUTLINE)
-    return Image.composite(line, picture, Image.fromarray(edge))
+    colour = Image.new("RGB", picture.size, OUTLINE)
+    return Image.composite(colour, picture, Image.fromarray(edge))
 
 
 def read(path):
@@ -112,7 +112,8 @@ def judge(detector, path, picture):
     place = [round((x + 0.5) / maps.shape[-1], 4) for x in (column, row)]
     said = {"file": str(path), "decision": "NG" if bad else "OK", "score": round(score.item(), 6),
             "threshold": round(detector.threshold, 6), "highest_at": place, "error": None}
-    return said, outlined(picture, maps[0], detector.threshold) if bad else picture
+    line = detector.line(maps, score).item()
+    return said, outlined(picture, maps[0], line) if bad else picture
 
 
 def overlay_name(number, said):

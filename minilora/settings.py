@@ -14,6 +14,7 @@ LIMITS = {"resolution": (0, 4096), "steps": (0, 10**5), "batch": (1, 4096), "poo
           "rate": (0, 10), "angle": (0, 360), "rank": (1, 4096), "alpha": (1e-6, 1e6),
           "blocks": (0, 1000), "scales": (0.05, 8), "memory_layers": (1, 1000), "copies": (1, 64),
           "remembered": (1, 10**5), "nearby": (0, 1), "sigma": (0, 100), "text_weight": (0, 1000),
+          "picture_weight": (0, 1000), "top": (0, 1),
           "false_positive_rate": (0, 1)}
 
 
@@ -41,7 +42,10 @@ class Settings:
     turns: bool = True                  # each of them in four directions
     remembered: int = 192               # pictures at most that copies and turns make of the shots
     sigma: float = 4.0                  # Gaussian smoothing, in pixels of a 224-pixel map
-    text_weight: float = 2.0            # of the text map beside the memory map
+    text_weight: float = 0.75           # of the text map beside the memory map
+    picture_weight: float = 0.5         # of the whole picture's probability in its score
+    top: float = 0.003                  # share of a map's pixels that makes the score
+    trial: bool = True                  # weigh the memory's sizes by pasted defects (trial.py)
     false_positive_rate: float = 0.05   # of good pictures, that the threshold aims at
     seed: int = 1
 

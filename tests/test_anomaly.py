@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from scipy.ndimage import gaussian_filter
 
 from minilora import anomaly
@@ -51,7 +52,37 @@ def test_image_score_is_the_mean_of_the_highest_pixels():
     assert anomaly.image_score(maps, top=0).item() == 1599, "at least one"
 
 
-def test_threshold_leaves_the_stated_share_of_good_pictures_above():
-    good = torch.arange(1000.0)
-    assert (good > anomaly.threshold(good, 0.05)).float().mean() == pytest.approx(0.05)
-    assert anomaly.threshold(torch.tensor([2.0]), 0.05) == 2.0, "one good picture: its own score"
+def test_what_the_whole_picture_adds_is_added():
+    maps = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0))
+    added = anomaly.image_score(maps, picture=torch.tensor([0.0, 0.5])) - anomaly.image_score(maps)
+    assert added.tolist() == pytest.approx([0, 0.5])
+
+
+@pytest.mark.parametrize("count", [4, 8, 16, 1000])
+def test_a_new_good_picture_lies_above_the_threshold_with_the_stated_rate(count):
+    """Of normal scores: many draws of `count`, one more each."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(400, count, generator=generator)
+    limits = torch.tensor([anomaly.threshold(d, 0.05) for d in draws])
+    above = 0.5 * torch.erfc(limits / 2**0.5)                   # chance of a new one beyond each
+    assert 0.02 < above.mean() < {4: 0.16, 8: 0.09, 16: 0.08, 1000: 0.055}[count]
+
+
+def test_the_limit_of_a_prediction_is_students():
+    """By scipy, with deviation for median deviation; the expansion's first term is near from 4."""
+    scores = torch.tensor(stats.norm.ppf((torch.arange(9).double() + 0.5) / 9))
+    spread = 1.4826 * scores.abs().median().item()
+    for count in (4, 8, 16):
+        expected = stats.t.ppf(0.95, count - 1) * spread * (1 + 1 / count) ** 0.5
+        assert anomaly.threshold(scores, 0.05, count) == pytest.approx(expected, rel=0.09)
+
+
+def test_one_odd_shot_does_not_move_the_threshold_far():
+    good = torch.linspace(0.9, 1.1, 8)
+    odd = torch.cat([good[:-1], torch.tensor([10.0])])
+    assert anomaly.threshold(odd) - anomaly.threshold(good) < 0.1
+
+
+def test_the_threshold_of_equal_or_single_scores_is_their_own():
+    assert anomaly.threshold(torch.tensor([2.0]), 0.05) == 2.0
+    assert anomaly.threshold(torch.full((16,), 0.25), 0.0, 8) == 0.25, "a rate of 0 is not inf"

@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from minilora.adapt import adaptation_loss, continued
+from minilora.anomaly import image_score
 from minilora.checkpoint import Weights
 from minilora.detector import ROWS, Detector
+from minilora.images import normalise
 from minilora.lora import lora_layers, lora_off
+from minilora.memory import Memory
 from minilora.settings import Settings
 
 SMALL = Settings(steps=6, batch=4, pool=8, rank=2, alpha=2)
@@ -50,10 +53,8 @@ def test_only_lora_and_context_are_counted_as_trainable(tiny_clip):
 def test_blocks_before_the_first_adapted_one_need_no_second_pass(fitted, good):
     visual = fitted.clip.visual
     with torch.no_grad():
-        frozen = fitted.frozen_states(good)
+        frozen = fitted.looks(good)[1]
         shared = continued(fitted.clip.visual, frozen, fitted.first)
-        from minilora.images import normalise
-
         whole = visual.hidden_states(visual.embed(normalise(good)))
     assert len(shared) == len(whole) - 1, "nobody needs what leaves the last block"
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(shared, whole))
@@ -70,10 +71,8 @@ def test_training_on_the_pool_equals_training_on_the_pictures(tiny_clip, good):
     coverage = torch.zeros(4, 16)
     coverage[0, 5] = 1
     first = detector.first
-    entering = detector.frozen_states(good[:4])[first - 1]
+    entering = detector.looks(good[:4])[1][first - 1]
     pooled = adaptation_loss(tiny_clip, detector.prompts, entering, coverage, first, (1, 0.5, 0.1))
-    from minilora.images import normalise
-
     states = tiny_clip.visual.hidden_states(tiny_clip.visual.embed(normalise(good[:4])))
     plain = adaptation_loss(tiny_clip, detector.prompts, states[first - 1], coverage, first,
                             (1, 0.5, 0.1))
@@ -84,38 +83,93 @@ def test_training_on_the_pool_equals_training_on_the_pictures(tiny_clip, good):
 
 
 def test_the_unadapted_rows_do_not_feel_lora(fitted, good):
-    rows = fitted.maps(good)
+    rows = fitted.rows(good)
     for layer in lora_layers(fitted.clip.visual).values():
         torch.nn.init.normal_(layer.lora_B, std=1.0, generator=torch.Generator().manual_seed(1))
-    moved = fitted.maps(good)
+    moved = fitted.rows(good)
     for row in ("zero-shot", "memory", "lora-off"):
-        assert torch.equal(rows[row], moved[row]), row
+        assert all(map(torch.equal, rows[row], moved[row])), row
     for row in ("text", "adapted"):
-        assert not torch.allclose(rows[row], moved[row], atol=1e-3), row
+        assert not torch.allclose(rows[row][0], moved[row][0], atol=1e-3), row
+
+
+def test_the_text_map_is_the_mean_of_lora_on_and_off(fitted, good):
+    for layer in lora_layers(fitted.clip.visual).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.1, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        frozen = fitted.looks(good)[1]
+        on, off = (fitted.to_map(fitted.text_probability(patches(frozen), fitted.learned))
+                   for patches in (fitted.adapted_patches, fitted.frozen_patches))
+    assert (on - off).abs().max() > 1e-3
+    assert torch.allclose(fitted.rows(good)["text"][0], (on + off) / 2, atol=1e-6)
+
+
+def test_the_whole_picture_adds_its_probability_to_the_score_and_nothing_to_the_map(fitted, good):
+    """By the frozen tower, at the sizes 1 and 0.5, as `encode_image` sees them."""
+    clip = fitted.clip
+    with torch.no_grad(), lora_off(clip.visual):
+        half = torch.nn.functional.interpolate(good, (32, 32), mode="bicubic", antialias=True)
+        seen = [clip.encode_image(normalise(x.clamp(0, 1))) for x in (good, half)]
+        whole = sum(clip.similarity(x, fitted.learned).softmax(-1)[:, 1] for x in seen) / 2
+    maps, scores = fitted.score(good)
+    top = image_score(maps, fitted.settings.top)
+    assert torch.allclose(scores - top, fitted.settings.picture_weight * whole, atol=1e-5)
+    assert (whole > 1e-4).all()
+    memory, alone = fitted.rows(good)["memory"]
+    assert torch.equal(alone, image_score(memory, fitted.settings.top)), "no text in that row"
+
+
+def test_a_pixel_is_suspicious_where_the_map_alone_would_make_the_picture_ng(fitted, good):
+    maps, scores = fitted.score(good)
+    flat = fitted.line(maps, scores)[:, None, None].expand_as(maps)     # such a map throughout
+    whole = scores - image_score(maps, fitted.settings.top)
+    assert torch.allclose(image_score(flat, fitted.settings.top, whole),
+                          torch.full((len(good),), fitted.threshold), atol=1e-5)
+
+
+def test_sizes_are_weighed_by_defects_pasted_into_photographs_that_the_memory_lacks(
+        tiny_clip, good, monkeypatch):
+    asked = []
+    kept = Memory.score
+
+    def score(self, tokens, owners=None, remembered=None):
+        if owners is not None:
+            asked.append((owners.tolist(), remembered.tolist()))
+        return kept(self, tokens, owners, remembered)
+    monkeypatch.setattr(Memory, "score", score)
+    detector = Detector(tiny_clip, "plate", replace(SMALL, copies=2)).fit(good[:2])
+    assert asked == 3 * [([0, 1, 0, 1], 8 * [0, 1])], "three sizes; 2 shots, 2 copies, 4 turns"
+    weights = [m.weight for m in detector.memory]
+    assert sum(weights) == pytest.approx(1) and len(set(weights)) == 3
+
+
+def test_without_a_trial_all_sizes_count_alike(tiny_clip, good):
+    even = Detector(tiny_clip, "plate", replace(SMALL, trial=False)).fit(good[:2])
+    assert [m.weight for m in even.memory] == pytest.approx(3 * [1 / 3])
 
 
 def test_without_training_lora_on_and_off_agree(tiny_clip, good):
     detector = Detector(tiny_clip, "plate", Settings(steps=0)).fit(good[:4])
-    rows = detector.maps(good)
-    assert torch.allclose(rows["adapted"], rows["lora-off"], atol=1e-5)
-    assert torch.allclose(rows["text"], rows["zero-shot"], atol=1e-5)
+    rows = detector.rows(good)
+    for row, other in (("adapted", "lora-off"), ("text", "zero-shot")):
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(rows[row], rows[other])), row
     assert all(norm == 0 for norm in detector.delta_norms().values())
 
 
 def test_rows_are_those_of_every_table(fitted, good, tiny_clip):
-    assert list(fitted.maps(good)) == list(ROWS)
+    assert list(fitted.rows(good)) == list(ROWS)
 
 
 def test_without_shots_there_is_zero_shot_and_no_decision(tiny_clip, good):
     detector = Detector(tiny_clip, "plate")
-    assert list(detector.maps(good)) == ["zero-shot"] and detector.threshold is None
+    assert list(detector.rows(good)) == ["zero-shot"] and detector.threshold is None
 
 
 def test_memory_knows_its_own_shots_and_not_a_stranger(fitted, good):
     strange = good[4:].clone()
     strange[:, :, 20:44, 20:44] = torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(2))
-    known = fitted.maps(good[:1])["memory"]
-    other = fitted.maps(strange)["memory"]
+    known, _ = fitted.rows(good[:1])["memory"]
+    other, _ = fitted.rows(strange)["memory"]
     assert known.max() < 0.05 < other.max()
     row, column = divmod(int(other[0].flatten().argmax()), 64)
     assert 12 <= row < 52 and 12 <= column < 52, "the maximum lies where the picture was changed"
@@ -130,7 +184,7 @@ def test_every_shot_is_remembered_in_four_directions(tiny_clip, good):
     detector = Detector(tiny_clip, "plate", replace(SMALL, copies=2)).fit(good[:3])
     patches = [m.patches.shape[1] for m in detector.memory]
     assert patches == [3 * 2 * 4 * grid * grid for grid in (8, 4, 2)], "sizes 2, 1, 0.5"
-    upside_down = detector.maps(good[:1].flip(2, 3))["memory"]
+    upside_down, _ = detector.rows(good[:1].flip(2, 3))["memory"]
     assert upside_down.max() < 0.05, "half a turn changes nothing"
 
 
@@ -165,11 +219,10 @@ def test_a_saved_detector_scores_as_before(fitted, good, tmp_path):
     clip = CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
     loaded = Detector.load(tmp_path, clip, WEIGHTS)
     assert loaded.threshold == fitted.threshold and loaded.settings == fitted.settings
-    for row, maps in fitted.maps(good).items():
-        assert torch.allclose(maps, loaded.maps(good)[row], atol=2e-2), (
-            row
-        )  # the memory is stored in half
-    assert torch.equal(fitted.maps(good)["text"], loaded.maps(good)["text"])
+    rows, again = fitted.rows(good), loaded.rows(good)
+    for row in rows:                                            # the memory is stored in half
+        assert torch.allclose(rows[row][0], again[row][0], atol=3e-2), row
+    assert all(map(torch.equal, rows["text"], again["text"]))
 
 
 def test_an_adapter_refuses_other_base_weights(fitted, tiny_clip, tmp_path):
@@ -184,7 +237,7 @@ def test_the_adapter_file_holds_no_base_weights(fitted, tmp_path):
 
 
 def test_lora_is_on_again_after_scoring(fitted, good):
-    fitted.maps(good)
+    fitted.rows(good)
     assert all(layer.enabled for layer in lora_layers(fitted.clip.visual).values())
     with lora_off(fitted.clip.visual):
         assert not any(layer.enabled for layer in lora_layers(fitted.clip.visual).values())
@@ -201,5 +254,5 @@ def test_half_precision_in_the_tower_decides_alike(fitted, good, precision):
     assert maps.dtype == scores.dtype == torch.float32
     assert torch.equal(scores > fitted.threshold, exact > fitted.threshold)
     assert 0 < (scores - exact).abs().max() < 0.05 * fitted.threshold
-    rows = fitted.maps(pictures)
-    assert torch.equal(rows["adapted"], maps)
+    rows = fitted.rows(pictures)
+    assert torch.equal(rows["adapted"][0], maps)

@@ -29,7 +29,7 @@ def metal(tmp_path_factory):
 
     @torch.no_grad()
     def scores(pixels):
-        return image_score(detector.memory_map(pixels, detector.frozen_states(pixels)))
+        return image_score(detector.memory_map(detector.looks(pixels)))
     return scores, good, bad, shots
 
 

@@ -39,7 +39,7 @@ def test_a_patch_of_the_memory_has_distance_zero_and_its_opposite_one(generator)
 def test_leaving_one_out_means_all_copies_of_one_photograph(generator):
     copies = unit(3, 4, 8, generator=generator).repeat_interleave(2, 0)  # each photograph twice
     owners = torch.tensor([0, 0, 1, 1, 2, 2])
-    distance, number = leave_one_out(copies, owners, 6, around(4))
+    distance, number = leave_one_out(copies, owners, copies, owners, around(4))
     for k in range(6):
         others = copies[owners != owners[k]].flatten(0, 1)
         assert torch.allclose(distance[0, k], 0.5 * (1 - (copies[k] @ others.T).amax(-1)))
@@ -148,6 +148,16 @@ def test_a_memory_of_equal_pictures_gives_finite_scores():
     assert kept.score(torch.randn(1, 2, 4, 8)).isfinite().all()
 
 
+def test_a_picture_can_be_compared_with_the_other_photographs_alone(generator):
+    good = torch.randn(2, 8, 9, 16, generator=generator)
+    owners = torch.arange(8) % 4
+    kept = Memory.of(good, owners)
+    assert kept.score(good).max() < 1e-3 < kept.score(good, owners, owners).min()
+    assert torch.allclose(kept.score(good, owners, owners), kept.left_out, atol=1e-5)
+    stranger = torch.full((8,), 9)
+    assert torch.allclose(kept.score(good, stranger, owners), kept.score(good), atol=1e-6)
+
+
 def test_stored_in_half_precision_scores_move_by_less_than_a_hundredth(generator):
     good = torch.randn(2, 6, 49, 64, generator=generator)
     kept, new = Memory.of(good, torch.arange(6)), torch.randn(2, 3, 49, 64, generator=generator)
@@ -164,6 +174,8 @@ def test_stored_in_half_precision_scores_move_by_less_than_a_hundredth(generator
     lambda s: s | {"level": torch.ones(3)}, lambda s: s | {"places": 5},
     lambda s: s | {"places": 0}, lambda s: s | {"places": 4.0}, lambda s: s | {"place": 1.5},
     lambda s: s | {"place": float("nan")}, lambda s: s | {"place": None},
+    lambda s: s | {"weight": -0.1}, lambda s: s | {"weight": float("nan")},
+    lambda s: s | {"weight": "1"},
     lambda s: s | {"patches": s["patches"][:, :0], "loose": s["loose"][:, :, :0]}])
 def test_a_stored_memory_that_does_not_fit_is_refused(generator, change):
     kept = Memory.of(torch.randn(2, 3, 4, 8, generator=generator), torch.arange(3)).state()
