@@ -31,10 +31,10 @@ from minilora.adapt import adaptation_loss, descend, painted, training_pool
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP, VIT_B_16, CLIPConfig
 from minilora.coop import PromptLearner
-from minilora.detector import first_adapted
 from minilora.images import normalise
 from minilora.lora import add_lora
 from minilora.settings import Settings
+from minilora.sight import first_adapted
 
 OURS, PLAIN, REUSE = WAYS = ("minilora", "peft, from pixels", "peft, reuse")
 SMALL = CLIPConfig(embed=32, resolution=32, vision_layers=3, vision_width=64, patch=16,

@@ -18,9 +18,10 @@ from minilora import scenes
 from minilora.auroc import auroc
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
-from minilora.detector import PRECISIONS, Detector
+from minilora.detector import Detector
 from minilora.job import SCORED, load_pictures
 from minilora.settings import Settings
+from minilora.sight import PRECISIONS
 
 HEADER = ("class", "precision", "pictures", "other decisions", "largest difference, thresholds",
           "image AUROC %", "time of float32's")

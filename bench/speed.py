@@ -34,11 +34,12 @@ from minilora.adapt import adaptation_loss
 from minilora.bpe import END, START, default_tokenizer
 from minilora.checkpoint import load_clip, official_state_dict
 from minilora.clip import CLIP, VIT_B_16
-from minilora.detector import Detector, first_adapted, remembered_layers
+from minilora.detector import Detector
 from minilora.lora import add_lora
 from minilora.memory import Memory
 from minilora.prompts import prompt_ensemble
 from minilora.settings import Settings
+from minilora.sight import first_adapted, remembered_layers
 
 SHAPE = VIT_B_16
 REMEMBERED = 8 * 8              # shots times turned copies of each

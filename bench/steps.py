@@ -24,8 +24,9 @@ from minilora.baselines.trained import FULL_RATE, PROBE_RATE, CoOp, FullFineTuni
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP
 from minilora.coop import STATES
-from minilora.detector import Detector, first_adapted
+from minilora.detector import Detector
 from minilora.settings import Settings
+from minilora.sight import first_adapted
 
 NOUN = "bottle"
 

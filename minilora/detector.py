@@ -8,51 +8,35 @@ learned on pasted defects separates good from defective pictures of one product.
 
 Pasted defects are not what a factory finds, so what LoRA has learned from them counts half: the
 text map is the mean of one with LoRA and one without (Wortsman et al. 2022, "WiSE-FT", take the
-mean of the weights). How "anomalous" the whole picture looks to the frozen tower is added to its score.
+mean of the weights). How "anomalous" the whole picture looks to the frozen tower is added to its
+score.
 
 Leaves out: choosing anything by test pictures, several products in one model.
 Symbols: K shots, B images, N shots and their copies, P patches, W width, E embedding, R resolution.
 """
-from dataclasses import asdict
 from functools import cached_property
-from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
-from minilora import anomaly, trial
-from minilora.adapt import adapt, continued, frozen_states
-from minilora.adapter import adapter_state, load_adapter_state
+from minilora import anomaly, stored, trial
+from minilora.adapt import adapt
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP, CLIPConfig
 from minilora.coop import PromptLearner, ensemble_features
-from minilora.files import load_tensors, save_tensors
 from minilora.images import augment
-from minilora.lora import add_lora, delta_norms, lora_off
+from minilora.lora import add_lora, delta_norms
 from minilora.memory import Memory
 from minilora.settings import Settings
+from minilora.sight import Sight
 
 ROWS = {"zero-shot": "hand-written prompts, no shots",
         "memory": "frozen features, memory only",
         "text": "learned prompts, LoRA on and off, no memory",
         "lora-off": "learned prompts and memory, LoRA switched off",
         "adapted": "all together"}
-VERSION = 3                     # of the files that `save` writes
-PRECISIONS = ("float32", "bfloat16", "float16")
 
 
-def first_adapted(layers, blocks=0):
-    """Number of the first of so many last blocks that get LoRA; 0: the last third, rounded up."""
-    return layers + 1 - (blocks or -(-layers // 3))
-
-
-def remembered_layers(first):
-    """Layers of the memory: a third and all of the way to block number `first`."""
-    frozen = max(1, first - 1)
-    return tuple(sorted({-(-frozen // 3), frozen}))
-
-
-class Detector:
+class Detector(Sight):
     """Few-shot anomaly detector for one product on top of a CLIP, which is frozen.
 
     clip: a `CLIP`, changed in place (its image tower gets LoRA layers that start without effect);
@@ -60,87 +44,21 @@ class Detector:
     """
 
     def __init__(self, clip, noun, settings=Settings()):
-        if clip.config.is_resnet:
-            raise ValueError("this CLIP has a ResNet as image tower; LoRA and maps need the tokens "
-                             "of a vision transformer, take ViT-B/16 (search takes both)")
-        self.clip, self.settings = clip.requires_grad_(False), settings
+        super().__init__(clip, settings)
         self.noun = noun.replace("_", " ")
-        layers, tokenizer = len(clip.visual.blocks), default_tokenizer()
-        self.resolution = settings.resolution or clip.config.resolution
-        self.first = first_adapted(layers, settings.blocks)
-        self.memory_layers = settings.memory_layers or remembered_layers(self.first)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        add_lora(clip.visual, settings.targets, range(self.first, layers + 1), settings.rank,
-                 settings.alpha, self.generator)
-        self.device = clip.logit_scale.device
-        self.precision = "float32"              # of the tower's products when pictures are scored
-        self.learned = None                                              # (2, E) by `fit`
+        add_lora(clip.visual, settings.targets, range(self.first, len(clip.visual.blocks) + 1),
+                 settings.rank, settings.alpha, self.generator)
+        tokenizer = default_tokenizer()
         self.prompts = PromptLearner(clip, tokenizer, self.noun, init=settings.context,
                                      length=len(tokenizer.encode(settings.context)))
+        self.learned = None                                              # (2, E) by `fit`
         self.memory, self.threshold, self.losses = None, None, []
 
     @cached_property
     def hand_written(self):
         """Texts of the hand-written prompts, (2, E); after `fit` only the table needs them."""
         return ensemble_features(self.clip, default_tokenizer(), self.noun)
-
-    # ---- features -----------------------------------------------------------------------------
-
-    def tower(self):
-        """Within the block the tower's matrix products are of `precision`.
-
-        Distances and probabilities are in float32 all the same: bfloat16 has steps of 1/256 just
-        below 1, where the cosines of good patches are.
-        """
-        half = self.precision != "float32"
-        return torch.autocast(self.device.type, getattr(torch, self.precision) if half else None,
-                              enabled=half)
-
-    def looks(self, pixels, texts=True):
-        """Hidden states of the pretrained tower at every size: {scale: [(B, 1+P, W), ...]}.
-
-        pixels: (B, 3, R, R).  texts: as far as the texts need them, up to the last block, at scale
-        1 and below; else as far as the memory does.
-        """
-        visual, seen = self.clip.visual, {}
-        for scale in dict.fromkeys((1, *self.settings.scales)):
-            side = visual.patch * max(1, round(self.resolution * scale / visual.patch))
-            resized = pixels if scale == 1 else F.interpolate(
-                pixels, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
-            through = len(visual.blocks) - 1 if texts and scale <= 1 else 0
-            with self.tower():
-                seen[scale] = frozen_states(visual, resized, max(through, *self.memory_layers))
-        return seen
-
-    def patch_features(self, looks):
-        """What the memory keeps, one (layers, B, P, W) a scale."""
-        return [torch.stack([looks[scale][n][:, 1:] for n in self.memory_layers])
-                for scale in self.settings.scales]
-
-    def adapted_patches(self, frozen):
-        """Patches in the texts' space, (B, P, E), by the tower as it is now.  frozen: as above."""
-        with self.tower():
-            states = continued(self.clip.visual, frozen, self.first)
-            return self.clip.visual.value_value(states).float()
-
-    def frozen_patches(self, frozen):
-        """The same with LoRA off: the value-value path runs through adapted blocks too."""
-        with lora_off(self.clip.visual), self.tower():
-            return self.clip.visual.value_value(frozen).float()
-
-    def text_probability(self, patches, text):
-        """Probability of "anomalous" per patch, (B, P)."""
-        return anomaly.text_map(patches, text, self.clip.logit_scale.exp())
-
-    def picture_probability(self, looks, text):
-        """The same of whole pictures, by the frozen tower, mean over the sizes up to 1: (B,)."""
-        visual, found = self.clip.visual, []
-        for states in (states for scale, states in looks.items() if scale <= 1):
-            with lora_off(visual), self.tower():
-                last = visual.blocks[-1].first_token(states[len(visual.blocks) - 1])
-                whole = visual.pool(last).float()                           # (B, E)
-            found.append(self.text_probability(whole[:, None], text)[:, 0])
-        return torch.stack(found).mean(0)
 
     # ---- fit ----------------------------------------------------------------------------------
 
@@ -214,11 +132,6 @@ class Detector:
         return shown, owners if len(pictures) == 1 else owners % len(pictures), turns
 
     # ---- score --------------------------------------------------------------------------------
-
-    def to_map(self, patch_scores):
-        """(B, P) -> (B, R, R), smoothed."""
-        sigma = self.settings.sigma * self.resolution / 224
-        return anomaly.to_pixels(patch_scores, self.resolution, sigma)
 
     def mean_map(self, scores):
         """[(B, P)], one a scale -> (B, R, R), the mean over the scales by their weights."""
@@ -296,18 +209,7 @@ class Detector:
 
         weights: the `Weights` that the base model came from; their sha256 ties the adapter to them.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        settings = {key: list(value) if isinstance(value, tuple) else value
-                    for key, value in asdict(self.settings).items()}
-        if self.memory is not None:
-            save_tensors(folder / "memory.pt", {"scales": [m.state() for m in self.memory]})
-        save_tensors(folder / "adapter.pt", {
-            "version": VERSION, "noun": self.noun, "settings": settings,
-            "weights": {"name": weights.name, "sha256": weights.sha256, "path": str(weights.path)},
-            "lora": adapter_state(self.clip.visual), "context": self.prompts.context.detach(),
-            "text": self.hand_written if self.learned is None else self.learned,
-            "threshold": self.threshold})
+        stored.save(self, folder, weights)
 
     @classmethod
     def load(cls, folder, clip, weights):
@@ -315,48 +217,7 @@ class Detector:
 
         Raises ValueError if the adapter belongs to other base weights or another version.
         """
-        path = Path(folder) / "adapter.pt"
-        saved = load_tensors(path)
-        if saved.get("version") != VERSION:
-            raise ValueError(f"{path}: expected format {VERSION}, found {saved.get('version')}; "
-                             "fit again")
-        try:
-            return cls.restored(saved, path, clip, weights)
-        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-            raise ValueError(f"{path} or memory.pt beside it is not what minilora writes "
-                             f"({type(error).__name__}: {error}); fit again") from error
-        except ValueError as error:
-            known = str(path.parent) in str(error)
-            raise error if known else ValueError(f"{path}: {error}") from error
-
-    @classmethod
-    def restored(cls, saved, path, clip, weights):
-        """The detector in the content of adapter.pt; whatever is wrong with it raises something."""
-        if saved["weights"]["sha256"] != weights.sha256:
-            raise ValueError(f"{path} was fitted on {saved['weights']['name']} "
-                             f"(sha256 {saved['weights']['sha256'][:12]}…), found {weights.name} "
-                             f"({weights.sha256[:12]}…); load it onto the weights it was fitted on")
-        settings = Settings(**{key: tuple(value) if isinstance(value, list) else value
-                               for key, value in saved["settings"].items()})
-        detector = cls(clip, saved["noun"], settings)
-        load_adapter_state(clip.visual, saved["lora"])
-        detector.prompts.context.data.copy_(saved["context"])
-        text, threshold = saved["text"].to(detector.device), saved["threshold"]
-        if text.shape != (2, clip.config.embed):
-            raise ValueError(f"text {tuple(text.shape)}, expected (2, {clip.config.embed})")
-        numbers = (detector.prompts.context, text, torch.tensor(threshold or 0.0))
-        if not all(x.isfinite().all() for x in numbers):
-            raise ValueError("context, text or threshold hold NaN or inf; fit again")
-        detector.learned, detector.threshold = text, threshold
-        memory = path.with_name("memory.pt")
-        if memory.exists():
-            shape = len(detector.memory_layers), clip.config.vision_width
-            detector.memory = [Memory.from_state(m, shape, detector.device)
-                               for m in load_tensors(memory)["scales"]]
-            if len(detector.memory) != len(settings.scales):
-                raise ValueError(f"memory.pt: expected {len(settings.scales)} scales, found "
-                                 f"{len(detector.memory)}; fit again")
-        return detector
+        return stored.load(cls, folder, clip, weights)
 
 
 def demo():

@@ -23,12 +23,13 @@ from PIL import Image
 from minilora.ahead import ahead
 from minilora.checkpoint import is_published, load_clip
 from minilora.data import SUFFIXES
-from minilora.detector import PRECISIONS, Detector
+from minilora.detector import Detector
 from minilora.files import load_tensors, whole_file
 from minilora.folders import pictures_below
 from minilora.images import read_image, to_square
 from minilora.journal import settle, whole_folder
 from minilora.report import write_json
+from minilora.sight import PRECISIONS
 from minilora.terminal import command, option_parser
 
 OUTLINE = (255, 40, 40)

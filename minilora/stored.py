@@ -1,0 +1,114 @@
+"""A fitted detector as files: what was learned, and what is remembered; never the base weights.
+
+    adapter.pt      LoRA, context vectors, texts, threshold, settings, which weights they belong to
+    memory.pt       patches of good pictures, in half precision
+
+Both are read by `files.load_tensors`, which runs nothing that is in them, and are checked here: a
+file from a stranger is refused in words, or it is a detector.
+Leaves out: the rest of a run folder (job.py).
+"""
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from minilora.adapter import adapter_state, load_adapter_state
+from minilora.files import load_tensors, save_tensors
+from minilora.memory import Memory
+from minilora.settings import Settings
+
+VERSION = 3                     # of both files
+
+
+def save(detector, folder, weights):
+    """Writes adapter.pt and memory.pt into a folder.  weights: see `Detector.save`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {key: list(value) if isinstance(value, tuple) else value
+                for key, value in asdict(detector.settings).items()}
+    if detector.memory is not None:
+        save_tensors(folder / "memory.pt", {"scales": [m.state() for m in detector.memory]})
+    learned = detector.hand_written if detector.learned is None else detector.learned
+    save_tensors(folder / "adapter.pt", {
+        "version": VERSION, "noun": detector.noun, "settings": settings,
+        "weights": {"name": weights.name, "sha256": weights.sha256, "path": str(weights.path)},
+        "lora": adapter_state(detector.clip.visual), "context": detector.prompts.context.detach(),
+        "text": learned, "threshold": detector.threshold})
+
+
+def load(make, folder, clip, weights):
+    """The detector that `save` wrote.  make(clip, noun, settings) gives a new one.
+
+    Raises ValueError if the adapter belongs to other base weights or another version.
+    """
+    path = Path(folder) / "adapter.pt"
+    saved = load_tensors(path)
+    if saved.get("version") != VERSION:
+        raise ValueError(f"{path}: expected format {VERSION}, found {saved.get('version')}; "
+                         "fit again")
+    try:
+        return restored(make, saved, path, clip, weights)
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"{path} or memory.pt beside it is not what minilora writes "
+                         f"({type(error).__name__}: {error}); fit again") from error
+    except ValueError as error:
+        known = str(path.parent) in str(error)
+        raise error if known else ValueError(f"{path}: {error}") from error
+
+
+def restored(make, saved, path, clip, weights):
+    """The detector in the content of adapter.pt; whatever is wrong with it raises something."""
+    if saved["weights"]["sha256"] != weights.sha256:
+        raise ValueError(f"{path} was fitted on {saved['weights']['name']} "
+                         f"(sha256 {saved['weights']['sha256'][:12]}…), found {weights.name} "
+                         f"({weights.sha256[:12]}…); load it onto the weights it was fitted on")
+    settings = Settings(**{key: tuple(value) if isinstance(value, list) else value
+                           for key, value in saved["settings"].items()})
+    detector = make(clip, saved["noun"], settings)
+    load_adapter_state(clip.visual, saved["lora"])
+    detector.prompts.context.data.copy_(saved["context"])
+    text, threshold = saved["text"].to(detector.device), saved["threshold"]
+    if text.shape != (2, clip.config.embed):
+        raise ValueError(f"text {tuple(text.shape)}, expected (2, {clip.config.embed})")
+    numbers = (detector.prompts.context, text, torch.tensor(threshold or 0.0))
+    if not all(x.isfinite().all() for x in numbers):
+        raise ValueError("context, text or threshold hold NaN or inf; fit again")
+    detector.learned, detector.threshold = text, threshold
+    memory = path.with_name("memory.pt")
+    if memory.exists():
+        shape = len(detector.memory_layers), clip.config.vision_width
+        detector.memory = [Memory.from_state(m, shape, detector.device)
+                           for m in load_tensors(memory)["scales"]]
+        if len(detector.memory) != len(settings.scales):
+            raise ValueError(f"memory.pt: expected {len(settings.scales)} scales, found "
+                             f"{len(detector.memory)}; fit again")
+    return detector
+
+
+def demo():
+    import tempfile
+
+    from minilora.checkpoint import Weights
+    from minilora.clip import CLIP, CLIPConfig
+    from minilora.detector import Detector
+
+    def fresh():
+        return CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
+                               text_width=64, text_layers=1)).initialise(
+                                   torch.Generator().manual_seed(0))
+    good = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    detector = Detector(fresh(), "plate", Settings(steps=2, pool=8, batch=4)).fit(good)
+    with tempfile.TemporaryDirectory() as folder:
+        detector.save(folder, Weights("toy", None, "0" * 64))
+        for file in sorted(Path(folder).iterdir()):
+            print(f"{file.name:10s} {file.stat().st_size:9,} bytes")
+        again = Detector.load(folder, fresh(), Weights("toy", None, "0" * 64))
+        print(f"scores {detector.score(good)[1].tolist()}\nagain  {again.score(good)[1].tolist()}")
+        try:
+            Detector.load(folder, fresh(), Weights("other", None, "1" * 64))
+        except ValueError as error:
+            print("refused:", str(error).split(" was ")[1])
+
+
+if __name__ == "__main__":
+    demo()
