@@ -158,7 +158,7 @@ LEVERS = {
     "whole picture not added": Lever({"picture_weight": 0.0}),
     "whole picture with weight 1": Lever({"picture_weight": 1.0}),
     "whole picture at one size": Lever({}, PictureAtOneSize),
-    "all sizes weighted alike": Lever({"trial": False}),
+    "nothing weighed by pasted defects": Lever({"trial": False}),
     "ordinary path for the text map": Lever({}, OrdinaryPath),
     "hand-written prompts": Lever({}, HandWritten),
     "hand-written and learned prompts": Lever({}, BothPrompts),

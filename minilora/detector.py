@@ -53,6 +53,7 @@ class Detector(Sight):
         self.prompts = PromptLearner(clip, tokenizer, self.noun, init=settings.context,
                                      length=len(tokenizer.encode(settings.context)))
         self.learned = None                                              # (2, E) by `fit`
+        self.text_share = 1.0                   # of the text map, see trial.py
         self.memory, self.threshold, self.losses = None, None, []
 
     @cached_property
@@ -90,8 +91,8 @@ class Detector(Sight):
                 whole.append(self.picture_probability(looks, self.learned))
         # a single photograph does not show how much others differ in place
         nearby = self.settings.nearby if len(pictures) > 1 else 0.0
-        self.memory = [Memory.of(torch.cat(scale, dim=1), owners, turns, nearby)
-                       for scale in zip(*tokens)]                           # (layers, N, P, W)
+        self.memory = [Memory.of(torch.cat(scale, dim=1), owners, turns, nearby,
+                                 1 / len(tokens[0])) for scale in zip(*tokens)]
         self.weigh(shown[:count], owners)
         left_out = self.mean_map([m.left_out for m in self.memory])
         _, scores = self.judged(self.fuse(left_out, torch.cat(text)[:count]),
@@ -100,18 +101,28 @@ class Detector(Sight):
                                            len(pictures))
 
     def weigh(self, copies, owners):
-        """How much each size of the memory counts.  copies: of the shots, the first of `owners`."""
+        """How much each size of the memory counts, and the text map beside it (trial.py).
+
+        copies: of the shots, the first of `owners`.
+        """
+        if not self.settings.trial:
+            return
         generator = torch.Generator().manual_seed(self.settings.seed)
         shown, masks = trial.pasted(copies[:trial.TRIALS].cpu(), self.settings.defects, generator)
-        maps = []
+        parts = []
         for part, own in zip(shown.split(self.settings.batch),
                              owners[:len(shown)].split(self.settings.batch)):
-            features = self.patch_features(self.looks(part, texts=False))
-            maps.append([self.to_map(m.score(f, own, owners))
-                         for m, f in zip(self.memory, features)])
-        found = [torch.cat(scale) for scale in zip(*maps)]
-        for memory, weight in zip(self.memory, trial.weights(found, masks)):
-            memory.weight = weight if self.settings.trial else 1 / len(found)
+            looks = self.looks(part)
+            scores = [m.score(f, own, owners)
+                      for m, f in zip(self.memory, self.patch_features(looks))]
+            scores.append(self.text_probability(self.frozen_patches(looks[1]), self.hand_written))
+            parts.append(list(map(self.to_map, scores)))
+        *sizes, text = (torch.cat(part) for part in zip(*parts))
+        weights = trial.weights([trial.error(found, masks) for found in sizes])
+        for memory, weight in zip(self.memory, weights):
+            memory.weight = weight
+        whole = sum(weight * found for weight, found in zip(weights, sizes))
+        self.text_share = min(1.0, trial.error(whole, masks) / trial.error(text, masks))
 
     def copies_of(self, pictures):
         """The shots and slightly moved and relit copies; then all of them in three more directions.
@@ -149,7 +160,7 @@ class Detector(Sight):
 
     def fuse(self, memory, text):
         """Memory map plus weighted text map, both (B, R, R)."""
-        return memory + self.settings.text_weight * text
+        return memory + self.settings.text_weight * self.text_share * text
 
     def judged(self, maps, picture=0.0):
         """(map, score) on the CPU.  maps: (B, R, R);  picture: probability of the whole, (B,)."""

@@ -114,7 +114,7 @@ class Memory:
     weight: float = 1.0
 
     @classmethod
-    def of(cls, tokens, owners, turns=1, nearby=1.0):
+    def of(cls, tokens, owners, turns=1, nearby=1.0, weight=1.0):
         """tokens: (layers, N, P, W) of good pictures;  owners: (N,), the photograph behind each.
 
         turns: 4 if the second, third and fourth quarter are the first, turned by 90, 180 and 270
@@ -132,7 +132,8 @@ class Memory:
         loose = torch.cat([torch.rot90(loose, k, (3, 4)) if k else loose for k in range(turns)], 2)
         alike = (distance[0] >= distance[1] - 1e-6).float().mean().item()
         place = nearby * max(0.0, 2 * alike - 1)
-        memory = cls(unit.flatten(1, 2), mean, loose.flatten(2), places, torch.ones(2), place)
+        memory = cls(unit.flatten(1, 2), mean, loose.flatten(2), places, torch.ones(2), place,
+                     weight=weight)
         left_out = memory.tolerant(distance, number)                        # (2, count, P)
         top = left_out.topk(max(1, places // 50), dim=2).values
         memory.level = top.mean((1, 2)).clamp(min=1e-6)

@@ -45,7 +45,7 @@ class Settings:
     text_weight: float = 0.75           # of the text map beside the memory map
     picture_weight: float = 0.5         # of the whole picture's probability in its score
     top: float = 0.003                  # share of a map's pixels that makes the score
-    trial: bool = True                  # weigh the memory's sizes by pasted defects (trial.py)
+    trial: bool = True                  # weigh the maps by pasted defects (trial.py)
     false_positive_rate: float = 0.05   # of good pictures, that the threshold aims at
     seed: int = 1
 

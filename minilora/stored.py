@@ -33,7 +33,7 @@ def save(detector, folder, weights):
         "version": VERSION, "noun": detector.noun, "settings": settings,
         "weights": {"name": weights.name, "sha256": weights.sha256, "path": str(weights.path)},
         "lora": adapter_state(detector.clip.visual), "context": detector.prompts.context.detach(),
-        "text": learned, "threshold": detector.threshold})
+        "text": learned, "text_share": detector.text_share, "threshold": detector.threshold})
 
 
 def load(make, folder, clip, weights):
@@ -68,12 +68,15 @@ def restored(make, saved, path, clip, weights):
     load_adapter_state(clip.visual, saved["lora"])
     detector.prompts.context.data.copy_(saved["context"])
     text, threshold = saved["text"].to(detector.device), saved["threshold"]
+    share = saved["text_share"]
     if text.shape != (2, clip.config.embed):
         raise ValueError(f"text {tuple(text.shape)}, expected (2, {clip.config.embed})")
+    if type(share) is not float or not 0 <= share <= 1:
+        raise ValueError(f"text_share {share!r}, expected a number from 0 to 1")
     numbers = (detector.prompts.context, text, torch.tensor(threshold or 0.0))
     if not all(x.isfinite().all() for x in numbers):
         raise ValueError("context, text or threshold hold NaN or inf; fit again")
-    detector.learned, detector.threshold = text, threshold
+    detector.learned, detector.text_share, detector.threshold = text, share, threshold
     memory = path.with_name("memory.pt")
     if memory.exists():
         shape = len(detector.memory_layers), clip.config.vision_width

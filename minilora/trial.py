@@ -1,18 +1,23 @@
-"""Trial: which size of the memory tells defects, asked of good pictures alone.
+"""Trial: which maps tell defects of a product, asked of its good pictures alone.
 
-    w_s = 1 / (1 - a_s + FLOOR)^2, divided by their sum       a_s: AUROC of the pixels at size s
+    e_s = 1 - a_s + FLOOR                       a_s: AUROC of the pixels of a picture, their mean
+    w_s = 1 / e_s^2, divided by their sum       how much size s of the memory counts
+    t = e_m / e_t, at most 1                    how much the text map counts, m: the whole memory
 
 Defects are pasted into good pictures, and each is judged by a memory that does not hold its
-photograph. a_s is the share of pairs (pasted pixel, other pixel) in the right order, so 1 - a_s is
-the share of errors: sizes are weighted as measurements are, by the inverse square of their error.
+photograph. a is the share of pairs (pasted pixel, other pixel) in the right order, so 1 - a is that
+of errors: sizes are weighted as measurements are, by the inverse square of their error.
 
-Claim: nothing in the memory was trained on pasted defects, so how well it finds them says which
-sizes matter for a product: small parts of a board need the enlarged picture, a broken biscuit the
-reduced one. Text maps cannot be weighed so: LoRA has been trained on such defects.
+Claim: neither the memory nor the frozen tower with hand-written prompts was trained on pasted
+defects, so how well they find them says what to trust: small parts of a board need the enlarged
+picture, a broken biscuit the reduced one; and where the memory errs less than texts do, texts count
+less.
 
 Symbols: C good pictures, R resolution, S sizes.
-Leaves out: trying other settings on pasted defects (they are not what a factory finds).
+Leaves out: LoRA's map, which has been trained on such defects; trying other settings on them.
 """
+from statistics import mean
+
 import torch
 
 from minilora.auroc import auroc
@@ -35,12 +40,20 @@ def pasted(pictures, kinds, generator):
     return pixels, masks > 0
 
 
-def weights(maps, masks):
-    """How much each size counts, S floats with sum 1.  maps: S tensors (C, R, R);  masks: bool."""
-    if not masks.any() or masks.all():
-        return [1 / len(maps)] * len(maps)
-    flat = masks.flatten().long()
-    each = [(1 - auroc(found.cpu().flatten(), flat) + FLOOR) ** -2 for found in maps]
+def error(maps, masks):
+    """Share of pairs of pixels in the wrong order, mean over the pictures, plus FLOOR.
+
+    maps: (C, R, R);  masks: bool alike.  Pictures that are all good or all pasted have no pairs;
+    1 if there is no other.
+    """
+    pairs = [(found, mask) for found, mask in zip(maps.cpu(), masks) if mask.any() > mask.all()]
+    return FLOOR + 1 - mean(auroc(found.flatten(), mask.flatten().long()) for found, mask in pairs
+                            ) if pairs else 1.0
+
+
+def weights(errors):
+    """How much each of so many maps counts; the sum is 1."""
+    each = [error ** -2 for error in errors]
     return [weight / sum(each) for weight in each]
 
 
@@ -51,9 +64,9 @@ def demo():
     print(f"defects pasted into {len(good)} pictures cover {masks.float().mean():.1%} of them")
     for noise in (0.1, 0.5, 2.0):
         maps = [masks + x * torch.randn(masks.shape, generator=generator) for x in (0.5, noise)]
-        one, other = (auroc(found.flatten(), masks.flatten().long()) for found in maps)
-        print(f"AUROC {one:.3f} and {other:.3f}: weights "
-              + " and ".join(f"{weight:.2f}" for weight in weights(maps, masks)))
+        one, other = (error(found, masks) for found in maps)
+        print(f"errors {one:.3f} and {other:.3f}: weights "
+              + " and ".join(f"{weight:.2f}" for weight in weights((one, other))))
 
 
 if __name__ == "__main__":

@@ -141,11 +141,24 @@ def test_sizes_are_weighed_by_defects_pasted_into_photographs_that_the_memory_la
     assert asked == 3 * [([0, 1, 0, 1], 8 * [0, 1])], "three sizes; 2 shots, 2 copies, 4 turns"
     weights = [m.weight for m in detector.memory]
     assert sum(weights) == pytest.approx(1) and len(set(weights)) == 3
+    assert 0 < detector.text_share <= 1
+
+
+@pytest.mark.parametrize("memory, text, share", [(0.1, 0.4, 0.25), (0.4, 0.1, 1.0)])
+def test_the_text_map_counts_less_where_the_memory_errs_less(tiny_clip, good, monkeypatch, memory,
+                                                             text, share):
+    errors = iter([0.2, 0.2, 0.2, memory, text])                # three sizes, all of them, texts
+    monkeypatch.setattr("minilora.trial.error", lambda *_: next(errors))
+    detector = Detector(tiny_clip, "plate", SMALL).fit(good[:2])
+    assert detector.text_share == pytest.approx(share)
+    fused = detector.fuse(torch.zeros(1), torch.ones(1)).item()
+    assert fused == pytest.approx(share * detector.settings.text_weight)
 
 
 def test_without_a_trial_all_sizes_count_alike(tiny_clip, good):
     even = Detector(tiny_clip, "plate", replace(SMALL, trial=False)).fit(good[:2])
     assert [m.weight for m in even.memory] == pytest.approx(3 * [1 / 3])
+    assert even.text_share == 1
 
 
 def test_without_training_lora_on_and_off_agree(tiny_clip, good):

@@ -107,6 +107,17 @@ def fitted(tmp_path, tiny_clip, monkeypatch):
     return tmp_path
 
 
+def test_what_the_whole_picture_adds_is_taken_from_the_threshold(fitted, monkeypatch):
+    from minilora.predict import open_judge
+    detector = open_judge(fitted / "run", str(fitted / "tiny.pt"))
+    picture = Image.new("RGB", (64, 64))
+    before = export.suspicious(detector, picture)[0]            # the known region
+    monkeypatch.setattr(Detector, "line", lambda *_: torch.tensor([1e9]))
+    known = Detector.score
+    known.calls = 0
+    assert before.any() and not export.suspicious(detector, picture)[0].any()
+
+
 def exported(folder, form, *more):
     options = export.parser().parse_args([
         str(folder / "run"), str(folder / "data/gear/test"), "--model", str(folder / "tiny.pt"),

@@ -104,6 +104,19 @@ def test_the_outline_runs_around_what_is_suspicious():
     assert drawn.getpixel((24, 24)) == (10, 10, 10), "the inside stays to be seen"
 
 
+def test_the_outline_takes_account_of_what_the_whole_picture_adds(monkeypatch, finished):
+    run, data, _ = finished
+    detector = with_threshold(run, 0.5)
+    lines = []
+    monkeypatch.setattr(predict, "outlined", lambda picture, maps, line: lines.append(line))
+    monkeypatch.setattr(Detector, "line", lambda *_: torch.tensor([0.125]))
+    monkeypatch.setattr(Detector, "score",
+                        lambda *_: (torch.zeros(1, 64, 64), torch.tensor([0.75])))
+    path = data / "train" / "good" / "000.png"
+    predict.judge(detector, path, Image.open(path))
+    assert lines == [0.125]
+
+
 def test_a_run_without_threshold_is_an_error(finished, tiny_weights, tmp_path):
     _, data, _ = finished
     job.run(fit.parse(["--class", "gear", "--shots", "0", "--data", str(data.parent),
