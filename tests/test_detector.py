@@ -10,6 +10,7 @@ from minilora.adapt import adaptation_loss, continued
 from minilora.anomaly import image_score
 from minilora.checkpoint import Weights
 from minilora.detector import ROWS, Detector
+from minilora.files import load_tensors, save_tensors
 from minilora.images import normalise
 from minilora.lora import lora_layers, lora_off
 from minilora.memory import Memory
@@ -242,6 +243,19 @@ def test_an_adapter_refuses_other_base_weights(fitted, tiny_clip, tmp_path):
     fitted.save(tmp_path, WEIGHTS)
     with pytest.raises(ValueError, match="fitted on tiny.*found other"):
         Detector.load(tmp_path, tiny_clip, Weights("other", None, "1" * 64))
+
+
+@pytest.mark.parametrize("share", [1.5, -0.5, float("nan"), "1", None])
+def test_a_share_of_the_text_map_that_is_none_is_refused(fitted, tmp_path, share):
+    from conftest import TINY
+
+    from minilora.clip import CLIP, CLIPConfig
+    clip = CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
+    fitted.save(tmp_path, WEIGHTS)
+    saved = load_tensors(tmp_path / "adapter.pt")
+    save_tensors(tmp_path / "adapter.pt", saved | {"text_share": share})
+    with pytest.raises(ValueError, match="text_share.*expected a number from 0 to 1"):
+        Detector.load(tmp_path, clip, WEIGHTS)
 
 
 def test_the_adapter_file_holds_no_base_weights(fitted, tmp_path):
