@@ -1,7 +1,7 @@
 """Everything that can be chosen about a fit, in one place, with limits.
 
 Claim: one set of defaults serves every product; they were chosen by measurement (bench.ablation),
-and never by the test pictures that results are quoted on.
+on which pictures is said in bench/results/README.md.
 
 Leaves out: what is chosen for a run and not for a detector: data, shots, device, folders (fit.py).
 """

@@ -79,7 +79,7 @@ class Sight:
                 for scale in self.settings.scales]
 
     def adapted_patches(self, frozen):
-        """Patches in the texts' space, (B, P, E), by the tower as it is now.  frozen: as above."""
+        """Patches in the texts' space, (B, P, E), by the tower as it is now.  frozen: looks[1]."""
         with self.tower():
             states = continued(self.clip.visual, frozen, self.first)
             return self.clip.visual.value_value(states).float()

@@ -9,9 +9,8 @@ photograph. a is the share of pairs (pasted pixel, other pixel) in the right ord
 of errors: sizes are weighted as measurements are, by the inverse square of their error.
 
 Claim: neither the memory nor the frozen tower with hand-written prompts was trained on pasted
-defects, so how well they find them says what to trust: small parts of a board need the enlarged
-picture, a broken biscuit the reduced one; and where the memory errs less than texts do, texts count
-less.
+defects, so how well they find them says what to trust: which size (a broken biscuit is told by the
+reduced picture, bench.ablation), and texts less where the memory errs less than they do.
 
 Symbols: C good pictures, R resolution, S sizes.
 Leaves out: LoRA's map, which has been trained on such defects; trying other settings on them.
@@ -24,7 +23,7 @@ from minilora.auroc import auroc
 from minilora.defects import KINDS, paste_defect
 from minilora.draws import choose
 
-TRIALS = 16                     # pictures at most: more take longer and change little
+TRIALS = 16                     # pictures at most: more take longer
 FLOOR = 0.02                    # no size is taken for free of errors
 
 
@@ -47,8 +46,10 @@ def error(maps, masks):
     1 if there is no other.
     """
     pairs = [(found, mask) for found, mask in zip(maps.cpu(), masks) if mask.any() > mask.all()]
-    return FLOOR + 1 - mean(auroc(found.flatten(), mask.flatten().long()) for found, mask in pairs
-                            ) if pairs else 1.0
+    if not pairs:
+        return 1.0
+    right = mean(auroc(found.flatten(), mask.flatten().long()) for found, mask in pairs)
+    return 1 - right + FLOOR
 
 
 def weights(errors):
