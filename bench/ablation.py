@@ -87,15 +87,15 @@ class BothPrompts(Detector):
 class LoRAOn(Detector):
     """The text map is that of the adapted tower alone."""
 
-    def frozen_patches(self, frozen):
-        return self.adapted_patches(frozen)
+    def halves(self, off, on):
+        return on
 
 
 class LoRAOff(Detector):
     """The text map is that of the frozen tower alone, by learned prompts."""
 
-    def adapted_patches(self, frozen):
-        return self.frozen_patches(frozen)
+    def halves(self, off, on):
+        return off
 
 
 class PictureAtOneSize(Detector):

@@ -152,11 +152,18 @@ class Detector(Sight):
         """(B, R, R), from the hidden states."""
         return self.mean_map([m.score(f) for m, f in zip(self.memory, self.patch_features(looks))])
 
+    def text_maps(self, looks):
+        """Two (B, R, R) by learned prompts: with LoRA off, with LoRA on."""
+        return [self.to_map(self.text_probability(patches(looks[1]), self.learned))
+                for patches in (self.frozen_patches, self.adapted_patches)]
+
     def text_map(self, looks):
-        """(B, R, R), by learned prompts: the mean with LoRA and without."""
-        both = [self.text_probability(patches(looks[1]), self.learned)
-                for patches in (self.adapted_patches, self.frozen_patches)]
-        return self.to_map(sum(both) / 2)
+        """(B, R, R), the mean of both."""
+        return self.halves(*self.text_maps(looks))
+
+    def halves(self, off, on):
+        """What LoRA has learned counts half."""
+        return (off + on) / 2
 
     def fuse(self, memory, text):
         """Memory map plus weighted text map, both (B, R, R)."""
@@ -174,12 +181,12 @@ class Detector(Sight):
         Returns {row: (maps (B, R, R), scores (B,))} on the CPU; without shots only "zero-shot".
         """
         looks = self.looks(pixels)
-        plain, hand = self.frozen_patches(looks[1]), self.hand_written
-        rows = {"zero-shot": self.judged(self.to_map(self.text_probability(plain, hand)),
-                                         self.picture_probability(looks, hand))}
+        hand = self.text_probability(self.frozen_patches(looks[1]), self.hand_written)
+        rows = {"zero-shot": self.judged(self.to_map(hand),
+                                         self.picture_probability(looks, self.hand_written))}
         if self.memory is not None:
-            memory, text = self.memory_map(looks), self.text_map(looks)
-            without = self.to_map(self.text_probability(plain, self.learned))
+            memory, both = self.memory_map(looks), self.text_maps(looks)
+            without, text = both[0], self.halves(*both)
             whole = self.picture_probability(looks, self.learned)
             rows |= {"memory": self.judged(memory), "text": self.judged(text, whole),
                      "lora-off": self.judged(self.fuse(memory, without), whole),
