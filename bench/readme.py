@@ -37,8 +37,9 @@ def over(found, row, names):
 
 def accuracy():
     """Rows over real classes and scenes."""
-    real, drawn = ({(r["row"], r["class"], r["metric"]): float(r["mean"]) for r in records(name)}
-                   for name in ("accuracy-real", "accuracy-scenes"))
+    real, drawn = ({(r["row"], r["class"], r["metric"]): float(r["mean"])
+                    for who in ("accuracy", "peers") for r in records(f"{who}-{which}")}
+                   for which in ("real", "scenes"))
     classes, scenes = (list(dict.fromkeys(name for _, name, _ in found)) for found in (real, drawn))
     lines = []
     for row in ROWS:
