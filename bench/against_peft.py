@@ -82,7 +82,7 @@ def fit(way, clip, prompts, pictures, settings):
     def loss_of(rows):
         inputs, coverage = (column[rows] for column in pool)
         if way == PLAIN:
-            return adaptation_loss(clip, prompts, visual.embed(inputs), coverage, 1,
+            return adaptation_loss(clip, prompts, visual.embed(inputs)[:, None], coverage, 1,
                                    settings.losses)
         return adaptation_loss(clip, prompts, inputs, coverage, first, settings.losses)
 

@@ -130,13 +130,14 @@ def entering_stage(method, s, config):
     """What happens before the first trained block: nothing with reuse, else pixels come in."""
     T, W, size = s.batch * s.tokens, s.width, 2 if s.bfloat16 else 4
     state, picture = 4 * T * W, s.batch * 3 * config.resolution**2
+    streams = method.streams(config.vision_layers) * state
     if method.reuse:
-        return Stage(state, 0, 0, 0)
+        return Stage(streams, 0, 0, 0)
     if method.kind in ("image", "both"):                # the kernel keeps pixels, ln_pre its input
         return Stage(state + 2 * 4 * picture, 2 * state, 3 * state,
                      4 * (3 * config.patch**2 + s.tokens) * W)
     blocks = min(method.first(config.vision_layers), config.vision_layers + 1) - 1
-    return Stage(state, (2 + 2 * 4) * picture + blocks * state + 15 * size * T * W, 0, 0)
+    return Stage(streams, (2 + 2 * 4) * picture + blocks * state + 15 * size * T * W, 0, 0)
 
 
 def image_stages(method, s, config):
@@ -145,17 +146,19 @@ def image_stages(method, s, config):
     size, n = 2 if s.bfloat16 else 4, config.vision_layers
     last = max(1, n // 3)
     if method.kind in ("probe", "context"):             # nothing in the tower is trained
-        states = 4 * T * W * (last if method.kind == "context" else 1)
+        states = 4 * T * W * (method.kind == "probe")
         return before + [Stage(states, 0, 0, 0)], [Stage(0, 8 * T * W * size, 0, 0)]
     whole = method.kind in ("image", "both")
     lora = 4 * 2 * method.rank * W * len(method.targets)
     block, pair = (4 * blocks_count(W, 1), 4 * 2 * W**2) if whole else (lora, lora // 2)
-    blocks = [block_stage(s, whole, method.targets, method.rank, block)]
+    blocks = [block_stage(s, whole, method.targets, method.rank, block)] * (n - method.first(n))
+    if blocks and not (whole or s.checkpointing):       # the first norm's input needs no gradient
+        blocks[0] = blocks[0]._replace(kept=blocks[0].kept - 4 * T * W)
     values = [value_value_stage(s, whole, method.targets, pair)]
     head = Stage(T * (4 * W + size * (W * whole + 2 * config.embed)), 4 * T * W, 2 * 4 * T * W,
                  4 * W * config.embed * whole)
-    return (before + blocks * (n - method.first(n)),
-            values * last + [head, first_token_stage(s, block)])
+    return (before + blocks,
+            values * min(last, n + 1 - method.first(n)) + [head, first_token_stage(s, block)])
 
 
 def stages(method, config, batch, prompt, bfloat16, checkpointing, device):

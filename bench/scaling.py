@@ -176,7 +176,7 @@ def main():
     head = [f"{measure.conditions()}; {options.threads} threads; weights {weights.name} (sha256 "
             f"{weights.sha256[:12]}…); {options.rounds} rounds",
             f"unless it grows: {BASE['shots']} shots, {Settings().batch} a step, {BASE['steps']} "
-            f"steps, {POOL} training pictures, the model's own resolution, the last third of the "
+            f"steps, {POOL} training pictures, the model's own resolution, the last sixth of the "
             "blocks"]
     write(options.out, options.name, made, head, numbers(found))
 

@@ -118,7 +118,7 @@ def training_step(clip, pixels, coverage, text, settings):
 
     @torch.enable_grad()
     def step():
-        loss = adaptation_loss(clip, lambda: text, clip.visual.embed(pixels), coverage, 1,
+        loss = adaptation_loss(clip, lambda: text, clip.visual.embed(pixels)[:, None], coverage, 1,
                                settings.losses)
         optimiser.zero_grad()
         loss.backward()
@@ -187,7 +187,8 @@ def detector_with_memory(layers, device):
 
 
 def memory_pairs(o):
-    both = remembered_layers(first_adapted(SHAPE.vision_layers))
+    count = SHAPE.vision_layers
+    both = remembered_layers(count, first_adapted(count))
     pixels = random_pixels(1, o.device)
     for layers in (both[-1:], both):
         detector = detector_with_memory(layers, o.device)

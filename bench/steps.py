@@ -7,7 +7,7 @@ the first trained block without gradient; with reuse the tokens that enter that 
 beforehand, as `minilora fit` does.  Either way a pool of pictures is held, as pixels in half
 precision or as tokens, and counted.
 
-Symbols: B pictures a step, N of the pool, P patches, W width, R resolution.
+Symbols: B pictures a step, N of the pool, S streams, P patches, W width, R resolution.
 Leaves out: drawing and pasting, which precede training.
 """
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from minilora.adapt import MARKED, adaptation_loss, descent, frozen_states
+from minilora.adapt import MARKED, adaptation_loss, descent, entering_streams, frozen_states
 from minilora.adapter import adapter_state
 from minilora.baselines.trained import FULL_RATE, PROBE_RATE, CoOp, FullFineTuning, LinearProbe
 from minilora.bpe import default_tokenizer
@@ -38,21 +38,26 @@ class Method:
     kind: str
     rank: int = 0
     targets: tuple = ()
-    all_blocks: bool = False
+    share: int = 0                  # LoRA in the last 1 / share of the blocks; 0: as by default
     context: bool = False           # LoRA and the context vectors
     reuse: bool = False
 
+    def blocks(self, layers):
+        """How many of so many get LoRA, as in `Settings.blocks`."""
+        return -(-layers // self.share) if self.share else 0
+
     def first(self, layers):
-        """Number of the first block that needs a gradient or is needed by the value-value path."""
-        if self.kind in ("image", "both") or self.all_blocks:
-            return 1
-        if self.kind == "context":
-            return layers + 1 - max(1, layers // 3)     # as VisionTransformer.last
-        return layers + 1 if self.kind == "probe" else first_adapted(layers)
+        """Number of the first block that a training step has to go through."""
+        return {"image": 1, "both": 1, "context": layers, "probe": layers + 1}.get(
+            self.kind, first_adapted(layers, self.blocks(layers)))
+
+    def streams(self, layers):
+        """What enters that block: of `adapt.entering_streams`."""
+        return 1 + (self.first(layers) - 1 > layers - max(1, layers // 3))
 
 
-LORA = {f"LoRA r={r} {','.join(t)} {'all blocks' if every else 'last third'}":
-        Method("lora", r, t, every) for every in (True, False)
+LORA = {f"LoRA r={r} {','.join(t)} {where}": Method("lora", r, t, share)
+        for where, share in (("all blocks", 1), ("last third", 3))
         for t in (("q", "v"), ("q", "k", "v", "out")) for r in (1, 4, 16)}
 DEFAULT = Method("lora", Settings().rank, Settings().targets, context=True)
 METHODS = {"full, both towers": Method("both"), "full, image tower": Method("image"),
@@ -117,7 +122,7 @@ class Training:
     def lora(self):
         m, layers = self.method, len(self.clip.visual.blocks)
         self.settings = replace(self.settings, rank=m.rank, targets=m.targets,
-                                blocks=layers if m.all_blocks else 0)
+                                blocks=m.blocks(layers))
         self.owner = Detector(self.clip, NOUN, self.settings)
         self.prompts, self.loss = self.owner.prompts, self.adaptation
         self.trained = [p for p in self.clip.visual.parameters() if p.requires_grad]
@@ -131,21 +136,22 @@ class Training:
     # ---- steps --------------------------------------------------------------------------------
 
     def adaptation(self, shown, coverage):
-        """shown: pixels (B, 3, R, R), or tokens (B, 1+P, W) with reuse."""
-        entering = shown if self.method.reuse else frozen_states(
-            self.clip.visual, shown.float(), self.first - 1)[-1]
+        """shown: pixels (B, 3, R, R), or tokens (B, S, 1+P, W) with reuse."""
+        entering = shown if self.method.reuse else entering_streams(
+            self.clip.visual, shown.float(), self.first)
         return adaptation_loss(self.clip, self.prompts, entering, coverage.to(self.device),
                                self.first, self.settings.losses)
 
     def hold_pool(self):
-        """Random pixels (N, 3, R, R) in half precision, or tokens (N, 1+P, W); coverage (N, P).
+        """Random pixels (N, 3, R, R) in half precision, or tokens (N, S, 1+P, W); coverage (N, P).
 
         As in minilora, only the tokens lie on the device.
         """
         c, n = self.clip.config, self.settings.pool
         patches = (c.resolution // c.patch) ** 2
         if self.method.reuse:
-            shown = torch.randn(n, 1 + patches, c.vision_width, device=self.device)
+            shown = torch.randn(n, self.method.streams(c.vision_layers), 1 + patches,
+                                c.vision_width, device=self.device)
         else:
             shown = torch.rand(n, 3, c.resolution, c.resolution, dtype=torch.float16)
         coverage = torch.zeros(n, patches)

@@ -8,7 +8,8 @@ belong here" means for this product, and a few low-rank corrections are enough t
 
 What is frozen and lies before the first adapted block is computed once, for a pool of pictures,
 and not once a step; the gradient is the same (a test shows it).
-Symbols: N pictures of the pool, P patches, W width, R resolution.
+Symbols: N pictures of the pool, S streams (see `entering_streams`), P patches, W width,
+R resolution.
 Leaves out: real defects, validation, early stopping (there is nothing honest to stop by).
 """
 from dataclasses import dataclass
@@ -34,6 +35,19 @@ def frozen_states(visual, pixels, count=None):
     with torch.no_grad(), lora_off(visual):
         pixels = normalise(pixels.to(visual.proj.device))
         return visual.hidden_states(visual.embed(pixels), count)
+
+
+def entering_streams(visual, pixels, first):
+    """What enters block `first` of the pretrained tower, (B, S, 1+P, W).
+
+    S is 1, or 2 where the second path (vit.py) has left the ordinary one before: then its tokens
+    are the second stream.
+    """
+    states = frozen_states(visual, pixels, first - 1)
+    if first - 1 <= len(visual.blocks) - visual.last:
+        return states[-1][:, None]
+    with torch.no_grad(), lora_off(visual):
+        return torch.stack([states[-1], visual.second_path(states, first - 1)], dim=1)
 
 
 def continued(visual, states, first):
@@ -63,11 +77,11 @@ def painted(pictures, settings, generator):
 
 
 def training_pool(visual, pictures, first, settings, generator):
-    """What is frozen, computed once: (tokens that enter block `first` (N, 1+P, W), share of each
+    """What is frozen, computed once: (what enters block `first` (N, S, 1+P, W), share of each
     patch that is defective (N, P))."""
     entering, coverage = [], []
     for batch, masks in painted(pictures, settings, generator):
-        entering.append(frozen_states(visual, batch, first - 1)[-1])
+        entering.append(entering_streams(visual, batch, first))
         coverage.append(F.avg_pool2d(masks, visual.patch).flatten(1))
     return torch.cat(entering), torch.cat(coverage).to(visual.proj.device)
 
@@ -75,14 +89,16 @@ def training_pool(visual, pictures, first, settings, generator):
 def adaptation_loss(clip, prompts, entering, coverage, first, weights):
     """Focal and dice loss of the text map on the masks, cross-entropy of the picture as a whole.
 
-    entering: (B, 1+P, W), tokens that enter block `first`;  coverage: (B, P);  weights: of the
-    three.  Returns a scalar.
+    entering: (B, S, 1+P, W), of `entering_streams`;  coverage: (B, P);  weights: of the three.
+    Returns a scalar.
     """
-    states = continued(clip.visual, [None] * (first - 1) + [entering], first)
+    visual, (tokens, *second) = clip.visual, entering.unbind(dim=1)      # (B, 1+P, W) each
+    states = continued(visual, [None] * (first - 1) + [tokens], first)
+    patches = visual.value_value(states, begun=(first - 1, *second) if second else None)
     text = prompts()                                                     # (2, E)
-    probability = text_map(clip.visual.value_value(states), text, clip.logit_scale.exp())  # (B, P)
+    probability = text_map(patches, text, clip.logit_scale.exp())        # (B, P)
     target = (coverage > MARKED).float()
-    picture = clip.visual.pool(clip.visual.blocks[-1].first_token(states[-1]))              # (B, E)
+    picture = visual.pool(visual.blocks[-1].first_token(states[-1]))     # (B, E)
     logits = clip.similarity(picture, text)                              # (B, 2)
     three = (focal_loss(probability, target), dice_loss(probability, target),
              cross_entropy(logits, (coverage.amax(1) > 0).long()))
@@ -94,9 +110,8 @@ def adapt(clip, prompts, pictures, first, settings, generator, report, unfinishe
 
     report(step, loss) is called after every step;  unfinished: where to go on from (see `descent`).
     Raises ValueError if a loss is not finite.
-    What is frozen ends before block `first`, or where the value-value path leaves if that is first.
+    What is frozen ends before block `first`, at most the last.
     """
-    first = min(first, len(clip.visual.blocks) + 1 - clip.visual.last)
     entering, coverage = training_pool(clip.visual, pictures, first, settings, generator)
     trained = [p for p in clip.visual.parameters() if p.requires_grad] + [prompts.context]
 

@@ -54,7 +54,7 @@ def parser():
     fit("--targets", nargs="+", default=list(d.targets), choices=("q", "k", "v", "out"),
         help="attention projections that get LoRA")
     fit("--blocks", type=int, default=d.blocks,
-        help="LoRA in the last n blocks; 0: the last third")
+        help="LoRA in the last n blocks; 0: the last sixth")
     return p
 
 

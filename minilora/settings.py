@@ -33,10 +33,10 @@ class Settings:
     rank: int = 4
     alpha: float = 8
     targets: tuple = ("q", "k", "v", "out")
-    blocks: int = 0                     # the last n get LoRA; 0: the last third, rounded up
+    blocks: int = 0                     # the last n get LoRA; 0: the last sixth, rounded up
     context: str = "a photo of a"       # words that the learned context starts from
     scales: tuple = (2.0, 1.0, 0.5)     # sizes at which the memory looks; 1: the resolution
-    memory_layers: tuple = ()           # (): a third and all of the way to LoRA
+    memory_layers: tuple = ()           # (): a third and all of the first two thirds
     nearby: float = 1.0                 # factor on how much the place counts in the memory; 0: not
     copies: int = 2                     # of each shot, all but one slightly moved and relit
     turns: bool = True                  # each of them in four directions

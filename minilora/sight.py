@@ -20,13 +20,16 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def first_adapted(layers, blocks=0):
-    """Number of the first of so many last blocks that get LoRA; 0: the last third, rounded up."""
-    return layers + 1 - (blocks or -(-layers // 3))
+    """Number of the first of so many last blocks that get LoRA; 0: the last sixth, rounded up."""
+    return layers + 1 - (blocks or -(-layers // 6))
 
 
-def remembered_layers(first):
-    """Layers of the memory: a third and all of the way to block number `first`."""
-    frozen = max(1, first - 1)
+def remembered_layers(layers, first):
+    """Layers of the memory: a third and all of the way to the last third of a tower, or to LoRA.
+
+    first: number of the first adapted block, if LoRA starts earlier.
+    """
+    frozen = max(1, min(first - 1, layers - -(-layers // 3)))
     return tuple(sorted({-(-frozen // 3), frozen}))
 
 
@@ -43,7 +46,8 @@ class Sight:
         self.clip, self.settings = clip.requires_grad_(False), settings
         self.resolution = settings.resolution or clip.config.resolution
         self.first = first_adapted(len(clip.visual.blocks), settings.blocks)
-        self.memory_layers = settings.memory_layers or remembered_layers(self.first)
+        self.memory_layers = settings.memory_layers or remembered_layers(
+            len(clip.visual.blocks), self.first)
         self.device = clip.logit_scale.device
         self.precision = "float32"              # of the tower's products when pictures are scored
 

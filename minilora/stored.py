@@ -17,7 +17,7 @@ from minilora.files import load_tensors, save_tensors
 from minilora.memory import Memory
 from minilora.settings import Settings
 
-VERSION = 3                     # in adapter.pt, of what `save` writes together
+VERSION = 4                     # in adapter.pt, of what `save` writes together
 
 
 def save(detector, folder, weights):

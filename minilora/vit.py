@@ -94,12 +94,21 @@ class VisionTransformer(nn.Module):
         """The picture's vector from the last block's output.  x: (B, L, W) -> (B, E)."""
         return self.ln_post(x[:, 0]) @ self.proj                 # V eq. 4, then C's projection
 
-    def value_value(self, hidden, last=None):
+    def value_value(self, hidden, last=None, begun=None):
         """Second path (S): patch features that can be compared with text features.
 
+        hidden, last, begun: of `second_path`, which is gone to its end.  Returns (B, L-1, E).
+        """
+        y = self.second_path(hidden, len(self.blocks), last, begun)
+        return self.ln_post(y[:, 1:]) @ self.proj                # (B, L-1, E): CLS is left behind
+
+    def second_path(self, hidden, through, last=None, begun=None):
+        """Tokens of the second path after block number `through`, (B, L, W).
+
         hidden: the list of `hidden_states`, of which it needs what enters each block; last: how
-        many of the last blocks take part, by default the last third.  Returns (B, L-1, E).  Raises
-        ValueError for a number out of range.
+        many of the last blocks take part, by default the last third; begun: (n, tokens of this path
+        after block n), if it has been that far before.  Raises ValueError for a number out of
+        range.
         The path leaves the ordinary one before those blocks; in each of them it adds value-value
         attention of the *ordinary* path's state and skips the feed-forward, which by S's
         measurements drags patches away from what they show.
@@ -109,10 +118,10 @@ class VisionTransformer(nn.Module):
         if not 1 <= last <= layers:
             raise ValueError(f"value_value: expected last from 1 to {layers} blocks, found {last}; "
                              "it says how many of the last blocks take part")
-        y = hidden[layers - last]                                # (B, L, W)
-        for block, state in zip(self.blocks[layers - last:], hidden[layers - last:]):
+        n, y = begun or (layers - last, hidden[layers - last])   # y: (B, L, W)
+        for block, state in zip(self.blocks[n:through], hidden[n:through]):
             y = y + block.attn.value_value(block.ln_1(state))    # hidden[n-1] enters the n-th block
-        return self.ln_post(y[:, 1:]) @ self.proj                # (B, L-1, E): CLS is left behind
+        return y
 
     def encode_image(self, pixels):
         """One vector per picture.  pixels: (B, 3, R, R) -> (B, E)."""

@@ -5,16 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import TINY
 
-from minilora.adapt import adaptation_loss, continued
+from minilora.adapt import adaptation_loss, continued, entering_streams
 from minilora.anomaly import image_score
 from minilora.checkpoint import Weights
+from minilora.clip import CLIP, CLIPConfig
 from minilora.detector import ROWS, Detector
 from minilora.files import load_tensors, save_tensors
 from minilora.images import normalise
 from minilora.lora import lora_layers, lora_off
 from minilora.memory import Memory
 from minilora.settings import Settings
+from minilora.sight import first_adapted, remembered_layers
 
 SMALL = Settings(steps=6, batch=4, pool=8, rank=2, alpha=2)
 WEIGHTS = Weights("tiny", None, "0" * 64)
@@ -32,6 +35,15 @@ def good():
 @pytest.fixture
 def fitted(tiny_clip, good):
     return Detector(tiny_clip, "plate", SMALL).fit(good[:4])
+
+
+@pytest.mark.parametrize("layers, blocks, first, remembered", [
+    (5, 0, 5, (1, 3)), (12, 0, 11, (3, 8)), (24, 0, 21, (6, 16)),      # mini-clip, ViT-B, ViT-L
+    (12, 4, 9, (3, 8)), (12, 8, 5, (2, 4)), (5, 5, 1, (1,)), (1, 0, 1, (1,))])
+def test_lora_is_in_the_last_sixth_and_the_memory_looks_before_it(layers, blocks, first,
+                                                                  remembered):
+    assert first_adapted(layers, blocks) == first
+    assert remembered_layers(layers, first) == remembered
 
 
 def test_fit_moves_lora_and_the_context_and_nothing_else(tiny_clip, good):
@@ -64,23 +76,28 @@ def test_blocks_before_the_first_adapted_one_need_no_second_pass(fitted, good):
     assert not torch.allclose(plain, adapted, atol=1e-4), "LoRA does change the patches"
 
 
-def test_training_on_the_pool_equals_training_on_the_pictures(tiny_clip, good):
-    """What is frozen is computed once; the gradient is that of the plain step."""
-    detector = Detector(tiny_clip, "plate", SMALL)
-    for layer in lora_layers(tiny_clip.visual).values():
+@pytest.mark.parametrize("layers, streams", [(3, 1), (12, 2)])
+def test_training_on_the_pool_equals_training_on_the_pictures(layers, streams, good):
+    """What is frozen is computed once; the gradient is that of the plain step, from pixels.
+
+    With 12 blocks, the second path leaves before the ninth and LoRA starts with the eleventh.
+    """
+    config = CLIPConfig(**TINY | {"vision_layers": layers})
+    clip = CLIP(config).initialise(torch.Generator().manual_seed(0))
+    visual, detector = clip.visual, Detector(clip, "plate", SMALL)
+    trained = [p for p in visual.parameters() if p.requires_grad]
+    for layer in lora_layers(visual).values():
         torch.nn.init.normal_(layer.lora_B, std=0.02, generator=torch.Generator().manual_seed(1))
     coverage = torch.zeros(4, 16)
     coverage[0, 5] = 1
-    first = detector.first
-    entering = detector.looks(good[:4])[1][first - 1]
-    pooled = adaptation_loss(tiny_clip, detector.prompts, entering, coverage, first, (1, 0.5, 0.1))
-    states = tiny_clip.visual.hidden_states(tiny_clip.visual.embed(normalise(good[:4])))
-    plain = adaptation_loss(tiny_clip, detector.prompts, states[first - 1], coverage, first,
-                            (1, 0.5, 0.1))
-    layer = next(iter(lora_layers(tiny_clip.visual).values()))
-    one, two = (torch.autograd.grad(loss, layer.lora_B)[0] for loss in (pooled, plain))
-    assert pooled.item() == pytest.approx(plain.item(), abs=1e-6)
-    assert torch.allclose(one, two, atol=1e-6) and one.abs().max() > 0
+    pooled = entering_streams(visual, good[:4], detector.first)
+    pixels = visual.embed(normalise(good[:4]))[:, None]
+    assert pooled.shape[1] == streams
+    one, two = (adaptation_loss(clip, detector.prompts, entering, coverage, first, (1, 0.5, 0.1))
+                for entering, first in ((pooled, detector.first), (pixels, 1)))
+    assert one.item() == pytest.approx(two.item(), abs=1e-6)
+    for a, b in zip(*(torch.autograd.grad(loss, trained) for loss in (one, two))):
+        assert torch.allclose(a, b, atol=1e-6) and a.abs().max() > 0
 
 
 def test_the_unadapted_rows_do_not_feel_lora(fitted, good):

@@ -78,7 +78,7 @@ class FullFineTuning(Trained):
     def loss(self, pixels, coverage):
         """pixels: (B, 3, R, R) in [0, 1], half precision will do;  coverage: (B, P)."""
         visual = self.clip.visual
-        entering = visual.embed(normalise(pixels.float().to(visual.proj.device)))
+        entering = visual.embed(normalise(pixels.float().to(visual.proj.device)))[:, None]
         return adaptation_loss(self.clip, self.prompts, entering, coverage.to(visual.proj.device),
                                1, self.settings.losses)
 
