@@ -193,7 +193,8 @@ def walk(stages, moments, updating):
 def held(method, config, pool, device):
     """Bytes of a pool of pictures on the device: tokens, or pixels, which a GPU need not hold."""
     if method.reuse:
-        return 4 * pool * (1 + (config.resolution // config.patch) ** 2) * config.vision_width
+        tokens = 1 + (config.resolution // config.patch) ** 2
+        return 4 * pool * method.streams(config.vision_layers) * tokens * config.vision_width
     return 2 * pool * 3 * config.resolution**2 if device == "cpu" else 0
 
 

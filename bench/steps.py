@@ -52,8 +52,9 @@ class Method:
             self.kind, first_adapted(layers, self.blocks(layers)))
 
     def streams(self, layers):
-        """What enters that block: of `adapt.entering_streams`."""
-        return 1 + (self.first(layers) - 1 > layers - max(1, layers // 3))
+        """How many enter that block, as `adapt.entering_streams` has them; a probe needs one."""
+        beside = self.first(layers) - 1 > layers - max(1, layers // 3)
+        return 2 if beside and self.kind != "probe" else 1
 
 
 LORA = {f"LoRA r={r} {','.join(t)} {where}": Method("lora", r, t, share)
