@@ -80,7 +80,8 @@ def peak_memory(device):
 def introduce(detector, weights, data, data_name, options, say):
     """The first lines: which weights, which data, which device, how much is trained."""
     trained, total = detector.parameters()
-    settings, blocks = detector.settings, len(detector.clip.visual.blocks)
+    settings, first, last = detector.settings, detector.first, len(detector.clip.visual.blocks)
+    where = f"block {last}" if first == last else f"blocks {first}-{last}"
     small = ", a small model trained on drawings alone" if weights.name == "mini-clip" else ""
     say(f"weights  {weights.name}{small}  (sha256 {weights.sha256[:12]}…)")
     new = data_name == EMBEDDED and data.name in scenes.UNSEEN_CLASSES
@@ -89,7 +90,7 @@ def introduce(detector, weights, data, data_name, options, say):
     say(f"device   {options.device}, {torch.get_num_threads()} threads, resolution "
         f"{detector.resolution}")
     say(f"training {trained:,} of {total:,} parameters ({trained / total:.2%}): LoRA "
-        f"r={settings.rank} on {','.join(settings.targets)} of blocks {detector.first}-{blocks}, "
+        f"r={settings.rank} on {','.join(settings.targets)} of {where}, "
         f"{detector.prompts.context.shape[1]} context vectors a prompt")
 
 
