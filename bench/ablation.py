@@ -170,7 +170,7 @@ LEVERS = {
     "no LoRA": Lever({}, WithoutLoRA),
     "LoRA on q, v": Lever({"targets": ("q", "v")}),
     "LoRA in the last third": Lever({"blocks": 2}),
-    "LoRA in all blocks": Lever({"blocks": 5, "memory_layers": (2, 3)}),
+    "LoRA in all blocks": Lever({"blocks": 5, "memory_layers": (1, 3)}),
     "rank 1": Lever({"rank": 1, "alpha": 2}),
     "rank 16": Lever({"rank": 16, "alpha": 32}),
     "no adaptation": Lever({"steps": 0}),

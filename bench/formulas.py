@@ -18,6 +18,8 @@ Leaves out: fragmentation, and what libraries take for themselves.
 """
 from collections import namedtuple
 
+from minilora.vit import value_value_blocks
+
 # forward, back: bytes that exist beside `kept` on the way; made: bytes of gradients that it leaves
 Stage = namedtuple("Stage", "kept forward back made")
 Shape = namedtuple("Shape", "batch tokens width bfloat16 written_out checkpointing")
@@ -144,7 +146,7 @@ def image_stages(method, s, config):
     """(stages before the text tower, stages after it)."""
     before, T, W = [entering_stage(method, s, config)], s.batch * s.tokens, s.width
     size, n = 2 if s.bfloat16 else 4, config.vision_layers
-    last = max(1, n // 3)
+    last = value_value_blocks(n)
     if method.kind in ("probe", "context"):             # nothing in the tower is trained
         states = 4 * T * W * (method.kind == "probe")
         return before + [Stage(states, 0, 0, 0)], [Stage(0, 8 * T * W * size, 0, 0)]

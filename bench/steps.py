@@ -27,6 +27,7 @@ from minilora.coop import STATES
 from minilora.detector import Detector
 from minilora.settings import Settings
 from minilora.sight import first_adapted
+from minilora.vit import value_value_blocks
 
 NOUN = "bottle"
 
@@ -53,7 +54,7 @@ class Method:
 
     def streams(self, layers):
         """How many enter that block, as `adapt.entering_streams` has them; a probe needs one."""
-        beside = self.first(layers) - 1 > layers - max(1, layers // 3)
+        beside = self.first(layers) - 1 > layers - value_value_blocks(layers)
         return 2 if beside and self.kind != "probe" else 1
 
 

@@ -20,6 +20,11 @@ from torch import nn
 from minilora.attention import Block
 
 
+def value_value_blocks(layers):
+    """How many of so many blocks the value-value path takes by default: the last third."""
+    return max(1, layers // 3)
+
+
 class VisionTransformer(nn.Module):
     """CLIP's ViT.  Features are returned as they are, not normalised to length one."""
 
@@ -31,7 +36,7 @@ class VisionTransformer(nn.Module):
         self.positional_embedding = nn.Parameter(torch.empty(1 + self.grid ** 2, width))
         self.ln_pre = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(Block(width, heads=width // 64) for _ in range(layers))
-        self.last = max(1, layers // 3)                          # of the value-value path
+        self.last = value_value_blocks(layers)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.empty(width, embed))
         self.initialise()
@@ -116,8 +121,8 @@ class VisionTransformer(nn.Module):
         layers = len(self.blocks)
         last = self.last if last is None else last
         if not 1 <= last <= layers:
-            raise ValueError(f"value_value: expected last from 1 to {layers} blocks, found {last}; "
-                             "it says how many of the last blocks take part")
+            raise ValueError(f"value-value path: expected last from 1 to {layers} blocks, found "
+                             f"{last}; it says how many of the last blocks take part")
         n, y = begun or (layers - last, hidden[layers - last])   # y: (B, L, W)
         for block, state in zip(self.blocks[n:through], hidden[n:through]):
             y = y + block.attn.value_value(block.ln_1(state))    # hidden[n-1] enters the n-th block

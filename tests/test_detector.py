@@ -264,9 +264,6 @@ def test_an_adapter_refuses_other_base_weights(fitted, tiny_clip, tmp_path):
 
 @pytest.mark.parametrize("share", [1.5, -0.5, float("nan"), "1", None])
 def test_a_share_of_the_text_map_that_is_none_is_refused(fitted, tmp_path, share):
-    from conftest import TINY
-
-    from minilora.clip import CLIP, CLIPConfig
     clip = CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
     fitted.save(tmp_path, WEIGHTS)
     saved = load_tensors(tmp_path / "adapter.pt")
