@@ -8,7 +8,8 @@ it.
                 state are added as hard negatives (Yuksekgonul et al. 2023, "NegCLIP")
     locate      the same comparison for every patch, since a drawn defect comes with its exact mask
 
-Facts are four numbers a scene: noun, colour, material, state.  Leaves out: free language.
+Facts are four numbers a picture: noun, colour, material, state.  A photograph has a noun, no colour
+or material, and is NORMAL or PASTED.  Leaves out: free language.
 Symbols: B scenes of a batch, N texts, P patches, E embedding.
 """
 
@@ -25,12 +26,13 @@ from minilora.scenes import PHRASES
 KINDS = list(PHRASES)
 NOUNS = list(FAMILIES) + [f"{name} surface" for name in FIELDS]
 UNMENTIONED, NORMAL, DAMAGED = -1, -2, -3  # what a caption may say of an attribute or the state
+PASTED = len(KINDS)                        # state of a photograph with a pasted defect of any kind
 
 
-def caption(facts, generator, tokenizer):
-    """Two sentences on one scene, true and false about its state, and what both mention.
+def caption(facts, generator, tokenizer, nouns=NOUNS):
+    """Two sentences on one picture, true and false about its state, and what both mention.
 
-    Returns (own text, other text, mentioned (2, 4) with UNMENTIONED where nothing is said).
+    nouns: what the first of the facts counts.  Returns (own text, other text, mentioned (2, 4) with UNMENTIONED where nothing is said).
     Now and then the noun is a random token, so that the tower copes with nouns it has never read.
     """
     noun, colour, material, state = facts
@@ -45,9 +47,9 @@ def caption(facts, generator, tokenizer):
         name = tokenizer.decode([token]).strip() or "object"
     words = [list(COLOURS)[said[1]]] if said[1] >= 0 else []
     words += [list(FIELDS)[said[2]]] if said[2] >= 0 else []
-    phrase = " ".join(words + [NOUNS[noun] if said[0] >= 0 else name])
+    phrase = " ".join(words + [nouns[noun] if said[0] >= 0 else name])
     kind = state if state >= 0 else int(torch.randint(len(KINDS), (), generator=generator))
-    damaged = DAMAGED if uniform(generator) < 0.5 else kind
+    damaged = DAMAGED if kind == PASTED or uniform(generator) < 0.5 else kind
     flawed = choose(generator, ANOMALOUS_STATES) if damaged == DAMAGED else PHRASES[KINDS[kind]]
     good = choose(generator, NORMAL_STATES[1:] + ("good {}",) + NORMAL_STATES[:1])
     template = choose(generator, TEMPLATES)
@@ -57,12 +59,22 @@ def caption(facts, generator, tokenizer):
     return own[0], other[0], [own[1], other[1]]
 
 
+def naming(facts, generator, nouns):
+    """A sentence that names a thing and leaves its state open: (text, what it mentions (4,))."""
+    text = choose(generator, TEMPLATES[:15]).format(nouns[facts[0]])
+    return text, [facts[0], UNMENTIONED, UNMENTIONED, UNMENTIONED]
+
+
 def also_true(facts, mentioned):
-    """(B, N): does text n, by what it mentions, hold for scene b too?  Then it is no negative."""
+    """(B, N): does text n, by what it mentions, hold for picture b too?  Then it is no negative.
+
+    A pasted defect may look like any kind.
+    """
     named = mentioned[None, :, :3]
     things = (named == UNMENTIONED) | (named == facts[:, None, :3])
     state, said = facts[:, None, 3], mentioned[None, :, 3]
-    return things.all(-1) & ((said == state) | ((said == DAMAGED) & (state >= 0)))
+    damage = (said == DAMAGED) | ((state == PASTED) & (said >= 0))
+    return things.all(-1) & ((said == UNMENTIONED) | (said == state) | (damage & (state >= 0)))
 
 
 def contrast(image, own, other, scale, true):

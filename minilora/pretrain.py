@@ -1,98 +1,182 @@
-"""Trains the embedded model: contrastive image-text learning on drawn scenes and their captions.
+"""Trains the embedded model: on drawn scenes with captions, and on photographs with a teacher.
 
 Claim: a tower that must tell "a flawless green nut" from "a green nut with a scratch" learns
-features that see defects, also on products that were never drawn (Radford et al. 2021, CLIP).
-The batches come from stream.py, the captions and both losses from captions.py.
+features that see defects, also on products that were never drawn (Radford et al. 2021, CLIP); one
+that must also predict what a teacher sees in photographs learns what real surfaces look like.
 
-    python -m minilora.pretrain --out weights/mini-clip.pt      resumes if it was interrupted
+    contrast    pictures and captions find each other (captions.py)
+    locate      the patches of a defect are told from the others by texts (captions.py)
+    dense       patches predict the teacher's inner results at their place (distill.py)
+    whole       CLS predicts the teacher's mean over all places (distill.py)
+
+    python -m minilora.pretrain --out weights/mini-clip.pt      scenes alone
+    python -m minilora.pretrain --photos FOLDER --teacher FILE --out weights/mini-clip.pt
     python -m minilora.pretrain --check weights/mini-clip.log.csv      repeats the first 50 steps
 
-Leaves out: photographs, several machines.  Symbols: B scenes of a batch, P patches, E embedding.
+A training that was interrupted goes on with the same command.  Batches of scenes come from
+stream.py, of photographs from photos.py; what is measured on the way from held_out.py.
+Leaves out: several machines.  Symbols: B pictures of a batch, P patches, E embedding.
 """
 
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from minilora.auroc import auroc
+from minilora import distill, held_out
 from minilora.bpe import default_tokenizer
-from minilora.captions import NORMAL, NOUNS, also_true, caption, contrast, locate
-from minilora.checkpoint import save_official
+from minilora.captions import NORMAL, NOUNS, also_true, caption, contrast, locate, naming
+from minilora.checkpoint import load_clip, save_official
 from minilora.clip import CLIP
-from minilora.files import digest_of, save_tensors, whole_file
+from minilora.draws import chance
+from minilora.files import digest_of, save_tensors, sha256_of, whole_file
+from minilora.grow import grown
 from minilora.images import normalise
 from minilora.journal import RESUME, whole_folder
-from minilora.stream import MINI, Buffer, SceneStream, embed_view, view, visible_facts
+from minilora.photos import WHOLE, Photographs, store
+from minilora.stream import MINI, Buffer, embed_view, view, visible_facts
 from minilora.terminal import command, option_parser
 from minilora.unfinished import Unfinished
 
-FREE = ("out", "every", "save_every", "stop", "workers", "check")     # change nothing but the look
+# these change nothing but the look, or what is yet to come
+FREE = ("out", "every", "save_every", "measure_every", "stop", "workers", "check", "products",
+        "views", "photos", "teacher", "steps")
+LOSSES = ("contrast", "locate", "dense", "whole")
 
 
-def training_loss(clip, tokenizer, batch, full, generator, device, dtype):
-    """One step's loss and its two parts.  full: encode the pictures whole and in full detail."""
-    pictures, coverage, facts = batch
-    if full:
-        places = torch.arange(coverage[0].numel()).view(coverage[0].shape).expand(coverage.shape)
-    else:
-        pictures, coverage, places = view(pictures, coverage, generator, clip.visual.grid // 2)
-    facts = visible_facts(facts, coverage, places, full)
-    pairs = [caption(f, generator, tokenizer) for f in facts.tolist()]
-    mentioned = torch.tensor([p[2][0] for p in pairs] + [p[2][1] for p in pairs])  # (2B, 4)
-    ids = tokenizer.tokenize([p[0] for p in pairs] + [p[1] for p in pairs]).to(device)
-    gain = 1 + 0.3 * (torch.rand(len(pictures), 1, 1, 1, generator=generator) - 0.5)
-    pixels = normalise(pictures.float() * gain / 255).to(device)
-    coverage = coverage.flatten(1).to(device)
+def seen_of(pictures, coverage, full, generator, **how):
+    """What of each picture is encoded, and where it lies: pictures, coverage, patches' places."""
+    if not full:
+        return view(pictures, coverage, generator, coverage.shape[1] // 2, **how)
+    places = torch.arange(coverage[0].numel()).view(coverage[0].shape).expand(coverage.shape)
+    return pictures, coverage, places
+
+
+def photographs_seen(batch, full, generator):
+    """What is seen of photographs, and the teacher's targets of it."""
+    pictures, coverage, facts, targets = batch
+    pictures, coverage, places = seen_of(pictures, coverage, full, generator, whole=0.25,
+                                         turning=False)             # the teacher saw them upright
+    facts = visible_facts(facts, coverage)
+    facts[:, 0] += len(NOUNS) * (facts[:, 0] >= 0)                  # their nouns follow the scenes'
+    targets = {n: target if n == WHOLE else distill.targets_of(target, places)
+               for n, target in targets.items()}
+    return (pictures, coverage, places, facts), targets
+
+
+def sentences_of(facts, generator, tokenizer, nouns, photographs):
+    """Texts of a batch: (own, other, flawless, damaged: lists of B strings; mentioned (2B, 4)).
+
+    Half of the photographs whose kind is known have a caption that only names it.  photographs: how
+    many of the first rows are such.
+    """
+    rows = facts.tolist()
+    pairs = [caption(f, generator, tokenizer, nouns) for f in rows]
+    mentioned = [p[2][0] for p in pairs] + [p[2][1] for p in pairs]
+    own, other = [p[0] for p in pairs], [p[1] for p in pairs]
+    normal = [f[3] == NORMAL for f in rows]
+    flawless = [a if good else b for a, b, good in zip(own, other, normal)]
+    damaged = [b if good else a for a, b, good in zip(own, other, normal)]
+    for k, f in enumerate(rows[:photographs]):
+        if f[0] >= 0 and chance(generator, 0.5):
+            own[k], mentioned[k] = naming(f, generator, nouns)
+    return own, other, flawless, damaged, torch.tensor(mentioned)
+
+
+def losses_of(clip, heads, tokenizer, scenes, photographs, nouns, full, generator, options):
+    """One step's losses, {name: scalar}.
+
+    scenes: a batch of `Buffer`, or None;  photographs: one of `Photographs`, or None;  nouns: what
+    the facts' first number counts;  full: encode the pictures whole and in full detail.
+    """
+    device, dtype = options.device, getattr(torch, options.dtype)
+    seen, lit, targets = [], [], {}
+    if photographs:
+        first, targets = photographs_seen(photographs, full, generator)
+        seen.append(first)
+    if scenes:
+        pictures, coverage, places = seen_of(*scenes[:2], full, generator)
+        seen.append((pictures, coverage, places, visible_facts(scenes[2], coverage)))
+    _, coverage, places, facts = (torch.cat(column) for column in zip(*seen))
+    count = len(photographs[0]) if photographs else 0
+    *texts, mentioned = sentences_of(facts, generator, tokenizer, nouns, count)
+    distinct = {text: k for k, text in enumerate(dict.fromkeys(sum(texts, [])))}
+    ids = tokenizer.tokenize(list(distinct)).to(device)
+    if photographs:
+        lit.append(distill.relit(seen[0][0].float() / 255, generator))
+    if scenes:
+        gain = 1 + 0.3 * (torch.rand(len(scenes[0]), 1, 1, 1, generator=generator) - 0.5)
+        lit.append(seen[-1][0].float() * gain / 255)
+    pixels, coverage = normalise(torch.cat(lit)).to(device), coverage.flatten(1).to(device)
     with torch.autocast(device, dtype, enabled=dtype != torch.float32):
         hidden = clip.visual.hidden_states(embed_view(clip.visual, pixels, places.to(device)))
         image = F.normalize(clip.visual.pool(hidden[-1]).float(), dim=-1)
         local = F.normalize(clip.visual.value_value(hidden).float(), dim=-1)
-        own, other = F.normalize(clip.encode_text(ids).float(), dim=-1).chunk(2)
+        text = F.normalize(clip.encode_text(ids).float(), dim=-1)
+        first = [state[:count] for state in hidden]
+        inner = {n: x.to(device) for n, x in targets.items() if n != WHOLE}
+        dense = distill.dense(heads, first, inner) if count else {}
+        whole = distill.whole(heads, first, targets[WHOLE].to(device)) if count else None
+    own, other, flawless, damaged = (text[[distinct[t] for t in part]] for part in texts)
     scale = clip.logit_scale.exp()
-    normal = (facts[:, 3] == NORMAL).to(device)[:, None]
-    one = contrast(image, own, other, scale, also_true(facts, mentioned).to(device))
-    flawless, damaged = torch.where(normal, own, other), torch.where(normal, other, own)
-    two = locate(local, flawless, damaged, scale, coverage)
-    return one + 2 * two, one, two
+    found = {"contrast": contrast(image, own, other, scale, also_true(facts, mentioned).to(device)),
+             "locate": locate(local, flawless, damaged, scale, coverage)}
+    if count:
+        found |= {"dense": sum(dense.values()) / len(dense), "whole": whole}
+    return found
 
 
-def learning_rate(step, steps, peak, warmup=100):
-    """Linear warm-up, then half a cosine down to zero."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+def learning_rate(step, steps, peak, warmup=100, cooling=0.3):
+    """Linear warm-up, level, and in the last `cooling` of the steps linearly down to zero.
+
+    While it is level, nothing depends on how many steps there will be, so that a training can be
+    made longer or shorter (Hu et al. 2024, "MiniCPM", section 4, warm-up, stable, decay).
+    """
+    left = (steps - step) / max(1, cooling * steps)
+    return peak * min(1.0, (step + 1) / warmup, left)
 
 
-def in_full(step, steps):
-    """Windows and half-size pictures first; what is seen at test time in the last 3 % of steps."""
-    return step >= 0.97 * steps
+def in_full(step, steps, share):
+    """Windows and half-size pictures first; what is seen at test time in the last steps."""
+    return step >= (1 - share) * steps
 
 
-@torch.no_grad()
-def held_out(clip, tokenizer, device, count=256, first=10_000_000):
-    """Zero-shot on scenes that no step draws: (accuracy over nouns, AUROC of damaged or not)."""
-    scenes = [SceneStream(first, first + count)[i] for i in range(count)]
-    pixels = normalise(torch.stack([s[0] for s in scenes]).float() / 255).to(device)
-    facts = torch.stack([s[2] for s in scenes])
-    image = torch.cat([clip.encode_image(p) for p in pixels.split(64)])
-    sentences = [f"a photo of a {noun}." for noun in NOUNS]
-    nouns = clip.similarity(image, clip.encode_text(tokenizer.tokenize(sentences).to(device)))
-    accuracy = (nouns.argmax(1).cpu() == facts[:, 0]).float().mean().item()
-    sentences = ["a photo of a flawless object.", "a photo of a damaged object."]
-    states = clip.similarity(image, clip.encode_text(tokenizer.tokenize(sentences).to(device)))
-    damaged = states.softmax(-1)[:, 1].cpu()
-    return accuracy, auroc(damaged, facts[:, 3] != NORMAL)
-
-
-def optimiser_for(clip, rate):
+def optimiser_for(modules, rate):
     """AdamW; matrices decay, biases, norms and the temperature do not."""
-    groups = [[p for p in clip.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
+    parameters = [p for module in modules for p in module.parameters()]
+    groups = [[p for p in parameters if (p.ndim > 1) == matrix] for matrix in (True, False)]
     groups = [{"params": p, "weight_decay": decay} for p, decay in zip(groups, (0.1, 0.0))]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+
+
+def open_photographs(options, report=print):
+    """The `Photographs` of the options, drawn and seen by the teacher if need be, or None."""
+    if not options.photos:
+        return None
+    if not options.teacher:
+        raise ValueError("--photos needs --teacher, the .npz file of a MobileNetV2, whose inner "
+                         "results the photographs are labelled with; name both")
+    photographs = Photographs(options.photos, options.teacher, options.crops)
+    if not options.views:
+        return photographs
+    return store(photographs, options.views, options.workers, report)
+
+
+def start(options, generator):
+    """(CLIP, heads) before the first step: drawn from the seed, or grown from --start."""
+    config = replace(MINI, vision_layers=options.layers, vision_width=options.width)
+    clip = CLIP(config).initialise(generator)
+    if options.start:
+        clip = grown(load_clip(options.start)[0], config)
+    clip.requires_grad_(True)
+    heads = distill.Heads(options.width, options.layers,
+                          torch.Generator().manual_seed(options.seed + 1))
+    return clip.to(options.device), heads.to(options.device)
 
 
 def train(options, report=print, unfinished=None):
@@ -100,54 +184,78 @@ def train(options, report=print, unfinished=None):
 
     unfinished: an `Unfinished`, from which a training that was stopped goes on.
     """
-    device, dtype = options.device, getattr(torch, options.dtype)
+    device, tokenizer = options.device, default_tokenizer()
+    photographs = open_photographs(options, report)
+    nouns = NOUNS + (photographs.nouns if photographs else [])
     generator = torch.Generator().manual_seed(options.seed)
-    tokenizer = default_tokenizer()
-    clip = CLIP(MINI).initialise(generator).to(device)
-    optimiser, log = optimiser_for(clip, options.rate), []
+    clip, heads = start(options, generator)
+    model = nn.ModuleDict({"clip": clip, "heads": heads})
+    optimiser, log = optimiser_for([clip] + [heads] * bool(photographs), options.rate), []
     if unfinished and (saved := unfinished.saved()):
-        clip.load_state_dict(saved["clip"])
+        model.load_state_dict(saved["model"])
         optimiser.load_state_dict({**optimiser.state_dict(), "state": saved["optimiser"]})
         generator.set_state(saved["generator"])
         log = saved["log"]
         report(f"goes on at step {len(log)}, where it was stopped; drawing its scenes again")
     first, stop = len(log), min(options.steps, options.stop or options.steps)
-    buffer = Buffer(options.buffer, options.fresh, 4 * options.batch, first, stop, options.workers)
+    shown = round(options.batch * options.photo_share) if photographs else 0
+    weights = {name: getattr(options, name) for name in LOSSES}
+    buffer = Buffer(options.buffer, options.fresh, 4 * options.batch, first, options.steps,
+                    options.workers)
     begun, spent = time.time(), log[-1]["seconds"] if log else 0.0
     for step in range(first, stop):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.rate)
-        batch, full = buffer.batch(options.batch, generator), in_full(step, options.steps)
-        loss, one, two = training_loss(clip, tokenizer, batch, full, generator, device, dtype)
+        full = in_full(step, options.steps, options.full)
+        part = 4 if full and photographs else 1         # four times the patches a picture
+        losses = losses_of(
+            clip, heads, tokenizer,
+            buffer.batch((options.batch - shown) // part, generator) if options.batch > shown
+            else None, photographs.batch(shown // part, generator) if shown else None, nouns, full,
+            generator, options)
+        loss = sum(weights[name] * value for name, value in losses.items())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         clip.logit_scale.data.clamp_(0, math.log(100))  # CLIP, section 2.5
-        log.append({"step": step, "loss": loss.item(), "contrast": one.item(),
-                    "locate": two.item(), "scale": clip.logit_scale.exp().item(),
-                    "seconds": spent + time.time() - begun})
+        log.append({"step": step, "loss": loss.item(),
+                    **{name: value.item() for name, value in losses.items()},
+                    "scale": clip.logit_scale.exp().item(), "seconds": spent + time.time() - begun})
         if step % options.every == 0 or step == stop - 1:
             rate = (step - first + 1) / (time.time() - begun)
-            report(f"step {step:5d}/{options.steps}  loss {log[-1]['loss']:.3f} = "
-                   f"{log[-1]['contrast']:.3f} + {log[-1]['locate']:.3f}  "
-                   f"{rate * options.batch:.0f} scenes/s  "
+            terms = ", ".join(f"{name} {log[-1][name]:.3f}" for name in losses)
+            report(f"step {step:5d}/{options.steps}  loss {log[-1]['loss']:.3f}: {terms}  "
+                   f"{rate * options.batch:.0f} pictures/s  "
                    f"{(options.steps - step - 1) / rate / 60:.0f} min left")
-        if (step + 1) % options.save_every == 0 and step + 1 < stop:
-            log[-1]["accuracy"], log[-1]["auroc"] = held_out(clip, tokenizer, device)
-            report(f"held-out scenes: nouns {log[-1]['accuracy']:.3f}, "
-                   f"damaged AUROC {log[-1]['auroc']:.3f}")
-            if unfinished:
-                save_tensors(unfinished.path, {
-                    "mark": unfinished.mark, "clip": dict(clip.state_dict()), "log": log,
-                    "optimiser": dict(optimiser.state_dict()["state"]),
-                    "generator": generator.get_state()})
+        if options.measure_every and (
+                (step + 1) % options.measure_every == 0 or step + 1 == stop):
+            log[-1] |= measure(clip, heads, tokenizer, photographs, options)
+            report("held out: " + ", ".join(f"{name} {log[-1][name]:.3f}" for name in log[-1]
+                                            if name not in ("step", "loss", *LOSSES, "seconds")))
+        if unfinished and (step + 1) % options.save_every == 0 and step + 1 < stop:
+            save_tensors(unfinished.path, {
+                "mark": unfinished.mark, "model": dict(model.state_dict()), "log": log,
+                "optimiser": dict(optimiser.state_dict()["state"]),
+                "generator": generator.get_state()})
     return clip, log
+
+
+def measure(clip, heads, tokenizer, photographs, options):
+    """What the tower can do by now, {name: number} (held_out.py)."""
+    found = held_out.on_scenes(clip, tokenizer, options.device)
+    if photographs:
+        found |= held_out.on_photographs(clip, heads, tokenizer, photographs, options.device)
+    if options.products:
+        blocks = options.layers // 2, options.layers // 2 + 1
+        products = held_out.on_products(clip.visual, options.products, blocks)
+        found |= {f"memory_{name}": value for name, value in products.items()}
+    return found
 
 
 def write_log(path, log, head):
     """The training log as CSV below comment lines that say how it was made."""
-    columns = "step", "loss", "contrast", "locate", "scale", "seconds", "accuracy", "auroc"
+    columns = list(dict.fromkeys(name for row in log for name in row))
     with whole_file(path, "w") as file:
         file.write("".join(f"# {line}\n" for line in head))
         file.write(",".join(columns) + "\n")
@@ -162,16 +270,32 @@ def parser():
     output = p.add_argument_group("output").add_argument
     output("--out", default="mini-clip.pt", help="file for the weights; the log goes beside it")
     output("--every", type=int, default=20, help="steps between two progress lines")
-    output("--save-every", type=int, default=250, help="steps between two points to go on from")
+    output("--save-every", type=int, default=200, help="steps between two points to go on from")
+    output("--measure-every", type=int, default=500, help="steps between two held-out measures")
+    output("--products", metavar="FOLDER",
+           help="products in MVTec AD's layout: their plain-memory AUROC goes into the log")
+    photographs = p.add_argument_group("photographs").add_argument
+    photographs("--photos", metavar="FOLDER", help="folders of photographs, named by what they show")
+    photographs("--teacher", metavar="FILE", help=".npz file of a MobileNetV2")
+    photographs("--views", metavar="FOLDER", default="data/photo-views",
+                help="for crops and the teacher's results; can be deleted; \"\": ask it at each step")
+    photographs("--crops", type=int, default=3, help="crops of each photograph")
+    photographs("--photo-share", type=float, default=0.67, help="photographs' share of a batch")
     training = p.add_argument_group("training").add_argument
+    training("--start", metavar="WEIGHTS", help="go on from these instead of random numbers")
+    training("--layers", type=int, default=MINI.vision_layers, help="blocks of the image tower")
+    training("--width", type=int, default=MINI.vision_width, help="width of the image tower")
     training("--steps", type=int, default=7000, help="length of the schedule")
+    training("--full", type=float, default=0.03, help="share of last steps on whole pictures")
     training("--stop", type=int, default=0,
              help="stop after this step all the same; 0: run to the end")
-    training("--batch", type=int, default=128, help="scenes a step")
+    training("--batch", type=int, default=128, help="pictures a step")
     training("--fresh", type=int, default=16, help="newly drawn scenes a step")
     training("--buffer", type=int, default=16384, help="scenes kept for reuse (150 kB each)")
     training("--rate", type=float, default=6e-4, help="peak learning rate")
-    training("--seed", type=int, default=1, help="weights, captions, dropping, order")
+    training("--seed", type=int, default=1, help="weights, captions, crops, order")
+    for name, weight in zip(LOSSES, (1.0, 2.0, 5.0, 1.0)):
+        training(f"--{name}", type=float, default=weight, help="weight of this loss; 0: without it")
     machine = p.add_argument_group("machine").add_argument
     machine("--device", default="cpu", help="cpu or cuda")
     machine("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="autocast")

@@ -79,24 +79,25 @@ class Buffer:
         return batch
 
 
-def view(pictures, coverage, generator, window):
+def view(pictures, coverage, generator, window, whole=0.5, turning=True):
     """What of each picture is encoded: a window of it in full detail, or the whole in half detail.
 
     pictures: uint8 (B, 3, R, R);  coverage: (B, G, G);  window: patches a side.  Returns pictures
     uint8 (B, 3, window * patch, ...), coverage (B, window, window), and for each the numbers of the
     patches whose positions it takes (B, window, window), -1 where the whole picture is shown.
     Two windows of three are placed so that they show a defect, if there is one.  Each view is
-    turned: flipped and transposed at random, and its window lies where it then belongs.
+    turned, if wanted: flipped and transposed at random, and its window lies where it then belongs.
+    whole: the share that is shown whole.
     """
     side, patch = coverage.shape[1], pictures.shape[-1] // coverage.shape[1]
     halves = F.avg_pool2d(coverage[:, None], 2)[:, 0]
     grid = torch.arange(side * side).view(side, side)
     out = []
     for k in range(len(pictures)):
-        turn = (torch.rand(3, generator=generator) < 0.5).tolist()
-        if torch.rand((), generator=generator) < 0.5:
-            whole = F.avg_pool2d(pictures[k].float(), 2).round().byte()
-            out.append((turned(whole, turn), turned(halves[k], turn),
+        turn = ((torch.rand(3, generator=generator) < 0.5) & turning).tolist()
+        if torch.rand((), generator=generator) < whole:
+            half = F.avg_pool2d(pictures[k].float(), 2).round().byte()
+            out.append((turned(half, turn), turned(halves[k], turn),
                         torch.full((window, window), -1)))
             continue
         row, col = torch.randint(side - window + 1, (2,), generator=generator).tolist()
@@ -126,7 +127,7 @@ def turned_corner(row, col, last, turn):
     return (col, row) if turn[2] else (row, col)
 
 
-def visible_facts(facts, coverage, places, full):
+def visible_facts(facts, coverage):
     """The attributes as far as a view shows them: a window without the defect is flawless."""
     facts = facts.clone()
     facts[coverage.flatten(1).amax(1) < 0.02, 3] = NORMAL

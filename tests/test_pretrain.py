@@ -8,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minilora import captions, pretrain, stream
+from photographs import write_photographs, write_teacher
+
+from minilora import captions, held_out, pretrain, stream
 from minilora.bpe import default_tokenizer
-from minilora.captions import DAMAGED, KINDS, NORMAL, NOUNS, UNMENTIONED
+from minilora.captions import DAMAGED, KINDS, NORMAL, NOUNS, PASTED, UNMENTIONED
 from minilora.clip import CLIP, CLIPConfig
 from minilora.images import normalise
 from minilora.unfinished import Unfinished
@@ -119,27 +121,120 @@ def test_locate_is_small_where_patches_point_to_their_own_state():
     assert captions.locate(touched, normal, damaged, 20.0, coverage) < 1e-6
 
 
-def test_learning_rate_rises_then_falls_to_zero():
+def test_learning_rate_rises_stays_and_falls_to_zero():
     rates = [pretrain.learning_rate(k, 1000, 1.0) for k in range(1000)]
-    assert rates[0] == 0.01 and max(rates) == 1.0 and rates[99] == 1.0 and rates[-1] < 1e-4
+    assert rates[0] == 0.01 and rates[99:701] == [1.0] * 602
+    assert rates[850] == pytest.approx(0.5) and rates[-1] < 0.004
 
 
-def options(tmp_path, name, **changes):
+def test_until_it_falls_a_training_does_not_know_how_long_it_is():
+    """So that a training can be made longer: nothing before depends on it."""
+    short, long = ([pretrain.learning_rate(k, steps, 1.0) for k in range(700)]
+                   for steps in (1000, 2000))
+    assert short == long
+    assert not any(pretrain.in_full(k, 1000, 0.1) for k in range(900))
+    assert all(pretrain.in_full(k, 1000, 0.1) for k in range(900, 1000))
+
+
+def test_a_photograph_is_named_or_told_by_its_state(generator):
+    nouns, tokenizer = NOUNS + ["sea horse"], default_tokenizer()
+    facts = torch.tensor([[len(NOUNS), UNMENTIONED, UNMENTIONED, state]
+                          for state in (NORMAL, PASTED) * 20]
+                         + [[UNMENTIONED, UNMENTIONED, UNMENTIONED, NORMAL]] * 10)
+    own, other, flawless, damaged, mentioned = pretrain.sentences_of(
+        facts, generator, tokenizer, nouns, len(facts))
+    silent = [k for k in range(50) if mentioned[k, 3] == UNMENTIONED]
+    assert 10 < len(silent) < 30 and max(silent) < 40, "a thing without a name is told by its state"
+    assert all("sea horse" in own[k] for k in silent)
+    for k, fact in enumerate(facts.tolist()):
+        true, false = (flawless, damaged) if fact[3] == NORMAL else (damaged, flawless)
+        assert other[k] == false[k] and (k in silent or own[k] == true[k])
+    pasted = [text for text, fact in zip(damaged, facts.tolist()) if fact[3] == PASTED]
+    assert not any(word in text for text in pasted for word in ("scratch", "bent", "cracked"))
+
+
+def test_another_picture_of_the_same_kind_is_no_negative():
+    kind = len(NOUNS)
+    facts = torch.tensor([[kind, -1, -1, NORMAL], [kind, -1, -1, PASTED], [kind + 1, -1, -1, NORMAL]])
+    mentioned = torch.tensor([[kind, -1, -1, UNMENTIONED],          # "a photo of a sea horse"
+                              [kind, -1, -1, DAMAGED],
+                              [UNMENTIONED, -1, -1, KINDS.index("crack")]])
+    assert captions.also_true(facts, mentioned).tolist() == [
+        [True, False, False], [True, True, True], [False, False, False]]
+
+
+def options(tmp_path, name, *words, **changes):
     small = dict(batch=8, fresh=2, buffer=64, steps=4, workers=0, dtype="float32", save_every=2,
-                 out=str(tmp_path / name))
-    return argparse.Namespace(**(vars(pretrain.parser().parse_args([])) | small | changes))
+                 measure_every=0, layers=2, width=64, out=str(tmp_path / name))
+    return argparse.Namespace(**(vars(pretrain.parser().parse_args(words)) | small | changes))
 
 
-def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch):
+@pytest.fixture
+def tiny(monkeypatch):
     monkeypatch.setattr(pretrain, "MINI", TINY)
-    monkeypatch.setattr(pretrain, "held_out", lambda *arguments, **more: (0.0, 0.5))
-    whole, log = pretrain.train(options(tmp_path, "whole"), lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Options of a training with photographs, which the teacher has seen already."""
+    folder = tmp_path_factory.mktemp("pretraining")
+    words = ("--photos", str(write_photographs(folder / "photos", each=8)), "--teacher",
+             str(write_teacher(folder / "teacher.npz")), "--crops", "1",
+             "--views", str(folder / "views"))
+    pretrain.open_photographs(options(folder, "none", *words), lambda line: None)
+    return words
+
+
+def silent(line):
+    """Takes a line of progress."""
+
+
+def equal(one, two):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(),
+                                                 two.state_dict().values()))
+
+
+@pytest.mark.parametrize("with_photographs", [False, True])
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, tiny, photographs,
+                                                        with_photographs):
+    words = photographs if with_photographs else ()
+    whole, log = pretrain.train(options(tmp_path, "whole", *words), silent)
     point = Unfinished(tmp_path / "point", "mark")
-    pretrain.train(options(tmp_path, "parts", stop=3), lambda line: None, point)  # leaves step 2's
-    parts, again = pretrain.train(options(tmp_path, "parts"), lambda line: None, point)
+    pretrain.train(options(tmp_path, "parts", *words, stop=3), silent, point)  # leaves step 2's
+    parts, again = pretrain.train(options(tmp_path, "parts", *words), silent, point)
     assert [row["loss"] for row in log] == [row["loss"] for row in again]
-    for (key, one), two in zip(whole.state_dict().items(), parts.state_dict().values()):
-        assert torch.equal(one, two), key
-    other, _ = pretrain.train(options(tmp_path, "parts", seed=2, steps=2), lambda line: None,
+    assert equal(whole, parts)
+    other, _ = pretrain.train(options(tmp_path, "parts", *words, seed=2, steps=2), silent,
                               Unfinished(point.path, "of seed 2"))
-    assert not torch.equal(other.visual.proj, parts.visual.proj), "a point of another training"
+    assert not equal(other, parts), "a point of another training is not used"
+
+
+def test_the_log_holds_every_loss_and_what_is_measured(tmp_path, tiny, photographs, monkeypatch):
+    monkeypatch.setattr(held_out, "FIRST", 500)
+    _, log = pretrain.train(options(tmp_path, "a", *photographs, steps=2, measure_every=1), silent)
+    assert {*pretrain.LOSSES, "names", "photo_auroc", "accuracy", "auroc", "explained9",
+            "explained18", "explained30", "explained39", "explained51"} <= set(log[-1])
+    total = sum(weight * log[0][name] for name, weight in zip(pretrain.LOSSES, (1, 2, 5, 1)))
+    assert log[0]["loss"] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", pretrain.LOSSES)
+def test_every_loss_can_be_switched_off(tmp_path, tiny, photographs, name):
+    others = {other: 0.0 for other in pretrain.LOSSES if other != name}
+    nothing, _ = pretrain.train(options(tmp_path, "a", *photographs, steps=1, rate=0.1,
+                                        **{**others, name: 0.0}), silent)
+    alone, log = pretrain.train(options(tmp_path, "a", *photographs, steps=1, rate=0.1, **others),
+                                silent)
+    assert not equal(nothing, alone)
+    assert log[0]["loss"] == pytest.approx(log[0][name] * getattr(options(tmp_path, "a"), name))
+
+
+def test_the_teacher_is_learned(tmp_path, tiny, photographs):
+    _, log = pretrain.train(options(tmp_path, "a", *photographs, steps=30, rate=3e-3,
+                                    photo_share=1.0), silent)
+    assert log[-1]["dense"] < 0.9 < log[0]["dense"]
+
+
+def test_photographs_without_a_teacher_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="--photos needs --teacher"):
+        pretrain.train(options(tmp_path, "a", "--photos", str(tmp_path)), silent)

@@ -1,0 +1,112 @@
+"""Which image tower to pretrain: several sizes, each trained for the same time.
+
+    python -m bench.tower --photos FOLDER --teacher FILE --products FOLDER --start weights/mini-clip.pt
+
+Each size is trained by `minilora.pretrain` for as many steps as fit into --minutes on this machine,
+with the whole schedule: warm-up, level, down to zero.  A size of the width and of at least the
+blocks of --start grows from it (`minilora/grow.py`); another starts from random numbers.  Shown are
+what it can do then (held out), what its file takes, and the time of one picture, beside today's.
+
+Leaves out: what more training would change.
+"""
+import argparse
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from bench.tables import write
+from minilora import pretrain
+from minilora.bpe import default_tokenizer
+from minilora.checkpoint import load_clip
+from minilora.clip import CLIP
+
+
+def sizes_of(text):
+    """"5x256" -> (5, 256)."""
+    return tuple(int(part) for part in text.split("x"))
+
+
+def options_of(args, size):
+    """Options of `minilora.pretrain` for one size."""
+    layers, width = size
+    words = ["--photos", args.photos, "--teacher", args.teacher, "--views", args.views,
+             "--layers", str(layers), "--width", str(width), "--dtype", args.dtype,
+             "--batch", str(args.batch), "--fresh", "4", "--buffer", "4096", "--full", "0.1",
+             "--rate", "0.0008", "--measure-every", "100000"]
+    started = load_clip(args.start)[0].config if args.start else None
+    if started and width == started.vision_width and layers >= started.vision_layers:
+        words += ["--start", args.start]
+    if args.products:
+        words += ["--products", args.products]
+    return pretrain.parser().parse_args(words)
+
+
+def pace(options, steps=6):
+    """Seconds of a step: the later half of a few."""
+    short = argparse.Namespace(**{**vars(options), "steps": 10 ** 6, "stop": steps, "products": None})
+    _, log = pretrain.train(short, lambda line: None)
+    return (log[-1]["seconds"] - log[steps // 2 - 1]["seconds"]) / (steps - steps // 2)
+
+
+@torch.no_grad()
+def picture_times(towers, rounds=7):
+    """Median seconds of one 224-px picture through all blocks of each tower, taken in turn."""
+    pixels, times = torch.randn(1, 3, 224, 224), [[] for _ in towers]
+    for _ in range(rounds):
+        for visual, own in zip(towers, times):
+            begun = time.perf_counter()
+            for _ in range(10):
+                visual.hidden_states(visual.embed(pixels))
+            own.append((time.perf_counter() - begun) / 10)
+    return [statistics.median(own) for own in times]
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="python -m bench.tower", description=__doc__.split("\n")[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--photos", required=True)
+    p.add_argument("--teacher", required=True)
+    p.add_argument("--products", help="four classes for the plain memory")
+    p.add_argument("--views", default="data/photo-views")
+    p.add_argument("--start", help="weights that sizes of the same width grow from")
+    p.add_argument("--sizes", nargs="+", type=sizes_of, default=[(5, 256), (8, 256), (6, 320)])
+    p.add_argument("--minutes", type=float, default=4)
+    p.add_argument("--batch", type=int, default=192)
+    p.add_argument("--dtype", default="float32")
+    p.add_argument("--name", default="tower")
+    p.add_argument("--out", type=Path, default=Path("bench/results"))
+    return p
+
+
+def main():
+    args = parser().parse_args()
+    torch.set_num_threads(2)
+    rows, towers = [], []
+    default_tokenizer()
+    for size in args.sizes:
+        options = options_of(args, size)
+        options.steps = max(10, int(args.minutes * 60 / pace(options)))
+        print(f"{size[0]} x {size[1]}: {options.steps} steps", flush=True)
+        clip, log = pretrain.train(options, lambda line: print(line, flush=True))
+        megabytes = sum(p.numel() for p in clip.parameters()) * 2 / 1e6
+        towers.append(clip.visual)
+        rows.append({"tower": f"{size[0]} x {size[1]}", "from": "--start" if options.start else
+                     "random numbers", "file MB": f"{megabytes:.1f}", "steps": options.steps,
+                     **{name: f"{100 * value:.1f}" for name, value in log[-1].items()
+                        if name.startswith(("explained", "names", "photo_", "auroc", "memory_"))}})
+    today = CLIP(replace(pretrain.MINI, vision_layers=5, vision_width=256)).visual
+    first, *others = picture_times([today, *towers])
+    for row, seconds in zip(rows, others):
+        row["time of a picture"] = f"{seconds / first:.2f}"
+    header, cells = list(rows[0]), [[str(value) for value in row.values()] for row in rows]
+    write(args.out, args.name, [(f"after {args.minutes:g} minutes of training each", header, cells)],
+          [f"torch {torch.__version__}, {torch.get_num_threads()} threads, {time.strftime('%Y-%m-%d')};"
+           " per cent, held out; memory_: plain memory, even-numbered pictures, seed 1; time of a "
+           "picture: of 5 x 256 is 1"], (header, cells))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Distillation: which target belongs to which patch, and what the losses measure."""
+import pytest
+import torch
+
+from minilora import distill
+from minilora.photos import GRID, LAYERS, WHOLE
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def test_heads_read_early_middle_and_late_blocks():
+    assert distill.read_after(5) == {9: 1, 18: 2, 30: 3, 39: 4}
+    assert distill.read_after(12) == {9: 2, 18: 5, 30: 7, 39: 10}
+    assert distill.read_after(1) == dict.fromkeys(LAYERS, 1)
+
+
+def test_a_window_gets_the_targets_of_its_own_patches(generator):
+    target = torch.randn(2, GRID, GRID, 4, 3, generator=generator)
+    places = torch.arange(GRID * GRID).view(GRID, GRID)
+    corner = torch.stack([places[2:9, 5:12], places[:7, 7:]])
+    found = distill.targets_of(target, corner).unflatten(1, (7, 7)).unflatten(-1, (4, 3))
+    assert torch.equal(found[0], target[0, 2:9, 5:12])
+    assert torch.equal(found[1], target[1, :7, 7:])
+    everything = distill.targets_of(target, places.expand(2, GRID, GRID))
+    assert torch.equal(everything, target.flatten(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("neighbours", [1, 4])
+def test_in_half_detail_a_patch_gets_what_four_patches_had(generator, neighbours):
+    target = torch.randn(1, GRID, GRID, neighbours, 3, generator=generator)
+    found = distill.targets_of(target, torch.full((1, 7, 7), -1))
+    found = found.view(7, 7, neighbours, 3)[1, 2]
+    four = target[0, 2:4, 4:6].mean(2).flatten(0, 1)            # upper left, right; lower left, right
+    assert torch.allclose(found, four if neighbours == 4 else four.mean(0, keepdim=True))
+
+
+def test_windows_and_half_size_views_may_share_a_batch(generator):
+    target = torch.randn(2, GRID, GRID, 4, 3, generator=generator)
+    places = torch.arange(GRID * GRID).view(GRID, GRID)[:7, :7]
+    mixed = distill.targets_of(target, torch.stack([places, torch.full((7, 7), -1)]))
+    assert torch.equal(mixed[0], distill.targets_of(target[:1], places[None])[0])
+    assert torch.equal(mixed[1], distill.targets_of(target[1:], torch.full((1, 7, 7), -1))[0])
+
+
+def test_who_knows_only_the_mean_explains_nothing(generator):
+    """Targets have mean zero and variance one, four neighbours together four."""
+    heads = distill.Heads(64, 5, generator)
+    for head in heads.linear.values():
+        torch.nn.init.zeros_(head.weight)
+    hidden = [torch.randn(8, 50, 64, generator=generator) for _ in range(6)]
+    targets = {n: torch.randn(8, 49, kept * places ** 2, generator=generator) / kept ** 0.5
+               for n, (kept, places) in LAYERS.items()}
+    for n, error in distill.dense(heads, hidden, targets).items():
+        assert error.item() == pytest.approx(1, abs=0.03), n
+    whole = torch.randn(8, 128, generator=generator) / 128 ** 0.5
+    assert distill.whole(heads, hidden, whole).item() == pytest.approx(1, abs=0.1)
+
+
+def test_who_predicts_rightly_has_no_loss(generator):
+    heads = distill.Heads(64, 5, generator)
+    hidden = [torch.randn(2, 50, 64, generator=generator) for _ in range(6)]
+    targets = {n: heads(n, hidden).detach() for n in LAYERS}
+    assert sum(distill.dense(heads, hidden, targets).values()) == 0
+    assert distill.whole(heads, hidden, heads(WHOLE, hidden).detach()) == 0
+    assert heads(WHOLE, hidden).shape == (2, 128), "CLS alone"
+
+
+def test_relit_pictures_differ_in_light_alone(generator):
+    pixels = torch.rand(64, 3, 16, 16, generator=generator)
+    lit = distill.relit(pixels, generator, noise=0.0)
+    assert lit.shape == pixels.shape and 0 <= lit.min() and lit.max() <= 1
+    for k in range(64):             # unless clipped, every channel is a line of what it was
+        inside = (lit[k, 0] > 0) & (lit[k, 0] < 1)
+        x, y = pixels[k, 0][inside].double(), lit[k, 0][inside].double()
+        assert torch.corrcoef(torch.stack([x, y]))[0, 1] > 0.9999
+    gains = lit.mean((1, 2, 3)) / pixels.mean((1, 2, 3))
+    assert gains.std() > 0.1
