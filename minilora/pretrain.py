@@ -18,7 +18,10 @@ stream.py, of photographs from photos.py; what is measured on the way from held_
 Leaves out: several machines.  Symbols: B pictures of a batch, P patches, E embedding.
 """
 
+import csv
 import math
+import platform
+import shlex
 import sys
 import time
 from dataclasses import replace
@@ -47,6 +50,7 @@ from minilora.unfinished import Unfinished
 FREE = ("out", "every", "save_every", "measure_every", "stop", "workers", "check", "products",
         "views", "photos", "teacher", "steps")
 LOSSES = ("contrast", "locate", "dense", "whole")
+SOURCES = ("photos", "teacher", "start")        # files and folders that a training begins with
 
 
 def seen_of(pictures, coverage, full, generator, **how):
@@ -294,7 +298,7 @@ def parser():
     training("--buffer", type=int, default=16384, help="scenes kept for reuse (150 kB each)")
     training("--rate", type=float, default=6e-4, help="peak learning rate")
     training("--seed", type=int, default=1, help="weights, captions, crops, order")
-    for name, weight in zip(LOSSES, (1.0, 2.0, 5.0, 1.0)):
+    for name, weight in zip(LOSSES, (1.0, 2.0, 10.0, 1.0)):
         training(f"--{name}", type=float, default=weight, help="weight of this loss; 0: without it")
     machine = p.add_argument_group("machine").add_argument
     machine("--device", default="cpu", help="cpu or cuda")
@@ -305,41 +309,77 @@ def parser():
     return p
 
 
-def check(path, count, report=print):
+def repeated(path, given):
+    """Options of a log's own command, with the files that `given` options name.
+
+    Raises ValueError that says in one line what is missing to repeat it.
+    """
+    lines = Path(path).read_text("utf-8").splitlines()
+    options = parser().parse_args(shlex.split(lines[0].split("minilora.pretrain", 1)[1]))
+    missing = [name for name in SOURCES if getattr(options, name) and not getattr(given, name)]
+    if missing:
+        raise ValueError(f"{path} was trained from more than drawn scenes; to repeat it, name "
+                         + " and ".join(f"--{name}, then {getattr(options, name)}"
+                                        for name in missing))
+    for name in SOURCES:
+        setattr(options, name, getattr(given, name) if getattr(options, name) else None)
+    if options.start and (found := sha256_of(options.start)) not in lines[1]:
+        raise ValueError(f"{options.start} (sha256 {found[:12]}…) is not what {path} started from: "
+                         f"{lines[1].lstrip('# ')}")
+    options.views, options.products = given.views if Path(given.views).is_dir() else "", None
+    return options
+
+
+def check(path, count, given, report=print):
     """Trains the first steps of a committed log again.  Returns the largest difference of a loss.
 
-    The command in the log's head is repeated, so the same seed and settings are used.  Losses agree
-    to the last digit on the same machine; bfloat16 on another processor rounds differently.
+    The command in the log's head is repeated, so the same seed and settings are used; given:
+    options that name the photographs, the teacher and the weights to start from, as far as the
+    log used them.  Losses agree to the last digit on the same machine; another processor rounds
+    differently.
     """
-    lines = Path(path).read_text().splitlines()
-    options = parser().parse_args(lines[0].split("minilora.pretrain", 1)[1].split())
-    options.stop = count
+    options = repeated(path, given)
+    options.stop, options.measure_every = count, 0
     torch.set_num_threads(options.threads)
-    rows = [line.split(",") for line in lines if line[0].isdigit()][:count]
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))[:count]
     _, log = train(options, report)
-    worst = max(abs(float(row[1]) - again["loss"]) for row, again in zip(rows, log))
+    worst = max(abs(float(row["loss"]) - again["loss"]) for row, again in zip(rows, log))
     report(f"first {len(rows)} losses of {path}: largest difference {worst:.2g}")
     return worst
 
 
 def head_of(options, clip, log):
-    """Lines above a log: the command, the machine, what the model can do."""
-    accuracy, damaged = held_out(clip, default_tokenizer(), options.device, count=1024)
-    settings = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in vars(options).items()
-                        if k not in ("out", "check"))
+    """Lines above a log: the command, what it began with, the machine, what the model can do."""
+    own = {k: Path(v).name if k in SOURCES and v else v for k, v in vars(options).items()}
+    settings = " ".join(f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in own.items()
+                        if v is not None and k not in ("out", "check", "debug", "views",
+                                                       "products"))
+    begun = f"{own['start']}, sha256 {sha256_of(options.start)}" if options.start else "random numbers"
+    scenes = held_out.on_scenes(clip, default_tokenizer(), options.device, count=1024)
     return [
-        f"python -m minilora.pretrain {settings}",
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}; "
-        f"{log[-1]['seconds'] / 60:.0f} minutes; "
+        f"python -m minilora.pretrain {settings}", f"started from {begun}",
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}, "
+        f"{processor()}; {log[-1]['seconds'] / 3600:.2f} hours; "
         f"scenes drawn: {4 * options.batch + options.fresh * len(log)}",
-        f"held-out scenes (1,024): zero-shot accuracy over {len(NOUNS)} nouns {accuracy:.4f}, "
-        f"damaged against flawless AUROC {damaged:.4f}"]
+        f"held-out scenes (1,024): zero-shot accuracy over {len(NOUNS)} nouns "
+        f"{scenes['accuracy']:.4f}, damaged against flawless AUROC {scenes['auroc']:.4f}"]
+
+
+def processor():
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+                platform.machine())
 
 
 def main():
     options = parser().parse_args()
     if options.check:
-        sys.exit(check(options.check, 50) > 0.02)
+        sys.exit(check(options.check, 50, options) > 0.02)
     torch.set_num_threads(options.threads)
     out = Path(options.out)
     with whole_folder(out.parent, f"pretrain-{out.stem}") as staging:

@@ -1,0 +1,139 @@
+"""What the embedded model sees, before any adaptation: four measures on pictures it never saw.
+
+    python -m bench.eye --data FOLDER --photos FOLDER
+
+    memory   a plain memory of patches (minilora/held_out.py), good pictures alone, no refinement
+    text     hand-written prompts, no picture of the product: the detector's row zero-shot
+    names    zero-shot over the kinds of photographs, on the middle of every tenth photograph
+    search   a folder of 50 of these: does "a photo of a sunflower" find a sunflower first?
+
+Leaves out: everything that is trained on a product (accuracy.py).
+"""
+import argparse
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from bench.accuracy import spread
+from bench.tables import write
+from minilora.auroc import auroc
+from minilora.bpe import default_tokenizer
+from minilora.checkpoint import load_clip
+from minilora.data import few_shot, list_classes, load_class
+from minilora.detector import Detector
+from minilora.held_out import encode, named, plain_memory, zero_shot
+from minilora.images import clip_preprocess, load_squares, open_image
+from minilora.photos import find_photographs, held_out
+
+
+def auroc_of(scores, samples):
+    """Image AUROC over all test pictures, the even-numbered and the odd-numbered ones."""
+    labels = torch.tensor([s.label for s in samples])
+    return [auroc(scores[k::step], labels[k::step]) for k, step in ((0, 1), (0, 2), (1, 2))]
+
+
+def memory_rows(clip, root, blocks, seeds, shots):
+    """{class: [(all, even, odd) of each seed]} of the plain memory."""
+    found = {}
+    for name in list_classes(root):
+        data = load_class(root, name)
+        test = load_squares([s.path for s in data.test], 224)
+        for seed in seeds:
+            good = load_squares([s.path for s in few_shot(data.train, shots, seed)], 224)
+            with torch.no_grad():
+                scores = plain_memory(clip.visual, good, test, blocks)
+            found.setdefault(name, []).append(auroc_of(scores, data.test))
+    return found
+
+
+def text_rows(model, root):
+    """{class: [(all, even, odd)]} of hand-written prompts."""
+    found = {}
+    for name in list_classes(root):
+        data = load_class(root, name)
+        detector = Detector(load_clip(model)[0], name)
+        test = load_squares([s.path for s in data.test], 224)
+        scores = torch.cat([detector.rows(part)["zero-shot"][1] for part in test.split(16)])
+        found[name] = [auroc_of(scores, data.test)]
+    return found
+
+
+@torch.no_grad()
+def photographs_of(clip, photos):
+    """(features (N, E), kinds (N,), nouns) of every tenth photograph whose kind is known."""
+    found, nouns = find_photographs(photos)
+    chosen = [(path, kind) for k, (path, kind) in enumerate(found) if held_out(k) and kind >= 0]
+    pictures = torch.stack([clip_preprocess(open_image(path)) for path, _ in chosen])
+    return encode(clip, pictures, "cpu"), torch.tensor([kind for _, kind in chosen]), nouns
+
+
+def names_row(image, kinds, nouns, clip):
+    """Accuracy over pictures, and the mean over kinds."""
+    right = (named(clip, default_tokenizer(), image, nouns) == kinds).float()
+    each = [right[kinds == kind].mean() for kind in kinds.unique()]
+    return right.mean().item(), torch.stack(each).mean().item()
+
+
+def search_row(image, kinds, nouns, clip, count=50):
+    """Of `count` pictures, evenly chosen: the share of their kinds whose name finds one first."""
+    every = torch.linspace(0, len(kinds) - 1, count).long()
+    image, kinds = F.normalize(image[every], dim=-1), kinds[every]
+    asked = kinds.unique()
+    values = zero_shot(clip, default_tokenizer(), image,
+                       [f"a photo of a {nouns[kind]}" for kind in asked.tolist()])
+    first = kinds[values.argmax(0)]
+    chance = torch.stack([(kinds == kind).float().mean() for kind in asked]).mean()
+    return (first == asked).float().mean().item(), len(asked), chance.item()
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="python -m bench.eye", description=__doc__.split("\n")[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--data", required=True, help="folder in MVTec AD's layout")
+    p.add_argument("--photos", help="folder of photographs as in pretraining")
+    p.add_argument("--model", help="official name or checkpoint file; else the embedded mini-clip")
+    p.add_argument("--blocks", type=int, nargs="+", default=[2, 3], help="of the plain memory")
+    p.add_argument("--shots", type=int, default=8)
+    p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    p.add_argument("--out", type=Path, default=Path("bench/results"))
+    p.add_argument("--name", default="eye")
+    return p
+
+
+def main():
+    options = parser().parse_args()
+    clip, weights = load_clip(options.model)
+    memory = memory_rows(clip, options.data, options.blocks, options.seeds, options.shots)
+    text = text_rows(options.model, options.data)
+    classes, lines, numbers = list(memory), [], []
+    for row, found in (("plain memory", memory), ("text alone", text)):
+        for k, part in enumerate(("all pictures", "even-numbered", "odd-numbered")):
+            values = [[seed[k] for seed in found[name]] for name in classes]
+            mean = [sum(column) / len(column) for column in zip(*values)]
+            lines.append([row, part, *map(spread, values), spread(mean)])
+            numbers += [(row, part, name, seed + 1, f"{value:.6f}") for name, own in
+                        zip(classes, values) for seed, value in enumerate(own)]
+    made = [("image AUROC, per cent", ["row", "pictures", *classes, "mean"], lines)]
+    if options.photos:
+        image, kinds, nouns = photographs_of(clip, options.photos)
+        accuracy, each = names_row(image, kinds, nouns, clip)
+        first, asked, chance = search_row(image, kinds, nouns, clip)
+        rows = [["zero-shot over names, of pictures", f"{len(kinds)} pictures, {len(nouns)} names",
+                 f"{100 * accuracy:.1f}", f"{100 / len(nouns):.1f}"],
+                ["zero-shot over names, mean over kinds", "the same", f"{100 * each:.1f}",
+                 f"{100 / len(nouns):.1f}"],
+                ["a name finds its kind first", f"50 pictures, {asked} kinds", f"{100 * first:.1f}",
+                 f"{100 * chance:.1f}"]]
+        made.append(("photographs held out, per cent", ["measure", "on", "right", "chance"], rows))
+        numbers += [(row[0], row[1], "", "", row[2]) for row in rows]
+    head = [f"{options.shots} shots, seeds {' '.join(map(str, options.seeds))}, 224 px; plain memory "
+            f"of blocks {' and '.join(map(str, options.blocks))}; weights {weights.name} (sha256 "
+            f"{weights.sha256[:12]}…); torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"]
+    write(options.out, options.name, made, head,
+          (("row", "pictures", "class", "seed", "value"), numbers))
+
+
+if __name__ == "__main__":
+    main()
