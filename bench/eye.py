@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from bench.accuracy import spread
 from bench.tables import write
@@ -61,10 +60,15 @@ def text_rows(model, root):
 
 
 @torch.no_grad()
-def photographs_of(clip, photos):
-    """(features (N, E), kinds (N,), nouns) of every tenth photograph whose kind is known."""
+def photographs_of(clip, photos, count=None):
+    """(features (N, E), kinds (N,), nouns) of every tenth photograph whose kind is known.
+
+    count: only so many of them, evenly chosen.
+    """
     found, nouns = find_photographs(photos)
     chosen = [(path, kind) for k, (path, kind) in enumerate(found) if held_out(k) and kind >= 0]
+    if count:
+        chosen = [chosen[k] for k in torch.linspace(0, len(chosen) - 1, count).long().tolist()]
     pictures = torch.stack([clip_preprocess(open_image(path)) for path, _ in chosen])
     return encode(clip, pictures, "cpu"), torch.tensor([kind for _, kind in chosen]), nouns
 
@@ -76,10 +80,8 @@ def names_row(image, kinds, nouns, clip):
     return right.mean().item(), torch.stack(each).mean().item()
 
 
-def search_row(image, kinds, nouns, clip, count=50):
-    """Of `count` pictures, evenly chosen: the share of their kinds whose name finds one first."""
-    every = torch.linspace(0, len(kinds) - 1, count).long()
-    image, kinds = F.normalize(image[every], dim=-1), kinds[every]
+def search_row(image, kinds, nouns, clip):
+    """Of each kind among these pictures: does its name find one first?  (share, kinds, chance)."""
     asked = kinds.unique()
     values = zero_shot(clip, default_tokenizer(), image,
                        [f"a photo of a {nouns[kind]}" for kind in asked.tolist()])
@@ -119,7 +121,7 @@ def main():
     if options.photos:
         image, kinds, nouns = photographs_of(clip, options.photos)
         accuracy, each = names_row(image, kinds, nouns, clip)
-        first, asked, chance = search_row(image, kinds, nouns, clip)
+        first, asked, chance = search_row(*photographs_of(clip, options.photos, 50), clip)
         rows = [["zero-shot over names, of pictures", f"{len(kinds)} pictures, {len(nouns)} names",
                  f"{100 * accuracy:.1f}", f"{100 / len(nouns):.1f}"],
                 ["zero-shot over names, mean over kinds", "the same", f"{100 * each:.1f}",

@@ -10,6 +10,7 @@ what it can do then (held out), what its file takes, and the time of one picture
 Leaves out: what more training would change.
 """
 import argparse
+import json
 import statistics
 import time
 from dataclasses import replace
@@ -18,8 +19,7 @@ from pathlib import Path
 import torch
 
 from bench.tables import write
-from minilora import pretrain
-from minilora.bpe import default_tokenizer
+from minilora import pretrain, report
 from minilora.checkpoint import load_clip
 from minilora.clip import CLIP
 
@@ -51,6 +51,15 @@ def pace(options, steps=6):
     return (log[-1]["seconds"] - log[steps // 2 - 1]["seconds"]) / (steps - steps // 2)
 
 
+def trained(options, minutes):
+    """Trains one size for so long.  Returns {column: text}."""
+    options.steps = max(10, int(minutes * 60 / pace(options)))
+    _, log = pretrain.train(options, lambda line: print(line, flush=True))
+    return {"from": "--start" if options.start else "random numbers", "steps": str(options.steps),
+            **{name: f"{100 * value:.1f}" for name, value in log[-1].items()
+               if name.startswith(("explained", "names", "photo_", "auroc", "memory_"))}}
+
+
 @torch.no_grad()
 def picture_times(towers, rounds=7):
     """Median seconds of one 224-px picture through all blocks of each tower, taken in turn."""
@@ -76,6 +85,7 @@ def parser():
     p.add_argument("--minutes", type=float, default=4)
     p.add_argument("--batch", type=int, default=192)
     p.add_argument("--dtype", default="float32")
+    p.add_argument("--cells", type=Path, default=Path("runs/tower"), help="finished sizes")
     p.add_argument("--name", default="tower")
     p.add_argument("--out", type=Path, default=Path("bench/results"))
     return p
@@ -85,18 +95,16 @@ def main():
     args = parser().parse_args()
     torch.set_num_threads(2)
     rows, towers = [], []
-    default_tokenizer()
     for size in args.sizes:
         options = options_of(args, size)
-        options.steps = max(10, int(args.minutes * 60 / pace(options)))
-        print(f"{size[0]} x {size[1]}: {options.steps} steps", flush=True)
-        clip, log = pretrain.train(options, lambda line: print(line, flush=True))
-        megabytes = sum(p.numel() for p in clip.parameters()) * 2 / 1e6
+        path = args.cells / f"{size[0]}x{size[1]}-{args.minutes:g}min.json"
+        if not path.is_file():
+            report.write_json(path, trained(options, args.minutes))
+        clip = CLIP(replace(pretrain.MINI, vision_layers=size[0], vision_width=size[1]))
+        megabytes = 2 * sum(p.numel() for p in clip.parameters()) / 1e6
+        rows.append({"tower": f"{size[0]} x {size[1]}", "file MB": f"{megabytes:.1f}",
+                     **json.loads(path.read_text("utf-8"))})
         towers.append(clip.visual)
-        rows.append({"tower": f"{size[0]} x {size[1]}", "from": "--start" if options.start else
-                     "random numbers", "file MB": f"{megabytes:.1f}", "steps": options.steps,
-                     **{name: f"{100 * value:.1f}" for name, value in log[-1].items()
-                        if name.startswith(("explained", "names", "photo_", "auroc", "memory_"))}})
     today = CLIP(replace(pretrain.MINI, vision_layers=5, vision_width=256)).visual
     first, *others = picture_times([today, *towers])
     for row, seconds in zip(rows, others):

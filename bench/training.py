@@ -1,0 +1,64 @@
+"""What was measured while the embedded model was trained, drawn from its log.
+
+    python -m bench.training            writes weights/mini-clip.svg from weights/mini-clip.log.csv
+
+Leaves out: losses on what is learned; they are in the log.
+"""
+import argparse
+import csv
+from pathlib import Path
+
+from minilora.charts import H, W, lines
+from minilora.files import whole_file
+
+TOP = Path(__file__).resolve().parent.parent
+COLOURS = ("#0b62c4", "#b3450b", "#2e7d32", "#7a4fb5", "#555555")
+STYLE = ("<style>text { font: 11px sans-serif; fill: #222 } .grid { stroke: #d5dbe1 } polyline { "
+         "fill: none; stroke-width: 2 } " + " ".join(f".line-{k} {{ stroke: {colour} }}"
+                                                     for k, colour in enumerate(COLOURS))
+         + "</style>")
+CHARTS = (("teacher's variance explained", {f"explained{n}": f"layer {n}" for n in (9, 18, 30, 39)}
+           | {"explained51": "whole picture"}),
+          ("zero-shot accuracy", {"names": "101 photographed", "accuracy": "33 drawn things"}),
+          ("damaged or flawless, AUROC", {"photo_auroc": "photographs", "auroc": "drawn scenes"}),
+          ("plain memory, image AUROC", {"memory_bottle": "bottle", "memory_cookie": "cookie",
+                                         "memory_magnetic_tile": "magnetic_tile",
+                                         "memory_commutator": "commutator"}))
+
+
+def measured(path):
+    """[{column: number}] of the steps of a log at which something was measured."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(line for line in file if not line.startswith("#"))
+        return [{key: float(value) for key, value in row.items() if value} for row in rows
+                if row["accuracy"]]
+
+
+def drawing(rows):
+    """One SVG, a chart beside the other, of what the log holds."""
+    parts = []
+    for title, names in CHARTS:
+        series = {label: [(row["step"] + 1, row[key]) for row in rows if key in row]
+                  for key, label in names.items()}
+        series = {label: points for label, points in series.items() if points}
+        if series:
+            low = min(y for points in series.values() for _, y in points)
+            chart = lines(title, "step", title, series, y_range=(min(0.5, low) if low > 0.3 else 0, 1))
+            x = len(parts) * W
+            parts.append(chart.replace("<svg ", f'<svg x="{x}" width="{W}" height="{H}" ', 1))
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {len(parts) * W} {H}" '
+            f'width="{len(parts) * W}"><rect width="100%" height="100%" fill="white"/>{STYLE}'
+            + "".join(parts) + "</svg>\n")
+
+
+def main():
+    p = argparse.ArgumentParser(prog="python -m bench.training", description=__doc__.split("\n")[0])
+    p.add_argument("--log", type=Path, default=TOP / "weights/mini-clip.log.csv")
+    p.add_argument("--out", type=Path, default=TOP / "weights/mini-clip.svg")
+    options = p.parse_args()
+    with whole_file(options.out, "w") as file:
+        file.write(drawing(measured(options.log)))
+
+
+if __name__ == "__main__":
+    main()
