@@ -1,6 +1,7 @@
 """What the embedded model sees, before any adaptation: four measures on pictures it never saw.
 
     python -m bench.eye --data FOLDER --photos FOLDER
+    python -m bench.eye --data FOLDER --compare 12 13 23 24 34 --name eye-blocks
 
     memory   a plain memory of patches (minilora/held_out.py), good pictures alone, no refinement
     text     hand-written prompts, no picture of the product: the detector's row zero-shot
@@ -45,6 +46,23 @@ def memory_rows(clip, root, blocks, seeds, shots):
                 scores = plain_memory(clip.visual, good, test, blocks)
             found.setdefault(name, []).append(auroc_of(scores, data.test))
     return found
+
+
+def compare(clip, options):
+    """Tables of the plain memory over pairs of blocks, on even-numbered pictures; and its CSV."""
+    lines, numbers = [], []
+    for pair in options.compare:
+        blocks = [int(digit) for digit in pair]
+        found = memory_rows(clip, options.data, blocks, options.seeds, options.shots)
+        values = {name: [seed[1] for seed in seeds] for name, seeds in found.items()}
+        mean = [sum(column) / len(column) for column in zip(*values.values())]
+        lines.append([" and ".join(pair), *map(spread, values.values()), spread(mean)])
+        numbers += [(pair, name, seed, f"{value:.6f}") for name, own in values.items()
+                    for seed, value in zip(options.seeds, own)]
+        print(*lines[-1], flush=True)
+    header = ["blocks", *values, "mean"]
+    return ([("image AUROC on even-numbered pictures, per cent", header, lines)],
+            (("blocks", "class", "seed", "value"), numbers))
 
 
 def text_rows(model, root):
@@ -97,6 +115,8 @@ def parser():
     p.add_argument("--photos", help="folder of photographs as in pretraining")
     p.add_argument("--model", help="official name or checkpoint file; else the embedded mini-clip")
     p.add_argument("--blocks", type=int, nargs="+", default=[2, 3], help="of the plain memory")
+    p.add_argument("--compare", nargs="+", metavar="BLOCKS",
+                   help="only the memory, of each of these sets of blocks: 13 is 1 and 3")
     p.add_argument("--shots", type=int, default=8)
     p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     p.add_argument("--out", type=Path, default=Path("bench/results"))
@@ -104,37 +124,49 @@ def parser():
     return p
 
 
-def main():
-    options = parser().parse_args()
-    clip, weights = load_clip(options.model)
+def head_of(weights, options, what):
+    return [f"{options.shots} shots, seeds {' '.join(map(str, options.seeds))}, 224 px; {what}; "
+            f"weights {weights.name} (sha256 {weights.sha256[:12]}…); torch {torch.__version__}; "
+            f"{time.strftime('%Y-%m-%d')}"]
+
+
+def measure(clip, options):
+    """Tables of all four measures, and their CSV."""
     memory = memory_rows(clip, options.data, options.blocks, options.seeds, options.shots)
     text = text_rows(options.model, options.data)
-    classes, lines, numbers = list(memory), [], []
+    lines, numbers = [], []
     for row, found in (("plain memory", memory), ("text alone", text)):
         for k, part in enumerate(("all pictures", "even-numbered", "odd-numbered")):
-            values = [[seed[k] for seed in found[name]] for name in classes]
-            mean = [sum(column) / len(column) for column in zip(*values)]
-            lines.append([row, part, *map(spread, values), spread(mean)])
-            numbers += [(row, part, name, seed + 1, f"{value:.6f}") for name, own in
-                        zip(classes, values) for seed, value in enumerate(own)]
-    made = [("image AUROC, per cent", ["row", "pictures", *classes, "mean"], lines)]
+            values = {name: [seed[k] for seed in seeds] for name, seeds in found.items()}
+            mean = [sum(column) / len(column) for column in zip(*values.values())]
+            lines.append([row, part, *map(spread, values.values()), spread(mean)])
+            numbers += [(row, part, name, seed, f"{value:.6f}") for name, own in values.items()
+                        for seed, value in zip(options.seeds, own)]
+    made = [("image AUROC, per cent", ["row", "pictures", *memory, "mean"], lines)]
     if options.photos:
         image, kinds, nouns = photographs_of(clip, options.photos)
         accuracy, each = names_row(image, kinds, nouns, clip)
         first, asked, chance = search_row(*photographs_of(clip, options.photos, 50), clip)
-        rows = [["zero-shot over names, of pictures", f"{len(kinds)} pictures, {len(nouns)} names",
-                 f"{100 * accuracy:.1f}", f"{100 / len(nouns):.1f}"],
-                ["zero-shot over names, mean over kinds", "the same", f"{100 * each:.1f}",
-                 f"{100 / len(nouns):.1f}"],
-                ["a name finds its kind first", f"50 pictures, {asked} kinds", f"{100 * first:.1f}",
-                 f"{100 * chance:.1f}"]]
+        found = (("zero-shot over names, of pictures", f"{len(kinds)} pictures, {len(nouns)} names",
+                  accuracy, 1 / len(nouns)),
+                 ("zero-shot over names, mean over kinds", "the same", each, 1 / len(nouns)),
+                 ("a name finds its kind first", f"50 pictures, {asked} kinds", first, chance))
+        rows = [[what, on, f"{100 * value:.1f}", f"{100 * blind:.1f}"]
+                for what, on, value, blind in found]
         made.append(("photographs held out, per cent", ["measure", "on", "right", "chance"], rows))
         numbers += [(row[0], row[1], "", "", row[2]) for row in rows]
-    head = [f"{options.shots} shots, seeds {' '.join(map(str, options.seeds))}, 224 px; plain memory "
-            f"of blocks {' and '.join(map(str, options.blocks))}; weights {weights.name} (sha256 "
-            f"{weights.sha256[:12]}…); torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"]
-    write(options.out, options.name, made, head,
-          (("row", "pictures", "class", "seed", "value"), numbers))
+    return made, (("row", "pictures", "class", "seed", "value"), numbers)
+
+
+def main():
+    options = parser().parse_args()
+    clip, weights = load_clip(options.model)
+    if options.compare:
+        (made, numbers), what = compare(clip, options), "plain memory"
+    else:
+        made, numbers = measure(clip, options)
+        what = f"plain memory of blocks {' and '.join(map(str, options.blocks))}"
+    write(options.out, options.name, made, head_of(weights, options, what), numbers)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 The scenes are the held-out ones of pretraining: which of all nouns a picture shows, and whether it
 is damaged, by hand-written prompts.  CoOp leaves both towers as they are, so its row must equal
 "before"; what is asked is whether low-rank corrections forget less than full fine-tuning.
-Leaves out: other general data, since a model trained on drawings knows nothing else.
+Leaves out: other general data than drawn scenes.
 """
 import statistics
 import time

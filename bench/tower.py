@@ -1,6 +1,6 @@
 """Which image tower to pretrain: several sizes, each trained for the same time.
 
-    python -m bench.tower --photos FOLDER --teacher FILE --products FOLDER --start weights/mini-clip.pt
+    python -m bench.tower --photos FOLDER --teacher FILE --products FOLDER --start WEIGHTS
 
 Each size is trained by `minilora.pretrain` for as many steps as fit into --minutes on this machine,
 with the whole schedule: warm-up, level, down to zero.  A size of the width and of at least the
@@ -22,6 +22,7 @@ from bench.tables import write
 from minilora import pretrain, report
 from minilora.checkpoint import load_clip
 from minilora.clip import CLIP
+from minilora.training_log import processor
 
 
 def sizes_of(text):
@@ -46,8 +47,8 @@ def options_of(args, size):
 
 def pace(options, steps=6):
     """Seconds of a step: the later half of a few."""
-    short = argparse.Namespace(**{**vars(options), "steps": 10 ** 6, "stop": steps, "products": None})
-    _, log = pretrain.train(short, lambda line: None)
+    short = {**vars(options), "steps": 10 ** 6, "stop": steps, "measure_every": 0}
+    _, log = pretrain.train(argparse.Namespace(**short), lambda line: None)
     return (log[-1]["seconds"] - log[steps // 2 - 1]["seconds"]) / (steps - steps // 2)
 
 
@@ -110,10 +111,11 @@ def main():
     for row, seconds in zip(rows, others):
         row["time of a picture"] = f"{seconds / first:.2f}"
     header, cells = list(rows[0]), [[str(value) for value in row.values()] for row in rows]
-    write(args.out, args.name, [(f"after {args.minutes:g} minutes of training each", header, cells)],
-          [f"torch {torch.__version__}, {torch.get_num_threads()} threads, {time.strftime('%Y-%m-%d')};"
-           " per cent, held out; memory_: plain memory, even-numbered pictures, seed 1; time of a "
-           "picture: of 5 x 256 is 1"], (header, cells))
+    head = [f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor()}; "
+            f"{time.strftime('%Y-%m-%d')}; per cent; memory_: plain memory, even-numbered "
+            "pictures, seed 1; time of a picture: that of 5 x 256 is 1"]
+    title = f"after {args.minutes:g} minutes of training each"
+    write(args.out, args.name, [(title, header, cells)], head, (header, cells))
 
 
 if __name__ == "__main__":

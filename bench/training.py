@@ -43,7 +43,8 @@ def drawing(rows):
         series = {label: points for label, points in series.items() if points}
         if series:
             low = min(y for points in series.values() for _, y in points)
-            chart = lines(title, "step", title, series, y_range=(min(0.5, low) if low > 0.3 else 0, 1))
+            bottom = min(0.5, low) if low > 0.3 else 0
+            chart = lines(title, "step", title, series, y_range=(bottom, 1))
             x = len(parts) * W
             parts.append(chart.replace("<svg ", f'<svg x="{x}" width="{W}" height="{H}" ', 1))
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {len(parts) * W} {H}" '

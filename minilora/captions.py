@@ -1,4 +1,4 @@
-"""Captions of drawn scenes, and the contrastive losses that read them.
+"""Captions of drawn scenes and photographs, and the contrastive losses that read them.
 
 Claim: a caption is a set of statements (noun, colour, material, state); two of them are opposites
 only if a statement differs, so a text that also holds for a picture must not be pushed away from

@@ -11,13 +11,13 @@ middle and late blocks; they are thrown away afterwards, what the blocks have le
     whole   the same of CLS and the teacher's mean over all places
 
 Symbols: B pictures, G patches a side, P patches of a view, n neighbours a patch, D components.
-Leaves out: how targets are made (photos.py); the teacher's classes.
+Leaves out: how targets are made (targets.py); the teacher's classes.
 """
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilora.photos import GRID, LAYERS, WHOLE, WHOLE_KEPT
+from minilora.targets import GRID, LAYERS, WHOLE, WHOLE_KEPT
 
 
 def read_after(layers):

@@ -12,7 +12,7 @@ from minilora.clip import CLIP
 
 
 def places_of_old(old, new):
-    """Which of `new` blocks the `old` trained ones become, from 0; spread evenly, the last is last."""
+    """Which of `new` blocks the `old` trained ones become, from 0: spread evenly, last is last."""
     return [round((k + 1) * new / old) - 1 for k in range(old)]
 
 

@@ -20,8 +20,8 @@ from minilora.auroc import auroc
 from minilora.captions import NORMAL, NOUNS, UNMENTIONED
 from minilora.data import few_shot, list_classes, load_class
 from minilora.images import load_squares, normalise
-from minilora.photos import LAYERS, WHOLE
 from minilora.stream import SceneStream
+from minilora.targets import LAYERS, WHOLE
 
 FIRST = 10_000_000              # number of the first scene held out
 

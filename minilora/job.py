@@ -82,7 +82,7 @@ def introduce(detector, weights, data, data_name, options, say):
     trained, total = detector.parameters()
     settings, first, last = detector.settings, detector.first, len(detector.clip.visual.blocks)
     where = f"block {last}" if first == last else f"blocks {first}-{last}"
-    small = ", a small model trained on drawings alone" if weights.name == "mini-clip" else ""
+    small = ", a small model, for trying things out" if weights.name == "mini-clip" else ""
     say(f"weights  {weights.name}{small}  (sha256 {weights.sha256[:12]}…)")
     new = data_name == EMBEDDED and data.name in scenes.UNSEEN_CLASSES
     say(f"data     {data_name}: {data.root}, class {data.name}, {len(data.train)} good pictures, "

@@ -5,17 +5,14 @@ cost more than the training.  So a few crops of every photograph are drawn, half
 pasted defect, the teacher looks at each, and pictures, masks and targets go into a folder that can
 be deleted at any time: the same options draw the same again, whatever the seed of the training.
 
-    a target    the teacher's inner result at each place, of length one, minus the mean, projected
-                on its first principal components (PCA), over the root of the variance they keep
-    a place     28 x 28 results become four neighbours of each of 14 x 14 patches
-
 Folders are kinds of things, their names the nouns of captions; a folder BACKGROUND... has no noun.
 Every tenth photograph of a folder is held out: no step sees it.
 
-Symbols: N pictures, G patches a side, n neighbours a patch (1 or 4), D components.
-Leaves out: what a loss makes of the targets (distill.py).
+Symbols: N pictures, B of a batch, G patches a side, R resolution.
+Leaves out: what the targets are (targets.py).
 """
 import json
+import tempfile
 from functools import cached_property
 from pathlib import Path
 
@@ -32,12 +29,10 @@ from minilora.files import digest_of
 from minilora.images import read_image, to_square
 from minilora.journal import whole_folder
 from minilora.stream import low_priority
+from minilora.targets import GRID, LAYERS, WHOLE, WHOLE_KEPT, components_of, teach
 from minilora.teacher import load_teacher
 
-SIDE, GRID = 224, 14
-# layer of the teacher -> (components kept a place, places a patch and side)
-LAYERS = {9: (24, 2), 18: (32, 2), 30: (64, 1), 39: (96, 1)}
-WHOLE, WHOLE_KEPT = 51, 128     # mean of this layer over places: the picture as a whole
+SIDE = 224
 SAMPLE = 512                    # pictures from which mean and components are computed
 DONE = "views.json"             # written last: what the folder holds
 EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -104,48 +99,12 @@ class Crops(Dataset):
         return (picture * 255).round().byte(), coverage, facts, number
 
 
-class Components:
-    """Mean and principal components of unit vectors.
-
-    mean: (C,);  axes: (C, D), over the root of the variance they keep, so that targets have
-    variance one;  kept: their share of all variance.
-    """
-
-    def __init__(self, vectors, count):
-        """vectors: (M, C) of any length."""
-        unit = F.normalize(vectors, dim=1).double()
-        self.mean = unit.mean(0)
-        variance, axes = torch.linalg.eigh((unit - self.mean).T.cov())          # ascending
-        kept = variance[-count:].sum()
-        self.axes = axes[:, -count:].flip(1) / kept.sqrt()
-        self.kept = (kept / variance.sum()).item()
-        self.mean, self.axes = self.mean.float(), self.axes.float()
-
-    def project(self, vectors):
-        """(..., C) -> (..., D)."""
-        return (F.normalize(vectors, dim=-1) - self.mean) @ self.axes
-
-
-def places_of(results, places):
-    """Results of a layer by patch: (B, C, H, H) -> (B, G, G, n, C), n = places^2 neighbours."""
-    x = F.adaptive_avg_pool2d(results, GRID * places).permute(0, 2, 3, 1)       # (B, 2G, 2G, C)
-    x = x.unflatten(2, (GRID, places)).unflatten(1, (GRID, places))             # (B, G, 2, G, 2, C)
-    return x.transpose(2, 3).flatten(3, 4)
-
-
-def teach(teacher, pictures):
-    """{layer: (B, G, G, n, C)} and, of the whole pictures, {WHOLE: (B, C)}; pictures uint8."""
-    pixels = pictures.float().div(255).to(memory_format=torch.channels_last)
-    inner = teacher.inner(pixels, {*LAYERS, WHOLE})
-    found = {n: places_of(inner[n], places) for n, (_, places) in LAYERS.items()}
-    return found | {WHOLE: inner[WHOLE].mean((2, 3))}
-
-
 def columns_of(count):
     """{name: (shape, dtype)} of everything that is kept of `count` pictures."""
     columns = {"pictures": ((count, 3, SIDE, SIDE), np.uint8),
                "coverage": ((count, GRID, GRID), np.float16), "facts": ((count, 4), np.int16),
-               "photograph": ((count,), np.int32), f"target{WHOLE}": ((count, WHOLE_KEPT), np.float16)}
+               "photograph": ((count,), np.int32),
+               f"target{WHOLE}": ((count, WHOLE_KEPT), np.float16)}
     return columns | {f"target{n}": ((count, GRID, GRID, places ** 2, kept), np.float16)
                       for n, (kept, places) in LAYERS.items()}
 
@@ -181,10 +140,7 @@ class Photographs:
         generator = torch.Generator().manual_seed(1)
         order = torch.randperm(len(self.crops), generator=generator)[:SAMPLE].tolist()
         sample = torch.stack([self.crops[k][0] for k in order])
-        seen = [teach(self.network, part) for part in sample.split(64)]
-        return {n: Components(torch.cat([s[n].flatten(0, -2)[::3 if n in LAYERS else 1]
-                                         for s in seen]),
-                              LAYERS[n][0] if n in LAYERS else WHOLE_KEPT) for n in seen[0]}
+        return components_of([teach(self.network, part) for part in sample.split(64)])
 
     def targets(self, pictures):
         """{layer: target in half precision} of pictures uint8 (B, 3, R, R)."""
@@ -255,15 +211,19 @@ def store(photographs, folder, workers, report=print):
 
 
 def demo():
-    generator = torch.Generator().manual_seed(0)
-    results = torch.randn(2, 32, 28, 28, generator=generator) + torch.linspace(0, 3, 32)[:, None, None]
-    print(f"a layer {tuple(results.shape)} by patch: {tuple(places_of(results, 2).shape)}")
-    vectors = places_of(results, 2).flatten(0, 3)
-    for count in (4, 16, 32):
-        part = Components(vectors, count)
-        targets = part.project(vectors)
-        print(f"{count:2d} components keep {part.kept:4.0%} of the variance; the targets' own: "
-              f"{targets.var(0).sum():.2f}")
+    """Two noise photographs in folders, cut out; the teacher is not asked."""
+    with tempfile.TemporaryDirectory() as folder:
+        for noun in ("sea_horse", "BACKGROUND_noise"):
+            (Path(folder) / noun).mkdir()
+            noise = np.random.default_rng(0).integers(0, 256, (240, 300, 3), np.uint8)
+            Image.fromarray(noise).save(Path(folder) / noun / "1.png")
+        found, nouns = find_photographs(folder)
+        print(f"nouns {nouns}, of {[(path.parent.name, noun) for path, noun in found]}")
+        crops = Crops(found, 3)
+        for k in range(3):
+            picture, coverage, facts, number = crops[k]
+            print(f"crop {k} of photograph {number}: {tuple(picture.shape)}, defect on "
+                  f"{(coverage > 0).sum():3d} of 196 patches, facts {facts.tolist()}")
     print(f"20,000 pictures with their targets take {gigabytes(20000):.1f} GB")
 
 

@@ -4,23 +4,16 @@ Claim: a tower that must tell "a flawless green nut" from "a green nut with a sc
 features that see defects, also on products that were never drawn (Radford et al. 2021, CLIP); one
 that must also predict what a teacher sees in photographs learns what real surfaces look like.
 
-    contrast    pictures and captions find each other (captions.py)
-    locate      the patches of a defect are told from the others by texts (captions.py)
-    dense       patches predict the teacher's inner results at their place (distill.py)
-    whole       CLS predicts the teacher's mean over all places (distill.py)
-
     python -m minilora.pretrain --out weights/mini-clip.pt      scenes alone
     python -m minilora.pretrain --photos FOLDER --teacher FILE --out weights/mini-clip.pt
     python -m minilora.pretrain --check weights/mini-clip.log.csv      repeats the first 50 steps
 
-A training that was interrupted goes on with the same command.  Batches of scenes come from
-stream.py, of photographs from photos.py; what is measured on the way from held_out.py.
-Leaves out: several machines.  Symbols: B pictures of a batch, P patches, E embedding.
+A training that was interrupted goes on with the same command.  The losses are in objective.py;
+batches of scenes come from stream.py, of photographs from photos.py; what is measured on the way is
+in held_out.py.  Leaves out: several machines.
 """
 
-import csv
 import math
-import platform
 import shlex
 import sys
 import time
@@ -28,111 +21,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from minilora import distill, held_out
 from minilora.bpe import default_tokenizer
-from minilora.captions import NORMAL, NOUNS, also_true, caption, contrast, locate, naming
+from minilora.captions import NOUNS
 from minilora.checkpoint import load_clip, save_official
 from minilora.clip import CLIP
-from minilora.draws import chance
-from minilora.files import digest_of, save_tensors, sha256_of, whole_file
+from minilora.files import digest_of, save_tensors, sha256_of
 from minilora.grow import grown
-from minilora.images import normalise
 from minilora.journal import RESUME, whole_folder
-from minilora.photos import WHOLE, Photographs, store
-from minilora.stream import MINI, Buffer, embed_view, view, visible_facts
+from minilora.objective import LOSSES, losses_of
+from minilora.photos import Photographs, store
+from minilora.stream import MINI, Buffer
 from minilora.terminal import command, option_parser
+from minilora.training_log import SOURCES, head_of, read_log, write_log
 from minilora.unfinished import Unfinished
 
 # these change nothing but the look, or what is yet to come
 FREE = ("out", "every", "save_every", "measure_every", "stop", "workers", "check", "products",
         "views", "photos", "teacher", "steps")
-LOSSES = ("contrast", "locate", "dense", "whole")
-SOURCES = ("photos", "teacher", "start")        # files and folders that a training begins with
-
-
-def seen_of(pictures, coverage, full, generator, **how):
-    """What of each picture is encoded, and where it lies: pictures, coverage, patches' places."""
-    if not full:
-        return view(pictures, coverage, generator, coverage.shape[1] // 2, **how)
-    places = torch.arange(coverage[0].numel()).view(coverage[0].shape).expand(coverage.shape)
-    return pictures, coverage, places
-
-
-def photographs_seen(batch, full, generator):
-    """What is seen of photographs, and the teacher's targets of it."""
-    pictures, coverage, facts, targets = batch
-    pictures, coverage, places = seen_of(pictures, coverage, full, generator, whole=0.25,
-                                         turning=False)             # the teacher saw them upright
-    facts = visible_facts(facts, coverage)
-    facts[:, 0] += len(NOUNS) * (facts[:, 0] >= 0)                  # their nouns follow the scenes'
-    targets = {n: target if n == WHOLE else distill.targets_of(target, places)
-               for n, target in targets.items()}
-    return (pictures, coverage, places, facts), targets
-
-
-def sentences_of(facts, generator, tokenizer, nouns, photographs):
-    """Texts of a batch: (own, other, flawless, damaged: lists of B strings; mentioned (2B, 4)).
-
-    Half of the photographs whose kind is known have a caption that only names it.  photographs: how
-    many of the first rows are such.
-    """
-    rows = facts.tolist()
-    pairs = [caption(f, generator, tokenizer, nouns) for f in rows]
-    mentioned = [p[2][0] for p in pairs] + [p[2][1] for p in pairs]
-    own, other = [p[0] for p in pairs], [p[1] for p in pairs]
-    normal = [f[3] == NORMAL for f in rows]
-    flawless = [a if good else b for a, b, good in zip(own, other, normal)]
-    damaged = [b if good else a for a, b, good in zip(own, other, normal)]
-    for k, f in enumerate(rows[:photographs]):
-        if f[0] >= 0 and chance(generator, 0.5):
-            own[k], mentioned[k] = naming(f, generator, nouns)
-    return own, other, flawless, damaged, torch.tensor(mentioned)
-
-
-def losses_of(clip, heads, tokenizer, scenes, photographs, nouns, full, generator, options):
-    """One step's losses, {name: scalar}.
-
-    scenes: a batch of `Buffer`, or None;  photographs: one of `Photographs`, or None;  nouns: what
-    the facts' first number counts;  full: encode the pictures whole and in full detail.
-    """
-    device, dtype = options.device, getattr(torch, options.dtype)
-    seen, lit, targets = [], [], {}
-    if photographs:
-        first, targets = photographs_seen(photographs, full, generator)
-        seen.append(first)
-    if scenes:
-        pictures, coverage, places = seen_of(*scenes[:2], full, generator)
-        seen.append((pictures, coverage, places, visible_facts(scenes[2], coverage)))
-    _, coverage, places, facts = (torch.cat(column) for column in zip(*seen))
-    count = len(photographs[0]) if photographs else 0
-    *texts, mentioned = sentences_of(facts, generator, tokenizer, nouns, count)
-    distinct = {text: k for k, text in enumerate(dict.fromkeys(sum(texts, [])))}
-    ids = tokenizer.tokenize(list(distinct)).to(device)
-    if photographs:
-        lit.append(distill.relit(seen[0][0].float() / 255, generator))
-    if scenes:
-        gain = 1 + 0.3 * (torch.rand(len(scenes[0]), 1, 1, 1, generator=generator) - 0.5)
-        lit.append(seen[-1][0].float() * gain / 255)
-    pixels, coverage = normalise(torch.cat(lit)).to(device), coverage.flatten(1).to(device)
-    with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-        hidden = clip.visual.hidden_states(embed_view(clip.visual, pixels, places.to(device)))
-        image = F.normalize(clip.visual.pool(hidden[-1]).float(), dim=-1)
-        local = F.normalize(clip.visual.value_value(hidden).float(), dim=-1)
-        text = F.normalize(clip.encode_text(ids).float(), dim=-1)
-        first = [state[:count] for state in hidden]
-        inner = {n: x.to(device) for n, x in targets.items() if n != WHOLE}
-        dense = distill.dense(heads, first, inner) if count else {}
-        whole = distill.whole(heads, first, targets[WHOLE].to(device)) if count else None
-    own, other, flawless, damaged = (text[[distinct[t] for t in part]] for part in texts)
-    scale = clip.logit_scale.exp()
-    found = {"contrast": contrast(image, own, other, scale, also_true(facts, mentioned).to(device)),
-             "locate": locate(local, flawless, damaged, scale, coverage)}
-    if count:
-        found |= {"dense": sum(dense.values()) / len(dense), "whole": whole}
-    return found
 
 
 def learning_rate(step, steps, peak, warmup=100, cooling=0.3):
@@ -188,7 +96,7 @@ def train(options, report=print, unfinished=None):
 
     unfinished: an `Unfinished`, from which a training that was stopped goes on.
     """
-    device, tokenizer = options.device, default_tokenizer()
+    tokenizer = default_tokenizer()
     photographs = open_photographs(options, report)
     nouns = NOUNS + (photographs.nouns if photographs else [])
     generator = torch.Generator().manual_seed(options.seed)
@@ -257,16 +165,6 @@ def measure(clip, heads, tokenizer, photographs, options):
     return found
 
 
-def write_log(path, log, head):
-    """The training log as CSV below comment lines that say how it was made."""
-    columns = list(dict.fromkeys(name for row in log for name in row))
-    with whole_file(path, "w") as file:
-        file.write("".join(f"# {line}\n" for line in head))
-        file.write(",".join(columns) + "\n")
-        for row in log:
-            file.write(",".join(f"{row[k]:.6g}" if k in row else "" for k in columns) + "\n")
-
-
 def parser():
     p = option_parser("minilora.pretrain", __doc__)
     p.add_argument("--check", metavar="LOG",
@@ -279,10 +177,11 @@ def parser():
     output("--products", metavar="FOLDER",
            help="products in MVTec AD's layout: their plain-memory AUROC goes into the log")
     photographs = p.add_argument_group("photographs").add_argument
-    photographs("--photos", metavar="FOLDER", help="folders of photographs, named by what they show")
+    photographs("--photos", metavar="FOLDER",
+                help="folders of photographs, named by what they show")
     photographs("--teacher", metavar="FILE", help=".npz file of a MobileNetV2")
     photographs("--views", metavar="FOLDER", default="data/photo-views",
-                help="for crops and the teacher's results; can be deleted; \"\": ask it at each step")
+                help="for crops and the teacher's results, can be deleted; '': ask it every step")
     photographs("--crops", type=int, default=3, help="crops of each photograph")
     photographs("--photo-share", type=float, default=0.67, help="photographs' share of a batch")
     training = p.add_argument_group("training").add_argument
@@ -314,8 +213,8 @@ def repeated(path, given):
 
     Raises ValueError that says in one line what is missing to repeat it.
     """
-    lines = Path(path).read_text("utf-8").splitlines()
-    options = parser().parse_args(shlex.split(lines[0].split("minilora.pretrain", 1)[1]))
+    head, _ = read_log(path)
+    options = parser().parse_args(shlex.split(head[0].split("minilora.pretrain", 1)[1]))
     missing = [name for name in SOURCES if getattr(options, name) and not getattr(given, name)]
     if missing:
         raise ValueError(f"{path} was trained from more than drawn scenes; to repeat it, name "
@@ -323,9 +222,9 @@ def repeated(path, given):
                                         for name in missing))
     for name in SOURCES:
         setattr(options, name, getattr(given, name) if getattr(options, name) else None)
-    if options.start and (found := sha256_of(options.start)) not in lines[1]:
-        raise ValueError(f"{options.start} (sha256 {found[:12]}…) is not what {path} started from: "
-                         f"{lines[1].lstrip('# ')}")
+    if options.start and (found := sha256_of(options.start)) not in head[1]:
+        raise ValueError(f"{options.start} (sha256 {found[:12]}…) is not what {path} began with: "
+                         f"{head[1]}")
     options.views, options.products = given.views if Path(given.views).is_dir() else "", None
     return options
 
@@ -341,39 +240,11 @@ def check(path, count, given, report=print):
     options = repeated(path, given)
     options.stop, options.measure_every = count, 0
     torch.set_num_threads(options.threads)
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))[:count]
+    rows = read_log(path)[1][:count]
     _, log = train(options, report)
     worst = max(abs(float(row["loss"]) - again["loss"]) for row, again in zip(rows, log))
     report(f"first {len(rows)} losses of {path}: largest difference {worst:.2g}")
     return worst
-
-
-def head_of(options, clip, log):
-    """Lines above a log: the command, what it began with, the machine, what the model can do."""
-    own = {k: Path(v).name if k in SOURCES and v else v for k, v in vars(options).items()}
-    settings = " ".join(f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in own.items()
-                        if v is not None and k not in ("out", "check", "debug", "views",
-                                                       "products"))
-    begun = f"{own['start']}, sha256 {sha256_of(options.start)}" if options.start else "random numbers"
-    scenes = held_out.on_scenes(clip, default_tokenizer(), options.device, count=1024)
-    return [
-        f"python -m minilora.pretrain {settings}", f"started from {begun}",
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}, "
-        f"{processor()}; {log[-1]['seconds'] / 3600:.2f} hours; "
-        f"scenes drawn: {4 * options.batch + options.fresh * len(log)}",
-        f"held-out scenes (1,024): zero-shot accuracy over {len(NOUNS)} nouns "
-        f"{scenes['accuracy']:.4f}, damaged against flawless AUROC {scenes['auroc']:.4f}"]
-
-
-def processor():
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
-                platform.machine())
 
 
 def main():
@@ -387,7 +258,11 @@ def main():
             {k: v for k, v in vars(options).items() if k not in FREE}, torch.__version__))
         clip, log = train(options, lambda line: print(line, flush=True), unfinished)
         save_official(clip, staging / out.name)
-        write_log(staging / f"{out.stem}.log.csv", log, head_of(options, clip, log))
+        scenes = held_out.on_scenes(clip, default_tokenizer(), options.device, count=1024)
+        head = head_of(options, log[-1]["seconds"], 4 * options.batch + options.fresh * len(log))
+        write_log(staging / f"{out.stem}.log.csv", log, head + [
+            f"held-out scenes (1,024): zero-shot accuracy over {len(NOUNS)} nouns "
+            f"{scenes['accuracy']:.4f}, damaged against flawless AUROC {scenes['auroc']:.4f}"])
 
 
 if __name__ == "__main__":

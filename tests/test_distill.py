@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from minilora import distill
-from minilora.photos import GRID, LAYERS, WHOLE
+from minilora.targets import GRID, LAYERS, WHOLE
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_in_half_detail_a_patch_gets_what_four_patches_had(generator, neighbours
     target = torch.randn(1, GRID, GRID, neighbours, 3, generator=generator)
     found = distill.targets_of(target, torch.full((1, 7, 7), -1))
     found = found.view(7, 7, neighbours, 3)[1, 2]
-    four = target[0, 2:4, 4:6].mean(2).flatten(0, 1)            # upper left, right; lower left, right
+    four = target[0, 2:4, 4:6].mean(2).flatten(0, 1)    # upper left, right; lower left, right
     assert torch.allclose(found, four if neighbours == 4 else four.mean(0, keepdim=True))
 
 

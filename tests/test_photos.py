@@ -5,7 +5,7 @@ import torch
 from photographs import write_photographs, write_teacher
 from sklearn.decomposition import PCA
 
-from minilora import photos
+from minilora import photos, targets
 from minilora.captions import NORMAL, PASTED, UNMENTIONED
 
 
@@ -61,7 +61,7 @@ def test_a_pasted_defect_is_told_by_facts_and_coverage(drawn):
 
 def test_four_neighbours_of_a_patch_keep_their_places():
     results = torch.arange(28.0 * 28).view(1, 1, 28, 28)
-    placed = photos.places_of(results, 2)
+    placed = targets.places_of(results, 2)
     assert placed.shape == (1, 14, 14, 4, 1)
     assert placed[0, 3, 5, :, 0].tolist() == [6 * 28 + 10, 6 * 28 + 11, 7 * 28 + 10, 7 * 28 + 11]
 
@@ -69,14 +69,14 @@ def test_four_neighbours_of_a_patch_keep_their_places():
 def test_components_are_those_of_scikit_learn():
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(500, 12, generator=generator) * torch.linspace(0.1, 2, 12)
-    part = photos.Components(vectors, 5)
+    part = targets.Components(vectors, 5)
     unit = torch.nn.functional.normalize(vectors, dim=1).numpy()
     peer = PCA(5).fit(unit)
     assert part.kept == pytest.approx(peer.explained_variance_ratio_.sum(), rel=1e-4)
     expected = peer.transform(unit) / np.sqrt(peer.explained_variance_.sum())
     assert np.allclose(part.project(vectors).abs(), np.abs(expected), atol=1e-4)
     assert part.project(vectors).var(0).sum() == pytest.approx(1, rel=1e-4)
-    assert torch.allclose(part.project(3 * vectors), part.project(vectors), atol=1e-5), "unit length"
+    assert torch.allclose(part.project(3 * vectors), part.project(vectors), atol=1e-5)
 
 
 def test_what_is_stored_is_what_would_be_drawn(drawn, tmp_path):

@@ -7,10 +7,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-
 from photographs import write_photographs, write_teacher
 
-from minilora import captions, held_out, pretrain, stream
+from minilora import captions, held_out, objective, pretrain, stream
 from minilora.bpe import default_tokenizer
 from minilora.captions import DAMAGED, KINDS, NORMAL, NOUNS, PASTED, UNMENTIONED
 from minilora.clip import CLIP, CLIPConfig
@@ -141,7 +140,7 @@ def test_a_photograph_is_named_or_told_by_its_state(generator):
     facts = torch.tensor([[len(NOUNS), UNMENTIONED, UNMENTIONED, state]
                           for state in (NORMAL, PASTED) * 20]
                          + [[UNMENTIONED, UNMENTIONED, UNMENTIONED, NORMAL]] * 10)
-    own, other, flawless, damaged, mentioned = pretrain.sentences_of(
+    own, other, flawless, damaged, mentioned = objective.sentences_of(
         facts, generator, tokenizer, nouns, len(facts))
     silent = [k for k in range(50) if mentioned[k, 3] == UNMENTIONED]
     assert 10 < len(silent) < 30 and max(silent) < 40, "a thing without a name is told by its state"
@@ -155,7 +154,8 @@ def test_a_photograph_is_named_or_told_by_its_state(generator):
 
 def test_another_picture_of_the_same_kind_is_no_negative():
     kind = len(NOUNS)
-    facts = torch.tensor([[kind, -1, -1, NORMAL], [kind, -1, -1, PASTED], [kind + 1, -1, -1, NORMAL]])
+    facts = torch.tensor([[kind, -1, -1, NORMAL], [kind, -1, -1, PASTED],
+                          [kind + 1, -1, -1, NORMAL]])
     mentioned = torch.tensor([[kind, -1, -1, UNMENTIONED],          # "a photo of a sea horse"
                               [kind, -1, -1, DAMAGED],
                               [UNMENTIONED, -1, -1, KINDS.index("crack")]])
@@ -212,15 +212,15 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, tiny, photogra
 def test_the_log_holds_every_loss_and_what_is_measured(tmp_path, tiny, photographs, monkeypatch):
     monkeypatch.setattr(held_out, "FIRST", 500)
     _, log = pretrain.train(options(tmp_path, "a", *photographs, steps=2, measure_every=1), silent)
-    assert {*pretrain.LOSSES, "names", "photo_auroc", "accuracy", "auroc", "explained9",
+    assert {*objective.LOSSES, "names", "photo_auroc", "accuracy", "auroc", "explained9",
             "explained18", "explained30", "explained39", "explained51"} <= set(log[-1])
-    total = sum(weight * log[0][name] for name, weight in zip(pretrain.LOSSES, (1, 2, 10, 1)))
+    total = sum(weight * log[0][name] for name, weight in zip(objective.LOSSES, (1, 2, 10, 1)))
     assert log[0]["loss"] == pytest.approx(total, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", pretrain.LOSSES)
+@pytest.mark.parametrize("name", objective.LOSSES)
 def test_every_loss_can_be_switched_off(tmp_path, tiny, photographs, name):
-    others = {other: 0.0 for other in pretrain.LOSSES if other != name}
+    others = {other: 0.0 for other in objective.LOSSES if other != name}
     nothing, _ = pretrain.train(options(tmp_path, "a", *photographs, steps=1, rate=0.1,
                                         **{**others, name: 0.0}), silent)
     alone, log = pretrain.train(options(tmp_path, "a", *photographs, steps=1, rate=0.1, **others),

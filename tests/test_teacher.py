@@ -8,8 +8,13 @@ import torch.nn.functional as F
 from conftest import SHARED
 
 from minilora.images import read_image, to_square
-from minilora.teacher import (MobileNetV2, TeacherError, layers_of_the_paper, load_teacher,
-                              random_teacher)
+from minilora.teacher import (
+    MobileNetV2,
+    TeacherError,
+    layers_of_the_paper,
+    load_teacher,
+    random_teacher,
+)
 
 FILE = SHARED / "teacher/mobilenet_v2.npz"
 needs_teacher = pytest.mark.skipif(not FILE.is_file(), reason="the teacher's file is not there")
@@ -27,14 +32,15 @@ def one_layer(**changes):
 
 def test_each_stride_halves_the_places(teacher):
     pictures = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    shapes = {n: tuple(x.shape[1:]) for n, x in teacher.inner(pictures, {0, 9, 18, 30, 39, 51}).items()}
+    found = teacher.inner(pictures, {0, 9, 18, 30, 39, 51})
+    shapes = {n: tuple(x.shape[1:]) for n, x in found.items()}
     assert shapes == {0: (32, 112, 112), 9: (144, 56, 56), 18: (192, 28, 28), 30: (384, 14, 14),
                       39: (576, 14, 14), 51: (1280, 7, 7)}
     assert teacher(pictures).shape == (1, 1001)
 
 
 def test_at_stride_two_only_the_far_sides_are_padded():
-    """TensorFlow's "same": the first kernel starts on the first pixel, the last reaches one over."""
+    """TensorFlow's "same": the first kernel starts on the first pixel, the last goes one over."""
     middle = torch.zeros(1, 1, 3, 3)
     middle[..., 1, 1] = 1
     network = MobileNetV2(one_layer(), [middle, torch.ones(1, 1, 1, 1)], [torch.zeros(1)] * 2)

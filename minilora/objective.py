@@ -1,0 +1,131 @@
+"""What a step of pretraining asks of the tower: four losses on one batch.
+
+    contrast    pictures and captions find each other (captions.py)
+    locate      the patches of a defect are told from the others by texts (captions.py)
+    dense       patches predict the teacher's inner results at their place (distill.py)
+    whole       CLS predicts the teacher's mean over all places (distill.py)
+
+Claim: scenes and photographs can share a batch; both have captions and exact masks, and only
+photographs have a teacher.
+
+Symbols: B pictures of a batch, photographs first; P patches of a view, E embedding.
+Leaves out: how much each loss counts, and steps (pretrain.py).
+"""
+import torch
+import torch.nn.functional as F
+
+from minilora import distill
+from minilora.captions import NORMAL, NOUNS, also_true, caption, contrast, locate, naming
+from minilora.draws import chance
+from minilora.images import normalise
+from minilora.stream import embed_view, view, visible_facts
+from minilora.targets import WHOLE
+
+LOSSES = ("contrast", "locate", "dense", "whole")
+
+
+def seen_of(pictures, coverage, full, generator, **how):
+    """What of each picture is encoded, and where it lies: pictures, coverage, patches' places."""
+    if not full:
+        return view(pictures, coverage, generator, coverage.shape[1] // 2, **how)
+    places = torch.arange(coverage[0].numel()).view(coverage[0].shape).expand(coverage.shape)
+    return pictures, coverage, places
+
+
+def photographs_seen(batch, full, generator):
+    """What is seen of photographs, and the teacher's targets of it."""
+    pictures, coverage, facts, targets = batch
+    pictures, coverage, places = seen_of(pictures, coverage, full, generator, whole=0.25,
+                                         turning=False)             # the teacher saw them upright
+    facts = visible_facts(facts, coverage)
+    facts[:, 0] += len(NOUNS) * (facts[:, 0] >= 0)                  # their nouns follow the scenes'
+    targets = {n: target if n == WHOLE else distill.targets_of(target, places)
+               for n, target in targets.items()}
+    return (pictures, coverage, places, facts), targets
+
+
+def sentences_of(facts, generator, tokenizer, nouns, photographs):
+    """Texts of a batch: (own, other, flawless, damaged: lists of B strings; mentioned (2B, 4)).
+
+    Half of the photographs whose kind is known have a caption that only names it.  photographs: how
+    many of the first rows are such.
+    """
+    rows = facts.tolist()
+    pairs = [caption(f, generator, tokenizer, nouns) for f in rows]
+    mentioned = [p[2][0] for p in pairs] + [p[2][1] for p in pairs]
+    own, other = [p[0] for p in pairs], [p[1] for p in pairs]
+    normal = [f[3] == NORMAL for f in rows]
+    flawless = [a if good else b for a, b, good in zip(own, other, normal)]
+    damaged = [b if good else a for a, b, good in zip(own, other, normal)]
+    for k, f in enumerate(rows[:photographs]):
+        if f[0] >= 0 and chance(generator, 0.5):
+            own[k], mentioned[k] = naming(f, generator, nouns)
+    return own, other, flawless, damaged, torch.tensor(mentioned)
+
+
+def losses_of(clip, heads, tokenizer, scenes, photographs, nouns, full, generator, options):
+    """One step's losses, {name: scalar}.
+
+    scenes: a batch of `Buffer`, or None;  photographs: one of `Photographs`, or None;  nouns: what
+    the facts' first number counts;  full: encode the pictures whole and in full detail.
+    """
+    device, dtype = options.device, getattr(torch, options.dtype)
+    seen, lit, targets = [], [], {}
+    if photographs:
+        first, targets = photographs_seen(photographs, full, generator)
+        seen.append(first)
+    if scenes:
+        pictures, coverage, places = seen_of(*scenes[:2], full, generator)
+        seen.append((pictures, coverage, places, visible_facts(scenes[2], coverage)))
+    _, coverage, places, facts = (torch.cat(column) for column in zip(*seen))
+    count = len(photographs[0]) if photographs else 0
+    *texts, mentioned = sentences_of(facts, generator, tokenizer, nouns, count)
+    distinct = {text: k for k, text in enumerate(dict.fromkeys(sum(texts, [])))}
+    ids = tokenizer.tokenize(list(distinct)).to(device)
+    if photographs:
+        lit.append(distill.relit(seen[0][0].float() / 255, generator))
+    if scenes:
+        gain = 1 + 0.3 * (torch.rand(len(scenes[0]), 1, 1, 1, generator=generator) - 0.5)
+        lit.append(seen[-1][0].float() * gain / 255)
+    pixels, coverage = normalise(torch.cat(lit)).to(device), coverage.flatten(1).to(device)
+    with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        hidden = clip.visual.hidden_states(embed_view(clip.visual, pixels, places.to(device)))
+        image = F.normalize(clip.visual.pool(hidden[-1]).float(), dim=-1)
+        local = F.normalize(clip.visual.value_value(hidden).float(), dim=-1)
+        text = F.normalize(clip.encode_text(ids).float(), dim=-1)
+        first = [state[:count] for state in hidden]
+        inner = {n: x.to(device) for n, x in targets.items() if n != WHOLE}
+        dense = distill.dense(heads, first, inner) if count else {}
+        whole = distill.whole(heads, first, targets[WHOLE].to(device)) if count else None
+    own, other, flawless, damaged = (text[[distinct[t] for t in part]] for part in texts)
+    scale = clip.logit_scale.exp()
+    found = {"contrast": contrast(image, own, other, scale, also_true(facts, mentioned).to(device)),
+             "locate": locate(local, flawless, damaged, scale, coverage)}
+    if count:
+        found |= {"dense": sum(dense.values()) / len(dense), "whole": whole}
+    return found
+
+
+def demo():
+    """An untrained toy tower and noise scenes; a photograph would add dense and whole."""
+    from types import SimpleNamespace
+
+    from minilora.bpe import default_tokenizer
+    from minilora.clip import CLIP, CLIPConfig
+    generator, tokenizer = torch.Generator().manual_seed(0), default_tokenizer()
+    facts = torch.tensor([[2, 5, 1, 0], [3, 5, 1, NORMAL]])
+    own, other, _, _, mentioned = sentences_of(facts, generator, tokenizer, NOUNS, 0)
+    for k in range(2):
+        print(f"{own[k]:60s} not: {other[k]}")
+    clip = CLIP(CLIPConfig(embed=32, resolution=224, vision_layers=2, vision_width=64, patch=16,
+                           text_width=64, text_layers=1)).initialise(generator)
+    coverage = torch.zeros(2, 14, 14)
+    coverage[0, 3:5, 3:5] = 1
+    pictures = torch.randint(0, 256, (2, 3, 224, 224), generator=generator, dtype=torch.uint8)
+    losses = losses_of(clip, None, tokenizer, (pictures, coverage, facts), None, NOUNS, True,
+                       generator, SimpleNamespace(device="cpu", dtype="float32"))
+    print({name: round(value.item(), 3) for name, value in losses.items()})
+
+
+if __name__ == "__main__":
+    demo()
