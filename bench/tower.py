@@ -36,7 +36,7 @@ def options_of(args, size):
     words = ["--photos", args.photos, "--teacher", args.teacher, "--views", args.views,
              "--layers", str(layers), "--width", str(width), "--dtype", args.dtype,
              "--batch", str(args.batch), "--fresh", "4", "--buffer", "4096", "--full", "0.1",
-             "--rate", "0.0008", "--measure-every", "100000"]
+             "--rate", "0.0008", "--dense", "5", "--measure-every", "100000"]
     started = load_clip(args.start)[0].config if args.start else None
     if started and width == started.vision_width and layers >= started.vision_layers:
         words += ["--start", args.start]

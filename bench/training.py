@@ -19,7 +19,7 @@ STYLE = ("<style>text { font: 11px sans-serif; fill: #222 } .grid { stroke: #d5d
          + "</style>")
 CHARTS = (("teacher's variance explained", {f"explained{n}": f"layer {n}" for n in (9, 18, 30, 39)}
            | {"explained51": "whole picture"}),
-          ("zero-shot accuracy", {"names": "101 photographed", "accuracy": "33 drawn things"}),
+          ("zero-shot accuracy", {"names": "photographs", "accuracy": "drawn scenes"}),
           ("damaged or flawless, AUROC", {"photo_auroc": "photographs", "auroc": "drawn scenes"}),
           ("plain memory, image AUROC", {"memory_bottle": "bottle", "memory_cookie": "cookie",
                                          "memory_magnetic_tile": "magnetic_tile",
@@ -38,13 +38,13 @@ def drawing(rows):
     """One SVG, a chart beside the other, of what the log holds."""
     parts = []
     for title, names in CHARTS:
-        series = {label: [(row["step"] + 1, row[key]) for row in rows if key in row]
+        series = {label: [((row["step"] + 1) / 1000, row[key]) for row in rows if key in row]
                   for key, label in names.items()}
         series = {label: points for label, points in series.items() if points}
         if series:
             low = min(y for points in series.values() for _, y in points)
-            bottom = min(0.5, low) if low > 0.3 else 0
-            chart = lines(title, "step", title, series, y_range=(bottom, 1))
+            bottom = 0.5 if low > 0.5 else 0
+            chart = lines(title, "thousand steps", title, series, y_range=(bottom, 1))
             x = len(parts) * W
             parts.append(chart.replace("<svg ", f'<svg x="{x}" width="{W}" height="{H}" ', 1))
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {len(parts) * W} {H}" '

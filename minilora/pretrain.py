@@ -38,9 +38,9 @@ from minilora.terminal import command, option_parser
 from minilora.training_log import SOURCES, head_of, read_log, write_log
 from minilora.unfinished import Unfinished
 
-# these change nothing but the look, or what is yet to come
+# these change nothing but the look; and while the rate is level, no step knows how many follow
 FREE = ("out", "every", "save_every", "measure_every", "stop", "workers", "check", "products",
-        "views", "photos", "teacher", "steps")
+        "steps")
 
 
 def learning_rate(step, steps, peak, warmup=100, cooling=0.3):
@@ -96,22 +96,14 @@ def train(options, report=print, unfinished=None):
 
     unfinished: an `Unfinished`, from which a training that was stopped goes on.
     """
-    tokenizer = default_tokenizer()
-    photographs = open_photographs(options, report)
+    tokenizer, photographs = default_tokenizer(), open_photographs(options, report)
     nouns = NOUNS + (photographs.nouns if photographs else [])
     generator = torch.Generator().manual_seed(options.seed)
     clip, heads = start(options, generator)
     model = nn.ModuleDict({"clip": clip, "heads": heads})
-    optimiser, log = optimiser_for([clip] + [heads] * bool(photographs), options.rate), []
-    if unfinished and (saved := unfinished.saved()):
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": saved["optimiser"]})
-        generator.set_state(saved["generator"])
-        log = saved["log"]
-        report(f"goes on at step {len(log)}, where it was stopped; drawing its scenes again")
+    optimiser = optimiser_for([clip] + [heads] * bool(photographs), options.rate)
+    log = restore(unfinished, model, optimiser, generator, report) if unfinished else []
     first, stop = len(log), min(options.steps, options.stop or options.steps)
-    shown = round(options.batch * options.photo_share) if photographs else 0
-    weights = {name: getattr(options, name) for name in LOSSES}
     buffer = Buffer(options.buffer, options.fresh, 4 * options.batch, first, options.steps,
                     options.workers)
     begun, spent = time.time(), log[-1]["seconds"] if log else 0.0
@@ -119,13 +111,9 @@ def train(options, report=print, unfinished=None):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.rate)
         full = in_full(step, options.steps, options.full)
-        part = 4 if full and photographs else 1         # four times the patches a picture
-        losses = losses_of(
-            clip, heads, tokenizer,
-            buffer.batch((options.batch - shown) // part, generator) if options.batch > shown
-            else None, photographs.batch(shown // part, generator) if shown else None, nouns, full,
-            generator, options)
-        loss = sum(weights[name] * value for name, value in losses.items())
+        batches = batches_of(buffer, photographs, full, generator, options)
+        losses = losses_of(clip, heads, tokenizer, *batches, nouns, full, generator, options)
+        loss = sum(getattr(options, name) * value for name, value in losses.items())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -135,22 +123,54 @@ def train(options, report=print, unfinished=None):
                     **{name: value.item() for name, value in losses.items()},
                     "scale": clip.logit_scale.exp().item(), "seconds": spent + time.time() - begun})
         if step % options.every == 0 or step == stop - 1:
-            rate = (step - first + 1) / (time.time() - begun)
-            terms = ", ".join(f"{name} {log[-1][name]:.3f}" for name in losses)
-            report(f"step {step:5d}/{options.steps}  loss {log[-1]['loss']:.3f}: {terms}  "
-                   f"{rate * options.batch:.0f} pictures/s  "
-                   f"{(options.steps - step - 1) / rate / 60:.0f} min left")
-        if options.measure_every and (
-                (step + 1) % options.measure_every == 0 or step + 1 == stop):
-            log[-1] |= measure(clip, heads, tokenizer, photographs, options)
-            report("held out: " + ", ".join(f"{name} {log[-1][name]:.3f}" for name in log[-1]
-                                            if name not in ("step", "loss", *LOSSES, "seconds")))
-        if unfinished and (step + 1) % options.save_every == 0 and step + 1 < stop:
-            save_tensors(unfinished.path, {
-                "mark": unfinished.mark, "model": dict(model.state_dict()), "log": log,
-                "optimiser": dict(optimiser.state_dict()["state"]),
-                "generator": generator.get_state()})
+            report(progress(log[-1], (step - first + 1) / (time.time() - begun), options))
+        last = step + 1 == stop
+        if options.measure_every and ((step + 1) % options.measure_every == 0 or last):
+            found = measure(clip, heads, tokenizer, photographs, options)
+            report("held out: " + ", ".join(f"{name} {x:.3f}" for name, x in found.items()))
+            log[-1] |= found
+        if unfinished and (step + 1) % options.save_every == 0 and not last:
+            keep(unfinished, model, optimiser, generator, log)
     return clip, log
+
+
+def batches_of(buffer, photographs, full, generator, options):
+    """A batch of scenes and one of photographs; None for what has no share.
+
+    Pictures in full have four times the patches; then a batch that has photographs is a quarter.
+    """
+    part = 4 if full and photographs else 1
+    shown = round(options.batch * options.photo_share) if photographs else 0
+    drawn = (options.batch - shown) // part
+    return (buffer.batch(drawn, generator) if drawn else None,
+            photographs.batch(shown // part, generator) if shown else None)
+
+
+def progress(row, rate, options):
+    """A line on one step.  row: of the log;  rate: steps a second."""
+    terms = ", ".join(f"{name} {row[name]:.3f}" for name in LOSSES if name in row)
+    return (f"step {row['step']:5d}/{options.steps}  loss {row['loss']:.3f}: {terms}  "
+            f"{rate * options.batch:.0f} pictures/s  "
+            f"{(options.steps - row['step'] - 1) / rate / 60:.0f} min left")
+
+
+def keep(unfinished, model, optimiser, generator, log):
+    """Writes a point to go on from."""
+    save_tensors(unfinished.path, {
+        "mark": unfinished.mark, "model": dict(model.state_dict()), "log": log,
+        "optimiser": dict(optimiser.state_dict()["state"]), "generator": generator.get_state()})
+
+
+def restore(unfinished, model, optimiser, generator, report):
+    """Brings everything to where a training was stopped.  Returns its log, or []."""
+    saved = unfinished.saved()
+    if not saved:
+        return []
+    model.load_state_dict(saved["model"])
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": saved["optimiser"]})
+    generator.set_state(saved["generator"])
+    report(f"goes on at step {len(saved['log'])}, where it was stopped; drawing its scenes again")
+    return saved["log"]
 
 
 def measure(clip, heads, tokenizer, photographs, options):
@@ -188,7 +208,8 @@ def parser():
     training("--start", metavar="WEIGHTS", help="go on from these instead of random numbers")
     training("--layers", type=int, default=MINI.vision_layers, help="blocks of the image tower")
     training("--width", type=int, default=MINI.vision_width, help="width of the image tower")
-    training("--steps", type=int, default=7000, help="length of the schedule")
+    training("--steps", type=int, default=7000,
+             help="length of the schedule; may be changed when a training goes on")
     training("--full", type=float, default=0.03, help="share of last steps on whole pictures")
     training("--stop", type=int, default=0,
              help="stop after this step all the same; 0: run to the end")

@@ -235,6 +235,20 @@ def test_the_teacher_is_learned(tmp_path, tiny, photographs):
     assert log[-1]["dense"] < 0.9 < log[0]["dense"]
 
 
+def test_pictures_in_full_come_a_quarter_as_many(tmp_path):
+    """They have four times the patches, so a step costs the same; scenes alone stay as they are."""
+    class Batches:
+        def batch(self, size, generator):
+            return size
+
+    words = options(tmp_path, "a", batch=192, photo_share=0.75)
+    sizes = [pretrain.batches_of(Batches(), photographs, full, None, words)
+             for photographs in (Batches(), None) for full in (False, True)]
+    assert sizes == [(48, 144), (12, 36), (192, None), (192, None)]
+    words.photo_share = 1.0
+    assert pretrain.batches_of(Batches(), Batches(), False, None, words) == (None, 192)
+
+
 def test_photographs_without_a_teacher_are_refused(tmp_path):
     with pytest.raises(ValueError, match="--photos needs --teacher"):
         pretrain.train(options(tmp_path, "a", "--photos", str(tmp_path)), silent)
