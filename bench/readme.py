@@ -15,8 +15,7 @@ from minilora.scenes import UNSEEN_CLASSES
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
-ROWS = ("zero-shot", "memory", "text", "lora-off", "adapted", "WinCLIP", "WinCLIP+", "AnomalyCLIP",
-        "coop", "linear probe", "full fine-tuning")
+ROWS = ("zero-shot", "memory", "text", "lora-off", "adapted")
 SHOWN = ("image_auroc", "pixel_auroc")
 METHODS = ("full, image tower", "LoRA r=4 q,k,v,out all blocks", "minilora, plain step",
            "minilora, with reuse", "CoOp", "linear probe")
@@ -38,8 +37,7 @@ def over(found, row, names):
 def accuracy():
     """Rows over real classes and scenes."""
     real, drawn = ({(r["row"], r["class"], r["metric"]): float(r["mean"])
-                    for who in ("accuracy", "peers") for r in records(f"{who}-{which}")}
-                   for which in ("real", "scenes"))
+                    for r in records(f"accuracy-{which}")} for which in ("real", "scenes"))
     classes, scenes = (list(dict.fromkeys(name for _, name, _ in found)) for found in (real, drawn))
     lines = []
     for row in ROWS:
