@@ -19,8 +19,8 @@ from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
 from minilora.detector import Detector
 from minilora.files import digest_of, whole_file
+from minilora.held_out import on_scenes
 from minilora.job import load_pictures
-from minilora.pretrain import held_out
 from minilora.settings import Settings
 
 METHODS = ("before", "LoRA", "full fine-tuning", "CoOp")
@@ -37,8 +37,8 @@ def after(method, data, settings, options):
     elif method != "before":
         {"CoOp": CoOp, "full fine-tuning": FullFineTuning}[method](clip, data.name,
                                                                    settings).fit(good)
-    nouns, damaged = held_out(clip, default_tokenizer(), options.device, options.count)
-    return {"nouns": nouns, "damaged": damaged}
+    found = on_scenes(clip, default_tokenizer(), options.device, options.count)
+    return {"nouns": found["accuracy"], "damaged": found["auroc"]}
 
 
 def main():
