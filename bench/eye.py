@@ -25,7 +25,7 @@ from minilora.data import few_shot, list_classes, load_class
 from minilora.detector import Detector
 from minilora.held_out import encode, named, plain_memory, zero_shot
 from minilora.images import clip_preprocess, load_squares, open_image
-from minilora.photos import find_photographs, held_out
+from minilora.photos import find_photographs, is_held_out
 
 
 def auroc_of(scores, samples):
@@ -84,7 +84,7 @@ def photographs_of(clip, photos, count=None):
     count: only so many of them, evenly chosen.
     """
     found, nouns = find_photographs(photos)
-    chosen = [(path, kind) for k, (path, kind) in enumerate(found) if held_out(k) and kind >= 0]
+    chosen = [(path, kind) for k, (path, kind) in enumerate(found) if is_held_out(k) and kind >= 0]
     if count:
         chosen = [chosen[k] for k in torch.linspace(0, len(chosen) - 1, count).long().tolist()]
     pictures = torch.stack([clip_preprocess(open_image(path)) for path, _ in chosen])

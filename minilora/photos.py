@@ -55,7 +55,7 @@ def find_photographs(root):
     return found, nouns
 
 
-def held_out(index):
+def is_held_out(index):
     """Is the photograph of this number, in sorted order, kept for measuring?"""
     return index % 10 == 9
 
@@ -70,7 +70,7 @@ class Crops(Dataset):
     def __init__(self, photographs, crops):
         self.photographs = photographs
         self.items = [(k, n) for k in range(len(photographs))
-                      for n in range(2 if held_out(k) else crops)]
+                      for n in range(2 if is_held_out(k) else crops)]
 
     def __len__(self):
         return len(self.items)
@@ -79,7 +79,7 @@ class Crops(Dataset):
         number, copy = self.items[index]
         path, noun = self.photographs[number]
         generator = torch.Generator().manual_seed((number << 8) + copy)
-        image, fixed = read_image(path), held_out(number)
+        image, fixed = read_image(path), is_held_out(number)
         side = min(image.size) * (1 if fixed else log_uniform(generator, 0.5, 1))
         left, top = ((length - side) * (0.5 if fixed else uniform(generator))
                      for length in image.size)
@@ -131,7 +131,7 @@ class Photographs:
 
     def divide(self, photograph):
         """photograph: (N,), the number of each picture's photograph."""
-        held = held_out(photograph)
+        held = is_held_out(photograph)
         self.train, self.test = (~held).nonzero()[:, 0], held.nonzero()[:, 0]
 
     @cached_property
