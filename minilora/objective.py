@@ -1,9 +1,10 @@
-"""What a step of pretraining asks of the tower: four losses on one batch.
+"""What a step of pretraining reads and what it asks of the tower: five losses on one batch.
 
     contrast    pictures and captions find each other (captions.py)
     locate      the patches of a defect are told from the others by texts (captions.py)
     dense       patches predict the teacher's inner results at their place (distill.py)
     whole       CLS predicts the teacher's mean over all places (distill.py)
+    relation    patches that differ for the teacher differ in the middle blocks (distill.py)
 
 Claim: scenes and photographs can share a batch; both have captions and exact masks, and only
 photographs have a teacher.
@@ -19,9 +20,9 @@ from minilora.captions import NORMAL, NOUNS, also_true, caption, contrast, locat
 from minilora.draws import chance
 from minilora.images import normalise
 from minilora.stream import embed_view, view, visible_facts
-from minilora.targets import WHOLE
+from minilora.targets import PATCH, WHOLE
 
-LOSSES = ("contrast", "locate", "dense", "whole")
+LOSSES = ("contrast", "locate", "dense", "whole", "relation")
 
 
 def seen_of(pictures, coverage, full, generator, **how):
@@ -30,6 +31,14 @@ def seen_of(pictures, coverage, full, generator, **how):
         return view(pictures, coverage, generator, coverage.shape[1] // 2, **how)
     places = torch.arange(coverage[0].numel()).view(coverage[0].shape).expand(coverage.shape)
     return pictures, coverage, places
+
+
+def reshaped(pictures, coverage, grid):
+    """Scenes squeezed or stretched into so many rows and columns of patches."""
+    size = [PATCH * side for side in grid]
+    pictures = F.interpolate(pictures.float(), size, mode="bilinear", antialias=True)
+    coverage = F.interpolate(coverage[:, None], tuple(grid), mode="bilinear", antialias=True)[:, 0]
+    return pictures.round().clamp(0, 255).byte(), coverage
 
 
 def photographs_seen(batch, full, generator):
@@ -63,46 +72,71 @@ def sentences_of(facts, generator, tokenizer, nouns, photographs):
     return own, other, flawless, damaged, torch.tensor(mentioned)
 
 
-def losses_of(clip, heads, tokenizer, scenes, photographs, nouns, full, generator, options):
-    """One step's losses, {name: scalar}.
+def read(scenes, photographs, tokenizer, nouns, full, generator, grid=None):
+    """What a step looks at and reads, before a tower is asked: a dict of tensors on the CPU.
 
     scenes: a batch of `Buffer`, or None;  photographs: one of `Photographs`, or None;  nouns: what
-    the facts' first number counts;  full: encode the pictures whole and in full detail.
+    the facts' first number counts;  full: show the pictures whole and in full detail;  grid: rows
+    and columns of patches that photographs have and scenes get, other than the tower's own.
+
+    pictures uint8 (B, 3, r, r);  coverage (B, P);  places (B, g, g), None with a grid;  count of
+    photographs;
+    targets {layer: ...} of them, as far as they are known;  gains of the scenes' light;
+    ids (T, L) of distinct texts;  texts (4, B), which of these are own, other, flawless, damaged;
+    true (B, 2B) of `also_true`.
     """
-    device, dtype = options.device, getattr(torch, options.dtype)
-    seen, lit, targets = [], [], {}
+    seen, targets = [], {}
     if photographs:
         first, targets = photographs_seen(photographs, full, generator)
         seen.append(first)
     if scenes:
-        pictures, coverage, places = seen_of(*scenes[:2], full, generator)
+        shown = reshaped(*scenes[:2], grid) if grid else scenes[:2]
+        pictures, coverage, places = seen_of(*shown, full, generator)
         seen.append((pictures, coverage, places, visible_facts(scenes[2], coverage)))
-    _, coverage, places, facts = (torch.cat(column) for column in zip(*seen))
-    count = len(photographs[0]) if photographs else 0
+    pictures, coverage, places, facts = (torch.cat(column) for column in zip(*seen))
+    places, count = None if grid else places, len(photographs[0]) if photographs else 0
     *texts, mentioned = sentences_of(facts, generator, tokenizer, nouns, count)
     distinct = {text: k for k, text in enumerate(dict.fromkeys(sum(texts, [])))}
-    ids = tokenizer.tokenize(list(distinct)).to(device)
-    if photographs:
-        lit.append(distill.relit(seen[0][0].float() / 255, generator))
-    if scenes:
-        gain = 1 + 0.3 * (torch.rand(len(scenes[0]), 1, 1, 1, generator=generator) - 0.5)
-        lit.append(seen[-1][0].float() * gain / 255)
-    pixels, coverage = normalise(torch.cat(lit)).to(device), coverage.flatten(1).to(device)
+    gains = 1 + 0.3 * (torch.rand(len(facts) - count, 1, 1, 1, generator=generator) - 0.5)
+    return {"pictures": pictures, "coverage": coverage.flatten(1), "places": places, "count": count,
+            "targets": targets, "gains": gains, "ids": tokenizer.tokenize(list(distinct)),
+            "texts": torch.tensor([[distinct[text] for text in part] for part in texts]),
+            "true": also_true(facts, mentioned)}
+
+
+def losses_of(clip, heads, step, photographs, generator, options):
+    """One step's losses, {name: scalar}.
+
+    step: what `read` gave;  photographs: asked for the targets that it lacks.
+    """
+    device, dtype = options.device, getattr(torch, options.dtype)
+    step = {name: x.to(device, non_blocking=True) if torch.is_tensor(x) else x
+            for name, x in step.items()}
+    count, clean, targets = step["count"], step["pictures"][:step["count"]], step["targets"]
+    if count and not targets:               # shown whole and in full detail, as the teacher saw it
+        targets = {n: x.float() if n == WHOLE else x.float().flatten(1, 2).flatten(2)
+                   for n, x in photographs.targets(clean).items()}
+    targets = {n: x.to(device) for n, x in targets.items()}
+    pixels = normalise(torch.cat([distill.relit(clean.float() / 255, generator)] * bool(count)
+                                 + [step["pictures"][count:].float() * step["gains"] / 255]))
     with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-        hidden = clip.visual.hidden_states(embed_view(clip.visual, pixels, places.to(device)))
+        places = step["places"]
+        hidden = clip.visual.hidden_states(clip.visual.embed(pixels) if places is None else
+                                           embed_view(clip.visual, pixels, places))
         image = F.normalize(clip.visual.pool(hidden[-1]).float(), dim=-1)
         local = F.normalize(clip.visual.value_value(hidden).float(), dim=-1)
-        text = F.normalize(clip.encode_text(ids).float(), dim=-1)
+        text = F.normalize(clip.encode_text(step["ids"]).float(), dim=-1)
         first = [state[:count] for state in hidden]
-        inner = {n: x.to(device) for n, x in targets.items() if n != WHOLE}
+        inner = {n: x for n, x in targets.items() if n != WHOLE}
         dense = distill.dense(heads, first, inner) if count else {}
-        whole = distill.whole(heads, first, targets[WHOLE].to(device)) if count else None
-    own, other, flawless, damaged = (text[[distinct[t] for t in part]] for part in texts)
+        whole = distill.whole(heads, first, targets[WHOLE]) if count else None
+    own, other, flawless, damaged = (text[rows] for rows in step["texts"])
     scale = clip.logit_scale.exp()
-    found = {"contrast": contrast(image, own, other, scale, also_true(facts, mentioned).to(device)),
-             "locate": locate(local, flawless, damaged, scale, coverage)}
+    found = {"contrast": contrast(image, own, other, scale, step["true"]),
+             "locate": locate(local, flawless, damaged, scale, step["coverage"])}
     if count:
-        found |= {"dense": sum(dense.values()) / len(dense), "whole": whole}
+        found |= {"dense": sum(dense.values()) / len(dense), "whole": whole,
+                  "relation": distill.relation(first, inner)}
     return found
 
 
@@ -122,8 +156,9 @@ def demo():
     coverage = torch.zeros(2, 14, 14)
     coverage[0, 3:5, 3:5] = 1
     pictures = torch.randint(0, 256, (2, 3, 224, 224), generator=generator, dtype=torch.uint8)
-    losses = losses_of(clip, None, tokenizer, (pictures, coverage, facts), None, NOUNS, True,
-                       generator, SimpleNamespace(device="cpu", dtype="float32"))
+    step = read((pictures, coverage, facts), None, tokenizer, NOUNS, True, generator)
+    losses = losses_of(clip, None, step, None, generator,
+                       SimpleNamespace(device="cpu", dtype="float32"))
     print({name: round(value.item(), 3) for name, value in losses.items()})
 
 

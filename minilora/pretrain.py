@@ -6,7 +6,7 @@ that must also predict what a teacher sees in photographs learns what real surfa
 
     python -m minilora.pretrain --out weights/mini-clip.pt      scenes alone
     python -m minilora.pretrain --photos FOLDER --teacher FILE --out weights/mini-clip.pt
-    python -m minilora.pretrain --check weights/mini-clip.log.csv      repeats the first 50 steps
+    python -m minilora.pretrain --check LOG      repeats the first 50 steps
 
 A training that was interrupted goes on with the same command.  The losses are in objective.py;
 batches of scenes come from stream.py, of photographs from photos.py; what is measured on the way is
@@ -22,28 +22,34 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from minilora import distill, held_out
 from minilora.bpe import default_tokenizer
 from minilora.captions import NOUNS
 from minilora.checkpoint import load_clip, save_official
 from minilora.clip import CLIP
+from minilora.draws import choose
 from minilora.files import digest_of, save_tensors, sha256_of
 from minilora.grow import grown
 from minilora.journal import RESUME, whole_folder
-from minilora.objective import LOSSES, losses_of
+from minilora.objective import LOSSES, losses_of, read
 from minilora.photos import Photographs, store
-from minilora.stream import MINI, Buffer
+from minilora.stream import MINI, Buffer, low_priority
 from minilora.terminal import command, option_parser
 from minilora.training_log import SOURCES, head_of, read_log, write_log
 from minilora.unfinished import Unfinished
 
+# rows and columns of patches with --grids: the tower's own, rectangles up to 1 : 3, larger ones
+GRIDS = ((14, 14), (14, 14), (12, 16), (16, 12), (14, 19), (19, 14), (10, 20), (20, 10), (14, 28),
+         (28, 14), (10, 30), (30, 10), (18, 18), (21, 21), (14, 36), (36, 14), (28, 28))
+COOLING = 0.3                   # share of the last steps, in which the rate falls
 # these change nothing but the look; and while the rate is level, no step knows how many follow
 FREE = ("out", "every", "save_every", "measure_every", "stop", "workers", "check", "products",
-        "steps")
+        "steps", "minutes")
 
 
-def learning_rate(step, steps, peak, warmup=100, cooling=0.3):
+def learning_rate(step, steps, peak, warmup=100, cooling=COOLING):
     """Linear warm-up, level, and in the last `cooling` of the steps linearly down to zero.
 
     While it is level, nothing depends on how many steps there will be, so that a training can be
@@ -73,10 +79,45 @@ def open_photographs(options, report=print):
     if not options.teacher:
         raise ValueError("--photos needs --teacher, the .npz file of a MobileNetV2, whose inner "
                          "results the photographs are labelled with; name both")
-    photographs = Photographs(options.photos, options.teacher, options.crops)
+    if options.grids and not options.live:
+        raise ValueError("--grids needs --live: what the teacher saw before has one size")
+    if options.live and options.full < 1:
+        raise ValueError(f"--live shows pictures in full alone, found --full {options.full}; "
+                         "give --full 1 as well")
+    photographs = Photographs(options.photos, options.teacher, options.crops, options.live,
+                              options.device)
     if not options.views:
         return photographs
     return store(photographs, options.views, options.workers, report)
+
+
+class Steps(Dataset):
+    """What each step reads, from a generator of its own, so that processes can read ahead."""
+
+    def __init__(self, buffer, photographs, tokenizer, nouns, options):
+        self.buffer, self.photographs, self.options = buffer, photographs, options
+        self.tokenizer, self.nouns = tokenizer, nouns
+
+    def __len__(self):
+        return self.options.steps
+
+    def __getitem__(self, step):
+        generator = torch.Generator().manual_seed((self.options.seed << 32) + step)
+        return self.read(step, generator)
+
+    def read(self, step, generator):
+        """`objective.read` of a fresh batch."""
+        full = in_full(step, self.options.steps, self.options.full)
+        grid = choose(generator, GRIDS) if self.options.grids else None
+        batches = batches_of(self.buffer, self.photographs, full, generator, self.options, grid)
+        return read(*batches, self.tokenizer, self.nouns, full, generator, grid)
+
+    def ahead(self, first):
+        """From step `first` on, read by processes."""
+        loader = DataLoader(self, batch_size=None, sampler=range(first, len(self)),
+                            num_workers=self.options.ahead, prefetch_factor=4,
+                            worker_init_fn=low_priority, pin_memory=self.options.device != "cpu")
+        return iter(loader)
 
 
 def start(options, generator):
@@ -86,8 +127,7 @@ def start(options, generator):
     if options.start:
         clip = grown(load_clip(options.start)[0], config)
     clip.requires_grad_(True)
-    heads = distill.Heads(options.width, options.layers,
-                          torch.Generator().manual_seed(options.seed + 1))
+    heads = distill.Heads(options.width, options.layers)
     return clip.to(options.device), heads.to(options.device)
 
 
@@ -96,6 +136,9 @@ def train(options, report=print, unfinished=None):
 
     unfinished: an `Unfinished`, from which a training that was stopped goes on.
     """
+    if options.ahead and options.fresh:
+        raise ValueError(f"--ahead {options.ahead} needs all scenes before the first step, found "
+                         f"--fresh {options.fresh}; give --fresh 0 as well")
     tokenizer, photographs = default_tokenizer(), open_photographs(options, report)
     nouns = NOUNS + (photographs.nouns if photographs else [])
     generator = torch.Generator().manual_seed(options.seed)
@@ -103,16 +146,17 @@ def train(options, report=print, unfinished=None):
     model = nn.ModuleDict({"clip": clip, "heads": heads})
     optimiser = optimiser_for([clip] + [heads] * bool(photographs), options.rate)
     log = restore(unfinished, model, optimiser, generator, report) if unfinished else []
-    first, stop = len(log), min(options.steps, options.stop or options.steps)
-    buffer = Buffer(options.buffer, options.fresh, 4 * options.batch, first, options.steps,
+    first = len(log)
+    buffer = Buffer(options.buffer, options.fresh, drawn_first(options), first, options.steps,
                     options.workers)
-    begun, spent = time.time(), log[-1]["seconds"] if log else 0.0
-    for step in range(first, stop):
+    steps = Steps(buffer, photographs, tokenizer, nouns, options)
+    ahead = steps.ahead(first) if options.ahead else None
+    begun, spent, step = time.time(), log[-1]["seconds"] if log else 0.0, first
+    while step < min(options.steps, options.stop or options.steps):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.rate)
-        full = in_full(step, options.steps, options.full)
-        batches = batches_of(buffer, photographs, full, generator, options)
-        losses = losses_of(clip, heads, tokenizer, *batches, nouns, full, generator, options)
+        seen = next(ahead) if ahead else steps.read(step, generator)
+        losses = losses_of(clip, heads, seen, photographs, generator, options)
         loss = sum(getattr(options, name) * value for name, value in losses.items())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -122,19 +166,36 @@ def train(options, report=print, unfinished=None):
         log.append({"step": step, "loss": loss.item(),
                     **{name: value.item() for name, value in losses.items()},
                     "scale": clip.logit_scale.exp().item(), "seconds": spent + time.time() - begun})
-        if step % options.every == 0 or step == stop - 1:
-            report(progress(log[-1], (step - first + 1) / (time.time() - begun), options))
-        last = step + 1 == stop
-        if options.measure_every and ((step + 1) % options.measure_every == 0 or last):
+        step += 1
+        options.steps = ending(options, step, log[-1]["seconds"])
+        last = step == min(options.steps, options.stop or options.steps)
+        if (step - 1) % options.every == 0 or last:
+            report(progress(log[-1], (step - first) / (time.time() - begun), options))
+        if options.measure_every and (step % options.measure_every == 0 or last):
             found = measure(clip, heads, tokenizer, photographs, options)
             report("held out: " + ", ".join(f"{name} {x:.3f}" for name, x in found.items()))
             log[-1] |= found
-        if unfinished and (step + 1) % options.save_every == 0 and not last:
+        if unfinished and step % options.save_every == 0 and not last:
             keep(unfinished, model, optimiser, generator, log)
     return clip, log
 
 
-def batches_of(buffer, photographs, full, generator, options):
+def drawn_first(options):
+    """Scenes drawn before the first step: all of them, if no step draws more."""
+    return 4 * options.batch if options.fresh else options.buffer
+
+
+def ending(options, done, seconds):
+    """After how many steps a training ends: with --minutes, as many as fit, told while all is level.
+
+    done: steps so far;  seconds: that they took.
+    """
+    if not options.minutes or done % 100 or done >= (1 - COOLING) * options.steps:
+        return options.steps
+    return max(done + 1, round(done * 60 * options.minutes / seconds))
+
+
+def batches_of(buffer, photographs, full, generator, options, grid=None):
     """A batch of scenes and one of photographs; None for what has no share.
 
     Pictures in full have four times the patches; then a batch that has photographs is a quarter.
@@ -143,7 +204,7 @@ def batches_of(buffer, photographs, full, generator, options):
     shown = round(options.batch * options.photo_share) if photographs else 0
     drawn = (options.batch - shown) // part
     return (buffer.batch(drawn, generator) if drawn else None,
-            photographs.batch(shown // part, generator) if shown else None)
+            photographs.batch(shown // part, generator, *[grid] * bool(grid)) if shown else None)
 
 
 def progress(row, rate, options):
@@ -203,6 +264,10 @@ def parser():
     photographs("--views", metavar="FOLDER", default="data/photo-views",
                 help="for crops and the teacher's results, can be deleted; '': ask it every step")
     photographs("--crops", type=int, default=3, help="crops of each photograph")
+    photographs("--live", action="store_true",
+                help="cut crops anew at every step and ask the teacher then: for a GPU")
+    photographs("--grids", action="store_true",
+                help="with --live: pictures of many aspects and sizes, a step each")
     photographs("--photo-share", type=float, default=0.67, help="photographs' share of a batch")
     training = p.add_argument_group("training").add_argument
     training("--start", metavar="WEIGHTS", help="go on from these instead of random numbers")
@@ -211,19 +276,24 @@ def parser():
     training("--steps", type=int, default=7000,
              help="length of the schedule; may be changed when a training goes on")
     training("--full", type=float, default=0.03, help="share of last steps on whole pictures")
+    training("--minutes", type=float, default=0.0,
+             help="make the schedule as long as fits into these, with --full 0 or 1")
     training("--stop", type=int, default=0,
              help="stop after this step all the same; 0: run to the end")
     training("--batch", type=int, default=128, help="pictures a step")
-    training("--fresh", type=int, default=16, help="newly drawn scenes a step")
+    training("--fresh", type=int, default=16,
+             help="newly drawn scenes a step; 0: draw the whole buffer before the first")
     training("--buffer", type=int, default=16384, help="scenes kept for reuse (150 kB each)")
     training("--rate", type=float, default=6e-4, help="peak learning rate")
     training("--seed", type=int, default=1, help="weights, captions, crops, order")
-    for name, weight in zip(LOSSES, (1.0, 2.0, 10.0, 1.0)):
+    for name, weight in zip(LOSSES, (1.0, 2.0, 10.0, 1.0, 5.0)):
         training(f"--{name}", type=float, default=weight, help="weight of this loss; 0: without it")
     machine = p.add_argument_group("machine").add_argument
     machine("--device", default="cpu", help="cpu or cuda")
     machine("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="autocast")
     machine("--workers", type=int, default=2, help="processes that draw scenes")
+    machine("--ahead", type=int, default=0,
+            help="processes that read steps ahead, with --fresh 0: for a GPU")
     machine("--threads", type=int, default=2,
             help="of the training process; part of what a run repeats")
     return p
@@ -247,6 +317,9 @@ def repeated(path, given):
         raise ValueError(f"{options.start} (sha256 {found[:12]}…) is not what {path} began with: "
                          f"{head[1]}")
     options.views, options.products = given.views if Path(given.views).is_dir() else "", None
+    options.minutes, options.device, options.ahead = 0.0, given.device, min(options.ahead, 1)
+    if not options.fresh:
+        options.workers = 0             # scenes are drawn when they are asked for
     return options
 
 
@@ -256,15 +329,19 @@ def check(path, count, given, report=print):
     The command in the log's head is repeated, so the same seed and settings are used; given:
     options that name the photographs, the teacher and the weights to start from, as far as the
     log used them.  Losses agree to the last digit on the same machine; another processor rounds
-    differently.
+    differently.  A log of another device is compared in those losses that depend neither on its
+    random numbers nor on the signs that its eigenvectors came with.
     """
+    head, rows = read_log(path)
     options = repeated(path, given)
     options.stop, options.measure_every = count, 0
     torch.set_num_threads(options.threads)
-    rows = read_log(path)[1][:count]
+    made_here = f"threads, {options.device}," in head[2]
+    names = ("loss",) if made_here else ("contrast", "locate", "relation")
     _, log = train(options, report)
-    worst = max(abs(float(row["loss"]) - again["loss"]) for row, again in zip(rows, log))
-    report(f"first {len(rows)} losses of {path}: largest difference {worst:.2g}")
+    worst = max(abs(float(row[name]) - again[name]) for row, again in zip(rows, log)
+                for name in names)
+    report(f"first {len(log)} steps of {path}, {', '.join(names)}: largest difference {worst:.2g}")
     return worst
 
 
@@ -278,9 +355,9 @@ def main():
         unfinished = Unfinished(staging / RESUME, digest_of(
             {k: v for k, v in vars(options).items() if k not in FREE}, torch.__version__))
         clip, log = train(options, lambda line: print(line, flush=True), unfinished)
-        save_official(clip, staging / out.name)
-        scenes = held_out.on_scenes(clip, default_tokenizer(), options.device, count=1024)
-        head = head_of(options, log[-1]["seconds"], 4 * options.batch + options.fresh * len(log))
+        save_official(clip.cpu(), staging / out.name)
+        scenes = held_out.on_scenes(clip, default_tokenizer(), "cpu", 1024, options.workers)
+        head = head_of(options, log[-1]["seconds"], drawn_first(options) + options.fresh * len(log))
         write_log(staging / f"{out.stem}.log.csv", log, head + [
             f"held-out scenes (1,024): zero-shot accuracy over {len(NOUNS)} nouns "
             f"{scenes['accuracy']:.4f}, damaged against flawless AUROC {scenes['auroc']:.4f}"])

@@ -2,7 +2,7 @@
 
 Claim: one sentence is a poor description of "damaged"; the mean over many states and templates is a
 better one.  The seven normal and four anomalous states, crossed with templates, are WinCLIP's
-compositional prompt ensemble; pretraining writes its captions with the same words.
+compositional prompt ensemble; pretraining writes its captions with the same states.
 
     Jeong et al. 2023, "WinCLIP: Zero-/few-shot anomaly classification and segmentation", sec. 4.1.
 
@@ -19,15 +19,16 @@ TEMPLATES = (
     "a bright photo of a {}.", "a bright photo of the {}.",
     "a dark photo of a {}.", "a dark photo of the {}.",
     "a blurry photo of a {}.", "a blurry photo of the {}.",
-    "a jpeg corrupted photo of a {}.", "a photo of a small {}.", "a photo of a large {}.",
-    "a black and white photo of a {}.", "a low resolution photo of the {}.",
+    "a jpeg corrupted photo of a {}.", "a jpeg corrupted photo of the {}.",
+    "a photo of a small {}.", "a photo of the small {}.",
+    "a photo of a large {}.", "a photo of the large {}.",
     "a photo of a {} for visual inspection.", "a photo of the {} for visual inspection.",
     "a photo of a {} for anomaly detection.", "a photo of the {} for anomaly detection.",
 )
 
 
 def prompt_ensemble(noun):
-    """All sentences about a product.  Returns (normal, anomalous): 7 x 21 and 4 x 21 strings."""
+    """All sentences about a product.  Returns (normal, anomalous): 7 x 22 and 4 x 22 strings."""
     noun = noun.replace("_", " ")
     return tuple(
         [template.format(state.format(noun)) for state in states for template in TEMPLATES]
@@ -38,7 +39,7 @@ def prompt_ensemble(noun):
 def demo():
     normal, anomalous = prompt_ensemble("bottle")
     print(f"{len(normal)} normal sentences, {len(anomalous)} anomalous ones; for example")
-    for text in (normal[0], normal[65], anomalous[7], anomalous[-1]):
+    for text in (normal[0], normal[68], anomalous[7], anomalous[-1]):
         print("   ", text)
 
 

@@ -14,7 +14,7 @@ import os
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from minilora.captions import KINDS, NORMAL, NOUNS, UNMENTIONED
 from minilora.clip import CLIPConfig
@@ -50,17 +50,23 @@ class SceneStream(Dataset):
 
 
 class Buffer:
-    """The latest `size` scenes; at every step `fresh` new ones enter, drawn by workers."""
+    """The latest `size` scenes; at every step `fresh` new ones enter, drawn by workers.
+
+    With no fresh ones and no workers, a scene is drawn whenever it is asked for.
+    """
 
     def __init__(self, size, fresh, first_batch, start_step, steps, workers):
         known = first_batch + fresh * start_step  # scenes drawn before this step
         begin = max(0, known - size)
         stream = DataLoader(SceneStream(begin, first_batch + fresh * steps), batch_size=None,
-                            num_workers=workers, prefetch_factor=2 * fresh if workers else None,
+                            num_workers=workers, prefetch_factor=max(2, 2 * fresh) if workers else None,
                             worker_init_fn=low_priority)
         self.stream, self.fresh, self.size, self.count = iter(stream), fresh, size, begin
-        self.columns = None
-        self.take(known - begin)
+        self.columns, self.scenes = None, None
+        if fresh or workers:
+            self.take(known - begin)
+        else:
+            self.scenes, self.count = SceneStream(begin, known), known
 
     def take(self, number):
         for _ in range(number):
@@ -74,6 +80,8 @@ class Buffer:
     def batch(self, size, generator):
         """Pictures uint8 (B, 3, R, R), coverage (B, G, G), facts (B, 4); fresh scenes follow."""
         rows = torch.randperm(min(self.count, self.size), generator=generator)[:size]
+        if self.scenes:
+            return default_collate([self.scenes[int(k)] for k in rows])
         batch = [store[rows] for store in self.columns]
         self.take(self.fresh)
         return batch
@@ -137,7 +145,8 @@ def visible_facts(facts, coverage):
 def embed_view(visual, pixels, places):
     """`visual.embed` with the positions that each view has in its picture: (B, 1 + P, W)."""
     x = visual.conv1(pixels).flatten(2).transpose(1, 2)                     # (B, P, W)
-    whole = visual.positions(pixels.shape[-1] // visual.patch)[1:]          # (P, W)
+    half = pixels.shape[-1] // visual.patch
+    whole = visual.positions(half, half)[1:]                                # (P, W)
     own = visual.positional_embedding[1:][places.clamp(min=0).flatten(1)]   # (B, P, W)
     x = x + torch.where((places < 0).flatten(1)[..., None], whole, own)
     cls = (visual.class_embedding + visual.positional_embedding[0]).expand(len(x), 1, -1)

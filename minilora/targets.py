@@ -13,7 +13,7 @@ Leaves out: what a loss makes of the targets (distill.py); where pictures come f
 import torch
 import torch.nn.functional as F
 
-GRID = 14                       # patches a side
+GRID, PATCH = 14, 16            # patches a side, and their side in pixels
 # layer of the teacher -> (components kept a place, places a patch and side)
 LAYERS = {9: (24, 2), 18: (32, 2), 30: (64, 1), 39: (96, 1)}
 WHOLE, WHOLE_KEPT = 51, 128     # mean of this layer over places: the picture as a whole
@@ -32,7 +32,9 @@ class Components:
         self.mean = unit.mean(0)
         variance, axes = torch.linalg.eigh((unit - self.mean).T.cov())          # ascending
         kept = variance[-count:].sum()
-        self.axes = axes[:, -count:].flip(1) / kept.sqrt()
+        axes = axes[:, -count:].flip(1)
+        most = axes.gather(0, axes.abs().argmax(0, keepdim=True))               # (1, D)
+        self.axes = axes * most.sign() / kept.sqrt()    # eigh leaves the sign open
         self.kept = (kept / variance.sum()).item()
         self.mean, self.axes = self.mean.float(), self.axes.float()
 
@@ -41,18 +43,22 @@ class Components:
         return (F.normalize(vectors, dim=-1) - self.mean) @ self.axes
 
 
-def places_of(results, places):
-    """Results of a layer by patch: (B, C, H, H) -> (B, G, G, n, C), n = places^2 neighbours."""
-    x = F.adaptive_avg_pool2d(results, GRID * places).permute(0, 2, 3, 1)       # (B, 2G, 2G, C)
-    x = x.unflatten(2, (GRID, places)).unflatten(1, (GRID, places))             # (B, G, 2, G, 2, C)
+def places_of(results, places, grid=(GRID, GRID)):
+    """Results of a layer by patch: (B, C, H, W) -> (B, *grid, n, C), n = places^2 neighbours."""
+    rows, columns = grid
+    x = F.adaptive_avg_pool2d(results, (rows * places, columns * places)).permute(0, 2, 3, 1)
+    x = x.unflatten(2, (columns, places)).unflatten(1, (rows, places))          # (B, G, 2, G, 2, C)
     return x.transpose(2, 3).flatten(3, 4)
 
 
 def teach(teacher, pictures):
-    """{layer: (B, G, G, n, C)} and, of the whole pictures, {WHOLE: (B, C)}; pictures uint8."""
+    """{layer: (B, rows, columns, n, C)} and, of the whole pictures, {WHOLE: (B, C)}.
+
+    pictures: uint8 (B, 3, H, W), both multiples of PATCH.
+    """
     pixels = pictures.float().div(255).to(memory_format=torch.channels_last)
-    inner = teacher.inner(pixels, {*LAYERS, WHOLE})
-    found = {n: places_of(inner[n], places) for n, (_, places) in LAYERS.items()}
+    inner, grid = teacher.inner(pixels, {*LAYERS, WHOLE}), [s // PATCH for s in pixels.shape[-2:]]
+    found = {n: places_of(inner[n], places, grid) for n, (_, places) in LAYERS.items()}
     return found | {WHOLE: inner[WHOLE].mean((2, 3))}
 
 

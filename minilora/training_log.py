@@ -16,7 +16,7 @@ import torch
 from minilora.files import sha256_of, whole_file
 
 SOURCES = ("photos", "teacher", "start")        # files and folders that a training begins with
-UNSAID = ("out", "check", "debug", "views", "products")     # change nothing, or only look
+UNSAID = ("out", "check", "debug", "views", "products", "minutes")     # change nothing, or only look
 
 
 def write_log(path, log, head):
@@ -43,14 +43,21 @@ def head_of(options, seconds, drawn):
     the last name is kept.
     """
     own = {k: Path(v).name if k in SOURCES and v else v for k, v in vars(options).items()}
-    settings = " ".join(f"--{k.replace('_', '-')} {shlex.quote(str(v))}" for k, v in own.items()
-                        if v is not None and k not in UNSAID)
+    settings = " ".join(f"--{k.replace('_', '-')}"
+                        + ("" if v is True else f" {shlex.quote(str(v))}") for k, v in own.items()
+                        if v is not None and v is not False and k not in UNSAID)
     begun = "random numbers"
     if options.start:
         begun = f"{own['start']}, sha256 {sha256_of(options.start)}"
     return [f"python -m minilora.pretrain {settings}", f"started from {begun}",
-            f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}, "
-            f"{processor()}; {seconds / 3600:.2f} hours; scenes drawn: {drawn}"]
+            f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
+            f"{machine_of(options.device)}; {seconds / 3600:.2f} hours; scenes drawn: {drawn}"]
+
+
+def machine_of(device):
+    """The device and what it is."""
+    named = torch.cuda.get_device_name() + ", " if device == "cuda" else ""
+    return f"{device}, {named}{processor()}"
 
 
 def processor():

@@ -8,10 +8,10 @@ the whole picture says; the patch tokens left behind still know what is where.
     S. Li et al. 2023, "CLIP Surgery" (value-value attention, dual paths); Zhou et al. 2024,
        "AnomalyCLIP", calls the same path DPAM and uses it for defects.
 
-Symbols: B images, R resolution, G = R / patch, P = G^2 patches, W width, E embedding; layers count
-from 1, so `hidden[n]` is the output of the n-th block and `hidden[0]` what enters the first.
-Left out: the ResNet towers of C (resnet.py); rectangular pictures; S's second half, which removes
-from the patch scores what all texts have in common.
+Symbols: B images, R resolution, G = R / patch, P patches (G^2 of a square), W width, E embedding;
+layers count from 1: `hidden[n]` is the output of the n-th block, `hidden[0]` enters the first.
+Left out: the ResNet towers of C (resnet.py); S's second half, which removes from the patch scores
+what all texts have in common.
 """
 import torch
 import torch.nn.functional as F
@@ -60,28 +60,28 @@ class VisionTransformer(nn.Module):
     def embed(self, pixels):
         """Patches, CLS and positions: what enters the first block.
 
-        pixels: (B, 3, R, R) floating, normalised with CLIP's mean and std; R any multiple of the
-        patch.  Returns (B, 1+P, W), CLS first.  Raises ValueError for any other shape or dtype.
+        pixels: (B, 3, H, W) floating, normalised with CLIP's mean and std; both sides any multiple
+        of the patch.  Returns (B, 1+P, W), CLS first.  Raises ValueError for another shape or dtype.
         """
         check_pixels(pixels, self.patch)
-        x = self.conv1(pixels)                                   # (B, W, G, G)
-        positions = self.positions(x.shape[-1])                  # (1+P, W)
+        x = self.conv1(pixels)                                   # (B, W, rows, columns)
+        positions = self.positions(*x.shape[-2:])                # (1+P, W)
         x = x.flatten(2).transpose(1, 2)                         # (B, P, W), row by row
         cls = self.class_embedding.expand(len(x), 1, -1)         # (B, 1, W)
         x = torch.cat([cls, x], dim=1) + positions               # (B, 1+P, W)   V eq. 1
         return self.ln_pre(x)                                    # C section 2.4: not in V
 
-    def positions(self, grid):
-        """The position table for grid x grid patches, (1+P, W).
+    def positions(self, rows, columns):
+        """The position table for so many patches, (1+P, W).
 
         At the native grid this is the trained table, bit for bit; at any other its patch rows are
         resized bicubically, as if they were a picture of W channels.  CLS always keeps its own row.
         """
         table = self.positional_embedding
-        if grid == self.grid:
+        if rows == columns == self.grid:
             return table
         picture = table[1:].T.unflatten(1, (self.grid, self.grid))[None]      # (1, W, G, G)
-        resized = F.interpolate(picture, size=(grid, grid), mode="bicubic", align_corners=False)
+        resized = F.interpolate(picture, (rows, columns), mode="bicubic", align_corners=False)
         return torch.cat([table[:1], resized[0].flatten(1).T])   # (1+P, W)
 
     def hidden_states(self, x, count=None):
@@ -99,21 +99,12 @@ class VisionTransformer(nn.Module):
         """The picture's vector from the last block's output.  x: (B, L, W) -> (B, E)."""
         return self.ln_post(x[:, 0]) @ self.proj                 # V eq. 4, then C's projection
 
-    def value_value(self, hidden, last=None, begun=None):
+    def value_value(self, hidden, last=None):
         """Second path (S): patch features that can be compared with text features.
 
-        hidden, last, begun: of `second_path`, which is gone to its end.  Returns (B, L-1, E).
-        """
-        y = self.second_path(hidden, len(self.blocks), last, begun)
-        return self.ln_post(y[:, 1:]) @ self.proj                # (B, L-1, E): CLS is left behind
-
-    def second_path(self, hidden, through, last=None, begun=None):
-        """Tokens of the second path after block number `through`, (B, L, W).
-
-        hidden: the list of `hidden_states`, of which it needs what enters each block; last: how
-        many of the last blocks take part, by default the last third; begun: (n, tokens of this path
-        after block n), if it has been that far before.  Raises ValueError for a number out of
-        range.
+        hidden: the list of `hidden_states`, of which it needs what enters each of the `last` blocks;
+        last: how many of the last blocks take part, by default the last third.  Returns
+        (B, L-1, E).  Raises ValueError for a number out of range.
         The path leaves the ordinary one before those blocks; in each of them it adds value-value
         attention of the *ordinary* path's state and skips the feed-forward, which by S's
         measurements drags patches away from what they show.
@@ -123,10 +114,10 @@ class VisionTransformer(nn.Module):
         if not 1 <= last <= layers:
             raise ValueError(f"value-value path: expected last from 1 to {layers} blocks, found "
                              f"{last}; it says how many of the last blocks take part")
-        n, y = begun or (layers - last, hidden[layers - last])   # y: (B, L, W)
-        for block, state in zip(self.blocks[n:through], hidden[n:through]):
+        y = hidden[layers - last]                                # (B, L, W)
+        for block, state in zip(self.blocks[layers - last:], hidden[layers - last:]):
             y = y + block.attn.value_value(block.ln_1(state))    # hidden[n-1] enters the n-th block
-        return y
+        return self.ln_post(y[:, 1:]) @ self.proj                # (B, L-1, E): CLS is left behind
 
     def encode_image(self, pixels):
         """One vector per picture.  pixels: (B, 3, R, R) -> (B, E)."""
@@ -155,7 +146,7 @@ class VisionTransformer(nn.Module):
 
 
 def check_pixels(pixels, patch):
-    """Raise ValueError unless pixels are floating, (B, 3, R, R), and R is a multiple of patch."""
+    """Raise ValueError unless pixels are floating, (B, 3, H, W), both multiples of the patch."""
     found = f"found {tuple(pixels.shape)} {pixels.dtype}"
     if pixels.ndim != 4 or pixels.shape[1] != 3:
         raise ValueError(f"pixels: expected (B, 3, R, R), {found}; add a batch axis with "
@@ -164,10 +155,10 @@ def check_pixels(pixels, patch):
         raise ValueError(f"pixels: expected floating point, {found}; divide by 255 and normalise "
                          "first")
     height, width = pixels.shape[-2:]
-    if height != width or height % patch or not height:
-        near = max(patch, round(height / patch) * patch)
-        raise ValueError(f"pixels: expected a square, its side a multiple of the patch ({patch}), "
-                         f"{found}; resize the picture, for example to a resolution of {near}")
+    if height % patch or width % patch or not height * width:
+        near = " x ".join(str(max(patch, round(side / patch) * patch)) for side in (height, width))
+        raise ValueError(f"pixels: expected sides that are multiples of the patch ({patch}), "
+                         f"{found}; resize the picture, for example to {near}")
 
 
 def demo():
@@ -187,7 +178,7 @@ def demo():
     kept = torch.cat([x[:, :1], x[:, 1::2]], dim=1)              # CLS and every second patch
     print(f"half the patches dropped, as in pretraining: {tuple(kept.shape)} -> "
           f"CLS {tuple(vit.pool(vit.hidden_states(kept)[-1]).shape)}")
-    same = vit.positions(4) is vit.positional_embedding
+    same = vit.positions(4, 4) is vit.positional_embedding
     print(f"positions at the native 4 x 4 grid are the trained table itself: {same}")
 
 

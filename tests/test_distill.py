@@ -46,10 +46,9 @@ def test_windows_and_half_size_views_may_share_a_batch(generator):
 
 
 def test_who_knows_only_the_mean_explains_nothing(generator):
-    """Targets have mean zero and variance one, four neighbours together four."""
-    heads = distill.Heads(64, 5, generator)
-    for head in heads.linear.values():
-        torch.nn.init.zeros_(head.weight)
+    """Targets have mean zero and variance one, four neighbours together four; heads start there."""
+    heads = distill.Heads(64, 5)
+    assert not any(parameter.any() for parameter in heads.parameters())
     hidden = [torch.randn(8, 50, 64, generator=generator) for _ in range(6)]
     targets = {n: torch.randn(8, 49, kept * places ** 2, generator=generator) / kept ** 0.5
                for n, (kept, places) in LAYERS.items()}
@@ -60,12 +59,40 @@ def test_who_knows_only_the_mean_explains_nothing(generator):
 
 
 def test_who_predicts_rightly_has_no_loss(generator):
-    heads = distill.Heads(64, 5, generator)
+    heads = distill.Heads(64, 5)
+    for head in heads.linear.values():
+        torch.nn.init.normal_(head.weight, std=0.1, generator=generator)
     hidden = [torch.randn(2, 50, 64, generator=generator) for _ in range(6)]
     targets = {n: heads(n, hidden).detach() for n in LAYERS}
     assert sum(distill.dense(heads, hidden, targets).values()) == 0
     assert distill.whole(heads, hidden, heads(WHOLE, hidden).detach()) == 0
     assert heads(WHOLE, hidden).shape == (2, 128), "CLS alone"
+    assert all(target.any() for target in targets.values())
+
+
+def test_relation_compares_distances_whatever_their_scale(generator):
+    """Zero if the tokens' own distances are the teacher's times a factor; one if unrelated."""
+    targets = {n: torch.randn(3, 20, LAYERS[n][0], generator=generator) for n in (30, 39)}
+    both = torch.cat(list(targets.values()), -1)
+    alike = torch.nn.functional.normalize(both, dim=-1)
+    alike = {n: alike[..., :64] if n == 30 else alike[..., 64:] for n in targets}
+
+    def states(tokens):
+        return [torch.cat([tokens[:, :1], tokens], 1)] * 6
+    same = distill.relation(states(7 * torch.cat(list(alike.values()), -1)), alike)
+    other = distill.relation(states(torch.randn(3, 20, 64, generator=generator)), alike)
+    assert same.item() == pytest.approx(0, abs=1e-4)
+    assert other.item() > 0.1, "the diagonal, always zero, correlates"
+    peer = torch.cdist(both[0], both[0]) ** 2
+    assert torch.allclose(distill.distances(both)[0], peer, atol=1e-2)
+
+
+def test_relation_reads_the_middle_blocks_alone(generator):
+    hidden = [torch.randn(2, 21, 64, generator=generator, requires_grad=True) for _ in range(6)]
+    targets = {n: torch.randn(2, 20, LAYERS[n][0], generator=generator) for n in (30, 39)}
+    distill.relation(hidden, targets).backward()
+    assert [k for k, state in enumerate(hidden) if state.grad is not None] == [2, 3]
+    assert not hidden[2].grad[:, 0].any(), "CLS has no place"
 
 
 def test_relit_pictures_differ_in_light_alone(generator):

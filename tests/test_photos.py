@@ -1,4 +1,6 @@
 """Photographs for pretraining: what is cut out, held out, asked of the teacher and kept."""
+from copy import copy
+
 import numpy as np
 import pytest
 import torch
@@ -51,8 +53,8 @@ def test_a_pasted_defect_is_told_by_facts_and_coverage(drawn):
     items = [drawn.crops[k] for k in range(len(drawn.crops))]
     damaged = [facts[3] == PASTED for _, _, facts, _ in items]
     assert 10 < sum(damaged) < 50, "about half"
-    for (_, coverage, facts, _), pasted in zip(items, damaged):
-        assert (coverage.max() > 0) == pasted and facts[3] in (PASTED, NORMAL)
+    for (_, mask, facts, _), pasted in zip(items, damaged):
+        assert mask.any() == pasted and facts[3] in (PASTED, NORMAL)
     for good, bad in zip(drawn.test[::2].tolist(), drawn.test[1::2].tolist()):
         assert not damaged[good] and damaged[bad]
         same = (items[good][0] == items[bad][0]).all(0)
@@ -81,20 +83,47 @@ def test_components_are_those_of_scikit_learn():
 
 def test_what_is_stored_is_what_would_be_drawn(drawn, tmp_path):
     lines = []
-    stored = photos.store(drawn, tmp_path / "views", 0, lines.append)
+    stored = photos.store(copy(drawn), tmp_path / "views", 0, lines.append)
     assert any("can be deleted" in line for line in lines)
-    assert stored.nouns == drawn.nouns and torch.equal(stored.train, drawn.train)
+    assert stored.columns and not drawn.columns
     numbers = [0, 5, int(drawn.test[1])]
     for one, two in zip(stored.rows(numbers)[:3], drawn.rows(numbers)[:3]):
         assert torch.equal(one, two)
     for layer, target in stored.rows(numbers)[3].items():
         assert torch.allclose(target, drawn.rows(numbers)[3][layer], atol=5e-3), layer
     lines.clear()
-    photos.store(drawn, tmp_path / "views", 0, lines.append)
+    photos.store(copy(drawn), tmp_path / "views", 0, lines.append)
     assert not lines, "what is there is not drawn again"
 
 
 def test_the_size_told_is_the_size_taken(drawn, tmp_path):
-    photos.store(drawn, tmp_path / "views", 0, lambda line: None)
+    photos.store(copy(drawn), tmp_path / "views", 0, lambda line: None)
     taken = sum(path.stat().st_size for path in (tmp_path / "views").glob("*.npy"))
     assert taken / 1e9 == pytest.approx(photos.gigabytes(len(drawn.crops)), rel=0.01)
+
+
+def test_a_picture_cut_anew_keeps_its_mask_in_place():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(1, 1, 14, 14, generator=generator) > 0.5
+    mask = torch.nn.functional.interpolate(mask.float(), (224, 224))[0, 0] > 0
+    picture = (255 * mask).byte().expand(3, -1, -1)
+    cuts = [photos.recut(picture, mask, generator) for _ in range(8)]
+    for cut, part in cuts:
+        assert cut.shape == (3, 224, 224) and cut.dtype == torch.uint8
+        assert ((cut[0] > 127) != part).float().mean() < 0.03
+    assert not torch.equal(cuts[0][1], cuts[1][1])
+    wide, part = photos.recut(picture, mask, generator, (96, 192))
+    assert wide.shape == (3, 96, 192) and ((wide[0] > 127) != part).float().mean() < 0.03
+
+
+def test_live_photographs_are_cut_anew_and_the_teacher_sees_the_cut(sources, tmp_path):
+    live = photos.store(photos.Photographs(*sources, crops=1, live=True), tmp_path / "views", 0,
+                        lambda line: None)
+    assert not [name for name in live.columns if name.startswith("target")]
+    generator = torch.Generator().manual_seed(0)
+    one, two = (live.batch(4, generator) for _ in range(2))
+    assert one[3] == {} and not torch.equal(one[0], two[0])
+    again = live.batch(4, torch.Generator().manual_seed(0))
+    assert torch.equal(one[0], again[0]) and torch.equal(one[1], again[1])
+    pictures, _, _, targets = live.rows(live.test[:2])
+    assert torch.equal(targets[39], live.targets(pictures)[39].float())

@@ -214,16 +214,16 @@ def test_the_log_holds_every_loss_and_what_is_measured(tmp_path, tiny, photograp
     _, log = pretrain.train(options(tmp_path, "a", *photographs, steps=2, measure_every=1), silent)
     assert {*objective.LOSSES, "names", "photo_auroc", "accuracy", "auroc", "explained9",
             "explained18", "explained30", "explained39", "explained51"} <= set(log[-1])
-    total = sum(weight * log[0][name] for name, weight in zip(objective.LOSSES, (1, 2, 10, 1)))
+    total = sum(weight * log[0][name] for name, weight in zip(objective.LOSSES, (1, 2, 10, 1, 5)))
     assert log[0]["loss"] == pytest.approx(total, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", objective.LOSSES)
 def test_every_loss_can_be_switched_off(tmp_path, tiny, photographs, name):
     others = {other: 0.0 for other in objective.LOSSES if other != name}
-    nothing, _ = pretrain.train(options(tmp_path, "a", *photographs, steps=1, rate=0.1,
+    nothing, _ = pretrain.train(options(tmp_path, "a", *photographs, steps=2, rate=0.1,
                                         **{**others, name: 0.0}), silent)
-    alone, log = pretrain.train(options(tmp_path, "a", *photographs, steps=1, rate=0.1, **others),
+    alone, log = pretrain.train(options(tmp_path, "a", *photographs, steps=2, rate=0.1, **others),
                                 silent)
     assert not equal(nothing, alone)
     assert log[0]["loss"] == pytest.approx(log[0][name] * getattr(options(tmp_path, "a"), name))
@@ -247,6 +247,57 @@ def test_pictures_in_full_come_a_quarter_as_many(tmp_path):
     assert sizes == [(48, 144), (12, 36), (192, None), (192, None)]
     words.photo_share = 1.0
     assert pretrain.batches_of(Batches(), Batches(), False, None, words) == (None, 192)
+
+
+def test_steps_read_ahead_are_the_same_however_many_processes_read(tmp_path, tiny, photographs):
+    words = {"live": True, "full": 1.0, "fresh": 0, "batch": 16, "views": str(tmp_path / "views")}
+    (one, log), (two, again) = (
+        pretrain.train(options(tmp_path, "a", *photographs, **{**words, "ahead": count}), silent)
+        for count in (1, 2))
+    assert [row["loss"] for row in log] == [row["loss"] for row in again] and equal(one, two)
+    drawn, _ = pretrain.train(options(tmp_path, "a", *photographs, **words, ahead=1, workers=1),
+                              silent)
+    assert equal(one, drawn), "scenes drawn when asked for are those drawn before the first step"
+
+
+def test_pictures_of_many_aspects_are_learned_from(tmp_path, tiny, photographs, monkeypatch):
+    words = {"live": True, "full": 1.0, "fresh": 0, "batch": 16, "views": str(tmp_path / "views")}
+    seen, kept = [], pretrain.losses_of
+
+    def losses_of(clip, heads, step, *others):
+        seen.append(tuple(step["pictures"].shape[-2:]))
+        assert step["coverage"].shape == (4, seen[-1][0] * seen[-1][1] // 256)
+        return kept(clip, heads, step, *others)
+    monkeypatch.setattr(pretrain, "losses_of", losses_of)
+    monkeypatch.setattr(pretrain, "GRIDS", ((6, 12), (12, 6), (9, 9)))
+    pretrain.train(options(tmp_path, "a", *photographs, **words, grids=True, steps=6), silent)
+    assert set(seen) == {(96, 192), (192, 96), (144, 144)}
+
+
+def test_a_scene_in_another_aspect_keeps_its_defect_in_place(generator):
+    coverage = torch.zeros(1, 14, 14)
+    coverage[0, 7:, :7] = 1
+    picture = (255 * coverage).byte().repeat_interleave(16, 1).repeat_interleave(16, 2)
+    pictures, covered = objective.reshaped(picture[:, None].expand(-1, 3, -1, -1), coverage, (7, 28))
+    assert pictures.shape == (1, 3, 112, 448) and covered.shape == (1, 7, 28)
+    mean = F.avg_pool2d(pictures[:, 0].float(), 16) / 255
+    assert (mean - covered).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("words, missing", [({"ahead": 2}, "--fresh 0"), ({"grids": True}, "--live"),
+                                            ({"live": True, "full": 0.5}, "--full 1")])
+def test_what_reading_ahead_and_live_need_is_said(tmp_path, tiny, photographs, words, missing):
+    with pytest.raises(ValueError, match=missing):
+        pretrain.train(options(tmp_path, "a", *photographs, **words), silent)
+
+
+def test_a_schedule_in_minutes_is_as_long_as_fits_and_stays_once_the_rate_falls(tmp_path):
+    words = options(tmp_path, "a", minutes=2.0, steps=100_000)
+    assert pretrain.ending(words, 150, 15) == 100_000, "told every hundred steps"
+    assert pretrain.ending(words, 200, 20) == 1200, "ten steps a second"
+    words.steps = 1200
+    assert pretrain.ending(words, 800, 60) == 1600
+    assert pretrain.ending(words, 900, 60) == 1200, "the rate falls by now"
 
 
 def test_photographs_without_a_teacher_are_refused(tmp_path):
