@@ -1,6 +1,6 @@
 """What was measured while the embedded model was trained, drawn from its log.
 
-    python -m bench.training            writes weights/mini-clip.svg from weights/mini-clip.log.csv
+    python -m bench.training            writes weights/mini-clip.svg from mini-clip.log.csv
 
 Leaves out: losses on what is learned; they are in the log.
 """

@@ -11,7 +11,7 @@ from minilora import pretrain
 from minilora.checkpoint import load_clip, read_state_dict
 
 FILE, LOG = REPO / "weights/mini-clip.pt", REPO / "weights/mini-clip.log.csv"
-SCENES_COMMIT = "19e2d68"       # the last with the weights of stage 1
+BEFORE = "b3cf620"              # the last commit with the weights that the last stage began with
 SCENES_LOG = REPO / "weights/mini-clip-scenes.log.csv"
 
 
@@ -27,10 +27,10 @@ def test_it_is_what_a_fresh_machine_uses(monkeypatch, tmp_path):
     assert clip.config == pretrain.MINI and clip.config.patch == 16
 
 
-def check(log, words):
+def check(log, count, words):
     threads = torch.get_num_threads()
     try:
-        return pretrain.check(log, 3, pretrain.parser().parse_args(words), lambda line: None)
+        return pretrain.check(log, count, pretrain.parser().parse_args(words), lambda line: None)
     finally:
         torch.set_num_threads(threads)
 
@@ -40,23 +40,23 @@ def test_the_first_losses_on_scenes_repeat_from_the_seed():
 
     On the processor that trained it they agree to 1e-4; another one rounds bfloat16 differently.
     """
-    assert check(SCENES_LOG, []) < 0.02
+    assert check(SCENES_LOG, 3, []) < 0.02
 
 
 def test_the_first_losses_of_the_log_repeat_from_the_same_weights(tmp_path):
     """Where the photographs are at hand, and a history that holds the weights it began with.
 
-    The teacher is asked anew; in float32 losses agree to 1e-3 on another processor.
+    The log is of a GPU; what can be compared agrees to 0.01 of losses of 0.4 to 2.3.
     """
     photos, teacher = shared_path("photos"), shared_path("teacher/mobilenet_v2.npz")
-    start = tmp_path / "mini-clip-scenes.pt"
-    name = f"{SCENES_COMMIT}:weights/mini-clip.pt"
+    start = tmp_path / "mini-clip-photos1.pt"
+    name = f"{BEFORE}:weights/mini-clip.pt"
     found = subprocess.run(["git", "-C", str(REPO), "show", name], capture_output=True)
     if found.returncode:
-        pytest.skip(f"commit {SCENES_COMMIT} with the weights of the scenes is not in the history")
+        pytest.skip(f"commit {BEFORE} with the weights of stage 2 is not in the history")
     start.write_bytes(found.stdout)
-    assert check(LOG, ["--photos", str(photos), "--teacher", str(teacher), "--start", str(start),
-                       "--views", str(tmp_path / "none")]) < 0.02
+    assert check(LOG, 1, ["--photos", str(photos), "--teacher", str(teacher), "--start", str(start),
+                          "--views", str(tmp_path / "none")]) < 0.02
 
 
 def test_a_log_says_in_one_line_what_is_missing_to_repeat_it():
