@@ -1,10 +1,13 @@
-"""One lever at a time: what each choice gives or costs.
+"""One lever at a time: what each choice gives or costs, against the plain path.
 
-    python -m bench.ablation --class bottle cable --seeds 1 2 3
+    python -m bench.ablation --data FOLDER --levers memory --seeds 1 2 3
+    python -m bench.ablation --data FOLDER --levers lora
 
 Scored on the even-numbered test pictures alone, where defaults may be chosen; the odd-numbered ones
-stay for the results.  Cells are kept as in accuracy.py.  Most levers are a setting; those that
-minilora does not offer, because they did not help, are small detectors of their own here.
+stay for the results.  Cells are kept as in accuracy.py.  Levers of the memory are judged by the row
+"memory", without training; the others by "adapted".  A lever stays in minilora if it lifts the mean
+of all classes, photographs and scenes, by half a point and no class loses more than one; the others
+live here alone, as small detectors of their own.
 Leaves out: combinations of levers.
 """
 import time
@@ -15,55 +18,209 @@ import torch.nn.functional as F
 
 from bench import accuracy
 from minilora import __version__, report, scenes
-from minilora.adapt import continued
-from minilora.baselines.winclip import WinCLIP
 from minilora.checkpoint import load_clip
+from minilora.coop import PromptLearner
+from minilora.bpe import default_tokenizer
 from minilora.data import few_shot, find_data, load_class
 from minilora.detector import Detector
 from minilora.files import digest_of
+from minilora.images import augment, to_patches
 from minilora.job import SCORED, judge, load_pictures
-from minilora.lora import merge
+from minilora.memory import MemoryBank
+from minilora.regions import find_object
 from minilora.settings import Settings
 
 
-class Averaged(Detector):
-    """The memory holds means of 3 x 3 patches, as PatchCore's does."""
+# ---- the memory ---------------------------------------------------------------------------------
 
-    def patch_features(self, looks):
-        def averaged(tokens):                                            # (layers, B, P, W)
-            side = round(tokens.shape[2] ** 0.5)
-            grid = tokens.flatten(0, 1).transpose(1, 2).unflatten(2, (side, side))
-            mean = F.avg_pool2d(grid, 3, 1, 1, count_include_pad=False)
-            return mean.flatten(2).transpose(1, 2).view_as(tokens)
-        return [averaged(tokens) for tokens in super().patch_features(looks)]
+class OtherSize(Detector):
+    """The memory looks at a second size, too, taken from the file's own pixels; mean of both."""
+    factor = 2.0
+
+    def prepare(self, image):
+        """In the larger of both sizes."""
+        return to_patches(image, round(self.resolution * max(1, self.factor)),
+                          self.clip.visual.patch)
+
+    def at(self, pixels, factor):
+        """The same picture, its shorter side `factor` times the resolution."""
+        patch, have = self.clip.visual.patch, min(pixels.shape[-2:])
+        size = [max(1, round(side * factor * self.resolution / have / patch)) * patch
+                for side in pixels.shape[-2:]]
+        if size == list(pixels.shape[-2:]):
+            return pixels
+        return F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+    def see(self, pixels, lora=True):
+        one = super().see(self.at(pixels, 1), lora)
+        other = super().see(self.at(pixels, self.factor), False)
+        return one._replace(tokens=(one, other))
+
+    def bank_of(self, seen):
+        return tuple(super(OtherSize, self).bank_of([s.tokens[k] for s in seen]) for k in (0, 1))
+
+    def distances(self, seen, bank):
+        found = []
+        for own, part in zip(bank, seen.tokens):
+            grid = [side // self.clip.visual.patch for side in part.size]
+            found.append(own.distances(part.tokens).unflatten(1, (1, *grid)))
+        found[1] = F.interpolate(found[1], found[0].shape[2:], mode="bilinear", antialias=True)
+        return ((found[0] + found[1]) / 2).flatten(1)
 
 
-class AdaptedMemory(Detector):
-    """The memory keeps what the adapted tower sees, at the resolution itself."""
-
-    def patch_features(self, looks):
-        seen = continued(self.clip.visual, looks[1], self.first)
-        seen.append(self.clip.visual.blocks[-1](seen[-1]))
-        return [torch.stack([seen[n][:, 1:] for n in self.memory_layers])]
+class HalfSize(OtherSize):
+    factor = 0.5
 
 
-class OrdinaryPath(Detector):
-    """The text map compares the last block's tokens, not those of the value-value path."""
+class Relit(Detector):
+    """The shots are remembered a second time, relit."""
+
+    def copies_of(self, pictures):
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        relit = [augment(p[None], generator, turns=False, flips=False, angle=2, shift=0.01)[0]
+                 for p in pictures]
+        return super().copies_of(pictures) + super().copies_of(relit)
+
+
+class TurnsDecided(Detector):
+    """Turned copies are kept only if the shots are nearer to each other with them."""
+
+    def copies_of(self, pictures):
+        def apart(copies):
+            seen, far = [self.see(p[None], False) for _, p in copies], 0
+            for k, picture in enumerate(pictures):
+                bank = self.bank_of([s for s, (owner, _) in zip(seen, copies) if owner != k])
+                far += self.distances(self.see(picture[None], False), bank).mean().item()
+            return far
+        turned, plain = super().copies_of(pictures), list(enumerate(pictures))
+        return turned if len(pictures) > 1 and apart(turned) < 0.95 * apart(plain) else plain
+
+
+class Unturned(Detector):
+    """The shots are remembered as they are."""
+
+    def copies_of(self, pictures):
+        return list(enumerate(pictures))
+
+
+class Whole(Detector):
+    """No coreset: all patches are kept."""
+
+    def bank_of(self, seen):
+        return MemoryBank(torch.cat([s.tokens[0] for s in seen]))
+
+
+class Placed(Unturned):
+    """A patch is compared with patches around the same place only, of shots that are not turned."""
+    reach = 1 / 14                  # of the sides
+
+    def places(self, seen):
+        """(P, 2), each in [0, 1]."""
+        rows, columns = (side // self.clip.visual.patch for side in seen.size)
+        y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows,
+                              (torch.arange(columns) + 0.5) / columns, indexing="ij")
+        return torch.stack([y, x], -1).flatten(0, 1)
+
+    def bank_of(self, seen):
+        return torch.cat([s.tokens[0] for s in seen]), torch.cat([self.places(s) for s in seen])
+
+    def distances(self, seen, bank):
+        tokens, where = bank
+        near = (self.places(seen)[:, None] - where).abs().amax(-1) <= self.reach + 1e-4
+        return torch.stack([1 - (t @ tokens.T).where(near, -1.0).amax(1) for t in seen.tokens])
+
+
+class PlacedFar(Placed):
+    reach = 3 / 14
+
+
+class LocalScale(Detector):
+    """Distances are divided by how far the nearest remembered patch is from other photographs."""
+
+    def bank_of(self, seen):
+        tokens = torch.cat([s.tokens[0] for s in seen])
+        owner = torch.cat([torch.full((s.tokens.shape[1],), k) for k, s in enumerate(seen)])
+        keep = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:6000]
+        tokens, owner = tokens[keep], owner[keep]
+        loose = torch.cat([1 - (t @ tokens.T).masked_fill(o[:, None] == owner, -1).amax(1)
+                           for t, o in zip(tokens.split(500), owner.split(500))]).clamp(max=1)
+        return tokens, loose
+
+    def distances(self, seen, bank):
+        tokens, loose = bank
+        best, number = (seen.tokens @ tokens.T).max(-1)
+        return (1 - best) / (loose[number] + loose.mean())
+
+
+class Residual(Detector):
+    """What principal components of the good patches leave over, in place of the nearest
+    (SubspaceAD)."""
+    kept = 0.99
+
+    def bank_of(self, seen):
+        tokens = torch.cat([s.tokens[0] for s in seen])
+        variance, axes = torch.linalg.eigh((tokens - tokens.mean(0)).T.cov())
+        share = variance.flip(0).cumsum(0) / variance.sum()
+        return tokens.mean(0), axes.flip(1)[:, :int((share < self.kept).sum()) + 1]
+
+    def distances(self, seen, bank):
+        mean, axes = bank
+        centred = seen.tokens - mean
+        return (centred - centred @ axes @ axes.T).square().sum(-1)
+
+
+class Foreground(Detector):
+    """Patches of a plain background, as `find_object` sees it, count nothing when asked about."""
+
+    def see(self, pixels, lora=True):
+        seen, there = super().see(pixels, lora), []
+        grid = [side // self.clip.visual.patch for side in seen.size]
+        for picture in pixels:
+            small = F.interpolate(picture[None], (224, 224), mode="bilinear", antialias=True)[0]
+            cells, background = find_object(small.clamp(0, 1))
+            cells = torch.ones_like(cells) if background is None else cells
+            cells = F.adaptive_max_pool2d(cells[None].float(), grid)
+            there.append(F.max_pool2d(cells, 3, 1, 1).flatten())
+        return seen._replace(tokens=(seen.tokens, torch.stack(there)))
+
+    def bank_of(self, seen):
+        return super().bank_of([s._replace(tokens=s.tokens[0]) for s in seen])
+
+    def distances(self, seen, bank):
+        return bank.distances(seen.tokens[0]) * seen.tokens[1]
+
+
+class MeanOfLayers(Detector):
+    """The mean of the layers' tokens in place of one beside the other."""
+
+    def see(self, pixels, lora=True):
+        seen = super().see(pixels, lora)
+        parts = seen.tokens.unflatten(-1, (len(self.memory_layers), -1)).mean(-2)
+        return seen._replace(tokens=F.normalize(parts, dim=-1))
+
+
+# ---- texts and LoRA -----------------------------------------------------------------------------
+
+class MeanWithFrozen(Detector):
+    """The text map is the mean of one with LoRA and one without."""
+
+    def see(self, pixels, lora=True):
+        seen = super().see(pixels, lora)
+        return seen._replace(patches=(seen.patches, super().see(pixels, False).patches))
+
+    def row(self, seen, name, bank=None):
+        parts = [super(MeanWithFrozen, self).row(seen._replace(patches=p), name, bank)
+                 for p in seen.patches]
+        return tuple((a + b) / 2 for a, b in zip(*parts))
+
+
+class Unified(Detector):
+    """One context of 16 vectors from noise for both states, as in CoOp's code."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        visual = self.clip.visual
-        last = len(visual.blocks) - 1
-        visual.value_value = lambda states: visual.ln_post(
-            visual.blocks[last](states[last])[:, 1:]) @ visual.proj
-
-
-class WithoutLoRA(Detector):
-    """CoOp beside the memory; no LoRA layer is there."""
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self.clip.visual = merge(self.clip.visual)                      # as it was: B = 0
+        self.prompts = PromptLearner(self.clip, default_tokenizer(), self.noun, 16, shared=True,
+                                     generator=self.generator)
 
 
 class HandWritten(Detector):
@@ -74,53 +231,22 @@ class HandWritten(Detector):
         self.prompts.forward = lambda: self.hand_written.detach()
 
 
-class BothPrompts(Detector):
-    """The text map is the mean of the maps by learned and by hand-written prompts."""
+class ContextAlone(Detector):
+    """CoOp without LoRA: B stays zero."""
 
-    def text_probability(self, patches, text):
-        found = super().text_probability(patches, text)
-        if text is not self.learned:
-            return found
-        return (found + super().text_probability(patches, self.hand_written)) / 2
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.clip.visual.requires_grad_(False)
 
 
-class LoRAOn(Detector):
-    """The text map is that of the adapted tower alone."""
+class OrdinaryPath(Detector):
+    """The text map compares the last block's tokens, not those of the value-value path."""
 
-    def halves(self, off, on):
-        return on
-
-
-class LoRAOff(Detector):
-    """The text map is that of the frozen tower alone, by learned prompts."""
-
-    def halves(self, off, on):
-        return off
-
-
-class PictureAtOneSize(Detector):
-    """The whole picture is looked at in one size."""
-
-    def picture_probability(self, looks, text):
-        return super().picture_probability({1: looks[1]}, text)
-
-
-class WithWindows(Detector):
-    """The memory map is joined by that of WinCLIP+'s windows."""
-
-    def remember(self, pictures):
-        self.windows = WinCLIP(self.clip, self.noun, self.resolution).fit(pictures)
-        levels = [self.windows.score(p[None])[0].mean() for p in pictures]
-        self.level = torch.stack(levels).mean()
-        super().remember(pictures)
-
-    def looks(self, pixels, texts=True):
-        self.pixels = pixels
-        return super().looks(pixels, texts)
-
-    def memory_map(self, looks):
-        windows = self.windows.score(self.pixels)[0] / self.level
-        return super().memory_map(looks) + windows.to(self.device)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        visual = self.clip.visual
+        visual.value_value = lambda states, last: visual.ln_post(
+            visual.blocks[-1](states[-1])[:, 1:]) @ visual.proj
 
 
 @dataclass(frozen=True)
@@ -129,100 +255,103 @@ class Lever:
     detector: type = Detector
 
 
-LEVERS = {
-    "default": Lever(),
-    "memory layers 1, 2": Lever({"memory_layers": (1, 2)}),
-    "memory layers 2, 3": Lever({"memory_layers": (2, 3)}),
-    "memory layers 1, 2, 3": Lever({"memory_layers": (1, 2, 3)}),
-    "memory layers 4, 5": Lever({"memory_layers": (4, 5), "scales": (1.0,)}),
-    "memory layers 4, 5 with LoRA": Lever({"memory_layers": (4, 5)}, AdaptedMemory),
-    "3 x 3 patches averaged": Lever({}, Averaged),
-    "one size: 2": Lever({"scales": (2.0,)}),
-    "one size: 1": Lever({"scales": (1.0,)}),
-    "one size: 0.5": Lever({"scales": (0.5,)}),
-    "two sizes: 1, 0.5": Lever({"scales": (1.0, 0.5)}),
-    "three sizes: 1.5, 1, 0.5": Lever({"scales": (1.5, 1.0, 0.5)}),
-    "four sizes: 2, 1.5, 1, 0.5": Lever({"scales": (2.0, 1.5, 1.0, 0.5)}),
+MEMORY = {
+    "plain": Lever(),
+    "size 2 beside 1": Lever({}, OtherSize),
+    "size 0.5 beside 1": Lever({}, HalfSize),
     "resolution 336": Lever({"resolution": 336}),
-    "WinCLIP's windows added": Lever({}, WithWindows),
-    "no turned copies": Lever({"turns": False}),
-    "place not looked at": Lever({"nearby": 0.0}),
-    "no moved and relit copies": Lever({"copies": 1}),
-    "3 moved and relit copies": Lever({"copies": 3}),
-    "text map not added": Lever({"text_weight": 0.0}),
-    "text map with weight 0.5": Lever({"text_weight": 0.5}),
-    "text map with weight 1": Lever({"text_weight": 1.0}),
-    "text map with weight 2": Lever({"text_weight": 2.0}),
-    "text map with LoRA alone": Lever({}, LoRAOn),
-    "text map without LoRA": Lever({}, LoRAOff),
+    "resolution 448": Lever({"resolution": 448}),
+    "square": Lever({"square": True}),
+    "relit copies": Lever({}, Relit),
+    "no turned copies": Lever({}, Unturned),
+    "turned copies decided by the shots": Lever({}, TurnsDecided),
+    "places, one patch around": Lever({}, Placed),
+    "places, three patches around": Lever({}, PlacedFar),
+    "local scale": Lever({}, LocalScale),
+    "residual of PCA": Lever({}, Residual),
+    "foreground alone": Lever({}, Foreground),
+    "no coreset": Lever({}, Whole),
+    "mean of two layers": Lever({}, MeanOfLayers),
+    "layers 1, 3": Lever({"memory_layers": (1, 3)}),
+    "layers 2, 3": Lever({"memory_layers": (2, 3)}),
+    "layers 3, 4": Lever({"memory_layers": (3, 4)}),
+    "layer 4": Lever({"memory_layers": (4,)}),
+    "sigma 2": Lever({"sigma": 2.0}),
+    "sigma 8": Lever({"sigma": 8.0}),
+    "maximum": Lever({"top": 0.0}),
+    "top 1 %": Lever({"top": 0.01}),
+}
+TEXTS = {
+    "default": Lever(),
+    "mean with the frozen map": Lever({}, MeanWithFrozen),
     "whole picture not added": Lever({"picture_weight": 0.0}),
     "whole picture with weight 1": Lever({"picture_weight": 1.0}),
-    "whole picture at one size": Lever({}, PictureAtOneSize),
-    "nothing weighed by pasted defects": Lever({"trial": False}),
-    "ordinary path for the text map": Lever({}, OrdinaryPath),
-    "hand-written prompts": Lever({}, HandWritten),
-    "hand-written and learned prompts": Lever({}, BothPrompts),
-    "image score: maximum": Lever({"top": 0.0}),
-    "image score: top 1 %": Lever({"top": 0.01}),
-    "image score: top 5 %": Lever({"top": 0.05}),
-    "sigma 1": Lever({"sigma": 1.0}),
-    "sigma 8": Lever({"sigma": 8.0}),
-    "no LoRA": Lever({}, WithoutLoRA),
-    "LoRA on q, v": Lever({"targets": ("q", "v")}),
-    "LoRA in the last third": Lever({"blocks": 2}),
-    "LoRA in all blocks": Lever({"blocks": 5, "memory_layers": (1, 3)}),
-    "rank 1": Lever({"rank": 1, "alpha": 2}),
-    "rank 16": Lever({"rank": 16, "alpha": 32}),
+    "texts not added": Lever({"text_weight": 0.0, "picture_weight": 0.0}),
+    "text weight 0.5": Lever({"text_weight": 0.5}),
+    "text weight 1.5": Lever({"text_weight": 1.5}),
+    "ordinary path": Lever({}, OrdinaryPath),
+}
+LORA = {
+    "default": Lever(),
     "no adaptation": Lever({"steps": 0}),
+    "context alone": Lever({}, ContextAlone),
+    "LoRA alone, hand-written prompts": Lever({}, HandWritten),
+    "LoRA on q, v": Lever({"targets": ("q", "v")}),
+    "LoRA on v, out": Lever({"targets": ("v", "out")}),
+    "LoRA in 2 blocks": Lever({"blocks": 2, "memory_layers": (2, 3)}),
+    "LoRA in 3 blocks": Lever({"blocks": 3, "memory_layers": (1, 2)}),
+    "rank 16": Lever({"rank": 16, "alpha": 32}),
+    "unified context, 16 from noise": Lever({}, Unified),
     "30 steps": Lever({"steps": 30}),
     "300 steps": Lever({"steps": 300}),
-    "batch of 16": Lever({"batch": 16}),
-    "pool of 80": Lever({"pool": 80}),
-    "pool of 320": Lever({"pool": 320}),
-    "training pictures turned by 5 degrees": Lever({"angle": 5.0}),
-    "focal loss alone": Lever({"losses": (1.0, 0.0, 0.0)}),
-    "dice loss alone": Lever({"losses": (0.0, 1.0, 0.0)}),
-    "cross-entropy of pictures alone": Lever({"losses": (0.0, 0.0, 1.0)}),
+    "1,000 steps": Lever({"steps": 1000}),
+    "rate 2e-4": Lever({"rate": 2e-4}),
+    "rate 2e-3": Lever({"rate": 2e-3}),
     "defects: CutPaste alone": Lever({"defects": ("cutpaste", "scar")}),
-    "defects: Perlin noise alone": Lever({"defects": ("perlin",)}),
+    "focal loss alone": Lever({"losses": (1.0, 0.0, 0.0)}),
 }
+GROUPS = {"memory": MEMORY, "texts": TEXTS, "lora": LORA}
 
 
 def compute(lever, settings, data, options):
     """{row: metrics} on the even-numbered test pictures."""
     clip, _ = load_clip(options.model, options.device)
-    resolution = settings.resolution or clip.config.resolution
     samples = data.test[::2]
-    good = load_pictures(few_shot(data.train, options.shots, settings.seed), resolution)
-    detector = lever.detector(clip, data.name, settings).fit(good)
-    rows = judge(detector, load_pictures(samples, resolution).split(SCORED))
+    detector = lever.detector(clip, data.name, settings)
+    detector.fit(load_pictures(few_shot(data.train, options.shots, settings.seed),
+                               detector.prepare))
+    pictures = load_pictures(samples, detector.prepare)
+    rows = judge(detector, [pictures[k:k + SCORED] for k in range(0, len(pictures), SCORED)])
     return accuracy.with_metrics(rows, samples)
 
 
 def main():
     p = accuracy.parser()
     p.prog, p.description = "python -m bench.ablation", __doc__.split("\n")[0]
-    p.add_argument("--levers", nargs="+", default=list(LEVERS), choices=list(LEVERS))
+    p.add_argument("--levers", default="memory", choices=list(GROUPS))
+    p.add_argument("--only", nargs="+", help="some of these levers")
     p.set_defaults(name="ablation")
     options = p.parse_args()
     _, weights = load_clip(options.model)
     root, found = find_data(options.data), {}
-    source = "scenes" if root is None else "pictures"
-    for name in options.names:
-        data = load_class(root or scenes.write_class(options.out / "scenes", name).parent, name)
-        for label in options.levers:
-            lever = LEVERS[label]
+    source, row = "scenes" if root is None else "pictures", options.levers
+    row = "memory" if row == "memory" else "adapted"
+    for label in options.only or GROUPS[options.levers]:
+        lever = GROUPS[options.levers][label]
+        for name in options.names:
+            data = load_class(root or scenes.write_class(options.out / "scenes", name).parent, name)
             for seed in options.seeds:
-                settings = replace(Settings(seed=seed, steps=options.steps,
-                                            resolution=options.resolution), **lever.settings)
-                mark = digest_of("even", weights.sha256, source, name, options.shots,
-                                 lever.detector.__name__, asdict(settings), __version__)
+                steps = 0 if row == "memory" else options.steps
+                settings = replace(Settings(seed=seed, steps=steps), **lever.settings)
+                mark = digest_of("even", weights.sha256, source, name, options.shots, label,
+                                 asdict(settings), __version__)
                 path = options.out / "cells" / f"even-{source}-{name}-{mark}.json"
                 rows = accuracy.cell(path, mark, compute, lever, settings, data, options)
-                found.setdefault((label, name), []).append(rows["adapted"])
+                found.setdefault((label, name), []).append(rows[row])
                 print(f"{name:14s} seed {seed}  {label:32s} "
-                      f"{report.percent(rows['adapted']['image_auroc'])}", flush=True)
-    head = [f"row adapted on the even-numbered pictures; {source}; {options.shots} shots, seeds "
+                      f"{report.percent(rows[row]['image_auroc'])} "
+                      f"{report.percent(rows[row]['pixel_auroc'])}", flush=True)
+    head = [f"row {row} on the even-numbered pictures; {source}; {options.shots} shots, seeds "
             f"{' '.join(map(str, options.seeds))}; weights {weights.name} "
             f"(sha256 {weights.sha256[:12]}…); minilora {__version__}; {time.strftime('%Y-%m-%d')}"]
     accuracy.publish(found, head, options)

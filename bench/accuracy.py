@@ -27,6 +27,7 @@ from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
 from minilora.detector import Detector
 from minilora.files import digest_of
+from minilora.images import load_squares
 from minilora.job import SCORED, judge, load_masks, load_pictures
 from minilora.settings import Settings
 
@@ -35,6 +36,11 @@ DECISIONS = {"false_alarms": "good test pictures that the threshold calls NG",
              "detected": "defective test pictures that the threshold calls NG"}
 TRAINED = {"coop": CoOp, "full fine-tuning": FullFineTuning, "linear probe": LinearProbe}
 METHODS = ("minilora", "winclip", "anomalyclip", *TRAINED)
+
+
+def squares(samples, resolution):
+    """Whole pictures squeezed into squares, (N, 3, R, R) in [0, 1]: what the other methods see."""
+    return load_squares([s.path for s in samples], resolution)
 
 
 def joined(parts):
@@ -54,20 +60,24 @@ def other_products(name, resolution, folder):
         if other != name:
             root = scenes.write_class(folder, other).parent
             samples += load_class(root, other).test
-    return load_pictures(samples, resolution), load_masks(samples, resolution)
+    sizes = [(resolution, resolution)] * len(samples)
+    return squares(samples, resolution), torch.stack(load_masks(samples, sizes))
 
 
 def judged(method, data, shots, settings, model, device, folder):
     """({row: (maps, scores)} on all test pictures of one class, threshold or None)."""
     clip, _ = load_clip(model, device)
-    resolution = settings.resolution or clip.config.resolution
-    test = load_pictures(data.test, resolution)
     chosen = few_shot(data.train, shots, settings.seed)
-    good = load_pictures(chosen, resolution) if chosen else None
     if method == "minilora":
         detector = Detector(clip, data.name, settings)
-        rows = judge(detector.fit(good) if chosen else detector, test.split(SCORED))
-        return rows, detector.threshold
+        if chosen:
+            detector.fit(load_pictures(chosen, detector.prepare))
+        parts = (load_pictures(data.test[k:k + SCORED], detector.prepare)
+                 for k in range(0, len(data.test), SCORED))
+        return judge(detector, parts), detector.threshold
+    resolution = settings.resolution or clip.config.resolution
+    test = squares(data.test, resolution)
+    good = squares(chosen, resolution) if chosen else None
     if method == "winclip":
         windows = WinCLIP(clip, data.name, resolution)
         if chosen:
@@ -105,8 +115,8 @@ def with_metrics(rows, samples):
     """{row: (maps, scores)} -> {row: metrics}."""
     if not rows:
         return {}
-    resolution = next(iter(rows.values()))[0].shape[-1]
-    labels, masks = torch.tensor([s.label for s in samples]), load_masks(samples, resolution)
+    sizes = [tuple(m.shape) for m in next(iter(rows.values()))[0]]
+    labels, masks = torch.tensor([s.label for s in samples]), load_masks(samples, sizes)
     return {row: report.row_metrics(s, m, labels, masks) for row, (m, s) in rows.items()}
 
 

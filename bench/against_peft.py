@@ -34,7 +34,7 @@ from minilora.coop import PromptLearner
 from minilora.images import normalise
 from minilora.lora import add_lora
 from minilora.settings import Settings
-from minilora.sight import first_adapted
+from minilora.vit import value_value_blocks
 
 OURS, PLAIN, REUSE = WAYS = ("minilora", "peft, from pixels", "peft, reuse")
 SMALL = CLIPConfig(embed=32, resolution=32, vision_layers=3, vision_width=64, patch=16,
@@ -49,7 +49,8 @@ def prepared(way, config, settings, device="cpu"):
     """(CLIP with LoRA, prompts, pictures): the same numbers whatever the way."""
     generator = torch.Generator().manual_seed(settings.seed)
     clip = CLIP(config).initialise(generator).requires_grad_(False).to(device)
-    blocks = range(first_adapted(config.vision_layers), config.vision_layers + 1)
+    layers = config.vision_layers
+    blocks = range(layers + 1 - value_value_blocks(layers), layers + 1)
     if way == OURS:
         add_lora(clip.visual, settings.targets, blocks, settings.rank, settings.alpha)
     else:
@@ -72,17 +73,19 @@ def pixel_pool(visual, pictures, settings, generator):
 
 def fit(way, clip, prompts, pictures, settings):
     """{"pool", "steps": seconds, "kept": bytes of the pool, "losses": of each step}."""
-    visual, first, pool, losses = clip.visual, first_adapted(clip.config.vision_layers), [], []
+    visual, pool, losses = clip.visual, [], []
+    first = len(visual.blocks) + 1 - visual.last
     generator, device = torch.Generator().manual_seed(settings.seed), visual.proj.device
 
     def fill():
         pool.extend(pixel_pool(visual, pictures, settings, generator) if way == PLAIN else
-                    training_pool(visual, pictures, first, settings, generator))
+                    map(torch.stack, training_pool(visual, pictures, visual.last, settings,
+                                                   generator)))
 
     def loss_of(rows):
         inputs, coverage = (column[rows] for column in pool)
         if way == PLAIN:
-            return adaptation_loss(clip, prompts, visual.embed(inputs)[:, None], coverage, 1,
+            return adaptation_loss(clip, prompts, visual.embed(inputs), coverage, 1,
                                    settings.losses)
         return adaptation_loss(clip, prompts, inputs, coverage, first, settings.losses)
 

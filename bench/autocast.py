@@ -18,10 +18,9 @@ from minilora import scenes
 from minilora.auroc import auroc
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data, load_class
-from minilora.detector import Detector
+from minilora.detector import PRECISIONS, Detector
 from minilora.job import SCORED, load_pictures
 from minilora.settings import Settings
-from minilora.sight import PRECISIONS
 
 HEADER = ("class", "precision", "pictures", "other decisions", "largest difference, thresholds",
           "image AUROC %", "time of float32's")
@@ -57,10 +56,10 @@ def main():
         clip, weights = load_clip(options.model, options.device)
         settings = Settings(seed=options.seeds[0], steps=options.steps)
         detector = Detector(clip, name, settings)
-        resolution = detector.resolution
-        detector.fit(load_pictures(few_shot(data.train, options.shots, settings.seed), resolution))
+        shots = few_shot(data.train, options.shots, settings.seed)
+        detector.fit(load_pictures(shots, detector.prepare))
         labels = torch.tensor([s.label for s in data.test])
-        rows = rows_of(detector, load_pictures(data.test, resolution), labels, options.rounds)
+        rows = rows_of(detector, load_pictures(data.test, detector.prepare), labels, options.rounds)
         found += [(name, precision, len(labels), *row) for precision, row in rows.items()]
     lines = [[*map(str, row[:4]), f"{row[4]:.4f}", f"{100 * row[5]:.2f}", f"{row[6]:.2f}"]
              for row in found]

@@ -20,7 +20,7 @@ from minilora.data import few_shot, find_data, load_class
 from minilora.detector import Detector
 from minilora.files import digest_of, whole_file
 from minilora.held_out import on_scenes
-from minilora.job import load_pictures
+from minilora.images import load_squares
 from minilora.settings import Settings
 
 METHODS = ("before", "LoRA", "full fine-tuning", "CoOp")
@@ -29,10 +29,11 @@ METHODS = ("before", "LoRA", "full fine-tuning", "CoOp")
 def after(method, data, settings, options):
     """{"nouns": accuracy, "damaged": AUROC} on held-out scenes after adapting to data."""
     clip, _ = load_clip(options.model, options.device)
-    good = load_pictures(few_shot(data.train, options.shots, settings.seed), clip.config.resolution)
+    shots = few_shot(data.train, options.shots, settings.seed)
+    good = load_squares([s.path for s in shots], clip.config.resolution)
     if method == "LoRA":
         detector = Detector(clip, data.name, settings)
-        adapt(clip, detector.prompts, good, detector.first, settings, detector.generator,
+        adapt(clip, detector.prompts, good, detector.last, settings, detector.generator,
               lambda step, loss: None)
     elif method != "before":
         {"CoOp": CoOp, "full fine-tuning": FullFineTuning}[method](clip, data.name,

@@ -132,14 +132,13 @@ def entering_stage(method, s, config):
     """What happens before the first trained block: nothing with reuse, else pixels come in."""
     T, W, size = s.batch * s.tokens, s.width, 2 if s.bfloat16 else 4
     state, picture = 4 * T * W, s.batch * 3 * config.resolution**2
-    streams = method.streams(config.vision_layers) * state
     if method.reuse:
-        return Stage(streams, 0, 0, 0)
+        return Stage(state, 0, 0, 0)
     if method.kind in ("image", "both"):                # the kernel keeps pixels, ln_pre its input
         return Stage(state + 2 * 4 * picture, 2 * state, 3 * state,
                      4 * (3 * config.patch**2 + s.tokens) * W)
     blocks = min(method.first(config.vision_layers), config.vision_layers + 1) - 1
-    return Stage(streams, (2 + 2 * 4) * picture + blocks * state + 15 * size * T * W, 0, 0)
+    return Stage(state, (2 + 2 * 4) * picture + blocks * state + 15 * size * T * W, 0, 0)
 
 
 def image_stages(method, s, config):
@@ -196,7 +195,7 @@ def held(method, config, pool, device):
     """Bytes of a pool of pictures on the device: tokens, or pixels, which a GPU need not hold."""
     if method.reuse:
         tokens = 1 + (config.resolution // config.patch) ** 2
-        return 4 * pool * method.streams(config.vision_layers) * tokens * config.vision_width
+        return 4 * pool * tokens * config.vision_width
     return 2 * pool * 3 * config.resolution**2 if device == "cpu" else 0
 
 

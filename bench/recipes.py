@@ -18,7 +18,7 @@ def recipes():
               f"{SAME.pool}), AdamW")
     return [
         ("minilora", "--", f"LoRA rank {SAME.rank}, alpha {SAME.alpha:g} on "
-         f"{', '.join(SAME.targets)} of the last sixth of the blocks, context \"{SAME.context}\"; "
+         f"{', '.join(SAME.targets)} of the last third of the blocks, context \"{SAME.context}\"; "
          f"{pasted}, rate {SAME.rate:g}"),
         ("WinCLIP, WinCLIP+", "ViT-B/16+ at 240 px; windows 2x2 and 3x3; 7 normal and 4 anomalous "
          "states x templates; nothing is trained", f"windows {sides}; the same states"),

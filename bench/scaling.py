@@ -62,7 +62,7 @@ def prepared(size, model):
 
 def adapt_alone(detector, pictures):
     """`Detector.fit` without the memory."""
-    adapt(detector.clip, detector.prompts, pictures, detector.first, detector.settings,
+    adapt(detector.clip, detector.prompts, pictures, detector.last, detector.settings,
           detector.generator, lambda step, loss: None)
     with torch.no_grad():
         detector.learned = detector.prompts()
@@ -76,7 +76,7 @@ def times(size, model, threads):
              "remember": measure.seconds(lambda: detector.remember(pictures))}
     each = [measure.seconds(lambda: detector.score(pictures[:1])) for _ in range(4)]
     return found | {"score": statistics.median(each[1:]),
-                    "stored": sum(m.patches.nbytes for m in detector.memory)}
+                    "stored": detector.bank.tokens.nbytes // 2}
 
 
 def peak(size, model, threads):
@@ -176,7 +176,7 @@ def main():
     head = [f"{measure.conditions()}; {options.threads} threads; weights {weights.name} (sha256 "
             f"{weights.sha256[:12]}…); {options.rounds} rounds",
             f"unless it grows: {BASE['shots']} shots, {Settings().batch} a step, {BASE['steps']} "
-            f"steps, {POOL} training pictures, the model's own resolution, the last sixth of the "
+            f"steps, {POOL} training pictures, the model's own resolution, the last third of the "
             "blocks"]
     write(options.out, options.name, made, head, numbers(found))
 

@@ -10,7 +10,7 @@
              loss, AdamW, batch; prompts are ready features
     load     an archive of the official form: a CLIP ready in float32, its file hashed, against
              torch.jit.load (a scripted module, float16) alone and with its state dict in float32
-    memory   scoring a picture with a memory of 64 pictures, against the text map alone
+    memory   scoring a picture with a memory of 32 pictures, against the text map alone
     import   all of minilora's names against its five packages, in fresh processes
 
 Random weights of ViT-B/16's shape: time does not depend on values.  A pair whose sides differ by
@@ -36,13 +36,13 @@ from minilora.checkpoint import load_clip, official_state_dict
 from minilora.clip import CLIP, VIT_B_16
 from minilora.detector import Detector
 from minilora.lora import add_lora
-from minilora.memory import Memory
+from minilora.memory import SHARE, MemoryBank
 from minilora.prompts import prompt_ensemble
 from minilora.settings import Settings
-from minilora.sight import first_adapted, remembered_layers
+from minilora.vit import value_value_blocks
 
 SHAPE = VIT_B_16
-REMEMBERED = 8 * 8              # shots times turned copies of each
+REMEMBERED = 8 * 4              # shots times turned copies of each
 TOLERANCE = 1e-4                # of the greatest value: float32 sums in another order
 
 
@@ -118,7 +118,7 @@ def training_step(clip, pixels, coverage, text, settings):
 
     @torch.enable_grad()
     def step():
-        loss = adaptation_loss(clip, lambda: text, clip.visual.embed(pixels)[:, None], coverage, 1,
+        loss = adaptation_loss(clip, lambda: text, clip.visual.embed(pixels), coverage, 1,
                                settings.losses)
         optimiser.zero_grad()
         loss.backward()
@@ -130,7 +130,7 @@ def training_step(clip, pixels, coverage, text, settings):
 def lora_pairs(o):
     settings, layers = Settings(), SHAPE.vision_layers
     ours, theirs = seeded_clip(o.device), seeded_clip(o.device)
-    adapted = range(first_adapted(layers), layers + 1)
+    adapted = range(layers + 1 - value_value_blocks(layers), layers + 1)
     add_lora(ours.visual, settings.targets, adapted, settings.rank, settings.alpha,
              torch.Generator().manual_seed(3))
     peers.add_peft_lora(theirs.visual, settings.targets, adapted, settings.rank, settings.alpha)
@@ -171,39 +171,31 @@ def load_pairs(o):
                    lambda: load_clip(path), float_state, same, 0)
 
 
-def detector_with_memory(layers, device):
-    """A Detector whose memory of REMEMBERED pictures, at scale 1, holds random patches."""
-    detector = Detector(seeded_clip(device), "bottle",
-                        replace(Settings(), scales=(1.0,), memory_layers=layers))
-    generator, width = torch.Generator().manual_seed(5), SHAPE.vision_width
-    count = REMEMBERED * (SHAPE.resolution // SHAPE.patch) ** 2
-    patches = F.normalize(torch.randn(len(layers), count, width, generator=generator), dim=-1)
-    detector.memory = [Memory(patches.to(device), torch.zeros(len(layers), 1, 1, width,
-                                                              device=device),
-                              torch.rand(2, len(layers), count, generator=generator).to(device),
-                              count // REMEMBERED, torch.ones(2), 0.5)]
+def detector_with_memory(device):
+    """A Detector whose bank is as large as one of REMEMBERED pictures, of random tokens."""
+    detector = Detector(seeded_clip(device), "bottle")
+    width = SHAPE.vision_width * len(detector.memory_layers)
+    count = int(SHARE * REMEMBERED * (SHAPE.resolution // SHAPE.patch) ** 2)
+    tokens = torch.randn(count, width, generator=torch.Generator().manual_seed(5))
+    detector.bank = MemoryBank(F.normalize(tokens, dim=-1).to(device))
     detector.learned = detector.prompts()
     return detector
 
 
 def memory_pairs(o):
-    count = SHAPE.vision_layers
-    both = remembered_layers(count, first_adapted(count))
-    pixels = random_pixels(1, o.device)
-    for layers in (both[-1:], both):
-        detector = detector_with_memory(layers, o.device)
+    pixels, detector = random_pixels(1, o.device), detector_with_memory(o.device)
 
-        def without():
-            looks = detector.looks(pixels)
-            return detector.judged(detector.text_map(looks),
-                                   detector.picture_probability(looks, detector.learned))
+    def without():
+        return detector.row(detector.see(pixels), "text")
 
-        def same(both, text):
-            memory = detector.memory_map(detector.looks(pixels))
-            return apart([both[0]], [detector.fuse(memory, text[0]).cpu()])
+    def same(both, text):
+        seen = detector.see(pixels)
+        parts = [detector.row(seen, row)[0] for row in ("memory", "text")]
+        return apart([both[0]], [parts[0] + detector.weight * parts[1]]) + apart([text[0]],
+                                                                                parts[1:])
 
-        yield Pair(f"score a picture, memory of {REMEMBERED}, searched layers {len(layers)}: "
-                   "without", lambda: detector.score(pixels), without, same)
+    yield Pair(f"score a picture, memory of {REMEMBERED}: without", lambda: detector.score(pixels),
+               without, same)
 
 
 def import_pairs(o):

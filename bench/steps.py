@@ -7,7 +7,7 @@ the first trained block without gradient; with reuse the tokens that enter that 
 beforehand, as `minilora fit` does.  Either way a pool of pictures is held, as pixels in half
 precision or as tokens, and counted.
 
-Symbols: B pictures a step, N of the pool, S streams, P patches, W width, R resolution.
+Symbols: B pictures a step, N of the pool, P patches, W width, R resolution.
 Leaves out: drawing and pasting, which precede training.
 """
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from minilora.adapt import MARKED, adaptation_loss, descent, entering_streams, frozen_states
+from minilora.adapt import MARKED, adaptation_loss, descent, frozen_states
 from minilora.adapter import adapter_state
 from minilora.baselines.trained import FULL_RATE, PROBE_RATE, CoOp, FullFineTuning, LinearProbe
 from minilora.bpe import default_tokenizer
@@ -26,7 +26,6 @@ from minilora.clip import CLIP
 from minilora.coop import STATES
 from minilora.detector import Detector
 from minilora.settings import Settings
-from minilora.sight import first_adapted
 from minilora.vit import value_value_blocks
 
 NOUN = "bottle"
@@ -49,13 +48,8 @@ class Method:
 
     def first(self, layers):
         """Number of the first block that a training step has to go through."""
-        return {"image": 1, "both": 1, "context": layers, "probe": layers + 1}.get(
-            self.kind, first_adapted(layers, self.blocks(layers)))
-
-    def streams(self, layers):
-        """How many enter that block, as `adapt.entering_streams` has them; a probe needs one."""
-        beside = self.first(layers) - 1 > layers - value_value_blocks(layers)
-        return 2 if beside and self.kind != "probe" else 1
+        last = self.blocks(layers) or value_value_blocks(layers)
+        return {"image": 1, "both": 1, "probe": layers + 1}.get(self.kind, layers + 1 - last)
 
 
 LORA = {f"LoRA r={r} {','.join(t)} {where}": Method("lora", r, t, share)
@@ -138,22 +132,22 @@ class Training:
     # ---- steps --------------------------------------------------------------------------------
 
     def adaptation(self, shown, coverage):
-        """shown: pixels (B, 3, R, R), or tokens (B, S, 1+P, W) with reuse."""
-        entering = shown if self.method.reuse else entering_streams(
-            self.clip.visual, shown.float(), self.first)
+        """shown: pixels (B, 3, R, R), or tokens (B, 1+P, W) with reuse."""
+        visual = self.clip.visual
+        entering = shown if self.method.reuse else frozen_states(
+            visual, shown.float(), self.first - 1)[-1]
         return adaptation_loss(self.clip, self.prompts, entering, coverage.to(self.device),
                                self.first, self.settings.losses)
 
     def hold_pool(self):
-        """Random pixels (N, 3, R, R) in half precision, or tokens (N, S, 1+P, W); coverage (N, P).
+        """Random pixels (N, 3, R, R) in half precision, or tokens (N, 1+P, W); coverage (N, P).
 
         As in minilora, only the tokens lie on the device.
         """
         c, n = self.clip.config, self.settings.pool
         patches = (c.resolution // c.patch) ** 2
         if self.method.reuse:
-            shown = torch.randn(n, self.method.streams(c.vision_layers), 1 + patches,
-                                c.vision_width, device=self.device)
+            shown = torch.randn(n, 1 + patches, c.vision_width, device=self.device)
         else:
             shown = torch.rand(n, 3, c.resolution, c.resolution, dtype=torch.float16)
         coverage = torch.zeros(n, patches)

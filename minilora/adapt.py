@@ -8,8 +8,7 @@ belong here" means for this product, and a few low-rank corrections are enough t
 
 What is frozen and lies before the first adapted block is computed once, for a pool of pictures,
 and not once a step; the gradient is the same (a test shows it).
-Symbols: N pictures of the pool, S streams (see `entering_streams`), P patches, W width,
-R resolution.
+Symbols: N pictures of the pool, B of a step, P patches, W width, H x W pixels.
 Leaves out: real defects, validation, early stopping (there is nothing honest to stop by).
 """
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from minilora.anomaly import text_map
-from minilora.defects import KINDS, paste_defect
+from minilora.defects import KINDS, paste_anywhere
 from minilora.draws import choose
 from minilora.images import augment, normalise
 from minilora.lora import lora_off
@@ -30,71 +29,61 @@ MARKED = 0.15                   # share of a patch that must be defective for it
 def frozen_states(visual, pixels, count=None):
     """Hidden states of the pretrained tower, LoRA off, up to block number `count` (None: all).
 
-    pixels: (B, 3, R, R) in [0, 1], on any device; they are brought to the tower's.
+    pixels: (B, 3, H, W) in [0, 1], on any device; they are brought to the tower's.
     """
     with torch.no_grad(), lora_off(visual):
         pixels = normalise(pixels.to(visual.proj.device))
         return visual.hidden_states(visual.embed(pixels), count)
 
 
-def entering_streams(visual, pixels, first):
-    """What enters block `first` of the pretrained tower, (B, S, 1+P, W).
-
-    S is 1, or 2 where the second path (vit.py) has left the ordinary one before: then its tokens
-    are the second stream.
-    """
-    states = frozen_states(visual, pixels, first - 1)
-    if first - 1 <= len(visual.blocks) - visual.last:
-        return states[-1][:, None]
-    with torch.no_grad(), lora_off(visual):
-        return torch.stack([states[-1], visual.second_path(states, first - 1)], dim=1)
-
-
-def continued(visual, states, first):
-    """Runs the blocks from number `first` on, as they are now, but the last: what enters each.
-
-    states: at least those before.  The value-value path needs no more, and CLS is asked for alone.
-    """
-    states = list(states[:first])
-    for block in visual.blocks[first - 1:-1]:
-        states.append(block(states[-1]))
-    return states
+def of_one_shape(tensors):
+    """Numbers of the tensors of each shape: a list of lists, in the order of their first."""
+    groups = {}
+    for k, tensor in enumerate(tensors):
+        groups.setdefault(tensor.shape, []).append(k)
+    return list(groups.values())
 
 
 def painted(pictures, settings, generator):
-    """Good pictures turned and relit, every second with a pasted defect, batch by batch.
+    """Good pictures turned and relit, half of them with a pasted defect, batch by batch.
 
-    pictures: (K, 3, R, R) in [0, 1].  Yields settings.pool pictures in all, as (pixels (B, 3, R, R)
-    in [0, 1], masks (B, R, R) in {0, 1}).
+    pictures: K of (3, H, W) in [0, 1].  Yields settings.pool pictures in all, as (pixels
+    (B, 3, H, W) in [0, 1], masks (B, H, W) in {0, 1}), of one shape each.  Which half is drawn: if
+    every second were damaged, half of the photographs might always be.
     """
+    damaged = iter(torch.randperm(settings.pool, generator=generator) % 2 == 0)
     for rows in (torch.arange(settings.pool) % len(pictures)).split(settings.batch):
-        batch = augment(pictures[rows], generator, angle=settings.angle)
-        masks = torch.zeros(len(batch), *batch.shape[2:])
-        for k in range(0, len(batch), 2):
-            kind = choose(generator, settings.defects)
-            batch[k], masks[k] = paste_defect(batch[k], generator, kind, others=pictures)
-        yield batch, masks
+        shown = [pictures[k] for k in rows]
+        for group in of_one_shape(shown):
+            batch = augment(torch.stack([shown[k] for k in group]), generator, angle=settings.angle)
+            masks = torch.zeros(len(batch), *batch.shape[2:])
+            for k in range(len(batch)):
+                if next(damaged):
+                    kind = choose(generator, settings.defects)
+                    batch[k], masks[k] = paste_anywhere(batch[k], generator, kind, pictures)
+            yield batch, masks
 
 
-def training_pool(visual, pictures, first, settings, generator):
-    """What is frozen, computed once: (what enters block `first` (N, S, 1+P, W), share of each
-    patch that is defective (N, P))."""
+def training_pool(visual, pictures, last, settings, generator):
+    """What is frozen, computed once: N tensors of what enters the `last` blocks (1+P, W), and N of
+    the share of each patch that is defective (P,)."""
     entering, coverage = [], []
     for batch, masks in painted(pictures, settings, generator):
-        entering.append(entering_streams(visual, batch, first))
-        coverage.append(F.avg_pool2d(masks, visual.patch).flatten(1))
-    return torch.cat(entering), torch.cat(coverage).to(visual.proj.device)
+        entering += frozen_states(visual, batch, len(visual.blocks) - last)[-1]
+        coverage += F.avg_pool2d(masks, visual.patch).flatten(1).to(visual.proj.device)
+    return entering, coverage
 
 
-def adaptation_loss(clip, prompts, entering, coverage, first, weights):
+def adaptation_loss(clip, prompts, entering, coverage, first, weights, last=None):
     """Focal and dice loss of the text map on the masks, cross-entropy of the picture as a whole.
 
-    entering: (B, S, 1+P, W), of `entering_streams`;  coverage: (B, P);  weights: of the three.
-    Returns a scalar.
+    entering: (B, 1+P, W), what enters block number `first`;  coverage: (B, P);  weights: of the
+    three;  last: blocks of the value-value path, which must not begin earlier.  Returns a scalar.
     """
-    visual, (tokens, *second) = clip.visual, entering.unbind(dim=1)      # (B, 1+P, W) each
-    states = continued(visual, [None] * (first - 1) + [tokens], first)
-    patches = visual.value_value(states, begun=(first - 1, *second) if second else None)
+    visual, states = clip.visual, [None] * (first - 1) + [entering]
+    for block in visual.blocks[first - 1:-1]:                            # the last: CLS alone
+        states.append(block(states[-1]))
+    patches = visual.value_value(states, last)
     text = prompts()                                                     # (2, E)
     probability = text_map(patches, text, clip.logit_scale.exp())        # (B, P)
     target = (coverage > MARKED).float()
@@ -105,19 +94,23 @@ def adaptation_loss(clip, prompts, entering, coverage, first, weights):
     return sum(weight * loss for weight, loss in zip(weights, three))
 
 
-def adapt(clip, prompts, pictures, first, settings, generator, report, unfinished=None):
+def adapt(clip, prompts, pictures, last, settings, generator, report, unfinished=None):
     """Trains whatever of clip.visual and prompts requires a gradient.  Returns the losses.
 
-    report(step, loss) is called after every step;  unfinished: where to go on from (see `descent`).
+    last: how many of the last blocks are adapted, those before are frozen;  report(step, loss) is
+    called after every step;  unfinished: where to go on from (see `descent`).
     Raises ValueError if a loss is not finite.
-    What is frozen ends before block `first`, at most the last.
     """
-    entering, coverage = training_pool(clip.visual, pictures, first, settings, generator)
+    entering, coverage = training_pool(clip.visual, pictures, last, settings, generator)
     trained = [p for p in clip.visual.parameters() if p.requires_grad] + [prompts.context]
+    first = len(clip.visual.blocks) + 1 - last
 
     def loss_of(rows):
-        return adaptation_loss(clip, prompts, entering[rows], coverage[rows], first,
-                               settings.losses)
+        groups = of_one_shape([coverage[k] for k in rows])
+        return sum(len(group) / len(rows) * adaptation_loss(
+            clip, prompts, torch.stack([entering[rows[k]] for k in group]),
+            torch.stack([coverage[rows[k]] for k in group]), first, settings.losses, last)
+            for group in groups)
 
     return descend(loss_of, trained, len(entering), settings, generator, report, unfinished)
 
@@ -184,8 +177,9 @@ def demo():
     settings = SimpleNamespace(steps=60, pool=64, batch=16, rate=5e-3, losses=(1, 0.5, 0.1),
                                defects=KINDS, angle=5)
     entering, coverage = training_pool(clip.visual, pictures, 2, settings, generator)
-    print(f"pool: tokens {tuple(entering.shape)}, {(coverage > MARKED).float().mean():.1%} of the "
-          f"patches defective")
+    marked = torch.stack(coverage) > MARKED
+    print(f"pool: {len(entering)} times tokens {tuple(entering[0].shape)}, "
+          f"{marked.float().mean():.1%} of the patches defective")
     losses = adapt(clip, prompts, pictures, 2, settings, generator, lambda step, loss: None)
     for step in (0, 20, 40, 59):
         print(f"step {step:2d}  loss {losses[step]:.3f}")

@@ -7,7 +7,7 @@ such scores are a map, and a picture is as bad as its worst pixels, and as the w
     in memory.py).
     Leys et al. 2013, "Detecting outliers": median and median deviation, not mean and deviation.
 
-Symbols: B images, P = G² patches, E embedding, R resolution.
+Symbols: B images of H x W pixels, P patches, E embedding.
 Leaves out: weighting by neighbours, thresholds that need defective pictures.
 """
 
@@ -31,9 +31,12 @@ def text_map(patches, text, scale):
 def gaussian(maps, sigma):
     """Gaussian smoothing, written out: two passes with a kernel exp(-t² / 2 sigma²) cut at 4 sigma.
 
-    maps: (B, R, R);  sigma in pixels.  The border is reflected.
+    maps: (B, H, W);  sigma in pixels, 0 leaves the maps as they are.  The border is reflected, so
+    the kernel reaches no farther than a map's shorter side.
     """
-    radius = max(1, math.ceil(4 * sigma))
+    radius = min(math.ceil(4 * sigma), min(maps.shape[1:]) - 1)
+    if radius < 1 or sigma < 0.1:               # neighbours would get less than 1e-21
+        return maps
     t = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
     kernel = torch.exp(-(t**2) / (2 * sigma**2))
     kernel = kernel / kernel.sum()
@@ -42,16 +45,16 @@ def gaussian(maps, sigma):
     return F.conv2d(x, kernel.view(1, 1, 1, -1))[:, 0]  # across
 
 
-def to_pixels(patch_scores, resolution, sigma):
-    """(B, P) on a square grid -> smoothed map (B, R, R)."""
-    side = math.isqrt(patch_scores.shape[1])
-    maps = patch_scores.unflatten(1, (1, side, side))                             # (B, 1, G, G)
-    maps = F.interpolate(maps, (resolution, resolution), mode="bilinear", align_corners=False)
+def to_pixels(patch_scores, size, sigma):
+    """(B, P), row by row, -> smoothed map (B, H, W).  size: (H, W), whole numbers of patches."""
+    rows = round(math.sqrt(patch_scores.shape[1] * size[0] / size[1]))      # patches are square
+    maps = patch_scores.unflatten(1, (1, rows, -1))                         # (B, 1, rows, columns)
+    maps = F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
     return gaussian(maps[:, 0], sigma)
 
 
 def image_score(maps, top=0.003, picture=0.0):
-    """Mean of the highest `top` share of a map's pixels, plus `picture`.  (B, R, R) -> (B,).
+    """Mean of the highest `top` share of a map's pixels, plus `picture`.  (B, H, W) -> (B,).
 
     Less noisy than the maximum; small enough for a defect of a patch's size (bench.ablation).
     picture: (B,), what the whole picture adds.
@@ -95,7 +98,7 @@ def demo():
     for row in scores.view(4, 4):
         print("   ", "  ".join(f"{p:.2f}" for p in row))
     for sigma in (1.0, 4.0, 8.0):
-        score = image_score(to_pixels(scores, 64, sigma)).item()
+        score = image_score(to_pixels(scores, (64, 64), sigma)).item()
         print(f"map of 64 x 64, smoothed with sigma {sigma:.0f}: image score {score:.2f}")
     good = 1 + 0.1 * torch.randn(8, generator=generator)
     print(f"threshold from 8 good scores about 1: {threshold(good):.2f}; "

@@ -1,7 +1,7 @@
 """CoOp: the words around a class name are learned, as vectors that need not be words at all.
 
     t = [V]_1 [V]_2 ... [V]_M [CLASS]                       Zhou et al. 2022, "Learning to Prompt
-    t = [V]_1 ... [V]_M/2 [CLASS] [V]_M/2+1 ... [V]_M       for Vision-Language Models", eqs. 2, 3
+    t = [V]_1 ... [V]_M/2 [CLASS] [V]_M/2+1 ... [V]_M       for Vision-Language Models", eqs. 2, 4
 
 Two classes here, of one product: CLASS is "flawless bottle" for the normal state and "damaged
 bottle" for the anomalous one. Each [V] has the width of a token embedding; text tower and class
@@ -9,6 +9,10 @@ tokens stay frozen, so the gradient passes through the whole tower and reaches t
 
 Beside it, what is done without learning: the mean over a compositional ensemble of hand-written
 sentences (Jeong et al. 2023, "WinCLIP", section 4.1; the words are in prompts.py).
+
+Differs: CoOp's code learns by default one context of 16 vectors from noise for all classes, by SGD
+with rate 0.002; the detector (settings.py) one of 4 for each state from the words "a photo of a",
+by AdamW.
 
 Symbols: M context vectors (`length`), W text width, E embedding, N sentences, L tokens.
 Left out: contexts that depend on the image (CoCoOp), contexts inside the tower (deep prompts).
@@ -25,7 +29,7 @@ __all__ = ["ANOMALOUS_STATES", "NORMAL_STATES", "TEMPLATES", "PromptLearner", "e
 
 STATES = ("flawless", "damaged")                        # before the noun: normal, anomalous
 POSITIONS = ("end", "middle", "front")                  # where the class tokens stand
-STD = 0.02                                              # of a random start, section 3.1
+STD = 0.02                                              # of a random start, section 4.1
 
 
 def end_of_text(ids):
@@ -79,7 +83,7 @@ class PromptLearner(nn.Module):
         """Text features (2, E), [normal, anomalous], each of length one."""
         context = self.context.expand(2, -1, -1)                        # (2, M, W)
         slots = self.slots.unsqueeze(-1).expand_as(context)             # (2, M, W)
-        x = self.embeddings.scatter(1, slots, context)                  # (2, L, W)  eq. 2 or 3
+        x = self.embeddings.scatter(1, slots, context)                  # (2, L, W)  eq. 2 or 4
         features = self.tower[0].encode_embeddings(x, self.eot)         # (2, E)
         return F.normalize(features, dim=-1)
 

@@ -219,6 +219,31 @@ def _paste(pixels, generator, kind, others):
     return new.to(home), mask.to(home)
 
 
+def paste_anywhere(pixels, generator, kind, others):
+    """`paste_defect` for a picture (3, H, W) of any sides: into a square of it, as large as fits.
+
+    others: a sequence of (3, H, W), of which squares as large are cut or reduced.
+    """
+    side, mask = min(pixels.shape[1:]), torch.zeros(pixels.shape[1:], dtype=torch.bool)
+    squares = torch.stack([
+        other if other.shape == (3, side, side) else
+        F.interpolate(other[_window(other, generator)][None], (side, side), mode="area")[0]
+        for other in others])
+    window = _window(pixels, generator)
+    pixels = pixels.clone()
+    pixels[window], mask[window[1:]] = paste_defect(pixels[window], generator, kind, squares)
+    return pixels, mask
+
+
+def _window(pixels, generator):
+    """The largest square of a picture (3, H, W), somewhere, as three slices; nothing is drawn for
+    one that is square already."""
+    side = min(pixels.shape[1:])
+    return slice(None), *(slice(at, at + side) for at in (
+        int(torch.randint(length - side + 1, (), generator=generator)) if length > side else 0
+        for length in pixels.shape[1:]))
+
+
 def _blend(old, alpha, content, grey):
     """The formula of the module's docstring, and the mask of what it changed."""
     if grey:

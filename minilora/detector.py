@@ -1,76 +1,102 @@
-"""The parts put together: fit CLIP to K good pictures, score pictures, save and load the result.
+"""The method: fit CLIP to K good pictures of a product, then say of any picture where it is odd.
 
-Claim: a frozen CLIP with (1) a memory of good patches and (2) prompts and low-rank corrections
-learned on pasted defects separates good from defective pictures of one product.
+    1. image tower with LoRA in its last N blocks -> patches of the same N blocks by the value-value
+       path, beside the texts' space; CLS, the picture as a whole; and, from the frozen blocks
+       before, tokens for the memory
+    2. cosine similarity with two learned texts, "flawless" and "damaged", softmax -> text map; the
+       same of CLS
+    3. distance to the nearest patch of good pictures -> memory map
+    4. map = memory / level + weight * text, smoothed;  score = mean of its top share, plus CLS's
+       share; a picture is NG above the threshold
 
-    fit     adapt (adapt.py), then fill the memory and set the threshold, all from good pictures
-    score   five rows, so that the use of every part stays visible (see ROWS)
+Everything is learned from the K good pictures: LoRA and context vectors on pasted defects
+(adapt.py); level, weight and threshold by leaving one photograph out of the memory at a time.
 
-Pasted defects are not what a factory finds, so what LoRA has learned from them counts half: the
-text map is the mean of one with LoRA and one without (Wortsman et al. 2022, "WiSE-FT", take the
-mean of the weights). How "anomalous" the whole picture looks to the frozen tower is added to its
-score.
-
+Claim: the tower that has seen everything knows what damage is called, the memory knows this
+product; each finds what the other misses, and LoRA brings the first nearer to the product.
 Leaves out: choosing anything by test pictures, several products in one model.
-Symbols: K shots, B images, N shots and their copies, P patches, W width, E embedding, R resolution.
+Symbols: K shots, B pictures of H x W pixels, P patches, W width, E embedding.
 """
+from collections import namedtuple
+from contextlib import nullcontext
 from functools import cached_property
 
 import torch
 
-from minilora import anomaly, stored, trial
+from minilora import anomaly, stored
 from minilora.adapt import adapt
+from minilora.anomaly import image_score, text_map, to_pixels
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP, CLIPConfig
 from minilora.coop import PromptLearner, ensemble_features
-from minilora.images import augment
-from minilora.lora import add_lora, delta_norms
-from minilora.memory import Memory
+from minilora.evidence import text_share
+from minilora.images import normalise, to_patches, to_square
+from minilora.lora import add_lora, delta_norms, lora_off
+from minilora.memory import MemoryBank, tokens_of
 from minilora.settings import Settings
-from minilora.sight import Sight
+from minilora.vit import value_value_blocks
 
-ROWS = {"zero-shot": "hand-written prompts, no shots",
-        "memory": "frozen features, memory only",
-        "text": "learned prompts, LoRA on and off, no memory",
-        "lora-off": "learned prompts and memory, LoRA switched off",
-        "adapted": "all together"}
+PRECISIONS = ("float32", "bfloat16", "float16")
+Row = namedtuple("Row", "memory texts lora explained")
+ROWS = {"zero-shot": Row(False, "hand-written", False, "hand-written prompts, no shots"),
+        "memory": Row(True, None, False, "memory of good patches alone"),
+        "text": Row(False, "learned", True, "learned prompts and LoRA, no memory"),
+        "lora-off": Row(True, "learned", False, "memory and learned prompts, LoRA switched off"),
+        "adapted": Row(True, "learned", True, "all together")}
+Seen = namedtuple("Seen", "tokens patches whole size")  # of a batch, see `Detector.see`
 
 
-class Detector(Sight):
+class Detector:
     """Few-shot anomaly detector for one product on top of a CLIP, which is frozen.
 
-    clip: a `CLIP`, changed in place (its image tower gets LoRA layers that start without effect);
-    noun: what the prompts call the product.
+    clip: a `CLIP` with a vision transformer (else ValueError), changed in place: its image tower
+    gets LoRA layers that start without effect;  noun: what the prompts call the product.
     """
 
     def __init__(self, clip, noun, settings=Settings()):
-        super().__init__(clip, settings)
-        self.noun = noun.replace("_", " ")
+        if clip.config.is_resnet:
+            raise ValueError("this CLIP has a ResNet as image tower; LoRA and maps need the tokens "
+                             "of a vision transformer, take ViT-B/16 (search takes both)")
+        self.clip, self.settings = clip.requires_grad_(False), settings
+        self.noun, self.device = noun.replace("_", " "), clip.logit_scale.device
+        self.resolution = settings.resolution or clip.config.resolution
+        self.precision = "float32"              # of the tower's products when pictures are scored
         self.generator = torch.Generator().manual_seed(settings.seed)
-        add_lora(clip.visual, settings.targets, range(self.first, len(clip.visual.blocks) + 1),
+        layers = len(clip.visual.blocks)
+        self.last = settings.blocks or value_value_blocks(layers)           # N
+        add_lora(clip.visual, settings.targets, range(layers - self.last + 1, layers + 1),
                  settings.rank, settings.alpha, self.generator)
+        self.memory_layers = settings.memory_layers or middle_layers(layers, self.last)
+        if max(self.memory_layers) > layers - self.last:
+            raise ValueError(f"memory_layers {self.memory_layers}: expected numbers up to "
+                             f"{layers - self.last}, the blocks before LoRA; adapt fewer blocks")
         tokenizer = default_tokenizer()
-        self.prompts = PromptLearner(clip, tokenizer, self.noun, init=settings.context,
-                                     length=len(tokenizer.encode(settings.context)))
-        self.learned = None                                              # (2, E) by `fit`
-        self.text_share = 1.0                   # of the text map, see trial.py
-        self.memory, self.threshold, self.losses = None, None, []
+        words = len(tokenizer.encode(settings.context))
+        self.prompts = PromptLearner(clip, tokenizer, self.noun, words, settings.context)
+        self.learned, self.bank, self.threshold, self.losses = None, None, None, []
+        self.level, self.weight = 1.0, settings.text_weight
 
     @cached_property
     def hand_written(self):
         """Texts of the hand-written prompts, (2, E); after `fit` only the table needs them."""
         return ensemble_features(self.clip, default_tokenizer(), self.noun)
 
+    def prepare(self, image):
+        """PIL picture -> (3, H, W) in [0, 1], as this detector looks at it."""
+        if self.settings.square:
+            return to_square(image, self.resolution)
+        return to_patches(image, self.resolution, self.clip.visual.patch)
+
     # ---- fit ----------------------------------------------------------------------------------
 
     def fit(self, pictures, report=lambda step, loss: None, unfinished=None):
         """Learns from good pictures alone.  Returns self.
 
-        pictures: (K, 3, R, R) in [0, 1], K >= 1;  report(step, loss) is called after every step;
+        pictures: K >= 1 of (3, H, W) in [0, 1];  report(step, loss) is called after every step;
         unfinished: an `Unfinished`, from which a training that was stopped goes on.
         """
         if self.settings.steps:
-            self.losses = adapt(self.clip, self.prompts, pictures, self.first, self.settings,
+            self.losses = adapt(self.clip, self.prompts, pictures, self.last, self.settings,
                                 self.generator, report, unfinished)
         with torch.no_grad():
             self.learned = self.prompts() if self.settings.steps else self.hand_written
@@ -79,136 +105,90 @@ class Detector(Sight):
 
     @torch.no_grad()
     def remember(self, pictures):
-        """Fills the memory with patches of the shots and sets the threshold."""
-        shown, owners, turns = self.copies_of(pictures)
-        count = len(shown) // turns                         # of copies that are not turned
-        tokens, text, whole = [], [], []
-        for k in range(0, len(shown), self.settings.batch):
-            looks = self.looks(shown[k:k + self.settings.batch], texts=k < count)
-            tokens.append(self.patch_features(looks))
-            if k < count:
-                text.append(self.text_map(looks))
-                whole.append(self.picture_probability(looks, self.learned))
-        # a single photograph does not show how much others differ in place
-        nearby = self.settings.nearby if len(pictures) > 1 else 0.0
-        self.memory = [Memory.of(torch.cat(scale, dim=1), owners, turns, nearby,
-                                 1 / len(tokens[0])) for scale in zip(*tokens)]
-        self.weigh(shown[:count], owners)
-        left_out = self.mean_map([m.left_out for m in self.memory])
-        _, scores = self.judged(self.fuse(left_out, torch.cat(text)[:count]),
-                                torch.cat(whole)[:count])
-        self.threshold = anomaly.threshold(scores, self.settings.false_positive_rate,
-                                           len(pictures))
+        """Fills the memory; level, weight and threshold by leaving one photograph out."""
+        owners, shown = zip(*self.copies_of(pictures))
+        seen = [self.see(p[None], lora=False) for p in shown]
+        self.bank, alone = self.bank_of(seen), []
+        for left_out in folds(len(pictures)):
+            rest = [s for s, k in zip(seen, owners) if k not in left_out]
+            bank = self.bank_of(rest or seen)           # one photograph alone has no others
+            alone += [(bank, pictures[k]) for k in left_out]
 
-    def weigh(self, copies, owners):
-        """How much each size of the memory counts, and the text map beside it (trial.py).
-
-        copies: of the shots, the first of `owners`.
-        """
-        if not self.settings.trial:
-            return
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        shown, masks = trial.pasted(copies[:trial.TRIALS].cpu(), self.settings.defects, generator)
-        parts = []
-        for part, own in zip(shown.split(self.settings.batch),
-                             owners[:len(shown)].split(self.settings.batch)):
-            looks = self.looks(part)
-            scores = [m.score(f, own, owners)
-                      for m, f in zip(self.memory, self.patch_features(looks))]
-            scores.append(self.text_probability(self.frozen_patches(looks[1]), self.hand_written))
-            parts.append(list(map(self.to_map, scores)))
-        *sizes, text = (torch.cat(part) for part in zip(*parts))
-        weights = trial.weights([trial.error(found, masks) for found in sizes])
-        for memory, weight in zip(self.memory, weights):
-            memory.weight = weight
-        whole = sum(weight * found for weight, found in zip(weights, sizes))
-        self.text_share = min(1.0, trial.error(whole, masks) / trial.error(text, masks))
+        def scores(row):
+            return torch.cat([self.row(self.see(shot[None]), row, bank)[1] for bank, shot in alone])
+        self.level = 1.0
+        self.level = max(scores("memory").median().item(), 1e-6)
+        self.weight = self.settings.text_weight * text_share(self, alone)
+        self.threshold = anomaly.threshold(scores("adapted"), self.settings.false_positive_rate)
 
     def copies_of(self, pictures):
-        """The shots and slightly moved and relit copies; then all of them in three more directions.
+        """What is remembered: (number of the photograph, picture) of each shot and its turns."""
+        turns = range(4 if self.settings.turns else 1)
+        return [(k, torch.rot90(picture, turn, (1, 2))) for turn in turns
+                for k, picture in enumerate(pictures)]
 
-        Returns (pictures (N, 3, R, R), owners (N,): which photograph each comes from, directions).
-        Many shots need fewer copies, and have no room for them.  A single shot has no others to be
-        compared with, so there every copy counts as one of its own.
-        """
-        room = self.settings.remembered // len(pictures)
-        generator = torch.Generator().manual_seed(self.settings.seed)   # whatever training drew
-        turns = 4 if self.settings.turns and room >= 4 else 1
-        copies = torch.cat([pictures] + [
-            augment(pictures, generator, turns=False, flips=False, angle=2, shift=0.01,
-                    brightness=0.05, contrast=0.05, gamma=0.05)
-            for _ in range(min(self.settings.copies, room // turns) - 1)])
-        shown = torch.cat([torch.rot90(copies, k, (2, 3)) for k in range(turns)])
-        owners = torch.arange(len(shown))
-        return shown, owners if len(pictures) == 1 else owners % len(pictures), turns
+    def bank_of(self, seen):
+        """The memory of what was seen of good pictures, each by itself."""
+        generator = torch.Generator().manual_seed(self.settings.seed)       # whatever training drew
+        return MemoryBank.of([each.tokens[0] for each in seen], generator)
+
+    def distances(self, seen, bank):
+        """Step 3: how far each patch is from a memory, (B, P)."""
+        return bank.distances(seen.tokens)
 
     # ---- score --------------------------------------------------------------------------------
 
-    def mean_map(self, scores):
-        """[(B, P)], one a scale -> (B, R, R), the mean over the scales by their weights."""
-        return sum(m.weight * self.to_map(s) for m, s in zip(self.memory, scores))
+    def see(self, pixels, lora=True):
+        """Step 1.  pixels: (B, 3, H, W) in [0, 1].  Returns tokens for the memory (B, P, ...),
+        patches (B, P, E), the whole (B, E) and the size (H, W)."""
+        visual, half = self.clip.visual, self.precision != "float32"
+        kind = getattr(torch, self.precision) if half else None
+        with (nullcontext() if lora else lora_off(visual),
+              torch.autocast(self.device.type, kind, enabled=half)):
+            x = visual.embed(normalise(pixels.to(self.device)))
+            hidden = visual.hidden_states(x, len(visual.blocks) - 1)
+            patches = visual.value_value(hidden, self.last)
+            whole = visual.pool(visual.blocks[-1].first_token(hidden[-1]))
+        return Seen(tokens_of(hidden, self.memory_layers), patches.float(), whole.float(),
+                    pixels.shape[-2:])
 
-    def memory_map(self, looks):
-        """(B, R, R), from the hidden states."""
-        return self.mean_map([m.score(f) for m, f in zip(self.memory, self.patch_features(looks))])
+    def row(self, seen, name, bank=None):
+        """Steps 2 to 4: (maps (B, H, W), scores (B,)) on the CPU.
 
-    def text_maps(self, looks):
-        """Two (B, R, R) by learned prompts: with LoRA off, with LoRA on."""
-        return [self.to_map(self.text_probability(patches(looks[1]), self.learned))
-                for patches in (self.frozen_patches, self.adapted_patches)]
-
-    def text_map(self, looks):
-        """(B, R, R), the mean of both."""
-        return self.halves(*self.text_maps(looks))
-
-    def halves(self, off, on):
-        """What LoRA has learned counts half."""
-        return (off + on) / 2
-
-    def fuse(self, memory, text):
-        """Memory map plus weighted text map, both (B, R, R)."""
-        return memory + self.settings.text_weight * self.text_share * text
-
-    def judged(self, maps, picture=0.0):
-        """(map, score) on the CPU.  maps: (B, R, R);  picture: probability of the whole, (B,)."""
-        maps, whole = maps.cpu(), torch.as_tensor(self.settings.picture_weight * picture).cpu()
-        return maps, anomaly.image_score(maps, self.settings.top, whole)
+        bank: a memory other than the detector's own, which does not know the picture.
+        """
+        row, odd, whole = ROWS[name], 0, 0.0
+        if row.memory:
+            odd = self.distances(seen, bank or self.bank) / self.level                  # (B, P)
+        if row.texts:
+            text = self.learned if row.texts == "learned" else self.hand_written
+            scale, weight = self.clip.logit_scale.exp(), self.weight if row.memory else 1.0
+            odd = odd + weight * text_map(seen.patches, text, scale)
+            whole = weight * text_map(seen.whole[:, None], text, scale)[:, 0].cpu()     # (B,)
+        sigma = self.settings.sigma * min(seen.size) / 224
+        maps = to_pixels(odd.cpu(), seen.size, sigma)
+        return maps, image_score(maps, self.settings.top, self.settings.picture_weight * whole)
 
     @torch.no_grad()
     def rows(self, pixels):
-        """Every row that this detector has.  pixels: (B, 3, R, R) in [0, 1].
+        """Every row that this detector has, {row: (maps (B, H, W), scores (B,))}.
 
-        Returns {row: (maps (B, R, R), scores (B,))} on the CPU; without shots only "zero-shot".
+        pixels: (B, 3, H, W) in [0, 1].  Without shots there is "zero-shot" only.
         """
-        looks = self.looks(pixels)
-        hand = self.text_probability(self.frozen_patches(looks[1]), self.hand_written)
-        rows = {"zero-shot": self.judged(self.to_map(hand),
-                                         self.picture_probability(looks, self.hand_written))}
-        if self.memory is not None:
-            memory, both = self.memory_map(looks), self.text_maps(looks)
-            without, text = both[0], self.halves(*both)
-            whole = self.picture_probability(looks, self.learned)
-            rows |= {"memory": self.judged(memory), "text": self.judged(text, whole),
-                     "lora-off": self.judged(self.fuse(memory, without), whole),
-                     "adapted": self.judged(self.fuse(memory, text), whole)}
-        return rows
+        names = ROWS if self.bank else ["zero-shot"]
+        seen = {lora: self.see(pixels, lora) for lora in {ROWS[name].lora for name in names}}
+        return {name: self.row(seen[ROWS[name].lora], name) for name in names}
 
     @torch.no_grad()
     def score(self, pixels):
-        """(map (B, R, R), score (B,)) by all there is: the row "adapted", or "zero-shot"."""
-        if self.memory is None:
-            return self.rows(pixels)["zero-shot"]
-        looks = self.looks(pixels)
-        return self.judged(self.fuse(self.memory_map(looks), self.text_map(looks)),
-                           self.picture_probability(looks, self.learned))
+        """(maps (B, H, W), scores (B,)) of the last row there is."""
+        name = "adapted" if self.bank else "zero-shot"
+        return self.row(self.see(pixels, ROWS[name].lora), name)
 
     def line(self, maps, scores):
-        """From which value on a pixel of each map is suspicious, (B,).
-
-        Where the map alone would carry its picture over the threshold, given what the whole picture
-        adds to the score.
-        """
-        return self.threshold - (scores - anomaly.image_score(maps, self.settings.top))
+        """From which value on a pixel of each map is suspicious, (B,): where the map alone would
+        carry its picture over the threshold, given what the whole picture adds to the score."""
+        return self.threshold - (scores - image_score(maps, self.settings.top))
 
     def parameters(self):
         """(trainable, total) numbers of parameters."""
@@ -238,13 +218,24 @@ class Detector(Sight):
         return stored.load(cls, folder, clip, weights)
 
 
+def middle_layers(layers, last):
+    """The layers of the memory: half and three quarters of the way, before the `last` ones."""
+    frozen = layers - last                      # 0: what enters the first block
+    return tuple(sorted({min(max(1, layers // 2), frozen), min(-(-3 * layers // 4), frozen)}))
+
+
+def folds(count, most=8):
+    """Numbers of the photographs that are left out together: one each, or as few as make 8 parts."""
+    return [range(count)[k::min(count, most)] for k in range(min(count, most))]
+
+
 def demo():
     """An untrained toy tower and noise pictures: only the mechanism shows, not a detector."""
     generator = torch.Generator().manual_seed(0)
     config = CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
                         text_width=64, text_layers=1)
     clip = CLIP(config).initialise(generator)
-    good = 0.5 + 0.05 * torch.randn(5, 3, 64, 64, generator=generator).clamp(-1, 1)
+    good = 0.5 + 0.05 * torch.randn(5, 3, 64, 96, generator=generator).clamp(-1, 1)
     detector = Detector(clip, "plate", Settings(steps=20, pool=32, batch=8, rank=2, alpha=2))
     trained, total = detector.parameters()
     print(f"training {trained:,} of {total:,} parameters on {len(good) - 1} good pictures")

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 from minilora import anomaly, page
-from minilora.adapt import continued, frozen_states
+from minilora.adapt import frozen_states
 from minilora.bpe import default_tokenizer
 from minilora.coop import STATES
 from minilora.files import whole_file
-from minilora.images import read_image, to_square
+from minilora.images import normalise, read_image
 from minilora.lora import lora_layers
 from minilora.losses import similarity_logits
 from minilora.predict import open_run
@@ -31,13 +31,17 @@ SIDE = 224                      # of the pictures on the page, pixels
 
 
 def heat(values, low=None, high=None):
-    """(R, R) or (P,) -> a coloured PIL picture, from its lowest to its highest value."""
-    side = math.isqrt(values.numel())
-    values = values.float().reshape(side, side)
+    """(rows, columns) -> a coloured PIL picture, from its lowest to its highest value."""
+    values = values.float()
     low = values.min() if low is None else low
     high = values.max() if high is None else high
     scaled = (values - low) / max(float(high - low), 1e-9)
-    return Image.fromarray(colours(scaled)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    return shown(Image.fromarray(colours(scaled)), Image.Resampling.NEAREST)
+
+
+def shown(picture, how=Image.Resampling.BICUBIC):
+    """PIL picture, its shorter side SIDE pixels."""
+    return picture.resize([round(SIDE * side / min(picture.size)) for side in picture.size], how)
 
 
 def attention_of_cls(visual, entering, head):
@@ -104,7 +108,7 @@ def text_part(detector):
 
 def shapes_part(detector, pixels, frozen):
     clip = detector.clip
-    patches = clip.visual.value_value(frozen)
+    patches = clip.visual.value_value(frozen, detector.last)
     rows = [("picture", tuple(pixels.shape[1:])),
             (f"tokens: CLS and patches of {clip.visual.patch} x {clip.visual.patch} pixels",
              tuple(frozen[0].shape[1:])),
@@ -112,8 +116,8 @@ def shapes_part(detector, pixels, frozen):
             ("CLS, projected: the picture's vector", tuple(clip.visual.pool(frozen[-1]).shape[1:])),
             ("patches by the value-value path, projected", tuple(patches.shape[1:])),
             ("texts, normal and anomalous", tuple(detector.learned.shape))]
-    rows += [(f"patches that the memory compares, size {scale}", tuple(memory.patches.shape))
-             for scale, memory in zip(detector.settings.scales, detector.memory or ())]
+    if detector.bank:
+        rows.append(("patches that the memory keeps", tuple(detector.bank.tokens.shape)))
     return "<h2>2. Shapes</h2>" + table(("stage", "shape"), rows)
 
 
@@ -124,14 +128,17 @@ def explain(detector, path, head=0):
     heads = visual.blocks[-1].attn.heads
     if not 0 <= head < heads:
         raise ValueError(f"--head {head}: expected 0 to {heads - 1}")
-    pixels = to_square(read_image(path), detector.resolution)[None].to(detector.device)
-    frozen = frozen_states(visual, pixels)
-    adapted = continued(visual, frozen, detector.first)
-    shown = Image.fromarray((pixels[0].cpu() * 255).round().byte().permute(1, 2, 0).numpy())
-    cosine = similarity_logits(visual.value_value(adapted), detector.learned, 1)[0]     # (P, 2)
+    pixels = detector.prepare(read_image(path))[None].to(detector.device)
+    frozen, adapted = frozen_states(visual, pixels), visual.hidden_states(
+        visual.embed(normalise(pixels)))
+    picture = Image.fromarray((pixels[0].cpu() * 255).round().byte().permute(1, 2, 0).numpy())
+    grid = pixels.shape[2] // visual.patch, -1
+    cosine = similarity_logits(detector.see(pixels).patches, detector.learned, 1)[0]    # (P, 2)
     low, high = cosine.min(), cosine.max()
-    before = detector.text_probability(detector.frozen_patches(frozen), detector.learned)[0]
-    after = anomaly.text_map(visual.value_value(adapted), detector.learned, scale)[0]
+    before, after = (anomaly.text_map(detector.see(pixels, lora).patches, detector.learned,
+                                      scale)[0] for lora in (False, True))
+    looks = [attention_of_cls(visual, states[-2], head).unflatten(0, grid)
+             for states in (frozen, adapted)]
     rows = detector.rows(pixels)
     scores = {row: found.item() for row, (_, found) in rows.items()}
     final = [(heat(maps[0]), f"map of the row {row}") for row, (maps, _) in rows.items()]
@@ -142,16 +149,16 @@ def explain(detector, path, head=0):
              for name, norm, share, first, turn in changes(visual)]
     return "".join([
         f"<h1>{escape(Path(path).name)}</h1><p>{escape(decision)}</p>",
-        gallery([(shown.resize((SIDE, SIDE)), "the picture")]),
+        gallery([(shown(picture), "the picture")]),
         text_part(detector), shapes_part(detector, pixels, frozen),
         f"<h2>3. Where head {head} of {heads} in the last block looks</h2>",
-        gallery([(heat(attention_of_cls(visual, frozen[-2], head)), "attention of CLS, frozen"),
-                 (heat(attention_of_cls(visual, adapted[-2], head)), "with LoRA")]),
+        gallery([(heat(looks[0]), "attention of CLS, frozen"),
+                 (heat(looks[1]), "with LoRA")]),
         "<h2>4. Each patch beside the texts</h2>",
-        gallery([(heat(cosine[:, 0], low, high), "cosine to “normal”"),
-                 (heat(cosine[:, 1], low, high), "cosine to “anomalous”"),
-                 (heat(before, 0, 1), "probability of “anomalous”, LoRA off"),
-                 (heat(after, 0, 1), "probability of “anomalous”, LoRA on")]),
+        gallery([(heat(cosine[:, 0].unflatten(0, grid), low, high), "cosine to “normal”"),
+                 (heat(cosine[:, 1].unflatten(0, grid), low, high), "cosine to “anomalous”"),
+                 (heat(before.unflatten(0, grid), 0, 1), "probability of “anomalous”, LoRA off"),
+                 (heat(after.unflatten(0, grid), 0, 1), "probability of “anomalous”, LoRA on")]),
         "<h2>5. What LoRA changed</h2>",
         table(("projection", "‖ΔW‖", "of ‖W‖", "largest singular value", "cosine with W"), norms),
         "<h2>6. The maps, and their scores</h2>", gallery(final),

@@ -18,7 +18,6 @@ from PIL import Image
 from minilora import __version__, outlines
 from minilora.ahead import ahead
 from minilora.files import whole_file
-from minilora.images import to_square
 from minilora.journal import whole_folder
 from minilora.predict import open_judge, pictures_in, read
 from minilora.report import write_json
@@ -31,7 +30,7 @@ RESULTS = ("annotations.json", "Annotations", "ImageSets", "masks", "pictures")
 
 def suspicious(detector, picture, least=LEAST):
     """(mask bool (H, W), its regions) in the pixels of a PIL picture; empty if it is judged OK."""
-    maps, score = detector.score(to_square(picture, detector.resolution)[None])
+    maps, score = detector.score(detector.prepare(picture)[None])
     height, width = picture.size[::-1]
     whole = F.interpolate(maps[None], (height, width), mode="bilinear")[0, 0]
     mask = (whole > detector.line(maps, score).item()) & (score > detector.threshold)

@@ -41,7 +41,9 @@ def parser():
     model("--model", help="official name or checkpoint file; else ViT-B/16 if its file is there, "
                           "else the embedded mini-clip")
     model("--noun", help="what the prompts call the product; else the class name")
-    model("--resolution", type=int, default=d.resolution, help="side, pixels; 0: the model's own")
+    model("--resolution", type=int, default=d.resolution,
+          help="of the shorter side, pixels; 0: the model's own")
+    model("--square", action="store_true", help="squeeze pictures into squares")
     model("--device", default="cpu", help="cpu, cuda, …")
     model("--no-turns", dest="turns", action="store_false",
           help="products lie as in the shots, and one that is turned is a defect")
@@ -54,7 +56,7 @@ def parser():
     fit("--targets", nargs="+", default=list(d.targets), choices=("q", "k", "v", "out"),
         help="attention projections that get LoRA")
     fit("--blocks", type=int, default=d.blocks,
-        help="LoRA in the last n blocks; 0: the last sixth")
+        help="LoRA in the last n blocks; 0: the last third")
     return p
 
 

@@ -119,8 +119,10 @@ def own_pictures(good, test=None, name=None):
 
 
 def load_pictures(folder, resolution=224):
-    """Every picture in a folder and the folders in it, sorted: (N, 3, R, R) in [0, 1].
+    """Every picture in a folder and the folders in it, sorted: squares (N, 3, R, R) in [0, 1].
 
+    A detector fitted to them needs `Settings(square=True)` if it is to judge files of another
+    aspect by `predict`; `Detector.prepare` keeps the aspect.
     Raises FileNotFoundError if there is none.
     """
     paths = pictures_below(folder)

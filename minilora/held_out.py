@@ -11,8 +11,11 @@ their three rotations; 1 - cosine to the nearest; smoothed; mean of the top 0.3 
 
 Symbols: B pictures, P patches, W width.  Leaves out: choosing anything by these numbers.
 """
+from functools import cache
+
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader
 
 from minilora import distill
 from minilora.anomaly import image_score, to_pixels
@@ -49,12 +52,18 @@ def damage(clip, tokenizer, image):
                                               "a photo of a damaged object."]).softmax(-1)[:, 1]
 
 
+@cache
+def drawn(first, count, workers=0):
+    """(pictures uint8 (B, 3, R, R), facts (B, 4)) of scenes, drawn once."""
+    scenes = list(DataLoader(SceneStream(first, first + count), 32, num_workers=workers))
+    return torch.cat([s[0] for s in scenes]), torch.cat([s[2] for s in scenes])
+
+
 @torch.no_grad()
-def on_scenes(clip, tokenizer, device, count=256):
+def on_scenes(clip, tokenizer, device, count=256, workers=0):
     """{"accuracy", "auroc"} on drawn scenes."""
-    scenes = [SceneStream(FIRST, FIRST + count)[i] for i in range(count)]
-    facts = torch.stack([s[2] for s in scenes])
-    image = encode(clip, torch.stack([s[0] for s in scenes]), device)
+    pictures, facts = drawn(FIRST, count, workers)
+    image = encode(clip, pictures, device)
     right = named(clip, tokenizer, image, NOUNS) == facts[:, 0]
     return {"accuracy": right.float().mean().item(),
             "auroc": auroc(damage(clip, tokenizer, image), facts[:, 3] != NORMAL)}
@@ -107,7 +116,8 @@ def plain_memory(visual, shots, pictures, blocks):
     side, scores = pictures.shape[-1], []
     for part in memory_tokens(visual, pictures, blocks).split(4):
         distance = 1 - (part @ bank.T).amax(-1)                             # (4, P)
-        scores.append(image_score(to_pixels(distance.cpu(), side, 4.0 * side / 224)))
+        maps = to_pixels(distance.cpu(), (side, side), 4.0 * side / 224)
+        scores.append(image_score(maps))
     return torch.cat(scores)
 
 

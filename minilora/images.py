@@ -2,8 +2,9 @@
 
 Two ways lead to the tower. Recognition does what CLIP does (Radford et al. 2021): the shorter side
 is resized to R bicubically and the middle square is cut out. A defect detector must not cut
-anything off, so it squeezes the whole picture into a square. Both use Pillow's filters, which widen
-with the reduction (antialiasing); plain bicubic gives other pixels, and CLIP other features.
+anything off: the shorter side becomes R, the longer one follows, to a whole number of patches; or,
+for comparison with others, the picture is squeezed into a square. All use Pillow's filters, which
+widen with the reduction (antialiasing); plain bicubic gives other pixels, and CLIP other features.
 
 CLIP resizes first and converts to RGB afterwards. This is visible: Pillow resizes palette pictures
 by nearest neighbour and weighs transparent ones by their alpha. `clip_preprocess` keeps the order.
@@ -11,7 +12,7 @@ by nearest neighbour and weighs transparent ones by their alpha. `clip_preproces
 Differs from CLIP, on purpose, twice: 16-bit grey values are scaled by 1/257 (Pillow's own
 conversion clips them at 255: nearly everything turns white), and the EXIF rotation is applied.
 
-Symbols: B images, R resolution.  Leaves out: 16-bit colour (Pillow reads its high bytes), RAW.
+Symbols: B images of H x W pixels, R resolution.  Leaves out: 16-bit colour (Pillow reads its high bytes), RAW.
 """
 import math
 from contextlib import contextmanager
@@ -109,6 +110,16 @@ def to_square(image, resolution):
     return _tensor(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)).float() / 255
 
 
+def to_patches(image, resolution, patch):
+    """The whole picture in its aspect. image: PIL, any mode.  Returns float32 (3, H, W) in [0, 1].
+
+    The shorter side becomes `resolution`, the longer follows; both are rounded to whole patches.
+    """
+    scale = resolution / min(image.size)
+    size = [max(1, round(side * scale / patch)) * patch for side in image.size]
+    return _tensor(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)).float() / 255
+
+
 def load_squares(paths, resolution):
     """Whole pictures squeezed into squares: (N, 3, R, R) in [0, 1]."""
     return torch.stack([to_square(read_image(path), resolution) for path in paths])
@@ -123,11 +134,11 @@ def normalise(pixels):
 
 
 def read_mask(path, resolution, size=None):
-    """A defect mask, bool (R, R): true where at least half of the pixel's area is marked.
+    """A defect mask, bool (H, W): true where at least half of the pixel's area is marked.
 
-    The file is grey or black and white, marked pixels 255 (or small numbers, as in VisA). size:
-    (width, height) of the picture it belongs to; another size raises ValueError, for then it marks
-    the wrong place.
+    The file is grey or black and white, marked pixels 255 (or small numbers, as in VisA).
+    resolution: (H, W), or a side of both.  size: (width, height) of the picture it belongs to;
+    another size raises ValueError, for then it marks the wrong place.
     """
     if path is None:
         raise ValueError("this defective picture has no mask, but pixels were asked for; put it at "
@@ -136,10 +147,11 @@ def read_mask(path, resolution, size=None):
     if size is not None and image.size != tuple(size):
         raise ValueError(f"mask {path} is {image.width}x{image.height}, its picture "
                          f"{size[0]}x{size[1]}; expected the same size; export the mask again")
+    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
     values = np.asarray(image.convert("L"))
     marked = (values > (127 if values.max() > 127 else 0)).astype(np.uint8) * 255
-    share = Image.fromarray(marked).resize((resolution, resolution), Image.Resampling.BOX)
-    return torch.from_numpy(np.array(share)) >= 128                         # (R, R)
+    share = Image.fromarray(marked).resize((width, height), Image.Resampling.BOX)
+    return torch.from_numpy(np.array(share)) >= 128                         # (H, W)
 
 
 def _uniform(generator, count, limit):
@@ -151,22 +163,23 @@ def augment(pixels, generator, turns=True, flips=True, angle=5.0, shift=0.02, pa
             brightness=0.1, contrast=0.1, gamma=0.1):
     """Each picture of a batch turned, moved and lit a little differently: still a good picture.
 
-    pixels: (B, 3, R, R) in [0, 1].  turns: by 0, 90, 180 or 270 degrees; flips: left-right (both
-    are exact); angle: at most so many degrees more; shift: at most this share of the side; padding:
-    what comes in from outside, "reflect" or "replicate"; brightness is added, contrast multiplies
-    the distance from the picture's mean, gamma is an exponent e^u. 0 or False leaves a step out.
-    Returns (B, 3, R, R) in [0, 1]. The same generator state gives the same pictures.
+    pixels: (B, 3, H, W) in [0, 1].  turns: by 0, 90, 180 or 270 degrees, 0 or 180 where H is not W;
+    flips: left-right (both are exact); angle: at most so many degrees more; shift: at most this
+    share of the sides; padding: what comes in from outside, "reflect" or "replicate"; brightness is
+    added, contrast multiplies the distance from the picture's mean, gamma is an exponent e^u. 0 or
+    False leaves a step out.
+    Returns (B, 3, H, W) in [0, 1]. The same generator state gives the same pictures.
     """
-    if pixels.ndim != 4 or pixels.shape[-1] != pixels.shape[-2]:
-        raise ValueError(f"augment takes a batch (B, 3, R, R), found shape {tuple(pixels.shape)}; "
-                         "add the batch dimension by pixels[None], squares come from to_square")
+    if pixels.ndim != 4:
+        raise ValueError(f"augment takes a batch (B, 3, H, W), found shape {tuple(pixels.shape)}; "
+                         "add the batch dimension by pixels[None]")
     if padding not in PADDING:
         raise ValueError(f"unknown padding {padding!r}; expected one of {', '.join(PADDING)}")
-    count = len(pixels)
+    count, step = len(pixels), 1 if pixels.shape[-1] == pixels.shape[-2] else 2
     if not count:
         return pixels.clone()
     dice = torch.randint(8, (count,), generator=generator, device=generator.device).tolist()
-    pixels = torch.stack([_turn(x, d % 4 if turns else 0, flips and d >= 4)
+    pixels = torch.stack([_turn(x, step * (d % 4) if turns else 0, flips and d >= 4)
                           for x, d in zip(pixels, dice)])
     if angle or shift:
         pixels = _move(pixels, _uniform(generator, count, math.radians(angle)),
@@ -179,17 +192,18 @@ def augment(pixels, generator, turns=True, flips=True, angle=5.0, shift=0.02, pa
 
 
 def _turn(picture, quarters, flip):
-    """The eight symmetries of the square: pixels change places, never values."""
+    """The symmetries of the frame: pixels change places, never values."""
     picture = torch.rot90(picture, quarters, (1, 2))
     return picture.flip(2) if flip else picture
 
 
 def _move(pixels, angle, shift, padding):
-    """Rotation by angle (B,) in radians and shift (B, 2) as a share of the side, bilinear."""
-    cos, sin = angle.cos(), angle.sin()
-    theta = torch.stack([cos, -sin, 2 * shift[:, 0], sin, cos, 2 * shift[:, 1]], 1)     # (B, 6)
+    """Rotation by angle (B,) in radians and shift (B, 2) as a share of the sides, bilinear."""
+    cos, sin, aspect = angle.cos(), angle.sin(), pixels.shape[-2] / pixels.shape[-1]
+    theta = torch.stack([cos, -sin * aspect, 2 * shift[:, 0],
+                         sin / aspect, cos, 2 * shift[:, 1]], 1)                        # (B, 6)
     theta = theta.view(-1, 2, 3).to(pixels)     # output place -> input place, both in [-1, 1]
-    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)              # (B, R, R, 2)
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)              # (B, H, W, 2)
     return F.grid_sample(pixels, grid, padding_mode=padding, align_corners=False)
 
 

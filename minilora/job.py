@@ -5,7 +5,7 @@
     many.py    several products, one after another or spread over processes
 
 Test pictures are used for the table alone: nothing in a run is chosen by them.
-Symbols: N pictures, R resolution.  Leaves out: judging loose pictures (predict.py).
+Symbols: N pictures of H x W pixels.  Leaves out: judging loose pictures (predict.py).
 """
 import json
 import os
@@ -17,12 +17,13 @@ from dataclasses import asdict
 import torch
 
 from minilora import __version__, folders, page, report, scenes
+from minilora.adapt import of_one_shape
 from minilora.ahead import ahead
 from minilora.checkpoint import load_clip
 from minilora.data import few_shot, find_data
 from minilora.detector import ROWS, Detector
 from minilora.files import digest_of, sha256_of
-from minilora.images import load_squares, read_mask
+from minilora.images import read_image, read_mask
 from minilora.journal import RESUME, settle, whole_folder
 from minilora.settings import Settings
 from minilora.terminal import ProgressLine
@@ -30,6 +31,7 @@ from minilora.unfinished import Unfinished
 
 SCORED = 8                      # pictures that go through the tower together
 EMBEDDED = "embedded scenes (drawn)"
+EXPLAINED = {name: row.explained for name, row in ROWS.items()}
 RESULTS = ("adapter.pt", "memory.pt", "metrics.json", "scores.csv", "maps", "report.html")
 
 
@@ -44,26 +46,38 @@ def open_data(options):
     return folders.open_class(folder.parent, options.name), EMBEDDED
 
 
-def load_pictures(samples, resolution):
-    """(N, 3, R, R) in [0, 1]."""
-    return load_squares([s.path for s in samples], resolution)
+def load_pictures(samples, prepare):
+    """N of (3, H, W) in [0, 1].  prepare: of a `Detector`."""
+    return [prepare(read_image(s.path)) for s in samples]
 
 
-def load_masks(samples, resolution):
-    """(N, R, R) bool, empty masks for good pictures; None if a defective one has no mask."""
+def load_masks(samples, sizes):
+    """N of (H, W) bool, empty masks for good pictures; None if a defective one has no mask.
+
+    sizes: (H, W) of each.
+    """
     if any(s.label != 0 and s.mask_path is None for s in samples):
         return None
-    empty = torch.zeros(resolution, resolution, dtype=torch.bool)
-    return torch.stack([read_mask(s.mask_path, resolution) if s.label else empty for s in samples])
+    return [read_mask(s.mask_path, size) if s.label else torch.zeros(*size, dtype=torch.bool)
+            for s, size in zip(samples, sizes)]
 
 
 def judge(detector, batches):
-    """Maps and image scores of every row.  Returns {row: (maps (N, R, R), scores (N,))}.
+    """Maps and image scores of every row.  Returns {row: (N maps (H, W), scores (N,))}.
 
-    batches: of pictures (B, 3, R, R), SCORED of them each.
+    batches: lists of pictures (3, H, W), SCORED of them each; those of one shape go together.
     """
-    parts = [detector.rows(batch) for batch in batches]
-    return {row: tuple(map(torch.cat, zip(*(part[row] for part in parts)))) for row in parts[0]}
+    maps, scores = {}, {}
+    for pictures in batches:
+        found = [None] * len(pictures)
+        for group in of_one_shape(pictures):
+            rows = detector.rows(torch.stack([pictures[k] for k in group]))
+            for n, k in enumerate(group):
+                found[k] = {row: (m[n], s[n]) for row, (m, s) in rows.items()}
+        for row in found[0]:
+            maps.setdefault(row, []).extend(each[row][0] for each in found)
+            scores.setdefault(row, []).extend(each[row][1] for each in found)
+    return {row: (maps[row], torch.stack(scores[row])) for row in maps}
 
 
 def peak_memory(device):
@@ -80,7 +94,8 @@ def peak_memory(device):
 def introduce(detector, weights, data, data_name, options, say):
     """The first lines: which weights, which data, which device, how much is trained."""
     trained, total = detector.parameters()
-    settings, first, last = detector.settings, detector.first, len(detector.clip.visual.blocks)
+    settings, last = detector.settings, len(detector.clip.visual.blocks)
+    first = last + 1 - detector.last
     where = f"block {last}" if first == last else f"blocks {first}-{last}"
     small = ", a small model, for trying things out" if weights.name == "mini-clip" else ""
     say(f"weights  {weights.name}{small}  (sha256 {weights.sha256[:12]}…)")
@@ -92,6 +107,13 @@ def introduce(detector, weights, data, data_name, options, say):
     say(f"training {trained:,} of {total:,} parameters ({trained / total:.2%}): LoRA "
         f"r={settings.rank} on {','.join(settings.targets)} of {where}, "
         f"{detector.prompts.context.shape[1]} context vectors a prompt")
+
+
+def settings_of(o):
+    """The settings that the options of fit.py ask for; the others keep their defaults."""
+    return Settings(resolution=o.resolution, square=o.square, steps=o.steps, batch=o.batch,
+                    rate=o.rate, rank=o.rank, alpha=o.alpha, targets=tuple(o.targets),
+                    blocks=o.blocks, turns=o.turns, seed=o.seed)
 
 
 def fingerprint(settings, weights, data, options):
@@ -130,9 +152,7 @@ def run(options, say=print, again=True):
         raise ValueError(f"--device {options.device}: no such device here; use --device cpu")
     clip, weights = load_clip(options.model, options.device)
     data, data_name = open_data(options)
-    settings = Settings(**{key: tuple(value) if isinstance(value, list) else value
-                           for key, value in vars(options).items()
-                           if key in Settings.__dataclass_fields__})
+    settings = settings_of(options)
     mark = fingerprint(settings, weights, data, options)
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file; give a folder")
@@ -153,7 +173,7 @@ def run(options, say=print, again=True):
         if done:
             say(f"goes on at step {done}, where the same training was stopped")
         if shots:
-            detector.fit(load_pictures(shots, detector.resolution),
+            detector.fit(load_pictures(shots, detector.prepare),
                          ProgressLine(settings.steps, done), unfinished)
         detector.save(staging, weights)
         metrics = describe(detector, weights, data, data_name, options) | {
@@ -181,7 +201,7 @@ def write_results(folder, detector, samples, metrics, begun, options, say):
     metrics |= {"seconds": time.time() - begun, "peak_memory_bytes": peak_memory(options.device)}
     report.write_json(folder / "metrics.json", metrics)
     if samples:
-        page.write_page(folder / "report.html", metrics, ROWS, scores, samples, panels,
+        page.write_page(folder / "report.html", metrics, EXPLAINED, scores, samples, panels,
                         options.command)
     return metrics
 
@@ -189,7 +209,7 @@ def write_results(folder, detector, samples, metrics, begun, options, say):
 def tell(metrics, say):
     """The table, and what the threshold achieves."""
     if any(value is not None for row in metrics["rows"].values() for value in row.values()):
-        say(report.table(metrics["rows"], ROWS))
+        say(report.table(metrics["rows"], EXPLAINED))
         best = list(metrics["rows"])[-1]
         say(f"image AUROC of each kind of defect against the good pictures, row {best}:")
         drawn = metrics["data"]["name"] == EMBEDDED
@@ -225,21 +245,22 @@ def evaluate(detector, samples, out):
     pictures = []                                           # shown beside their maps, later
 
     def load(part):
-        pictures.append(load_pictures(part, detector.resolution))
-        return pictures[-1]
+        loaded = load_pictures(part, detector.prepare)
+        pictures.extend(loaded)
+        return loaded
 
     rows = judge(detector, ahead(load, parts))
-    pictures = torch.cat(pictures)
-    masks = load_masks(samples, detector.resolution)
+    masks = load_masks(samples, [picture.shape[1:] for picture in pictures])
     maps, scores = rows.get("adapted", rows["zero-shot"])
     report.write_scores(out / "scores.csv", samples, scores, detector.threshold)
     panels = report.write_maps(out / "maps", samples, pictures, masks, maps, scores,
                                detector.threshold)
     known = [k for k, s in enumerate(samples) if s.label is not None]
     labels = torch.tensor([samples[k].label for k in known])
-    masks = None if masks is None else masks[known]
-    with ThreadPoolExecutor() as threads:                   # sorting runs on one core each
-        measured = threads.map(lambda m, s: report.row_metrics(s[known], m[known], labels, masks),
+    masks = None if masks is None else [masks[k] for k in known]
+    with ThreadPoolExecutor(2) as threads:                  # sorting runs on one core each
+        measured = threads.map(lambda m, s: report.row_metrics(s[known], [m[k] for k in known],
+                                                               labels, masks),
                                *zip(*rows.values()))
         metrics = {"rows": dict(zip(rows, measured))}
     metrics["kinds"] = report.kind_metrics(scores[known], [samples[k].kind for k in known])

@@ -9,6 +9,7 @@ After training Delta W can be added to W, and the adapted model costs nothing ex
 
 Symbols: k = in_features, d = out_features, r = rank, Delta W what the adaptation changed.
 Differs: A is drawn Kaiming-uniform as in the authors' code and in peft; the paper says Gaussian.
+The paper adapts q and v mostly (section 7.1); here the default is all four.
 Left out: dropout on x, LoRA on embeddings, convolutions or the feed-forward layers, several
 adapters at once, merging by itself in train() or eval(): merge() is called, or nothing is merged;
 saving (adapter.py).
@@ -85,7 +86,7 @@ def lora_layers(module):
     return {name: m for name, m in module.named_modules() if isinstance(m, LoRALinear)}
 
 
-def add_lora(tower, targets=("q", "v"), blocks=None, rank=4, alpha=8, generator=None):
+def add_lora(tower, targets=TARGETS, blocks=None, rank=4, alpha=8, generator=None):
     """Replace attention projections by LoRA layers in place; freeze all of tower but A and B.
 
     tower: VisionTransformer or TextTransformer; targets: some of q, k, v, out; blocks: numbers

@@ -23,7 +23,7 @@ from minilora.baselines.masked import judged, train
 from minilora.data import few_shot, shots_of
 from minilora.files import digest_of, sha256_of, whole_file
 from minilora.images import MEAN, STD, load_squares, normalise
-from minilora.job import load_masks, load_pictures, open_data
+from minilora.job import load_masks, open_data
 from minilora.journal import RESUME, whole_folder
 from minilora.mae import (MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MaskedAutoencoder, patchify,
                           random_masking, unpatchify)
@@ -101,7 +101,8 @@ def grid(mae, pixels, seed=0):
 
 def as_detector(mae, data, resolution):
     """Reconstruction error as a detector: {metric: value} on all test pictures."""
-    pixels, masks = load_pictures(data.test, resolution), load_masks(data.test, resolution)
+    pixels = load_squares([s.path for s in data.test], resolution)
+    masks = load_masks(data.test, [pixels.shape[2:]] * len(pixels))
     maps, scores = judged(mae, pixels)
     truth = torch.tensor([s.label for s in data.test])
     return report.row_metrics(scores, maps, truth, masks)
@@ -122,13 +123,14 @@ def on_labels(mae, data, options, resolution):
             odds = transfer.classify(encoder, head, pixels[1])
             found[name] = {"accuracy": (odds.argmax(1) == truth).float().mean().item(),
                            "image_auroc": auroc(1 - odds[:, 0], truth > 0)}
-    masks = [load_masks(part, resolution) for part in (chosen.train, chosen.test)
-             if options.probe]
+    masks = [load_masks(part, [(resolution, resolution)] * len(part))
+             for part in (chosen.train, chosen.test) if options.probe]
     if masks and all(m is not None for m in masks):
+        masks = [torch.stack(part) for part in masks]
         head = transfer.segment(mae.encoder, pixels[0], masks[0],
                                 torch.Generator().manual_seed(options.seed))
         odds = transfer.patch_probability(mae.encoder, head, pixels[1])
-        maps = to_pixels(odds, resolution, 4 * resolution / 224)
+        maps = to_pixels(odds, (resolution, resolution), 4 * resolution / 224)
         found["segmentation"] = {"pixel_auroc": auroc(maps.flatten(), masks[1].flatten())}
     return found
 
@@ -142,7 +144,7 @@ def run(options, say):
     generator, begun = torch.Generator().manual_seed(options.seed), time.time()
     mae = model_of(options, generator).to(options.device)
     resolution = mae.config.resolution
-    pictures = load_pictures(shots, resolution)
+    pictures = load_squares([s.path for s in shots], resolution)
     with whole_folder(options.out, "mae", earlier=RESULTS) as staging:
         say(f"data     {data_name}: {data.root}, class {data.name}, {len(shots)} good pictures")
         say(f"model    {sum(p.numel() for p in mae.parameters()):,} parameters, "
@@ -161,8 +163,8 @@ def run(options, say):
             metrics["reconstruction"] = as_detector(mae, data, resolution)
         if known and (options.probe or options.finetune):
             metrics |= on_labels(mae, data, options, resolution)
-        shown = load_pictures((data.test or shots)[::max(1, len(data.test) // SHOWN)][:SHOWN],
-                              resolution)
+        some = (data.test or shots)[::max(1, len(data.test) // SHOWN)][:SHOWN]
+        shown = load_squares([s.path for s in some], resolution)
         with whole_file(staging / "grid.png") as file:
             grid(mae, shown).save(file, "PNG")
         metrics["seconds"] = time.time() - begun

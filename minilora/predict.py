@@ -7,7 +7,7 @@ predictions.json and overlays, the suspicious region outlined.
 Exit status: 0 all pictures OK, 1 some NG, 2 something went wrong: a picture that could not be
 read (the others are judged all the same), or a run without a threshold.
 
-Symbols: R resolution.  Leaves out: masks and metrics (fit's table has them).
+Symbols: H x W pixels.  Leaves out: masks and metrics (fit's table has them).
 """
 import csv
 import io
@@ -23,13 +23,12 @@ from PIL import Image
 from minilora.ahead import ahead
 from minilora.checkpoint import is_published, load_clip
 from minilora.data import SUFFIXES
-from minilora.detector import Detector
+from minilora.detector import PRECISIONS, Detector
 from minilora.files import load_tensors, whole_file
 from minilora.folders import pictures_below
-from minilora.images import read_image, to_square
+from minilora.images import read_image
 from minilora.journal import settle, whole_folder
 from minilora.report import write_json
-from minilora.sight import PRECISIONS
 from minilora.terminal import command, option_parser
 
 OUTLINE = (255, 40, 40)
@@ -83,7 +82,7 @@ def open_judge(run, model=None, device="cpu"):
 def outlined(picture, scores, line):
     """The picture, PIL RGB, with an outline around what scores above `line`.
 
-    scores: (R, R), resized to the picture.
+    scores: (H, W), resized to the picture.
     """
     size = picture.size[::-1]
     there = F.interpolate(scores[None, None], size, mode="bilinear")[0, 0]
@@ -107,10 +106,10 @@ def judge(detector, path, picture):
     """What is said of one picture, a dict, and its overlay.  Raises what `read` came back with."""
     if isinstance(picture, Exception):
         raise picture
-    maps, score = detector.score(to_square(picture, detector.resolution)[None])
+    maps, score = detector.score(detector.prepare(picture)[None])
     bad = score.item() > detector.threshold
-    row, column = divmod(int(maps[0].argmax()), maps.shape[-1])
-    place = [round((x + 0.5) / maps.shape[-1], 4) for x in (column, row)]
+    place = divmod(int(maps[0].argmax()), maps.shape[-1])                   # row, column
+    place = [round((x + 0.5) / side, 4) for x, side in zip(place, maps[0].shape)][::-1]
     said = {"file": str(path), "decision": "NG" if bad else "OK", "score": round(score.item(), 6),
             "threshold": round(detector.threshold, 6), "highest_at": place, "error": None}
     line = detector.line(maps, score).item()

@@ -55,24 +55,31 @@ def connected_regions(masks):
 def aupro(maps, masks, limit=0.3):
     """Area under the per-region overlap up to a false-positive rate, over limit; float in [0, 1].
 
-    maps: (N, H, W) scores, higher = more anomalous;  masks: bool (N, H, W).  A random map gives
-    limit / 2.  Raises ValueError for differing shapes, NaN, or if no or every pixel is marked.
+    maps: N of (H, W), scores, higher = more anomalous;  masks: N of bool (H, W); pictures may
+    differ in size.  A random map gives limit / 2.  Raises ValueError for differing shapes, NaN, or
+    if no or every pixel is marked.
     """
-    if maps.shape != masks.shape or maps.ndim != 3:
-        raise ValueError(f"aupro: maps and masks must both be (N, H, W), found {tuple(maps.shape)} "
-                         f"and {tuple(masks.shape)}; resize the masks to the maps")
+    sizes, others = ([tuple(m.shape) for m in column] for column in (maps, masks))
+    if sizes != others or {len(size) for size in sizes} != {2}:
+        raise ValueError(f"aupro: maps and masks must both be N of (H, W), found {sizes[:3]} and "
+                         f"{others[:3]}; resize the masks to the maps")
     if not 0 < limit <= 1:
         raise ValueError(f"aupro: limit must be in (0, 1], found {limit}; 0.3 is usual")
-    masks = masks.bool()
-    if not masks.any() or masks.all():
+    marked = torch.cat([mask.flatten().bool() for mask in masks])
+    scores = torch.cat([found.flatten() for found in maps])
+    if not marked.any() or marked.all():
         raise ValueError("aupro: needs marked and unmarked pixels, found only one kind; it is "
                          "undefined then, report it as missing")
-    if maps.isnan().any():
+    if scores.isnan().any():
         raise ValueError("aupro: maps hold NaN; look for the step that made it")
-    region = connected_regions(masks)
+    region, count = [], 0
+    for mask in masks:
+        if mask.any():
+            region.append(count + connected_regions(mask[None].bool()))
+            count = int(region[-1].max()) + 1
+    region = torch.cat(region)                                          # (M,)
     weight = 1 / region.bincount()[region].double()                     # (M,) 1 / |C|
-    weight = weight / (region.max() + 1)
-    return weighted_area(maps[masks], weight, maps[~masks], limit)
+    return weighted_area(scores[marked], weight / count, scores[~marked], limit)
 
 
 def weighted_area(defective, weight, good, limit):

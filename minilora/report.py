@@ -7,7 +7,7 @@
 Claim: a table alone hides mistakes; a map shows whether the score comes from the defect.
 Every file appears whole or not at all (files.py).
 
-Symbols: N test pictures, R resolution.  Leaves out: the HTML page of a run (page.py).
+Symbols: N test pictures of H x W pixels.  Leaves out: the HTML page of a run (page.py).
 """
 
 import csv
@@ -38,7 +38,7 @@ def defined(metric, scores, labels):
 def row_metrics(scores, maps, labels, masks):
     """All metrics of a row over all pictures and, with suffix _odd, over the odd-numbered ones.
 
-    scores, labels: (N,);  maps: (N, R, R);  masks: (N, R, R) bool, or None if any is missing.
+    scores, labels: (N,);  maps: N of (H, W);  masks: N of (H, W) bool, or None if any is missing.
     Numbers count from 0 in sorted order: defaults were chosen on even ones.
     """
     out = {}
@@ -47,8 +47,16 @@ def row_metrics(scores, maps, labels, masks):
             out[name + suffix] = defined(metric, scores[part], labels[part])
         for name, metric in PIXEL_METRICS.items():
             out[name + suffix] = (None if masks is None else
-                                  defined(metric, maps[part], masks[part]))
+                                  of_pixels(metric, maps[part], masks[part]))
     return out
+
+
+def of_pixels(metric, maps, masks):
+    """A metric of all pixels, or None where only one class is present; AUPRO needs their places."""
+    if not len(maps):
+        return None
+    scores, labels = (torch.cat([m.flatten() for m in column]) for column in (maps, masks))
+    return defined(metric if metric is not aupro else lambda *_: aupro(maps, masks), scores, labels)
 
 
 def kind_metrics(scores, kinds):
@@ -117,7 +125,7 @@ def write_scores(path, samples, scores, threshold):
 
 
 def colours(values):
-    """Heat colours, dark blue by green to yellow.  values: (R, R) in [0, 1] -> uint8 (R, R, 3)."""
+    """Heat colours, dark blue by green to yellow.  values: (H, W) in [0, 1] -> uint8 (H, W, 3)."""
     stops = torch.tensor([[13, 8, 90], [33, 110, 160], [60, 180, 110],
                           [245, 220, 60], [255, 250, 210]]).float()
     place = values.clamp(0, 1) * (len(stops) - 1)
@@ -129,7 +137,7 @@ def colours(values):
 def panel(pixels, mask, scores, low, high, title, good):
     """Input, mask, map and overlay side by side, PIL.
 
-    pixels: (3, R, R) in [0, 1];  mask: (R, R) bool or None;  scores: (R, R), coloured from low to
+    pixels: (3, H, W) in [0, 1];  mask: (H, W) bool or None;  scores: (H, W), coloured from low to
     high, the same for all pictures of a run;  good: colour of the title, None for grey.
     """
     picture = (pixels * 255).round().byte().permute(1, 2, 0).numpy()
@@ -155,8 +163,8 @@ def write_maps(folder, samples, pictures, masks, maps, scores, threshold):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    low = maps.flatten(1).amin(1).median().item()
-    high = maps.flatten(1).amax(1).quantile(0.9).item()
+    low = torch.stack([m.min() for m in maps]).median().item()
+    high = torch.stack([m.max() for m in maps]).quantile(0.9).item()
     paths = []
     for k, sample in enumerate(samples):
         good = None if threshold is None else bool(scores[k] <= threshold)

@@ -14,10 +14,10 @@ import torch
 
 from minilora.adapter import adapter_state, load_adapter_state
 from minilora.files import load_tensors, save_tensors
-from minilora.memory import Memory
+from minilora.memory import MemoryBank
 from minilora.settings import Settings
 
-VERSION = 4                     # in adapter.pt, of what `save` writes together
+VERSION = 5                     # in adapter.pt, of what `save` writes together
 
 
 def save(detector, folder, weights):
@@ -26,14 +26,15 @@ def save(detector, folder, weights):
     folder.mkdir(parents=True, exist_ok=True)
     settings = {key: list(value) if isinstance(value, tuple) else value
                 for key, value in asdict(detector.settings).items()}
-    if detector.memory is not None:
-        save_tensors(folder / "memory.pt", {"scales": [m.state() for m in detector.memory]})
+    if detector.bank is not None:
+        save_tensors(folder / "memory.pt", detector.bank.state())
     learned = detector.hand_written if detector.learned is None else detector.learned
     save_tensors(folder / "adapter.pt", {
         "version": VERSION, "noun": detector.noun, "settings": settings,
         "weights": {"name": weights.name, "sha256": weights.sha256, "path": str(weights.path)},
         "lora": adapter_state(detector.clip.visual), "context": detector.prompts.context.detach(),
-        "text": learned, "text_share": detector.text_share, "threshold": detector.threshold})
+        "text": learned, "level": detector.level, "weight": detector.weight,
+        "threshold": detector.threshold})
 
 
 def load(make, folder, clip, weights):
@@ -68,23 +69,21 @@ def restored(make, saved, path, clip, weights):
     load_adapter_state(clip.visual, saved["lora"])
     detector.prompts.context.data.copy_(saved["context"])
     text, threshold = saved["text"].to(detector.device), saved["threshold"]
-    share = saved["text_share"]
+    level, weight = saved["level"], saved["weight"]
     if text.shape != (2, clip.config.embed):
         raise ValueError(f"text {tuple(text.shape)}, expected (2, {clip.config.embed})")
-    if type(share) is not float or not 0 <= share <= 1:
-        raise ValueError(f"text_share {share!r}, expected a number from 0 to 1")
-    numbers = (detector.prompts.context, text, torch.tensor(threshold or 0.0))
+    if not (type(level) is type(weight) is float and level > 0 and weight >= 0):
+        raise ValueError(f"level {level!r} and weight {weight!r}, expected a number above 0 and one "
+                         "of 0 or more")
+    numbers = (detector.prompts.context, text, torch.tensor([threshold or 0.0, level, weight]))
     if not all(x.isfinite().all() for x in numbers):
-        raise ValueError("context, text or threshold hold NaN or inf; fit again")
-    detector.learned, detector.text_share, detector.threshold = text, share, threshold
+        raise ValueError("context, text, level, weight or threshold hold NaN or inf; fit again")
+    detector.learned, detector.threshold = text, threshold
+    detector.level, detector.weight = level, weight
     memory = path.with_name("memory.pt")
     if memory.exists():
-        shape = len(detector.memory_layers), clip.config.vision_width
-        detector.memory = [Memory.from_state(m, shape, detector.device)
-                           for m in load_tensors(memory)["scales"]]
-        if len(detector.memory) != len(settings.scales):
-            raise ValueError(f"memory.pt: expected {len(settings.scales)} scales, found "
-                             f"{len(detector.memory)}; fit again")
+        width = len(detector.memory_layers) * clip.config.vision_width
+        detector.bank = MemoryBank.from_state(load_tensors(memory), width, detector.device)
     return detector
 
 

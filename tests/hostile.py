@@ -287,7 +287,7 @@ def write_run(folder):
     """A run folder with tiny weights beside it, whose adapter `predict` takes."""
     save_official(tiny_state(), folder / "tiny.pt", half=False)
     clip, weights = load_clip(folder / "tiny.pt")
-    detector = Detector(clip, "plate", Settings(steps=1, pool=2, batch=2, scales=(1.0,), copies=1))
+    detector = Detector(clip, "plate", Settings(steps=1, pool=2, batch=2))
     detector.fit(torch.rand(2, 3, SMALL.resolution, SMALL.resolution,
                             generator=torch.Generator().manual_seed(0)))
     detector.save(folder / "run", weights)
@@ -328,8 +328,9 @@ ADAPTERS |= {
     "settings of no name": setting(colour=3),
     "settings that are text": setting(rank="four"),
     "a resolution for terabytes": setting(resolution=10**6),
-    "a scale for terabytes": setting(scales=[1e6]),
-    "a scale that is no number": setting(scales=[float("nan")]),
+    "a smoothing over all bounds": setting(sigma=1e9),
+    "a smoothing that is no number": setting(sigma=float("nan")),
+    "a setting of an earlier version": setting(scales=[1.0]),
     "a layer that is not there": setting(memory_layers=[99]),
     "a negative rank": setting(rank=-4),
     "more blocks than there are": setting(blocks=50),
@@ -346,13 +347,21 @@ ADAPTERS |= {
     "text with inf": adapter_with(lambda c: c.update(text=c["text"] * float("inf"))),
     "a threshold that is text": adapter_with(lambda c: c.update(threshold="high")),
     "a threshold that is no number": adapter_with(lambda c: c.update(threshold=float("nan"))),
+    "a level of zero": adapter_with(lambda c: c.update(level=0.0)),
+    "a level that is no number": adapter_with(lambda c: c.update(level=float("nan"))),
+    "a level that is text": adapter_with(lambda c: c.update(level="1")),
+    "a negative weight": adapter_with(lambda c: c.update(weight=-1.0)),
+    "an infinite weight": adapter_with(lambda c: c.update(weight=float("inf"))),
+    "no weight": adapter_with(lambda c: {k: v for k, v in c.items() if k != "weight"}),
+    "an adapter of an earlier version": adapter_with(lambda c: c.update(version=4)),
     "a noun that is none": adapter_with(lambda c: c.update(noun=[1])),
     "a memory of another width": adapter_with(
-        lambda c: c["scales"][0].update(patches=c["scales"][0]["patches"][..., :-1]), "memory.pt"),
+        lambda c: c.update(tokens=c["tokens"][:, :-1]), "memory.pt"),
     "a memory with NaN": adapter_with(
-        lambda c: c["scales"][0].update(mean=c["scales"][0]["mean"] * float("nan")), "memory.pt"),
-    "a memory without scales": adapter_with(lambda c: {"scale": []}, "memory.pt"),
-    "fewer scales than settings": adapter_with(lambda c: {"scales": []}, "memory.pt"),
+        lambda c: c.update(tokens=c["tokens"] * float("nan")), "memory.pt"),
+    "a memory without tokens": adapter_with(lambda c: {"token": c["tokens"]}, "memory.pt"),
+    "a memory that is text": adapter_with(lambda c: c.update(tokens="all"), "memory.pt"),
+    "a memory of an earlier version": adapter_with(lambda c: {"scales": []}, "memory.pt"),
     "a memory that is HTML": adapter_as("HTML", "memory.pt"),
 }
 

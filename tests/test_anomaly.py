@@ -27,6 +27,24 @@ def test_gaussian_smoothing_equals_scipy(generator, sigma):
     assert np.abs(anomaly.gaussian(maps, sigma).numpy() - expected).max() < 1e-12
 
 
+def test_smoothing_by_nothing_is_the_map_itself(generator):
+    maps = torch.rand(2, 5, 9, generator=generator)
+    assert torch.equal(anomaly.gaussian(maps, 0), maps)
+
+
+@pytest.mark.parametrize("size", [(5, 9), (9, 5), (2, 40), (1, 7)])
+@pytest.mark.parametrize("sigma", [1.0, 30.0, 100.0])
+def test_smoothing_wider_than_a_map_reaches_to_its_shorter_side(generator, size, sigma):
+    """Reflected once, the border gives no more; scipy with the same cut."""
+    maps = torch.rand(2, *size, generator=generator, dtype=torch.float64)
+    radius = min(4 * int(sigma), min(size) - 1)
+    expected = maps.numpy() if radius == 0 else np.stack(
+        [gaussian_filter(m, sigma, mode="mirror", radius=radius) for m in maps.numpy()])
+    found = anomaly.gaussian(maps, sigma)
+    assert np.abs(found.numpy() - expected).max() < 1e-12
+    assert maps.min() - 1e-12 <= found.min() and found.max() <= maps.max() + 1e-12
+
+
 def test_text_map_is_the_softmax_of_scaled_cosines(generator):
     patches, text = (
         torch.randn(2, 4, 8, generator=generator),
@@ -41,9 +59,18 @@ def test_text_map_is_the_softmax_of_scaled_cosines(generator):
 def test_maps_keep_the_place_of_a_patch():
     scores = torch.zeros(1, 16)
     scores[0, 6] = 1  # row 1, column 2 of 4 x 4
-    place = int(anomaly.to_pixels(scores, 64, sigma=1.0)[0].flatten().argmax())
+    place = int(anomaly.to_pixels(scores, (64, 64), sigma=1.0)[0].flatten().argmax())
     row, column = divmod(place, 64)
     assert 16 <= row < 32 and 32 <= column < 48
+
+
+@pytest.mark.parametrize("rows, columns", [(2, 6), (6, 2), (1, 7), (14, 35), (3, 3)])
+def test_maps_of_rectangles_have_their_rows_and_columns(generator, rows, columns):
+    scores = torch.rand(2, rows * columns, generator=generator)
+    maps = anomaly.to_pixels(scores, (16 * rows, 16 * columns), sigma=0)
+    assert maps.shape == (2, 16 * rows, 16 * columns)
+    peer = F.interpolate(scores.view(2, 1, rows, columns), scale_factor=16, mode="bilinear")[:, 0]
+    assert torch.allclose(maps, peer, atol=1e-6)
 
 
 def test_image_score_is_the_mean_of_the_highest_pixels():

@@ -76,10 +76,11 @@ def test_anomalyclip_never_sees_the_class_it_is_tested_on(monkeypatch, tmp_path)
     seen = []
     monkeypatch.setattr(scenes, "write_class", lambda root, name: seen.append(name) or root / name)
     monkeypatch.setattr(accuracy, "load_class", lambda root, name: type("D", (), {"test": [name]}))
-    monkeypatch.setattr(accuracy, "load_pictures", lambda samples, _: samples)
-    monkeypatch.setattr(accuracy, "load_masks", lambda samples, _: samples)
-    pictures, _ = accuracy.other_products("gear", 64, tmp_path)
+    monkeypatch.setattr(accuracy, "squares", lambda samples, _: samples)
+    monkeypatch.setattr(accuracy, "load_masks", lambda _, sizes: list(map(torch.zeros, sizes)))
+    pictures, masks = accuracy.other_products("gear", 64, tmp_path)
     assert "gear" not in pictures and len(pictures) == len(scenes.CLASSES) - 1 == len(seen)
+    assert masks.shape == (len(pictures), 64, 64)
 
 
 def test_a_half_written_cell_cannot_exist(options):

@@ -12,7 +12,7 @@ from conftest import TINY
 from bench import bars, cost, formulas, largest, measure, memory
 from bench.steps import FULL, MAIN, METHODS, PLAIN, REUSE, Training, saved_bytes
 from bench.tables import as_csv
-from minilora.adapt import adaptation_loss, entering_streams
+from minilora.adapt import adaptation_loss, frozen_states
 from minilora.clip import CLIP, VIT_B_16, CLIPConfig
 
 SMALL = CLIPConfig(**TINY | {"vision_layers": 12, "vision_width": 128, "text_layers": 2,
@@ -81,7 +81,7 @@ def test_the_plain_step_and_the_one_with_reuse_compute_the_same_loss():
     reuse = Training(METHODS[REUSE], SMALL, 2, 2)
     same_weights(reuse, plain)
     pixels, coverage = plain.hold_pool()
-    tokens = entering_streams(plain.clip.visual, pixels.float(), plain.first)
+    tokens = frozen_states(plain.clip.visual, pixels.float(), plain.first - 1)[-1]
     ours = adaptation_loss(plain.clip, plain.prompts, tokens, coverage, plain.first,
                            plain.settings.losses)
     assert plain.loss(pixels, coverage).item() == pytest.approx(ours.item(), abs=1e-6)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from minilora import contents, defects, regions
 from minilora.contents import Source, facets, moved, recoloured, shuffled
-from minilora.defects import AREA, KINDS, VISIBLE, changed, paste_defect
+from minilora.defects import AREA, KINDS, VISIBLE, changed, paste_anywhere, paste_defect
 from minilora.draws import log_uniform
 from minilora.regions import crack, find_object, perlin_noise, pick_place, region, rim_of
 
@@ -303,6 +303,33 @@ def test_pasting_leaves_the_threads_and_the_graph_alone():
         assert torch.get_num_threads() == 2 and not new.requires_grad
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("height, width", [(64, 160), (160, 64)])
+def test_a_defect_in_a_rectangle_lies_in_a_square_of_it_and_its_mask_is_exact(kind, height, width):
+    g, picture = seeded(), F.interpolate(part()[None], (height, width))[0]
+    before, marked = picture.clone(), torch.zeros(height, width)
+    for _ in range(12):
+        new, mask = paste_anywhere(picture, g, kind, [picture, part(96), part()])
+        assert new.shape == picture.shape and mask.shape == (height, width)
+        assert mask.dtype == torch.bool and mask.any() and new.min() >= 0 and new.max() <= 1
+        assert not (((new - picture).abs().amax(0) > VISIBLE) & ~mask).any()
+        rows, columns = (mask.any(dim).nonzero() for dim in (1, 0))
+        assert max(rows.max() - rows.min(), columns.max() - columns.min()) < 64
+        marked += mask
+    assert torch.equal(picture, before), "the good picture stays good"
+    along = marked.sum(int(height > width)).nonzero()
+    assert along.max() - along.min() > 64, "not always in the same square"
+
+
+def test_a_defect_anywhere_in_a_square_is_a_pasted_defect():
+    """Nothing else is drawn, so squares get the defects that they got before."""
+    other = surface()
+    for kind in KINDS:
+        found = paste_anywhere(part(), seeded(3), kind, [part(), other])
+        expected = paste_defect(part(), seeded(3), kind, torch.stack([part(), other]))
+        assert all(map(torch.equal, found, expected)), kind
 
 
 @pytest.mark.parametrize("resolution", (16, 33, 240))

@@ -25,7 +25,7 @@ def test_the_page_shows_every_stage_and_the_same_score_as_predict(fitted):
     for heading in ("The prompts", "Shapes", "looks", "beside the texts", "LoRA changed", "scores"):
         assert heading in body
     assert "a photo of a damaged gear" in body and "(3, 64, 64)" in body
-    pixels = explain.to_square(explain.read_image(picture), 64)[None]
+    pixels = detector.prepare(explain.read_image(picture))[None]
     assert f"<td>{detector.score(pixels)[1].item():.3f}</td>" in body
     assert not re.search("<script|https?:", body) and all(
         'alt="' in tag for tag in re.findall("<img[^>]*>", body))
@@ -62,7 +62,7 @@ def test_what_lora_changed_equals_the_singular_values_of_b_times_a(tiny_clip):
 
 
 def test_heat_runs_from_the_lowest_to_the_highest_value():
-    image = explain.heat(torch.arange(4.0))
+    image = explain.heat(torch.arange(4.0).view(2, 2))
     assert isinstance(image, Image.Image) and image.size == (explain.SIDE, explain.SIDE)
     dark, bright = image.getpixel((0, 0)), image.getpixel((explain.SIDE - 1, explain.SIDE - 1))
     assert sum(dark) < sum(bright)

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPO
+from PIL import Image
 
-from minilora import fit, job, report, scenes
+from minilora import fit, job, predict, report, scenes
 from minilora.data import load_class
-from minilora.detector import ROWS
+from minilora.detector import ROWS, Detector
+from minilora.images import read_image
+from minilora.predict import open_run
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +158,52 @@ def test_odd_numbered_pictures_count_from_zero():
     row = report.row_metrics(scores, scores[:, None, None], labels, None)
     assert row["image_auroc_odd"] == 0.0 and row["image_auroc"] == 0.25
     assert row["pixel_auroc"] is None
+
+
+def test_metrics_of_maps_of_differing_sizes_are_of_all_their_pixels():
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(4, 6), (6, 4), (8, 8), (4, 6)]
+    masks = [torch.rand(size, generator=generator) < 0.3 for size in sizes]
+    maps = [torch.rand(size, generator=generator) + 0.5 * mask for size, mask in zip(sizes, masks)]
+    labels, scores = torch.tensor([1, 0, 1, 0]), torch.rand(4, generator=generator)
+    row = report.row_metrics(scores, maps, labels, masks)
+    for suffix, part in (("", slice(None)), ("_odd", slice(1, None, 2))):
+        found, truth = (torch.cat([m.flatten() for m in c[part]]) for c in (maps, masks))
+        assert row["pixel_auroc" + suffix] == report.auroc(found, truth)
+        assert row["pixel_ap" + suffix] == report.average_precision(found, truth)
+        assert row["aupro" + suffix] == report.aupro(maps[part], masks[part])
+
+
+def test_pictures_of_many_shapes_are_judged_in_their_order(tiny_clip):
+    """Those of one shape go through the tower together; each gets its own map back."""
+    detector = Detector(tiny_clip, "plate")
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(64, 96), (64, 64), (64, 96), (96, 64), (64, 64)]
+    pictures = [torch.rand(3, *shape, generator=generator) for shape in shapes]
+    maps, scores = job.judge(detector, [pictures[:3], pictures[3:]])["zero-shot"]
+    assert [tuple(m.shape) for m in maps] == shapes and scores.shape == (5,)
+    for picture, found, score in zip(pictures, maps, scores):
+        alone, its_score = detector.score(picture[None])
+        assert torch.allclose(found, alone[0], atol=1e-5)
+        assert score.item() == pytest.approx(its_score.item(), abs=1e-5)
+
+
+def test_wide_and_tall_pictures_keep_their_aspect_from_file_to_map(tiny_weights, tmp_path):
+    root = scenes.write_class(tmp_path, "gear", good=4, test_good=2, defective=1, resolution=64)
+    for path in root.rglob("*.png"):                # a mask has the sides of its picture
+        sides = (150, 100) if int(path.stem[:3]) % 2 else (100, 150)
+        with Image.open(path) as image:
+            image.resize(sides, Image.Resampling.NEAREST).save(path)
+    options = fit.parse(["--class", "gear", "--shots", "3", "--data", str(tmp_path), "--steps", "2",
+                         "--model", str(tiny_weights), "--out", str(tmp_path / "run")])
+    metrics = job.run(options, lambda line: None)
+    assert 0 <= metrics["rows"]["adapted"]["pixel_auroc"] <= 1
+    sizes = {Image.open(path).size for path in (options.out / "maps").glob("*.png")}
+    assert sizes == {(4 * (96 + 4), 64 + 18), (4 * (64 + 4), 96 + 18)}
+    detector = open_run(options.out)
+    for path in sorted((root / "test").rglob("*.png"))[:3]:
+        said, outlined = predict.judge(detector, path, read_image(path))
+        assert outlined.size == Image.open(path).size and said["decision"] in ("OK", "NG")
 
 
 def test_a_panel_shows_the_mask_white_and_the_defect_hot():

@@ -29,7 +29,7 @@ def test_a_score_is_the_distance_to_the_nearest_patch_written_out(tiny_clip, pic
     bank, asked = tokens[:8].flatten(0, 1), tokens[8:]
     distance = torch.stack([torch.stack([min((1 - F.cosine_similarity(p, m, dim=0)) for m in bank)
                                          for p in picture]) for picture in asked])
-    expected = image_score(to_pixels(distance, 64, 4.0 * 64 / 224))
+    expected = image_score(to_pixels(distance, (64, 64), 4.0 * 64 / 224))
     assert torch.allclose(found, expected, atol=1e-5)
 
 

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from minilora import scenes
-from minilora.anomaly import image_score
 from minilora.auroc import auroc
 from minilora.checkpoint import load_clip
 from minilora.data import load_class
@@ -23,13 +22,13 @@ def metal(tmp_path_factory):
                       "metal")
     clip, _ = load_clip("mini-clip")
     shots = load_squares([s.path for s in data.train], 224)
-    detector = Detector(clip, "metal", Settings(steps=0, scales=(1.0,))).fit(shots)
+    detector = Detector(clip, "metal", Settings(steps=0)).fit(shots)
     good, bad = (load_squares([s.path for s in data.test if s.label == label], 224)
                  for label in (0, 1))
 
     @torch.no_grad()
     def scores(pixels):
-        return image_score(detector.memory_map(detector.looks(pixels)))
+        return detector.row(detector.see(pixels, lora=False), "memory")[1]
     return scores, good, bad, shots
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from minilora import charts, page
-from minilora.detector import ROWS
+from minilora.job import EXPLAINED
 
 VOID = {"meta", "img", "line", "rect", "polyline"}
 SCORES, LABELS = [0.1, 0.9, 0.4, 0.4, 0.8, 0.2, 0.7], [0, 1, 0, 1, 0, 1, 1]
@@ -55,10 +55,10 @@ def written(tmp_path):
                "model": {"name": "tiny", "sha256": "0" * 64}, "peak_memory_bytes": None,
                "data": {"name": "scenes", "root": "here"}, "device": "cpu", "resolution": 64,
                "trainable_parameters": 10, "total_parameters": 100, "losses": [3.0, 2.0],
-               "rows": {name: row for name in ROWS}, "kinds": {"crack <b>": 0.75},
+               "rows": {name: row for name in EXPLAINED}, "kinds": {"crack <b>": 0.75},
                "decisions": {"good": 3, "false_alarms": 1, "defective": 4, "found": 2,
                              "unlabelled": 0, "called": 0}}
-    page.write_page(tmp_path / "report.html", metrics, ROWS, {name: SCORES for name in ROWS},
+    page.write_page(tmp_path / "report.html", metrics, EXPLAINED, dict.fromkeys(EXPLAINED, SCORES),
                     samples, panels, "python -m minilora.fit --class 'nut & bolt'")
     text = (tmp_path / "report.html").read_text()
     checker = Checker()

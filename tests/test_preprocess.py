@@ -9,7 +9,7 @@ from PIL import Image
 from conftest import shared_path
 from minilora import images
 from minilora.images import (MEAN, STD, augment, clip_preprocess, normalise, open_image,
-                             read_header, read_image, read_mask, to_square)
+                             read_header, read_image, read_mask, to_patches, to_square)
 
 KEPT = Path(__file__).parent / "data" / "preprocess"        # two of the eight, for everybody
 NAMES = ("sq224", "land", "port", "tiny", "gray", "rgba", "wide", "pal")
@@ -63,6 +63,27 @@ def test_recognition_cuts_the_ends_off_and_detection_does_not():
     image.paste((255, 255, 255), (280, 0, 300, 100))        # something at the far right
     assert clip_preprocess(image, 64).max() == 0
     assert to_square(image, 64)[:, :, -1].min() > 0.99
+
+
+@pytest.mark.parametrize("width, height, size", [
+    (250, 635, (576, 224)), (635, 250, (224, 576)), (100, 100, (224, 224)), (1000, 750, (224, 304)),
+    (3000, 3001, (224, 224)), (10, 1000, (22400, 224))])
+def test_detection_keeps_the_aspect_to_a_whole_number_of_patches(width, height, size):
+    pixels = to_patches(Image.new("RGB", (width, height)), 224, 16)
+    assert pixels.shape == (3, *size) and pixels.dtype == torch.float32
+    exact = 224 / min(width, height)
+    for side, given in zip(size, (height, width)):
+        assert side % 16 == 0 and abs(side - given * exact) <= 8, "half a patch at most"
+
+
+def test_a_resolution_that_is_no_multiple_of_the_patch_is_rounded_to_one():
+    assert to_patches(Image.new("RGB", (300, 200)), 200, 16).shape == (3, 192, 304)
+    assert to_patches(Image.new("RGB", (300, 200)), 5, 16).shape == (3, 16, 16), "at least one"
+
+
+def test_a_square_in_patches_is_the_square_itself():
+    image = picture(100, 100)
+    assert torch.equal(to_patches(image, 64, 16), to_square(image, 64))
 
 
 def test_reduction_is_antialiased():
@@ -166,6 +187,14 @@ def test_a_mask_may_be_written_with_ones_for_255(tmp_path):
     assert not read_mask(tmp_path / "none.png", 16).any()
 
 
+def test_a_mask_of_a_rectangle_is_reduced_to_its_sides(tmp_path):
+    marks = np.zeros((8, 16), np.uint8)
+    marks[4:, 8:12] = 255
+    Image.fromarray(marks).save(tmp_path / "m.png")
+    mask = read_mask(tmp_path / "m.png", (2, 4), size=(16, 8))
+    assert mask.tolist() == [[False] * 4, [False, False, True, False]]
+
+
 def test_a_mask_of_another_size_or_none_at_all_is_refused(tmp_path):
     Image.new("L", (16, 12)).save(tmp_path / "m.png")
     assert read_mask(tmp_path / "m.png", 8, size=(16, 12)).shape == (8, 8)
@@ -211,6 +240,59 @@ def test_rotation_by_a_known_angle_moves_a_point_where_it_should():
     assert torch.allclose(moved[..., :-1], pixels[..., 1:], atol=1e-5)
 
 
+def rectangle(height, width):
+    return torch.rand(1, 3, height, width, generator=seeded(0))
+
+
+@pytest.mark.parametrize("height, width", [(16, 40), (40, 16)])
+def test_a_rectangle_is_never_turned_by_a_quarter(height, width):
+    """Four symmetries are left: half a turn, a flip, both and neither."""
+    pixels = rectangle(height, width)
+    still = dict(angle=0, shift=0, brightness=0, contrast=0, gamma=0)
+    turned = augment(pixels.expand(200, -1, -1, -1), seeded(0), **still)
+    assert turned.shape == (200, 3, height, width)
+    symmetries = [pixels, pixels.flip(2, 3), pixels.flip(3), pixels.flip(2)]
+    assert {t.numpy().tobytes() for t in turned} == {s[0].numpy().tobytes() for s in symmetries}
+    turns = augment(pixels.expand(50, -1, -1, -1), seeded(0), flips=False, **still)
+    assert {t.numpy().tobytes() for t in turns} == {s[0].numpy().tobytes() for s in symmetries[:2]}
+
+
+def disc(height, width, radius=20.0, at=None):
+    """(1, 1, height, width): a filled circle, in the middle or at (y, x)."""
+    y, x = at or ((height - 1) / 2, (width - 1) / 2)
+    y, x = torch.arange(height)[:, None] - y, torch.arange(width) - x
+    return (y**2 + x**2 <= radius**2).float()[None, None]
+
+
+def extent(picture):
+    """((top, bottom), (left, right)) of what is bright in (1, 1, H, W)."""
+    bright = picture[0, 0] > 0.5
+    return tuple((int(line.nonzero().min()), int(line.nonzero().max()))
+                 for line in (bright.any(1), bright.any(0)))
+
+
+@pytest.mark.parametrize("height, width", [(64, 128), (128, 64)])
+@pytest.mark.parametrize("degrees", [30, -45, 90])
+def test_a_rotated_rectangle_keeps_its_discs_round(height, width, degrees):
+    """Rotation is one of pixels, not of the frame's [-1, 1], which would shear and stretch."""
+    angle = torch.tensor([degrees * torch.pi / 180])
+    turned = images._move(disc(height, width), angle, torch.zeros(1, 2), "border")
+    assert turned.shape == (1, 1, height, width)
+    for (low, high), side in zip(extent(turned), (height, width)):
+        assert abs(high - low - 40) <= 2 and abs(low + high - (side - 1)) <= 2
+
+
+def test_a_rotated_rectangle_moves_a_point_as_rotation_does():
+    """A disc 30 pixels right of the middle lies, after 90 degrees, 30 above it, as by rot90."""
+    pixels, none = disc(128, 96, radius=6, at=(63.5, 77.5)), torch.zeros(1, 2)
+    turned = images._move(pixels, torch.tensor([torch.pi / 2]), none, "border")
+    (top, bottom), (left, right) = extent(turned)
+    assert (top + bottom) / 2 == pytest.approx(63.5 - 30, abs=1)
+    assert (left + right) / 2 == pytest.approx(47.5, abs=1)
+    moved = images._move(pixels, torch.zeros(1), torch.tensor([[1 / 96, 2 / 128]]), "border")
+    assert torch.allclose(moved[..., :-2, :-1], pixels[..., 2:, 1:], atol=1e-4)
+
+
 @pytest.mark.parametrize("padding", ("reflect", "replicate"))
 def test_what_comes_in_from_outside_is_no_black_corner(padding):
     bright = torch.full((4, 3, 24, 24), 0.8)
@@ -230,7 +312,7 @@ def test_light_changes_keep_the_range_and_the_order_of_grey_levels():
 
 def test_an_empty_batch_stays_empty_and_a_single_picture_is_refused():
     assert augment(batch(0), seeded(0)).shape == (0, 3, 24, 24)
-    with pytest.raises(ValueError, match=r"batch \(B, 3, R, R\), found shape \(3, 24, 24\)"):
+    with pytest.raises(ValueError, match=r"batch \(B, 3, H, W\), found shape \(3, 24, 24\)"):
         augment(batch()[0], seeded(0))
     with pytest.raises(ValueError, match="unknown padding 'zeros'"):
         augment(batch(), seeded(0), padding="zeros")

@@ -59,8 +59,12 @@ def peer(maps, masks, limit):
     regions = labelled(masks)
     weights = np.ones(masks.shape)
     weights[masks.numpy()] = 1 / np.bincount(regions)[regions]
-    rate, found, _ = roc_curve(masks.numpy().ravel(), maps.numpy().ravel(),
-                               sample_weight=weights.ravel(), drop_intermediate=False)
+    return area(masks.numpy().ravel(), maps.numpy().ravel(), weights.ravel(), limit)
+
+
+def area(truth, scores, weights, limit):
+    """Area under scikit-learn's weighted ROC curve up to a false-positive rate, over it."""
+    rate, found, _ = roc_curve(truth, scores, sample_weight=weights, drop_intermediate=False)
     k = np.searchsorted(rate, limit)  # the first point at the limit or beyond
     last = np.interp(limit, rate[k - 1:k + 1], found[k - 1:k + 1])
     height, at = (torch.tensor(np.append(x[:k], y)) for x, y in ((found, last), (rate, limit)))
@@ -75,6 +79,32 @@ def test_aupro_equals_the_weighted_curve_of_scikit_learn(seed, share, levels, li
     masks[0, 0, 0], masks[0, 8, 8] = True, False
     maps = (drawn(seed + 1, 3, 16, 16) + 0.3 * masks).mul(levels).floor()
     assert aupro(maps, masks, limit) == pytest.approx(peer(maps, masks, limit), abs=1e-9)
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
+def test_pictures_of_differing_sizes_are_measured_together(limit):
+    """By the peer, on weights of all regions and pixels in one row."""
+    sizes = [(16, 16), (7, 30), (1, 9), (12, 5)]
+    masks = [drawn(k, *size) < 0.2 for k, size in enumerate(sizes)]
+    masks[2] &= False                                   # a good picture among them
+    maps = [drawn(9 + k, *mask.shape) + 0.3 * mask for k, mask in enumerate(masks)]
+    regions, count = [], 0
+    for mask in masks:
+        regions.append(labelled(mask[None]) + count)
+        count += len(np.unique(regions[-1]))
+    regions = np.concatenate(regions).astype(int)
+    truth = torch.cat([mask.flatten() for mask in masks])
+    weights = np.ones(len(truth))
+    weights[truth.numpy()] = 1 / np.bincount(regions)[regions]
+    scores = torch.cat([found.flatten() for found in maps])
+    assert aupro(maps, masks, limit) == pytest.approx(
+        area(truth.numpy(), scores.numpy(), weights, limit), abs=1e-9)
+
+
+def test_a_list_of_maps_of_one_size_is_the_stack_of_them():
+    masks = drawn(0, 3, 16, 16) < 0.2
+    maps = drawn(1, 3, 16, 16)
+    assert aupro(list(maps), list(masks)) == aupro(maps, masks)
 
 
 def test_a_small_region_counts_as_much_as_a_large_one():

@@ -116,6 +116,17 @@ def test_patches_are_numbered_row_by_row(tiny):
     assert changed.nonzero().flatten().tolist() == [7]
 
 
+def test_patches_of_a_rectangle_are_numbered_row_by_row_too(tiny):
+    """In a 2 x 6 grid, the patch in row 1, column 2 is token 1 + 1 * 6 + 2."""
+    clip, images = tiny
+    pixels = torch.cat([images, images], 3)[:, :, :32, :96]
+    painted = pixels.clone()
+    painted[:, :, 16:32, 32:48] = 0
+    changed = (clip.visual.embed(painted) != clip.visual.embed(pixels)).any(dim=-1)[0]
+    assert changed.nonzero().flatten().tolist() == [9]
+    assert clip.visual.encode_image(pixels).shape == (len(images), 32)
+
+
 def test_dropped_patches_leave_no_trace(tiny):
     """Masked pretraining gathers a subset of tokens; the blocks must not know about the others."""
     clip, images = tiny
@@ -138,7 +149,7 @@ def test_the_order_of_tokens_does_not_matter_once_positions_are_added(tiny):
 
 def test_positions_at_the_native_resolution_are_the_trained_table_bit_for_bit(tiny):
     clip, _ = tiny
-    assert clip.visual.positions(4) is clip.visual.positional_embedding
+    assert clip.visual.positions(4, 4) is clip.visual.positional_embedding
 
 
 def keys_bicubic(table, size):
@@ -157,17 +168,18 @@ def keys_bicubic(table, size):
     return np.stack(out)
 
 
-@pytest.mark.parametrize("grid", [2, 3, 5, 7, 15])
-def test_positions_at_other_resolutions_are_bicubic_and_cls_keeps_its_own(tiny, grid):
+@pytest.mark.parametrize("rows, columns", [(2, 2), (3, 3), (5, 5), (7, 7), (15, 15), (4, 6), (6, 4),
+                                           (1, 9), (7, 4)])
+def test_positions_of_other_grids_are_bicubic_and_cls_keeps_its_own(tiny, rows, columns):
     clip, _ = tiny
     table = clip.visual.positional_embedding.double().numpy()
     picture = table[1:].reshape(4, 4, -1)
-    resized = keys_bicubic(keys_bicubic(picture, grid).swapaxes(0, 1), grid).swapaxes(0, 1)
-    found = clip.visual.positions(grid)
+    resized = keys_bicubic(keys_bicubic(picture, rows).swapaxes(0, 1), columns).swapaxes(0, 1)
+    found = clip.visual.positions(rows, columns)
     assert torch.equal(found[0], clip.visual.positional_embedding[0])
-    close(found[1:].double(), torch.from_numpy(resized.reshape(grid * grid, -1)), 1e-6)
-    pixels = torch.zeros(1, 3, 16 * grid, 16 * grid)
-    assert clip.visual.text_patches(pixels).shape == (1, grid * grid, 32)
+    close(found[1:].double(), torch.from_numpy(resized.reshape(rows * columns, -1)), 1e-6)
+    pixels = torch.zeros(1, 3, 16 * rows, 16 * columns)
+    assert clip.visual.text_patches(pixels).shape == (1, rows * columns, 32)
 
 
 def test_a_resized_grid_keeps_rows_and_columns_apart(tiny):
@@ -176,8 +188,8 @@ def test_a_resized_grid_keeps_rows_and_columns_apart(tiny):
     vit = VisionTransformer(64, 16, 64, 1, 8)
     rows = torch.arange(4.)[:, None].expand(4, 4).reshape(16, 1).expand(16, 64)
     vit.positional_embedding.data[1:] = rows
-    resized = vit.positions(8)[1:].reshape(8, 8, 64)
-    close(resized, resized[:, :1].expand(8, 8, 64), 1e-6)
+    resized = vit.positions(8, 5)[1:].reshape(8, 5, 64)
+    close(resized, resized[:, :1].expand(8, 5, 64), 1e-6)
     assert (resized[1:, 0, 0] > resized[:-1, 0, 0]).all()
 
 
@@ -218,9 +230,11 @@ def test_value_value_path_refuses_more_blocks_than_there_are(tiny, last):
     (torch.zeros(3, 64, 64), r"found \(3, 64, 64\).*pixels\[None\]"),
     (torch.zeros(1, 1, 64, 64), "RGB"),
     (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "uint8; divide by 255"),
-    (torch.zeros(1, 3, 64, 80), "square"),
-    (torch.zeros(1, 3, 72, 72), r"multiple of the patch \(16\).*resolution of 64"),
-    (torch.zeros(1, 3, 0, 0), "multiple of the patch"),
+    (torch.zeros(1, 3, 72, 72), r"multiples of the patch \(16\).*for example to 64 x 64"),
+    (torch.zeros(1, 3, 64, 100), r"multiples of the patch \(16\).*for example to 64 x 96"),
+    (torch.zeros(1, 3, 5, 64), r"multiples of the patch \(16\).*for example to 16 x 64"),
+    (torch.zeros(1, 3, 0, 0), "multiples of the patch"),
+    (torch.zeros(1, 3, 64, 0), "multiples of the patch"),
 ])
 def test_pixels_of_another_form_are_refused_with_the_remedy(tiny, pixels, message):
     with pytest.raises(ValueError, match=message):

@@ -8,7 +8,7 @@ from minilora.files import load_tensors, save_tensors
 from minilora.settings import Settings
 from minilora.unfinished import Unfinished
 
-SMALL = Settings(steps=6, pool=8, batch=4, rank=2, alpha=2, scales=(1.0,), copies=1)
+SMALL = Settings(steps=6, pool=8, batch=4, rank=2, alpha=2)
 
 
 def fitted(clip, good, unfinished=None, stop=None):

@@ -69,7 +69,7 @@ class AnomalyCLIP:
     def score(self, pixels):
         """Maps (B, R, R) and scores (B,).  pixels: (B, 3, R, R) in [0, 1]."""
         logits, odd = self.probability(*self.features(pixels))
-        maps = to_pixels(odd, self.resolution, 4 * self.resolution / 224).cpu()
+        maps = to_pixels(odd, pixels.shape[-2:], 4 * self.resolution / 224).cpu()
         return maps, logits.softmax(-1)[:, 1].cpu() + maps.flatten(1).amax(1)
 
 

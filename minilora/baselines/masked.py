@@ -66,7 +66,7 @@ def judged(mae, pixels, part=16):
     """Maps (B, R, R) and scores (B,) of pictures (B, 3, R, R) in [0, 1], `part` at a time."""
     side = mae.config.resolution
     errors = torch.cat([reconstruction_errors(mae, some) for some in pixels.split(part)])
-    maps = to_pixels(errors, side, 4 * side / 224)
+    maps = to_pixels(errors, (side, side), 4 * side / 224)
     return maps, image_score(maps)
 
 

@@ -83,7 +83,7 @@ class SimCLR:
     def score(self, pixels):
         """Maps (B, R, R) and scores (B,)."""
         whole, cells = self.features(pixels)
-        maps = to_pixels(away(cells, self.cells), RESOLUTION, 4 * RESOLUTION / 224)
+        maps = to_pixels(away(cells, self.cells), (RESOLUTION, RESOLUTION), 4 * RESOLUTION / 224)
         return maps, away(whole, self.whole)
 
 

@@ -43,7 +43,8 @@ class Trained:
     def score(self, pixels):
         """Maps (B, R, R) and scores (B,).  pixels: (B, 3, R, R) in [0, 1]."""
         odd = self.patch_scores(pixels.to(self.clip.logit_scale.device))                 # (B, P)
-        maps = to_pixels(odd, self.resolution, self.settings.sigma * self.resolution / 224).cpu()
+        sigma = self.settings.sigma * self.resolution / 224
+        maps = to_pixels(odd, pixels.shape[-2:], sigma).cpu()
         return maps, image_score(maps)
 
     def patch_scores(self, pixels):
@@ -55,8 +56,7 @@ class CoOp(Trained):
     """Context vectors alone."""
 
     def fit(self, pictures):
-        last = len(self.clip.visual.blocks)
-        adapt(self.clip, self.prompts, pictures, last, self.settings, self.generator,
+        adapt(self.clip, self.prompts, pictures, self.clip.visual.last, self.settings, self.generator,
               lambda step, loss: None)
         return self
 
@@ -78,7 +78,7 @@ class FullFineTuning(Trained):
     def loss(self, pixels, coverage):
         """pixels: (B, 3, R, R) in [0, 1], half precision will do;  coverage: (B, P)."""
         visual = self.clip.visual
-        entering = visual.embed(normalise(pixels.float().to(visual.proj.device)))[:, None]
+        entering = visual.embed(normalise(pixels.float().to(visual.proj.device)))
         return adaptation_loss(self.clip, self.prompts, entering, coverage.to(visual.proj.device),
                                1, self.settings.losses)
 

@@ -101,7 +101,7 @@ class WinCLIP:
             vision = (sum(vision) + self.distance(patches, 1)) / (len(vision) + 1)       # (B, P)
             rows["WinCLIP+"] = (maps + vision, (whole + vision.amax(1)) / 2)             # eq. 5
         sigma = 4 * self.resolution / 224
-        return {row: (to_pixels(maps, self.resolution, sigma).cpu(), whole.cpu())
+        return {row: (to_pixels(maps, pixels.shape[-2:], sigma).cpu(), whole.cpu())
                 for row, (maps, whole) in rows.items()}
 
     def score(self, pixels):
