@@ -335,9 +335,11 @@ def check(path, count, given, report=print):
     head, rows = read_log(path)
     options = repeated(path, given)
     options.stop, options.measure_every = count, 0
+    names = ("loss",)
+    if f"threads, {options.device}," not in head[2]:            # made on another device
+        names = ("contrast", "locate", "relation")
+        options.threads, options.dtype = given.threads, "float32"
     torch.set_num_threads(options.threads)
-    made_here = f"threads, {options.device}," in head[2]
-    names = ("loss",) if made_here else ("contrast", "locate", "relation")
     _, log = train(options, report)
     worst = max(abs(float(row[name]) - again[name]) for row, again in zip(rows, log)
                 for name in names)
