@@ -117,8 +117,10 @@ def losses_of(clip, heads, step, photographs, generator, options):
         targets = {n: x.float() if n == WHOLE else x.float().flatten(1, 2).flatten(2)
                    for n, x in photographs.targets(clean).items()}
     targets = {n: x.to(device) for n, x in targets.items()}
-    pixels = normalise(torch.cat([distill.relit(clean.float() / 255, generator)] * bool(count)
-                                 + [step["pictures"][count:].float() * step["gains"] / 255]))
+    pixels = step["pictures"][count:].float() * step["gains"] / 255
+    if count:
+        pixels = torch.cat([distill.relit(clean.float() / 255, generator), pixels])
+    pixels = normalise(pixels)
     with torch.autocast(device, dtype, enabled=dtype != torch.float32):
         places = step["places"]
         hidden = clip.visual.hidden_states(clip.visual.embed(pixels) if places is None else

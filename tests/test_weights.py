@@ -1,5 +1,4 @@
 """The embedded model: what the committed file promises, and that its log can be repeated."""
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from minilora import pretrain
 from minilora.checkpoint import load_clip, read_state_dict
 
 FILE, LOG = REPO / "weights/mini-clip.pt", REPO / "weights/mini-clip.log.csv"
-BEFORE = "b3cf620"              # the last commit with the weights that the last stage began with
 SCENES_LOG = REPO / "weights/mini-clip-scenes.log.csv"
 
 
@@ -38,30 +36,16 @@ def check(log, count, words):
 def test_the_first_losses_on_scenes_repeat_from_the_seed():
     """Three here; `python -m minilora.pretrain --check weights/mini-clip-scenes.log.csv`: fifty.
 
+    The log of the last stage takes minutes to repeat on a CPU: weights/README.md has the command.
+
     On the processor that trained it they agree to 1e-4; another one rounds bfloat16 differently.
     """
     assert check(SCENES_LOG, 3, []) < 0.02
 
 
-def test_the_first_losses_of_the_log_repeat_from_the_same_weights(tmp_path):
-    """Where the photographs are at hand, and a history that holds the weights it began with.
-
-    The log is of a GPU; what can be compared agrees to 0.01 of losses of 0.4 to 2.3.
-    """
-    photos, teacher = shared_path("photos"), shared_path("teacher/mobilenet_v2.npz")
-    start = tmp_path / "mini-clip-photos1.pt"
-    name = f"{BEFORE}:weights/mini-clip.pt"
-    found = subprocess.run(["git", "-C", str(REPO), "show", name], capture_output=True)
-    if found.returncode:
-        pytest.skip(f"commit {BEFORE} with the weights of stage 2 is not in the history")
-    start.write_bytes(found.stdout)
-    assert check(LOG, 1, ["--photos", str(photos), "--teacher", str(teacher), "--start", str(start),
-                          "--views", str(tmp_path / "none")]) < 0.02
-
-
 def test_a_log_says_in_one_line_what_is_missing_to_repeat_it():
     with pytest.raises(ValueError, match="name --photos, .* and --teacher, .* and --start, then"):
-        check(LOG, [])
+        check(LOG, 1, [])
 
 
 def test_a_noun_finds_its_kind_first_more_often_than_not():
