@@ -336,7 +336,7 @@ def check(path, count, given, report=print):
     options = repeated(path, given)
     options.stop, options.measure_every = count, 0
     names = ("loss",)
-    if f"threads, {options.device}," not in head[2]:            # made on another device
+    if (", cuda," in head[2]) != options.device.startswith("cuda"):     # made on another device
         names = ("contrast", "locate", "relation")
         options.threads, options.dtype = given.threads, "float32"
     torch.set_num_threads(options.threads)
