@@ -16,6 +16,7 @@ Symbols: B scenes of a batch, N texts, P patches, E embedding.
 import torch
 import torch.nn.functional as F
 
+from minilora import prompts
 from minilora.bpe import default_tokenizer
 from minilora.draws import choose, uniform
 from minilora.materials import COLOURS, FIELDS
@@ -25,19 +26,10 @@ from minilora.scenes import PHRASES
 
 KINDS = list(PHRASES)
 NOUNS = list(FAMILIES) + [f"{name} surface" for name in FIELDS]
-# sentences of captions; like the prompts' own, but for some: a log repeats with these alone
-TEMPLATES = (
-    "a photo of a {}.", "a photo of the {}.",
-    "a cropped photo of a {}.", "a cropped photo of the {}.",
-    "a close-up photo of a {}.", "a close-up photo of the {}.",
-    "a bright photo of a {}.", "a bright photo of the {}.",
-    "a dark photo of a {}.", "a dark photo of the {}.",
-    "a blurry photo of a {}.", "a blurry photo of the {}.",
-    "a jpeg corrupted photo of a {}.", "a photo of a small {}.", "a photo of a large {}.",
-    "a black and white photo of a {}.", "a low resolution photo of the {}.",
-    "a photo of a {} for visual inspection.", "a photo of the {} for visual inspection.",
-    "a photo of a {} for anomaly detection.", "a photo of the {} for anomaly detection.",
-)
+# of captions: two more than WinCLIP's, three fewer, in this order, or no log would repeat
+TEMPLATES = (*prompts.TEMPLATES[:13], "a photo of a small {}.", "a photo of a large {}.",
+             "a black and white photo of a {}.", "a low resolution photo of the {}.",
+             *prompts.TEMPLATES[-4:])
 UNMENTIONED, NORMAL, DAMAGED = -1, -2, -3  # what a caption may say of an attribute or the state
 PASTED = len(KINDS)                        # state of a photograph with a pasted defect of any kind
 

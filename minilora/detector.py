@@ -112,10 +112,10 @@ class Detector:
         for left_out in folds(len(pictures)):
             rest = [s for s, k in zip(seen, owners) if k not in left_out]
             bank = self.bank_of(rest or seen)           # one photograph alone has no others
-            alone += [(bank, pictures[k]) for k in left_out]
+            alone += [(bank, pictures[k], self.see(pictures[k][None])) for k in left_out]
 
         def scores(row):
-            return torch.cat([self.row(self.see(shot[None]), row, bank)[1] for bank, shot in alone])
+            return torch.cat([self.row(shot, row, bank)[1] for bank, _, shot in alone])
         self.level = 1.0
         self.level = max(scores("memory").median().item(), 1e-6)
         self.weight = self.settings.text_weight * text_share(self, alone)

@@ -22,17 +22,15 @@ TRIALS = 2                      # pasted defects a photograph
 def text_share(detector, shots):
     """The share, a float in [0, 1].
 
-    shots: (memory without the photograph, picture (3, H, W) in [0, 1]), one each.
+    shots: (memory without the photograph, picture (3, H, W) in [0, 1], what `see` finds in it).
     """
     generator = torch.Generator().manual_seed(detector.settings.seed)
-    pictures = [picture.cpu() for _, picture in shots]
+    pictures = [picture.cpu() for _, picture, _ in shots]
     scores, labels = {"memory": [], "text": []}, []
-    for bank, picture in shots:
-        pasted = [paste_anywhere(picture.cpu(), generator,
-                                 choose(generator, detector.settings.defects), pictures)[0]
-                  for _ in range(TRIALS)]
-        for label, shown in enumerate([picture, *pasted]):
-            seen = detector.see(shown[None])
+    for (bank, _, good), picture in zip(shots, pictures):
+        pasted = [paste_anywhere(picture, generator, choose(generator, detector.settings.defects),
+                                 pictures)[0] for _ in range(TRIALS)]
+        for label, seen in enumerate([good, *(detector.see(p[None]) for p in pasted)]):
             labels.append(label > 0)
             for row, found in scores.items():
                 found.append(detector.row(seen, row, bank)[1])

@@ -133,10 +133,11 @@ def explain(detector, path, head=0):
         visual.embed(normalise(pixels)))
     picture = Image.fromarray((pixels[0].cpu() * 255).round().byte().permute(1, 2, 0).numpy())
     grid = pixels.shape[2] // visual.patch, -1
-    cosine = similarity_logits(detector.see(pixels).patches, detector.learned, 1)[0]    # (P, 2)
+    without, patches = (detector.see(pixels, lora).patches for lora in (False, True))
+    cosine = similarity_logits(patches, detector.learned, 1)[0]                         # (P, 2)
     low, high = cosine.min(), cosine.max()
-    before, after = (anomaly.text_map(detector.see(pixels, lora).patches, detector.learned,
-                                      scale)[0] for lora in (False, True))
+    before, after = (anomaly.text_map(part, detector.learned, scale)[0]
+                     for part in (without, patches))
     looks = [attention_of_cls(visual, states[-2], head).unflatten(0, grid)
              for states in (frozen, adapted)]
     rows = detector.rows(pixels)

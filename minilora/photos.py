@@ -226,7 +226,6 @@ def store(photographs, folder, workers, report=print):
             write(photographs, staging, workers, report)
     photographs.columns = {path.stem: np.load(path, mmap_mode="r")
                            for path in sorted(Path(folder).glob("*.npy"))}
-    photographs.parts if live else None
     return photographs
 
 

@@ -98,9 +98,6 @@ class Steps(Dataset):
         self.buffer, self.photographs, self.options = buffer, photographs, options
         self.tokenizer, self.nouns = tokenizer, nouns
 
-    def __len__(self):
-        return self.options.steps
-
     def __getitem__(self, step):
         generator = torch.Generator().manual_seed((self.options.seed << 32) + step)
         return self.read(step, generator)
@@ -113,8 +110,8 @@ class Steps(Dataset):
         return read(*batches, self.tokenizer, self.nouns, full, generator, grid)
 
     def ahead(self, first):
-        """From step `first` on, read by processes."""
-        loader = DataLoader(self, batch_size=None, sampler=range(first, len(self)),
+        """From step `first` on, read by processes, without end: --minutes may ask for more."""
+        loader = DataLoader(self, batch_size=None, sampler=range(first, 10**9),
                             num_workers=self.options.ahead, prefetch_factor=4,
                             worker_init_fn=low_priority, pin_memory=self.options.device != "cpu")
         return iter(loader)
@@ -139,6 +136,9 @@ def train(options, report=print, unfinished=None):
     if options.ahead and options.fresh:
         raise ValueError(f"--ahead {options.ahead} needs all scenes before the first step, found "
                          f"--fresh {options.fresh}; give --fresh 0 as well")
+    if options.minutes and 0 < options.full < 1:
+        raise ValueError(f"--minutes leaves open when the last steps begin, found --full "
+                         f"{options.full}; give --full 0 or 1 as well")
     tokenizer, photographs = default_tokenizer(), open_photographs(options, report)
     nouns = NOUNS + (photographs.nouns if photographs else [])
     generator = torch.Generator().manual_seed(options.seed)
@@ -240,7 +240,7 @@ def measure(clip, heads, tokenizer, photographs, options):
     if photographs:
         found |= held_out.on_photographs(clip, heads, tokenizer, photographs, options.device)
     if options.products:
-        blocks = options.layers // 2, options.layers // 2 + 1
+        blocks = distill.read_by_memory(options.layers)
         products = held_out.on_products(clip.visual, options.products, blocks)
         found |= {f"memory_{name}": value for name, value in products.items()}
     return found

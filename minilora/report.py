@@ -25,7 +25,6 @@ from minilora.precision import average_precision, f1_max
 from minilora.pro import aupro
 
 IMAGE_METRICS = {"image_auroc": auroc, "image_ap": average_precision, "image_f1_max": f1_max}
-PIXEL_METRICS = {"pixel_auroc": auroc, "pixel_ap": average_precision, "aupro": aupro}
 GOOD, BAD = (46, 125, 50), (198, 40, 40)  # frame of the panel: OK, NG
 
 
@@ -45,18 +44,21 @@ def row_metrics(scores, maps, labels, masks):
     for suffix, part in (("", slice(None)), ("_odd", slice(1, None, 2))):
         for name, metric in IMAGE_METRICS.items():
             out[name + suffix] = defined(metric, scores[part], labels[part])
-        for name, metric in PIXEL_METRICS.items():
-            out[name + suffix] = (None if masks is None else
-                                  of_pixels(metric, maps[part], masks[part]))
+        pixels = pixel_metrics(maps[part], None if masks is None else masks[part])
+        out |= {name + suffix: value for name, value in pixels.items()}
     return out
 
 
-def of_pixels(metric, maps, masks):
-    """A metric of all pixels, or None where only one class is present; AUPRO needs their places."""
-    if not len(maps):
-        return None
-    scores, labels = (torch.cat([m.flatten() for m in column]) for column in (maps, masks))
-    return defined(metric if metric is not aupro else lambda *_: aupro(maps, masks), scores, labels)
+def pixel_metrics(maps, masks):
+    """Metrics over all pixels: None without masks, or where only one class is present."""
+    nothing = dict.fromkeys(("pixel_auroc", "pixel_ap", "aupro"))
+    if masks is None or not len(maps):
+        return nothing
+    scores, marked = (torch.cat([m.flatten() for m in column]) for column in (maps, masks))
+    if marked.all() or not marked.any():
+        return nothing
+    return {"pixel_auroc": auroc(scores, marked), "pixel_ap": average_precision(scores, marked),
+            "aupro": aupro(maps, masks)}
 
 
 def kind_metrics(scores, kinds):
