@@ -288,6 +288,7 @@ def test_a_scene_in_another_aspect_keeps_its_defect_in_place(generator):
 
 
 @pytest.mark.parametrize("words, missing", [({"ahead": 2}, "--fresh 0"), ({"grids": True}, "--live"),
+                                            ({"minutes": 1.0, "full": 0.5}, "--full 0 or 1"),
                                             ({"live": True, "full": 0.5}, "--full 1")])
 def test_what_reading_ahead_and_live_need_is_said(tmp_path, tiny, photographs, words, missing):
     with pytest.raises(ValueError, match=missing):
