@@ -110,8 +110,8 @@ def one(method, root, name, seed, start, threads):
         right = {"kinds": (odds.argmax(1) == truth).float().mean().item(),
                  "confusion": confusion(odds.argmax(1), truth, len(split.kinds))}
     bad = truth > 0
-    found = report.row_metrics(scores, maps, bad, None) if maps is None else report.row_metrics(
-        scores, maps, bad, load_masks(split.test, [m.shape for m in maps]))
+    masks = None if maps is None else load_masks(split.test, [m.shape for m in maps])
+    found = report.row_metrics(scores, maps, bad, masks)
     if decisions is not None:
         right |= {"accuracy": (decisions == bad).float().mean().item(), "balanced": (
             decisions[bad].float().mean() + (~decisions[~bad]).float().mean()).item() / 2}

@@ -37,14 +37,15 @@ def defined(metric, scores, labels):
 def row_metrics(scores, maps, labels, masks):
     """All metrics of a row over all pictures and, with suffix _odd, over the odd-numbered ones.
 
-    scores, labels: (N,);  maps: N of (H, W);  masks: N of (H, W) bool, or None if any is missing.
+    scores, labels: (N,);  maps: N of (H, W), or None;  masks: N of (H, W) bool, or None if any is
+    missing.  Without maps or masks the pixel metrics are None.
     Numbers count from 0 in sorted order: defaults were chosen on even ones.
     """
     out = {}
     for suffix, part in (("", slice(None)), ("_odd", slice(1, None, 2))):
         for name, metric in IMAGE_METRICS.items():
             out[name + suffix] = defined(metric, scores[part], labels[part])
-        pixels = pixel_metrics(maps[part], None if masks is None else masks[part])
+        pixels = pixel_metrics(*(m if m is None else m[part] for m in (maps, masks)))
         out |= {name + suffix: value for name, value in pixels.items()}
     return out
 
@@ -52,7 +53,7 @@ def row_metrics(scores, maps, labels, masks):
 def pixel_metrics(maps, masks):
     """Metrics over all pixels: None without masks, or where only one class is present."""
     nothing = dict.fromkeys(("pixel_auroc", "pixel_ap", "aupro"))
-    if masks is None or not len(maps):
+    if maps is None or masks is None or not len(maps):
         return nothing
     scores, marked = (torch.cat([m.flatten() for m in column]) for column in (maps, masks))
     if marked.all() or not marked.any():
