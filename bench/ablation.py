@@ -1,15 +1,15 @@
 """One lever at a time: what each choice gives or costs, against the plain path.
 
-    python -m bench.ablation --data FOLDER --levers memory --seeds 1 2 3
-    python -m bench.ablation --data FOLDER --levers lora
+    python -m bench.ablation --data FOLDER --levers memory
 
-Scored on the even-numbered test pictures alone, where defaults may be chosen; the odd-numbered ones
-stay for the results.  Cells are kept as in accuracy.py.  Levers of the memory are judged by the row
-"memory", without training; the others by "adapted".  A lever stays in minilora if it lifts the mean
-of all classes, photographs and scenes, by half a point and no class loses more than one; the others
-live here alone, as small detectors of their own.
+Scored on the even-numbered test pictures of photographs and scenes, where defaults may be chosen;
+the odd-numbered ones stay for the results.  Cells are kept as in accuracy.py.  Levers of the memory
+are judged by the row "memory", without training; the others by "adapted".  A lever earns its place
+in minilora if it lifts the mean of all classes by half a point and no class loses more than one;
+the others live here alone, as small detectors of their own.
 Leaves out: combinations of levers.
 """
+import statistics
 import time
 from dataclasses import asdict, dataclass, field, replace
 
@@ -17,18 +17,22 @@ import torch
 import torch.nn.functional as F
 
 from bench import accuracy
+from bench.tables import write
 from minilora import __version__, report, scenes
+from minilora.auroc import auroc
+from minilora.bpe import default_tokenizer
 from minilora.checkpoint import load_clip
 from minilora.coop import PromptLearner
-from minilora.bpe import default_tokenizer
 from minilora.data import few_shot, find_data, load_class
 from minilora.detector import Detector
 from minilora.files import digest_of
 from minilora.images import augment, to_patches
-from minilora.job import SCORED, judge, load_pictures
+from minilora.job import load_masks, load_pictures
 from minilora.memory import MemoryBank
 from minilora.regions import find_object
 from minilora.settings import Settings
+
+GAIN, LOSS = 0.5, 1.0           # points of image AUROC: gain of the mean, loss of the worst class
 
 
 # ---- the memory ---------------------------------------------------------------------------------
@@ -70,6 +74,10 @@ class OtherSize(Detector):
 
 class HalfSize(OtherSize):
     factor = 0.5
+
+
+class OneAndAHalf(OtherSize):
+    factor = 1.5
 
 
 class Relit(Detector):
@@ -259,6 +267,7 @@ MEMORY = {
     "plain": Lever(),
     "size 2 beside 1": Lever({}, OtherSize),
     "size 0.5 beside 1": Lever({}, HalfSize),
+    "size 1.5 beside 1": Lever({}, OneAndAHalf),
     "resolution 336": Lever({"resolution": 336}),
     "resolution 448": Lever({"resolution": 448}),
     "square": Lever({"square": True}),
@@ -313,48 +322,108 @@ LORA = {
 GROUPS = {"memory": MEMORY, "texts": TEXTS, "lora": LORA}
 
 
-def compute(lever, settings, data, options):
-    """{row: metrics} on the even-numbered test pictures."""
-    clip, _ = load_clip(options.model, options.device)
-    samples = data.test[::2]
-    detector = lever.detector(clip, data.name, settings)
+def memory_alone(lever, settings, data, options):
+    """Metrics of the row "memory": nothing is trained, no text is asked."""
+    detector = lever.detector(load_clip(options.model, options.device)[0], data.name, settings)
+    shots = load_pictures(few_shot(data.train, options.shots, settings.seed), detector.prepare)
+    with torch.no_grad():
+        detector.bank = detector.bank_of([detector.see(p[None], lora=False)
+                                          for _, p in detector.copies_of(shots)])
+        found = [detector.row(detector.see(p[None], lora=False), "memory")
+                 for p in load_pictures(data.test[::2], detector.prepare)]
+    return two_metrics([m[0] for m, _ in found], torch.cat([s for _, s in found]), data.test[::2])
+
+
+def adapted(lever, settings, data, options):
+    """Metrics of the row "adapted", and of "lora-off" with "off" before their names."""
+    detector = lever.detector(load_clip(options.model, options.device)[0], data.name, settings)
     detector.fit(load_pictures(few_shot(data.train, options.shots, settings.seed),
                                detector.prepare))
-    pictures = load_pictures(samples, detector.prepare)
-    rows = judge(detector, [pictures[k:k + SCORED] for k in range(0, len(pictures), SCORED)])
-    return accuracy.with_metrics(rows, samples)
+    out = {}
+    pictures = load_pictures(data.test[::2], detector.prepare)
+    with torch.no_grad():
+        for name, prefix in (("adapted", ""), ("lora-off", "off ")):
+            found = [detector.row(detector.see(p[None], lora=not prefix), name) for p in pictures]
+            metrics = two_metrics([m[0] for m, _ in found], torch.cat([s for _, s in found]),
+                                  data.test[::2])
+            out |= {prefix + key: value for key, value in metrics.items()}
+    return out
+
+
+def two_metrics(maps, scores, samples):
+    """AUROC of pictures and of pixels; the others take longer than all the rest."""
+    labels = torch.tensor([s.label for s in samples])
+    masks = load_masks(samples, [tuple(m.shape) for m in maps])
+    pixels = auroc(*(torch.cat([m.flatten() for m in column]) for column in (maps, masks)))
+    return {"image_auroc": auroc(scores, labels), "pixel_auroc": pixels}
+
+
+def classes(options):
+    """{name in the table: `ClassData`}: photographs, then scenes, as "drawn gear"."""
+    root = find_data(options.data) if options.names else None
+    if options.names and root is None:
+        raise SystemExit("error: --data: expected a folder in MVTec AD's layout; or --class alone, "
+                         "for scenes without photographs")
+    found = {name: load_class(root, name) for name in options.names}
+    for name in options.scenes:
+        drawn = scenes.write_class(options.out / "scenes", name)
+        found[f"drawn {name}"] = load_class(drawn.parent, name)
+    return found
+
+
+def verdicts(found, names):
+    """What each lever does to the first one, in points: (title, header, rows of text).
+
+    found: {(lever, class): [metrics of each seed]}.  A class's gain is the mean over seeds; image
+    AUROC, since it decides.
+    """
+    levers = list(dict.fromkeys(lever for lever, _ in found))
+    value = {key: 100 * statistics.mean(m["image_auroc"] for m in seeds)
+             for key, seeds in found.items()}
+    lines = []
+    for lever in levers[1:]:
+        gain = {name: value[lever, name] - value[levers[0], name] for name in names}
+        drawn = [g for name, g in gain.items() if name.startswith("drawn ")]
+        real = [g for name, g in gain.items() if not name.startswith("drawn ")]
+        mean, worst = statistics.mean(gain.values()), min(gain, key=gain.get)
+        stays = mean >= GAIN and gain[worst] >= -LOSS
+        lines.append([lever, *(f"{statistics.mean(part):+.1f}" if part else "--"
+                               for part in (real, drawn, list(gain.values()))),
+                      f"{gain[worst]:+.1f} {worst}", "yes" if stays else "no"])
+    return (f"against {levers[0]}, points of image AUROC",
+            ["lever", "photographs", "scenes", "all", "worst class", "earns its place"], lines)
 
 
 def main():
     p = accuracy.parser()
     p.prog, p.description = "python -m bench.ablation", __doc__.split("\n")[0]
     p.add_argument("--levers", default="memory", choices=list(GROUPS))
-    p.add_argument("--only", nargs="+", help="some of these levers")
-    p.set_defaults(name="ablation")
+    p.add_argument("--only", nargs="+", help="some of these levers, the first to compare with")
+    p.add_argument("--scenes", nargs="*", default=list(scenes.CLASSES), help="drawn classes")
+    p.set_defaults(name="ablation", names=["bottle", "cookie", "magnetic_tile", "commutator"])
     options = p.parse_args()
     _, weights = load_clip(options.model)
-    root, found = find_data(options.data), {}
-    source, row = "scenes" if root is None else "pictures", options.levers
-    row = "memory" if row == "memory" else "adapted"
+    found, data = {}, classes(options)
+    compute = memory_alone if options.levers == "memory" else adapted
     for label in options.only or GROUPS[options.levers]:
         lever = GROUPS[options.levers][label]
-        for name in options.names:
-            data = load_class(root or scenes.write_class(options.out / "scenes", name).parent, name)
+        for name, pictures in data.items():
             for seed in options.seeds:
-                steps = 0 if row == "memory" else options.steps
-                settings = replace(Settings(seed=seed, steps=steps), **lever.settings)
-                mark = digest_of("even", weights.sha256, source, name, options.shots, label,
-                                 asdict(settings), __version__)
-                path = options.out / "cells" / f"even-{source}-{name}-{mark}.json"
-                rows = accuracy.cell(path, mark, compute, lever, settings, data, options)
-                found.setdefault((label, name), []).append(rows[row])
-                print(f"{name:14s} seed {seed}  {label:32s} "
-                      f"{report.percent(rows[row]['image_auroc'])} "
-                      f"{report.percent(rows[row]['pixel_auroc'])}", flush=True)
-    head = [f"row {row} on the even-numbered pictures; {source}; {options.shots} shots, seeds "
+                settings = replace(Settings(seed=seed, steps=options.steps), **lever.settings)
+                mark = digest_of(compute.__name__, weights.sha256, name, len(pictures.test),
+                                 options.shots, label, asdict(settings), __version__)
+                path = options.out / "cells" / f"even-{name.replace(' ', '-')}-{mark}.json"
+                rows = accuracy.cell(path, mark, compute, lever, settings, pictures, options)
+                found.setdefault((label, name), []).append(rows)
+                print(f"{name:18s} seed {seed}  {label:32s} "
+                      f"{report.percent(rows['image_auroc'])} "
+                      f"{report.percent(rows['pixel_auroc'])}", flush=True)
+    row = "memory" if compute is memory_alone else "adapted"
+    head = [f"row {row} on the even-numbered pictures; {options.shots} shots, seeds "
             f"{' '.join(map(str, options.seeds))}; weights {weights.name} "
             f"(sha256 {weights.sha256[:12]}…); minilora {__version__}; {time.strftime('%Y-%m-%d')}"]
-    accuracy.publish(found, head, options)
+    made = [verdicts(found, data), *accuracy.tables(found, list(data))]
+    write(options.out, options.name, made, head, accuracy.numbers(found))
 
 
 if __name__ == "__main__":
