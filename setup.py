@@ -29,8 +29,8 @@ setup(
     include_package_data=False,
     install_requires=["torch>=2.4", "numpy>=1.24", "pillow>=10.0", "regex>=2024.4", "ftfy>=6.3"],
     extras_require={
-        "test": ["pytest", "hypothesis", "scikit-learn", "scipy", "transformers", "peft",
-                 "torchmetrics", "pycocotools", "xmlschema", "av", "faiss-cpu",
+        "test": ["pytest", "pytest-xdist", "hypothesis", "scikit-learn", "scipy", "transformers",
+                 "peft", "torchmetrics", "pycocotools", "xmlschema", "av", "faiss-cpu",
                  "rapidocr_onnxruntime"],
         "video": ["av"],
         "ocr": ["rapidocr_onnxruntime"],

@@ -142,7 +142,10 @@ def depends(method, settings):
 
 
 def collect(options, say=print):
-    """All cells: {(row, class): [metrics of each seed]}, computing what is not there."""
+    """All cells: {(row, class): [metrics of each seed]}, computing what is not there.
+
+    Beside the metrics stand the seed and the names of the shots' files.
+    """
     _, weights = load_clip(options.model)
     root, found = find_data(options.data), {}
     for name in options.names:
@@ -160,8 +163,10 @@ def collect(options, say=print):
                 path = (options.out / "cells" / f"{source}-{name}-{options.shots}shot-seed{seed}-"
                                                 f"{method.replace(' ', '-')}.json")
                 rows = cell(path, fingerprint, compute, method, data, settings, options)
+                shots = " ".join(s.path.name for s in few_shot(data.train, options.shots, seed))
                 for row, metrics in rows.items():
-                    found.setdefault((row, name), []).append(metrics)
+                    found.setdefault((row, name), []).append(
+                        {"seed": seed, **metrics, "shots": shots})
                     say(f"{name:14s} seed {seed}  {row:16s} "
                         + "  ".join(f"{label} {report.percent(metrics[key]).strip()}"
                                     for key, label in METRICS.items()))
@@ -199,16 +204,14 @@ def tables(found, names, apart=()):
 
 
 def numbers(found):
-    """(header, rows) of the CSV file."""
-    rows = []
-    for (row, name), metrics in found.items():
-        for key in metrics[0]:
-            values = [m[key] for m in metrics if m[key] is not None]
-            if values:
-                deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-                rows.append((row, name, key, f"{statistics.mean(values):.6f}",
-                             f"{deviation:.6f}", len(values)))
-    return ("row", "class", "metric", "mean", "std", "seeds"), rows
+    """(header, rows) of the CSV file: a row a seed, metrics as shares from 0 to 1."""
+    keys = list(dict.fromkeys(k for seeds in found.values() for metrics in seeds for k in metrics))
+
+    def cells(metrics):
+        values = [metrics.get(key) for key in keys]
+        return [f"{v:.6f}" if isinstance(v, float) else "" if v is None else v for v in values]
+    return ("row", "class", *keys), [[row, name, *cells(metrics)]
+                                     for (row, name), seeds in found.items() for metrics in seeds]
 
 
 def publish(found, head, options, more=()):

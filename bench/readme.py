@@ -26,6 +26,16 @@ def records(name):
         return list(csv.DictReader(file))
 
 
+def means(name):
+    """{(row, class, metric): mean over the seeds} of a table of accuracy."""
+    values = {}
+    for r in records(name):
+        for key in SHOWN:
+            if r[key]:
+                values.setdefault((r["row"], r["class"], key), []).append(float(r[key]))
+    return {key: statistics.mean(seeds) for key, seeds in values.items()}
+
+
 def over(found, row, names):
     """Image and pixel AUROC of a row, the mean over classes, per cent; -- where one is missing."""
     values = [[found.get((row, name, key)) for name in names] for key in SHOWN]
@@ -36,8 +46,7 @@ def over(found, row, names):
 
 def accuracy():
     """Rows over real classes and scenes."""
-    real, drawn = ({(r["row"], r["class"], r["metric"]): float(r["mean"])
-                    for r in records(f"accuracy-{which}")} for which in ("real", "scenes"))
+    real, drawn = (means(f"accuracy-{which}") for which in ("real", "scenes"))
     classes, scenes = (list(dict.fromkeys(name for _, name, _ in found)) for found in (real, drawn))
     lines = []
     for row in ROWS:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:                 # a core each: threads of two processes
+    os.environ.setdefault("OMP_NUM_THREADS", "1")       # would wait for one another
+
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))                           # bench/ is not installed
 SHARED = Path(os.environ.get("MINILORA_SHARED", REPO.parent / "shared"))

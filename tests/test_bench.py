@@ -10,7 +10,7 @@ import torch
 
 from bench import accuracy, measure, recipes, tables
 from minilora import scenes
-from minilora.data import Sample
+from minilora.data import Sample, few_shot, load_class
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,9 @@ def test_a_finished_cell_is_not_computed_again(options, monkeypatch):
     first, _ = accuracy.collect(options, lambda line: None)
     assert {row for row, _ in first} == {"WinCLIP", "WinCLIP+", "linear probe"}
     assert all(len(seeds) == 2 for seeds in first.values())
+    for seed, metrics in zip((1, 2), first["WinCLIP+", "gear"]):
+        files = few_shot(load_class(options.data, "gear").train, 2, seed)
+        assert (metrics["seed"], metrics["shots"]) == (seed, " ".join(f.path.name for f in files))
     monkeypatch.setattr(accuracy, "compute", lambda *_: pytest.fail("computed again"))
     again, _ = accuracy.collect(options, lambda line: None)
     assert again == first
@@ -53,7 +56,8 @@ def test_tables_hold_mean_and_spread_over_the_seeds():
     assert text.startswith("head") and page.startswith("head")
     assert "a    85.0 ± 7.1  50.0  67.5" in text and "| a | 85.0 ± 7.1 | 50.0 | 67.5 |" in page
     rows = list(csv.DictReader(io.StringIO(tables.as_csv(*accuracy.numbers(found)))))
-    assert [r["mean"] for r in rows if r["metric"] == "image_auroc"] == ["0.850000", "0.500000"]
+    assert [r["image_auroc"] for r in rows] == ["0.900000", "0.800000", "0.500000"]
+    assert [r["pixel_auroc"] for r in rows] == ["", "", "0.500000"]
 
 
 def test_shares_of_pictures_called_ng_are_counted_at_the_threshold():
