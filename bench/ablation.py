@@ -12,6 +12,9 @@ Leaves out: combinations of levers.
 import statistics
 import time
 from dataclasses import asdict, dataclass, field, replace
+from contextlib import nullcontext
+from functools import cache
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +22,14 @@ import torch.nn.functional as F
 from bench import accuracy
 from bench.tables import write
 from minilora import __version__, report, scenes
+from minilora.adapt import adapt, adaptation_loss
 from minilora.auroc import auroc
 from minilora.bpe import default_tokenizer
 from minilora.checkpoint import load_clip
 from minilora.coop import PromptLearner
 from minilora.data import few_shot, find_data, load_class
-from minilora.detector import Detector
+from minilora.defects import paste_anywhere
+from minilora.detector import ROWS, Detector
 from minilora.files import digest_of
 from minilora.images import augment, to_patches
 from minilora.job import load_masks, load_pictures
@@ -257,6 +262,76 @@ class OrdinaryPath(Detector):
             visual.blocks[-1](states[-1])[:, 1:]) @ visual.proj
 
 
+class Alternating(Detector):
+    """LoRA and context are trained in turn, four times a quarter of the steps, not together."""
+
+    def fit(self, pictures, report=lambda step, loss: None, unfinished=None):
+        lora = [p for p in self.clip.visual.parameters() if p.requires_grad]
+        quarter = replace(self.settings, steps=self.settings.steps // 4)
+        for turn in range(4):
+            for parameter in lora:
+                parameter.requires_grad_(turn % 2 == 0)
+            self.prompts.requires_grad_(turn % 2 == 1)
+            adapt(self.clip, self.prompts, pictures, self.last, quarter, self.generator, report)
+        self.learned = self.prompts().detach()
+        self.remember(pictures)
+        return self
+
+
+class AdaptedMemory(Detector):
+    """The memory holds patches of the adapted blocks, by the value-value path."""
+
+    def see(self, pixels, lora=True):
+        seen = super().see(pixels, lora)
+        patches = seen.patches if lora else super().see(pixels, True).patches
+        return seen._replace(tokens=F.normalize(patches, dim=-1))
+
+
+class BothMemories(AdaptedMemory):
+    """The memory holds them beside patches of the frozen blocks."""
+
+    def see(self, pixels, lora=True):
+        frozen, adapted = Detector.see(self, pixels, lora).tokens, super().see(pixels, lora)
+        return adapted._replace(tokens=torch.cat([frozen, adapted.tokens], -1) / 2 ** 0.5)
+
+
+def together(clip, prompts, entering, coverage, first, weights, last=None):
+    """The loss of adapt.py, and how far each good patch lies from the nearest good patch of another
+    picture of the batch: mean of 1 - cosine."""
+    loss = adaptation_loss(clip, prompts, entering, coverage, first, weights, last)
+    states = [None] * (first - 1) + [entering]
+    for block in clip.visual.blocks[first - 1:-1]:
+        states.append(block(states[-1]))
+    patches = F.normalize(clip.visual.value_value(states, last), dim=-1)
+    good = coverage == 0
+    far = [1 - (patches[k][good[k]] @ patches[other][good[other]].T).amax(1).mean()
+           for k, other in enumerate(torch.arange(len(patches)).roll(1).tolist())
+           if k != other and good[k].any() and good[other].any()]
+    return loss + (torch.stack(far).mean() if far else 0)
+
+
+class Together(AdaptedMemory):
+    """As before, and good patches of different pictures are drawn together."""
+    patched = {"adaptation_loss": together}
+
+
+@cache
+def drawn():
+    """A picture of each drawn product."""
+    generator = torch.Generator().manual_seed(0)
+    return [scenes.draw(scenes.product(name)[0], generator).picture for name in scenes.CLASSES]
+
+
+def from_scenes(pixels, generator, kind, others):
+    """`paste_anywhere` with material of drawn products."""
+    return paste_anywhere(pixels, generator, kind, drawn())
+
+
+class ForeignTextures(Detector):
+    """Pasted defects take their material from pictures of other products."""
+    patched = {"paste_anywhere": from_scenes}
+
+
 @dataclass(frozen=True)
 class Lever:
     settings: dict = field(default_factory=dict)
@@ -314,6 +389,11 @@ LORA = {
     "30 steps": Lever({"steps": 30}),
     "300 steps": Lever({"steps": 300}),
     "1,000 steps": Lever({"steps": 1000}),
+    "LoRA and context in turn": Lever({}, Alternating),
+    "memory of adapted patches": Lever({}, AdaptedMemory),
+    "memory of both": Lever({}, BothMemories),
+    "memory of adapted patches, good ones together": Lever({}, Together),
+    "defects: material of other products": Lever({}, ForeignTextures),
     "rate 2e-4": Lever({"rate": 2e-4}),
     "rate 2e-3": Lever({"rate": 2e-3}),
     "defects: CutPaste alone": Lever({"defects": ("cutpaste", "scar")}),
@@ -335,18 +415,24 @@ def memory_alone(lever, settings, data, options):
 
 
 def adapted(lever, settings, data, options):
-    """Metrics of the row "adapted", and of "lora-off" with "off" before their names."""
+    """Metrics of the row "adapted", and with prefix of "lora-off" and "text"."""
     detector = lever.detector(load_clip(options.model, options.device)[0], data.name, settings)
-    detector.fit(load_pictures(few_shot(data.train, options.shots, settings.seed),
-                               detector.prepare))
-    out = {}
-    pictures = load_pictures(data.test[::2], detector.prepare)
+    changed = getattr(lever.detector, "patched", {})
+    with patch.multiple("minilora.adapt", **changed) if changed else nullcontext():
+        detector.fit(load_pictures(few_shot(data.train, options.shots, settings.seed),
+                                   detector.prepare))
+    names, maps, scores = ("adapted", "lora-off", "text"), {}, {}
     with torch.no_grad():
-        for name, prefix in (("adapted", ""), ("lora-off", "off ")):
-            found = [detector.row(detector.see(p[None], lora=not prefix), name) for p in pictures]
-            metrics = two_metrics([m[0] for m, _ in found], torch.cat([s for _, s in found]),
-                                  data.test[::2])
-            out |= {prefix + key: value for key, value in metrics.items()}
+        for picture in load_pictures(data.test[::2], detector.prepare):
+            seen = {lora: detector.see(picture[None], lora) for lora in (True, False)}
+            for name in names:
+                found = detector.row(seen[ROWS[name].lora], name)
+                maps.setdefault(name, []).append(found[0][0])
+                scores.setdefault(name, []).append(found[1])
+    out = {}
+    for name in names:
+        metrics = two_metrics(maps[name], torch.cat(scores[name]), data.test[::2])
+        out |= {("" if name == "adapted" else f"{name} ") + k: v for k, v in metrics.items()}
     return out
 
 

@@ -1,7 +1,7 @@
 """The picture at the top of the README: panels of finished runs, one below the other.
 
     python -m minilora.fit --class all --shots 8 --out runs/scenes
-    python -m bench.front runs/scenes/bottle/maps/broken-000.png runs/scenes/gear/maps/…
+    python -m bench.front runs/scenes/bottle/maps/broken-000.jpg runs/scenes/gear/maps/…
 
 Leaves out: choosing; whoever calls it names the panels.
 """

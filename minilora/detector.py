@@ -106,13 +106,8 @@ class Detector:
     @torch.no_grad()
     def remember(self, pictures):
         """Fills the memory; level, weight and threshold by leaving one photograph out."""
-        owners, shown = zip(*self.copies_of(pictures))
-        seen = [self.see(p[None], lora=False) for p in shown]
-        self.bank, alone = self.bank_of(seen), []
-        for left_out in folds(len(pictures)):
-            rest = [s for s, k in zip(seen, owners) if k not in left_out]
-            bank = self.bank_of(rest or seen)           # one photograph alone has no others
-            alone += [(bank, pictures[k], self.see(pictures[k][None])) for k in left_out]
+        self.bank, pairs = self.memories(pictures)
+        alone = [(bank, picture, self.see(picture[None])) for bank, picture in pairs]
 
         def scores(row):
             return torch.cat([self.row(shot, row, bank)[1] for bank, _, shot in alone])
@@ -120,6 +115,16 @@ class Detector:
         self.level = max(scores("memory").median().item(), 1e-6)
         self.weight = self.settings.text_weight * text_share(self, alone)
         self.threshold = anomaly.threshold(scores("adapted"), self.settings.false_positive_rate)
+
+    def memories(self, pictures):
+        """The memory of all pictures, and of each: [(a memory to which it was not offered, it)]."""
+        owners, shown = zip(*self.copies_of(pictures))
+        seen, pairs = [self.see(p[None], lora=False) for p in shown], []
+        for left_out in folds(len(pictures)):
+            rest = [s for s, k in zip(seen, owners) if k not in left_out]
+            bank = self.bank_of(rest or seen)           # one photograph alone has no others
+            pairs += [(bank, pictures[k]) for k in left_out]
+        return self.bank_of(seen), pairs
 
     def copies_of(self, pictures):
         """What is remembered: (number of the photograph, picture) of each shot and its turns."""

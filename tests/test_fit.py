@@ -42,7 +42,7 @@ def test_a_run_leaves_adapter_memory_metrics_scores_and_maps(done):
     options, _, _ = done
     assert {p.name for p in options.out.iterdir() if not p.name.startswith(".")} == {
         "adapter.pt", "memory.pt", "metrics.json", "scores.csv", "maps", "report.html"}
-    assert len(list((options.out / "maps").glob("*.png"))) == 3 + 4 * 2
+    assert len(list((options.out / "maps").glob("*.jpg"))) == 3 + 4 * 2
 
 
 def test_metrics_hold_what_the_format_promises(done):
@@ -198,7 +198,7 @@ def test_wide_and_tall_pictures_keep_their_aspect_from_file_to_map(tiny_weights,
                          "--model", str(tiny_weights), "--out", str(tmp_path / "run")])
     metrics = job.run(options, lambda line: None)
     assert 0 <= metrics["rows"]["adapted"]["pixel_auroc"] <= 1
-    sizes = {Image.open(path).size for path in (options.out / "maps").glob("*.png")}
+    sizes = {Image.open(path).size for path in (options.out / "maps").glob("*.jpg")}
     assert sizes == {(4 * (96 + 4), 64 + 18), (4 * (64 + 4), 96 + 18)}
     detector = open_run(options.out)
     for path in sorted((root / "test").rglob("*.png"))[:3]:
