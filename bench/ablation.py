@@ -203,6 +203,37 @@ class Foreground(Detector):
         return bank.distances(seen.tokens[0]) * seen.tokens[1]
 
 
+class Neighbours(Detector):
+    """Each patch is the mean of the 3 x 3 around it, as in PatchCore."""
+
+    def see(self, pixels, lora=True):
+        seen = super().see(pixels, lora)
+        rows = seen.size[0] // self.clip.visual.patch
+        grid = seen.tokens.transpose(1, 2).unflatten(2, (rows, -1))             # (B, W, rows, ...)
+        grid = F.avg_pool2d(grid, 3, 1, 1, count_include_pad=False)
+        return seen._replace(tokens=F.normalize(grid.flatten(2).transpose(1, 2), dim=-1))
+
+
+class Centred(Detector):
+    """The mean of the shots' patches is taken from all, before they are made of length one."""
+
+    def bank_of(self, seen):
+        mean = torch.cat([s.tokens[0] for s in seen]).mean(0)
+        return mean, super().bank_of([s._replace(tokens=F.normalize(s.tokens - mean, dim=-1))
+                                      for s in seen])
+
+    def distances(self, seen, bank):
+        mean, bank = bank
+        return bank.distances(F.normalize(seen.tokens - mean, dim=-1))
+
+
+class ThreeNearest(Detector):
+    """The mean of the distances to the three nearest remembered patches."""
+
+    def distances(self, seen, bank):
+        return torch.stack([1 - (t @ bank.tokens.T).topk(3).values.mean(1) for t in seen.tokens])
+
+
 class MeanOfLayers(Detector):
     """The mean of the layers' tokens in place of one beside the other."""
 
@@ -355,6 +386,9 @@ MEMORY = {
     "residual of PCA": Lever({}, Residual),
     "foreground alone": Lever({}, Foreground),
     "no coreset": Lever({}, Whole),
+    "mean of 3 x 3 patches": Lever({}, Neighbours),
+    "tokens less their mean": Lever({}, Centred),
+    "three nearest": Lever({}, ThreeNearest),
     "mean of two layers": Lever({}, MeanOfLayers),
     "layers 1, 3": Lever({"memory_layers": (1, 3)}),
     "layers 2, 3": Lever({"memory_layers": (2, 3)}),

@@ -76,16 +76,21 @@ def threshold(good_scores, false_positive_rate=0.05, photographs=None):
     good_scores: (n,);  photographs: K behind them, n if not said.  The upper limit of a prediction:
     a new good score lies above it with the stated rate (at least 1 in 10,000), if scores are about
     normal. The median deviation, unlike a quantile of 16 scores, is not moved by a single odd shot.
-    t is Student's with K - 1 degrees of freedom, by the first term of its expansion in 1 / (K - 1)
-    (Abramowitz & Stegun 26.7.5).
+    t is Student's with K - 1 degrees of freedom.
     """
     scores, count = good_scores.double(), photographs or len(good_scores)
     middle = scores.quantile(0.5)
     spread = 1.4826 * (scores - middle).abs().quantile(0.5)
-    tail = torch.tensor(false_positive_rate, dtype=torch.double).clamp(1e-4, 1 - 1e-4)
-    normal = torch.special.ndtri(1 - tail)
-    student = normal + (normal ** 3 + normal) / (4 * max(1, count - 1))
+    student = student_quantile(false_positive_rate, count - 1)
     return (middle + student * spread * math.sqrt(1 + 1 / count)).item()
+
+
+def student_quantile(tail, freedom):
+    """What a share `tail` of Student's t exceeds, by the first term of its expansion in 1 / freedom
+    (Abramowitz & Stegun 26.7.5).  tail: kept from 1e-4 to 1 - 1e-4;  freedom: 0 counts as 1."""
+    tail = torch.tensor(tail, dtype=torch.double).clamp(1e-4, 1 - 1e-4)
+    normal = torch.special.ndtri(1 - tail)
+    return normal + (normal ** 3 + normal) / (4 * max(1, freedom))
 
 
 def demo():
