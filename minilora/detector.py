@@ -30,7 +30,7 @@ from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP, CLIPConfig
 from minilora.coop import PromptLearner, ensemble_features
 from minilora.evidence import text_share
-from minilora.images import normalise, to_patches, to_square
+from minilora.images import LONGEST, in_strips, normalise, strips, to_patches, to_square
 from minilora.lora import add_lora, delta_norms, lora_off
 from minilora.memory import MemoryBank, tokens_of
 from minilora.settings import Settings
@@ -96,7 +96,9 @@ class Detector:
         unfinished: an `Unfinished`, from which a training that was stopped goes on.
         """
         if self.settings.steps:
-            self.losses = adapt(self.clip, self.prompts, pictures, self.last, self.settings,
+            patch = self.clip.visual.patch
+            shown = [strip for picture in pictures for strip in in_strips(picture, patch)]
+            self.losses = adapt(self.clip, self.prompts, shown, self.last, self.settings,
                                 self.generator, report, unfinished)
         with torch.no_grad():
             self.learned = self.prompts() if self.settings.steps else self.hand_written
@@ -146,6 +148,8 @@ class Detector:
     def see(self, pixels, lora=True):
         """Step 1.  pixels: (B, 3, H, W) in [0, 1].  Returns tokens for the memory (B, P, ...),
         patches (B, P, E), the whole (B, E) and the size (H, W)."""
+        if max(pixels.shape[-2:]) > LONGEST * min(pixels.shape[-2:]):
+            return self.see_long(pixels, lora)
         visual, half = self.clip.visual, self.precision != "float32"
         kind = getattr(torch, self.precision) if half else None
         with (nullcontext() if lora else lora_off(visual),
@@ -156,6 +160,20 @@ class Detector:
             whole = visual.pool(visual.blocks[-1].first_token(hidden[-1]))
         return Seen(tokens_of(hidden, self.memory_layers), patches.float(), whole.float(),
                     pixels.shape[-2:])
+
+    def see_long(self, pixels, lora):
+        """`see` of a picture longer than the tower is used to: strip by strip, joined."""
+        size, patch = pixels.shape[-2:], self.clip.visual.patch
+        axis, cut = (1 if size[0] > size[1] else 2), strips(size, patch)
+        parts = [self.see(strip, lora) for strip in in_strips(pixels, patch)]
+
+        def joined(columns):                            # (B, P, ...): to the grid and back
+            grids = [c.unflatten(1, (part.size[0] // patch, -1)) for c, part in zip(columns, parts)]
+            kept = [grid.narrow(axis, low, high - low)
+                    for grid, (*_, low, high) in zip(grids, cut)]
+            return torch.cat(kept, axis).flatten(1, 2)
+        tokens, patches, wholes, _ = zip(*parts)
+        return Seen(joined(tokens), joined(patches), torch.stack(wholes).mean(0), size)
 
     def row(self, seen, name, bank=None):
         """Steps 2 to 4: (maps (B, H, W), scores (B,)) on the CPU.

@@ -26,6 +26,7 @@ from PIL import Image, ImageOps
 MEAN = (0.48145466, 0.4578275, 0.40821073)      # of CLIP's training pictures, red green blue
 STD = (0.26862954, 0.26130258, 0.27577711)
 EXIF_ORIENTATION = 0x0112
+LONGEST = 4                                     # times the shorter side; longer ones are cut
 PADDING = {"reflect": "reflection", "replicate": "border"}      # ours: grid_sample's word for it
 
 
@@ -118,6 +119,29 @@ def to_patches(image, resolution, patch):
     scale = resolution / min(image.size)
     size = [max(1, round(side * scale / patch)) * patch for side in image.size]
     return _tensor(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)).float() / 255
+
+
+def strips(size, patch):
+    """How a long picture is cut, so that no strip is longer than LONGEST times its shorter side.
+
+    size: (H, W) pixels, whole patches.  Returns [(first pixel, last, first patch to keep, last)] of
+    each strip along the longer side; ends are exclusive, patches count within the strip.  Strips
+    overlap by half of the shorter side or more, and a patch is kept where it lies farther inside.
+    """
+    short, long = (side // patch for side in sorted(size))
+    length, overlap = min(long, LONGEST * short), (short + 1) // 2
+    count = 1 + math.ceil((long - length) / (length - overlap))
+    starts = [round(k * (long - length) / max(1, count - 1)) for k in range(count)]
+    seams = [0, *((a + length + b) // 2 for a, b in zip(starts, starts[1:])), long]
+    return [(start * patch, (start + length) * patch, low - start, high - start)
+            for start, low, high in zip(starts, seams, seams[1:])]
+
+
+def in_strips(pixels, patch):
+    """(..., H, W) -> its strips, each (..., H, W) of its own; a picture of usual aspect is one."""
+    axis = -2 if pixels.shape[-2] > pixels.shape[-1] else -1
+    return [pixels.narrow(axis, first, last - first)
+            for first, last, _, _ in strips(pixels.shape[-2:], patch)]
 
 
 def load_squares(paths, resolution):

@@ -407,6 +407,32 @@ def test_a_turned_picture_is_as_good_as_before(tiny_clip):
         assert seen.size in ((64, 96), (96, 64))
 
 
+@pytest.mark.parametrize("tall", [False, True])
+def test_a_very_long_picture_is_seen_strip_by_strip(fitted, tall):
+    """What lies at one end changes nothing at the other, and inside a strip nothing is new."""
+    long = discs(1, 64, 640)
+    changed = long.clone()
+    changed[..., 16:32, 16:32] = 1.0
+    if tall:
+        long, changed = long.transpose(2, 3), changed.transpose(2, 3)
+    (maps, scores), (other, _) = fitted.score(long), fitted.score(changed)
+    assert maps.shape == long.shape[:1] + long.shape[2:] and scores.isfinite().all()
+    ends = [m[0].T if tall else m[0] for m in (maps, other)]
+    assert not torch.equal(ends[0][:, :64], ends[1][:, :64])
+    assert torch.equal(ends[0][:, 400:], ends[1][:, 400:])
+    strip = fitted.see(long[..., :256, :] if tall else long[..., :256])
+    whole = fitted.see(long)
+    grid = [seen.tokens.unflatten(1, (seen.size[0] // 16, -1)) for seen in (strip, whole)]
+    near = [g[0].transpose(0, 1) if tall else g[0] for g in grid]       # (4, columns, W)
+    torch.testing.assert_close(near[1][:, :12], near[0][:, :12])
+    assert whole.tokens.shape[1] == whole.patches.shape[1] == 4 * 40
+
+
+def test_very_long_pictures_can_be_learned(tiny_clip):
+    detector = Detector(tiny_clip, "plate", SMALL).fit(list(discs(3, 64, 400)))
+    assert len(detector.losses) == 6 and detector.threshold > 0
+
+
 # ---- limits -------------------------------------------------------------------------------------
 
 ENDS = [(name, end) for name in ("sigma", "text_weight", "picture_weight", "top",

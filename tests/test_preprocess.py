@@ -8,8 +8,8 @@ from PIL import Image
 
 from conftest import shared_path
 from minilora import images
-from minilora.images import (MEAN, STD, augment, clip_preprocess, normalise, open_image,
-                             read_header, read_image, read_mask, to_patches, to_square)
+from minilora.images import (MEAN, STD, augment, clip_preprocess, in_strips, normalise, open_image,
+                             read_header, read_image, read_mask, strips, to_patches, to_square)
 
 KEPT = Path(__file__).parent / "data" / "preprocess"        # two of the eight, for everybody
 NAMES = ("sq224", "land", "port", "tiny", "gray", "rgba", "wide", "pal")
@@ -79,6 +79,23 @@ def test_detection_keeps_the_aspect_to_a_whole_number_of_patches(width, height, 
 def test_a_resolution_that_is_no_multiple_of_the_patch_is_rounded_to_one():
     assert to_patches(Image.new("RGB", (300, 200)), 200, 16).shape == (3, 192, 304)
     assert to_patches(Image.new("RGB", (300, 200)), 5, 16).shape == (3, 16, 16), "at least one"
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 256), (64, 272), (1024, 64), (16, 1600), (16, 80),
+                                  (48, 1008), (4800, 224)])
+def test_long_pictures_are_cut_into_strips_that_keep_every_patch_once(size):
+    pixels = torch.arange(size[0] * size[1]).view(1, *size)
+    cut, pieces = strips(size, 16), in_strips(pixels, 16)
+    long, short = max(size), min(size)
+    assert (len(cut) == 1) == (long <= 4 * short)
+    axis, kept = (1 if size[0] > size[1] else 2), []
+    for piece, (first, last, low, high) in zip(pieces, cut, strict=True):
+        assert piece.shape[axis] == last - first == min(long, 4 * short)
+        assert 0 <= low < high <= (last - first) // 16
+        kept.append(piece.narrow(axis, 16 * low, 16 * (high - low)))
+    assert torch.equal(torch.cat(kept, axis), pixels)
+    for (_, end, *_), (start, *_) in zip(cut, cut[1:]):
+        assert end - start >= short / 2, "strips overlap"
 
 
 def test_a_square_in_patches_is_the_square_itself():

@@ -1,0 +1,144 @@
+"""Rules for the threshold: which share of the defective pictures does each find, at which alarms?
+
+    python -m bench.thresholds --data FOLDER --shots 4 8 16
+
+A rule sees the scores of the K good pictures, each by a memory to which it was never offered, once
+as they are and once turned in four directions as the memory has them.  It is judged by the test
+pictures: false alarms, and the share of defective pictures found of the share that is found where
+exactly 5 % of the good test pictures are called NG.  Cells are kept as in accuracy.py.
+Leaves out: choosing a threshold with defective pictures, which nobody has.
+"""
+import statistics
+import time
+from dataclasses import asdict
+
+import torch
+
+from bench import accuracy
+from bench.tables import write
+from minilora import __version__, anomaly
+from minilora.checkpoint import load_clip
+from minilora.data import few_shot, find_data, load_class
+from minilora.detector import Detector
+from minilora.files import digest_of
+from minilora.job import load_pictures
+from minilora.settings import Settings
+
+WANTED = 0.05                                   # false alarms
+
+
+def normal_limit(scores):
+    """Mean + t s sqrt(1 + 1 / K): the limit of a prediction, by mean and deviation."""
+    count = len(scores)
+    student = anomaly.student_quantile(WANTED, count - 1)
+    return (scores.mean() + student * scores.std() * (1 + 1 / count) ** 0.5).item()
+
+
+def extreme_value(scores):
+    """The 95 % quantile of a Gumbel distribution with the scores' mean and deviation."""
+    beta = scores.std() * 6 ** 0.5 / torch.pi
+    mode = scores.mean() - 0.5772 * beta
+    return (mode - beta * torch.log(-torch.log(torch.tensor(1 - WANTED)))).item()
+
+
+def times_the_level(factor):
+    """`factor` times the median."""
+    return lambda scores: factor * scores.median().item()
+
+
+RULES = {"median and median deviation": anomaly.threshold,
+         "mean and deviation": normal_limit,
+         "95 % quantile": lambda scores: scores.quantile(1 - WANTED).item(),
+         "highest": lambda scores: scores.max().item(),
+         "extreme value": extreme_value,
+         **{f"{factor} times the level": times_the_level(factor) for factor in (1.1, 1.2, 1.3)}}
+
+
+@torch.no_grad()
+def compute(data, shots, settings, options):
+    """{"rows": {"alone", "turned", "scores", "labels"}}: scores of the shots and of all test
+    pictures."""
+    detector = Detector(load_clip(options.model, options.device)[0], data.name, settings)
+    pictures = load_pictures(few_shot(data.train, shots, settings.seed), detector.prepare)
+    detector.fit(pictures)
+
+    def score(picture, bank=None):
+        return detector.row(detector.see(picture[None]), "adapted", bank)[1].item()
+    _, pairs = detector.memories(pictures)
+    return {"alone": [score(p, bank) for bank, p in pairs],
+            "turned": [score(torch.rot90(p, turn, (1, 2)), bank) for bank, p in pairs
+                       for turn in range(4)],
+            "scores": [score(p) for p in load_pictures(data.test, detector.prepare)],
+            "labels": [s.label for s in data.test]}
+
+
+def judged(threshold, scores, labels):
+    """(false alarms, share found, share found at exactly 5 % false alarms)."""
+    good, bad = scores[labels == 0], scores[labels > 0]
+    best = good.quantile(1 - WANTED, interpolation="higher")
+    return [(part > limit).double().mean().item()
+            for part, limit in ((good, threshold), (bad, threshold), (bad, best))]
+
+
+def table(cells, shots, names, part, pictures):
+    """(title, header, rows of text), and the rows of the CSV.
+
+    cells: {(class, shots): [scores of each seed]};  part: "alone" or "turned";  pictures: a slice.
+    """
+    lines, numbers = [], []
+    for label, rule in RULES.items():
+        alarms, found = {}, {}
+        for name in names:
+            for cell in cells[name, shots]:
+                limit = rule(torch.tensor(cell[part]))
+                values = judged(limit, *(torch.tensor(cell[key])[pictures]
+                                         for key in ("scores", "labels")))
+                alarms.setdefault(name, []).append(values[0])
+                found.setdefault(name, []).append(values[1] / max(values[2], 1e-9))
+                numbers.append((label, part, shots, name, *(f"{v:.6f}" for v in values)))
+        mean = [statistics.mean(statistics.mean(v) for v in column.values())
+                for column in (alarms, found)]
+        lines.append([label, *(f"{100 * statistics.mean(alarms[n]):.1f} / "
+                               f"{statistics.mean(found[n]):.2f}" for n in names),
+                      f"{100 * mean[0]:.1f} / {mean[1]:.2f}"])
+    title = (f"{shots} shots, shots {'as they are' if part == 'alone' else 'turned'}: false alarms "
+             "in per cent / found, of what is found at 5 % false alarms")
+    return (title, ["rule", *names, "mean"], lines), numbers
+
+
+def main():
+    p = accuracy.parser(shots=(4, 8, 16))
+    p.prog, p.description = "python -m bench.thresholds", __doc__.split("\n")[0]
+    p.add_argument("--pictures", choices=("all", "even", "odd"), default="even")
+    p.set_defaults(name="thresholds", names=["bottle", "cookie", "magnetic_tile", "commutator"])
+    options = p.parse_args()
+    _, weights = load_clip(options.model)
+    root, cells = find_data(options.data), {}
+    for shots in options.shots:
+        for name in options.names:
+            data = load_class(root, name)
+            for seed in options.seeds:
+                settings = Settings(seed=seed, steps=options.steps)
+                mark = digest_of("thresholds", weights.sha256, name, len(data.test), shots,
+                                 asdict(settings), __version__)
+                path = options.out / "cells" / f"threshold-{name}-{shots}shot-seed{seed}.json"
+                rows = accuracy.cell(path, mark, compute, data, shots, settings, options)
+                cells.setdefault((name, shots), []).append(rows)
+                print(f"{name} {shots} shots, seed {seed}", flush=True)
+    pictures = {"all": slice(None), "even": slice(0, None, 2),
+                "odd": slice(1, None, 2)}[options.pictures]
+    made, numbers = [], []
+    for shots in options.shots:
+        for part in ("alone", "turned"):
+            one, rows = table(cells, shots, options.names, part, pictures)
+            made, numbers = [*made, one], numbers + rows
+    head = [f"{options.pictures} test pictures; seeds {' '.join(map(str, options.seeds))}; weights "
+            f"{weights.name} (sha256 {weights.sha256[:12]}…); minilora {__version__}; "
+            f"{time.strftime('%Y-%m-%d')}"]
+    write(options.out, options.name, made, head, (
+        ("rule", "shots", "number", "class", "false_alarms", "found", "found_at_5_percent"),
+        numbers))
+
+
+if __name__ == "__main__":
+    main()
