@@ -11,8 +11,8 @@ Leaves out: combinations of levers.
 """
 import statistics
 import time
-from dataclasses import asdict, dataclass, field, replace
 from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from unittest.mock import patch
 
@@ -23,6 +23,7 @@ from bench import accuracy
 from bench.tables import write
 from minilora import __version__, report, scenes
 from minilora.adapt import adapt, adaptation_loss
+from minilora.anomaly import image_score
 from minilora.auroc import auroc
 from minilora.bpe import default_tokenizer
 from minilora.checkpoint import load_clip
@@ -65,10 +66,10 @@ class OtherSize(Detector):
         other = super().see(self.at(pixels, self.factor), False)
         return one._replace(tokens=(one, other))
 
-    def bank_of(self, seen):
-        return tuple(super(OtherSize, self).bank_of([s.tokens[k] for s in seen]) for k in (0, 1))
+    def bank_of(self, seen, name):
+        return tuple(super(OtherSize, self).bank_of([s.tokens[k] for s in seen], name) for k in (0, 1))
 
-    def distances(self, seen, bank):
+    def distances(self, seen, name, bank):
         found = []
         for own, part in zip(bank, seen.tokens):
             grid = [side // self.clip.visual.patch for side in part.size]
@@ -102,8 +103,9 @@ class TurnsDecided(Detector):
         def apart(copies):
             seen, far = [self.see(p[None], False) for _, p in copies], 0
             for k, picture in enumerate(pictures):
-                bank = self.bank_of([s for s, (owner, _) in zip(seen, copies) if owner != k])
-                far += self.distances(self.see(picture[None], False), bank).mean().item()
+                rest = [s for s, (owner, _) in zip(seen, copies) if owner != k]
+                far += self.distances(self.see(picture[None], False), "memory",
+                                      self.bank_of(rest, "memory")).mean().item()
             return far
         turned, plain = super().copies_of(pictures), list(enumerate(pictures))
         return turned if len(pictures) > 1 and apart(turned) < 0.95 * apart(plain) else plain
@@ -119,7 +121,7 @@ class Unturned(Detector):
 class Whole(Detector):
     """No coreset: all patches are kept."""
 
-    def bank_of(self, seen):
+    def bank_of(self, seen, name):
         return MemoryBank(torch.cat([s.tokens[0] for s in seen]))
 
 
@@ -134,10 +136,10 @@ class Placed(Unturned):
                               (torch.arange(columns) + 0.5) / columns, indexing="ij")
         return torch.stack([y, x], -1).flatten(0, 1)
 
-    def bank_of(self, seen):
+    def bank_of(self, seen, name):
         return torch.cat([s.tokens[0] for s in seen]), torch.cat([self.places(s) for s in seen])
 
-    def distances(self, seen, bank):
+    def distances(self, seen, name, bank):
         tokens, where = bank
         near = (self.places(seen)[:, None] - where).abs().amax(-1) <= self.reach + 1e-4
         return torch.stack([1 - (t @ tokens.T).where(near, -1.0).amax(1) for t in seen.tokens])
@@ -150,7 +152,7 @@ class PlacedFar(Placed):
 class LocalScale(Detector):
     """Distances are divided by how far the nearest remembered patch is from other photographs."""
 
-    def bank_of(self, seen):
+    def bank_of(self, seen, name):
         tokens = torch.cat([s.tokens[0] for s in seen])
         owner = torch.cat([torch.full((s.tokens.shape[1],), k) for k, s in enumerate(seen)])
         keep = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:6000]
@@ -159,7 +161,7 @@ class LocalScale(Detector):
                            for t, o in zip(tokens.split(500), owner.split(500))]).clamp(max=1)
         return tokens, loose
 
-    def distances(self, seen, bank):
+    def distances(self, seen, name, bank):
         tokens, loose = bank
         best, number = (seen.tokens @ tokens.T).max(-1)
         return (1 - best) / (loose[number] + loose.mean())
@@ -170,13 +172,13 @@ class Residual(Detector):
     (SubspaceAD)."""
     kept = 0.99
 
-    def bank_of(self, seen):
+    def bank_of(self, seen, name):
         tokens = torch.cat([s.tokens[0] for s in seen])
         variance, axes = torch.linalg.eigh((tokens - tokens.mean(0)).T.cov())
         share = variance.flip(0).cumsum(0) / variance.sum()
         return tokens.mean(0), axes.flip(1)[:, :int((share < self.kept).sum()) + 1]
 
-    def distances(self, seen, bank):
+    def distances(self, seen, name, bank):
         mean, axes = bank
         centred = seen.tokens - mean
         return (centred - centred @ axes @ axes.T).square().sum(-1)
@@ -196,10 +198,10 @@ class Foreground(Detector):
             there.append(F.max_pool2d(cells, 3, 1, 1).flatten())
         return seen._replace(tokens=(seen.tokens, torch.stack(there)))
 
-    def bank_of(self, seen):
-        return super().bank_of([s._replace(tokens=s.tokens[0]) for s in seen])
+    def bank_of(self, seen, name):
+        return super().bank_of([s._replace(tokens=s.tokens[0]) for s in seen], name)
 
-    def distances(self, seen, bank):
+    def distances(self, seen, name, bank):
         return bank.distances(seen.tokens[0]) * seen.tokens[1]
 
 
@@ -217,12 +219,12 @@ class Neighbours(Detector):
 class Centred(Detector):
     """The mean of the shots' patches is taken from all, before they are made of length one."""
 
-    def bank_of(self, seen):
+    def bank_of(self, seen, name):
         mean = torch.cat([s.tokens[0] for s in seen]).mean(0)
         return mean, super().bank_of([s._replace(tokens=F.normalize(s.tokens - mean, dim=-1))
-                                      for s in seen])
+                                      for s in seen], name)
 
-    def distances(self, seen, bank):
+    def distances(self, seen, name, bank):
         mean, bank = bank
         return bank.distances(F.normalize(seen.tokens - mean, dim=-1))
 
@@ -230,7 +232,7 @@ class Centred(Detector):
 class ThreeNearest(Detector):
     """The mean of the distances to the three nearest remembered patches."""
 
-    def distances(self, seen, bank):
+    def distances(self, seen, name, bank):
         return torch.stack([1 - (t @ bank.tokens.T).topk(3).values.mean(1) for t in seen.tokens])
 
 
@@ -250,12 +252,22 @@ class MeanWithFrozen(Detector):
 
     def see(self, pixels, lora=True):
         seen = super().see(pixels, lora)
-        return seen._replace(patches=(seen.patches, super().see(pixels, False).patches))
+        both = torch.cat([seen.patches, super().see(pixels, False).patches], -1)
+        return seen._replace(patches=both)
+
+    def remembered(self, seen, name):
+        return super().remembered(
+            seen._replace(patches=seen.patches[..., :self.clip.config.embed]), name)
 
     def row(self, seen, name, bank=None):
-        parts = [super(MeanWithFrozen, self).row(seen._replace(patches=p), name, bank)
-                 for p in seen.patches]
-        return tuple((a + b) / 2 for a, b in zip(*parts))
+        on, off = (seen._replace(patches=part) for part in seen.patches.chunk(2, -1))
+        maps, scores = super().row(on, name, bank)
+        if name != "adapted":
+            return maps, scores
+        texts = [super(MeanWithFrozen, self).row(part, "text")[0] for part in (on, off)]
+        mean = maps + self.weight / 2 * (texts[1] - texts[0])
+        top = self.settings.top
+        return mean, scores - image_score(maps, top) + image_score(mean, top)
 
 
 class Unified(Detector):
@@ -309,21 +321,18 @@ class Alternating(Detector):
         return self
 
 
+class FrozenMemory(Detector):
+    """The memory compares tokens of the frozen blocks alone."""
+
+    def remembered(self, seen, name):
+        return seen.tokens
+
+
 class AdaptedMemory(Detector):
-    """The memory holds patches of the adapted blocks, by the value-value path."""
+    """The memory compares patches of the adapted blocks alone."""
 
-    def see(self, pixels, lora=True):
-        seen = super().see(pixels, lora)
-        patches = seen.patches if lora else super().see(pixels, True).patches
-        return seen._replace(tokens=F.normalize(patches, dim=-1))
-
-
-class BothMemories(AdaptedMemory):
-    """The memory holds them beside patches of the frozen blocks."""
-
-    def see(self, pixels, lora=True):
-        frozen, adapted = Detector.see(self, pixels, lora).tokens, super().see(pixels, lora)
-        return adapted._replace(tokens=torch.cat([frozen, adapted.tokens], -1) / 2 ** 0.5)
+    def remembered(self, seen, name):
+        return seen.tokens if name == "memory" else F.normalize(seen.patches, dim=-1)
 
 
 def together(clip, prompts, entering, coverage, first, weights, last=None):
@@ -341,8 +350,8 @@ def together(clip, prompts, entering, coverage, first, weights, last=None):
     return loss + (torch.stack(far).mean() if far else 0)
 
 
-class Together(AdaptedMemory):
-    """As before, and good patches of different pictures are drawn together."""
+class Together(Detector):
+    """Training draws good patches of different pictures together."""
     patched = {"adaptation_loss": together}
 
 
@@ -424,12 +433,13 @@ LORA = {
     "300 steps": Lever({"steps": 300}),
     "1,000 steps": Lever({"steps": 1000}),
     "LoRA and context in turn": Lever({}, Alternating),
-    "memory of adapted patches": Lever({}, AdaptedMemory),
-    "memory of both": Lever({}, BothMemories),
-    "memory of adapted patches, good ones together": Lever({}, Together),
+    "memory of frozen tokens alone": Lever({}, FrozenMemory),
+    "memory of adapted patches alone": Lever({}, AdaptedMemory),
+    "good patches drawn together": Lever({}, Together),
     "defects: material of other products": Lever({}, ForeignTextures),
     "rate 2e-4": Lever({"rate": 2e-4}),
     "rate 2e-3": Lever({"rate": 2e-3}),
+    "300 steps, rate 1e-3": Lever({"steps": 300, "rate": 1e-3}),
     "defects: CutPaste alone": Lever({"defects": ("cutpaste", "scar")}),
     "focal loss alone": Lever({"losses": (1.0, 0.0, 0.0)}),
 }
@@ -441,9 +451,9 @@ def memory_alone(lever, settings, data, options):
     detector = lever.detector(load_clip(options.model, options.device)[0], data.name, settings)
     shots = load_pictures(few_shot(data.train, options.shots, settings.seed), detector.prepare)
     with torch.no_grad():
-        detector.bank = detector.bank_of([detector.see(p[None], lora=False)
-                                          for _, p in detector.copies_of(shots)])
-        found = [detector.row(detector.see(p[None], lora=False), "memory")
+        bank = detector.bank_of([detector.see(p[None], lora=False)
+                                 for _, p in detector.copies_of(shots)], "memory")
+        found = [detector.row(detector.see(p[None], lora=False), "memory", bank)
                  for p in load_pictures(data.test[::2], detector.prepare)]
     return two_metrics([m[0] for m, _ in found], torch.cat([s for _, s in found]), data.test[::2])
 

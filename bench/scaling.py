@@ -76,7 +76,7 @@ def times(size, model, threads):
              "remember": measure.seconds(lambda: detector.remember(pictures))}
     each = [measure.seconds(lambda: detector.score(pictures[:1])) for _ in range(4)]
     return found | {"score": statistics.median(each[1:]),
-                    "stored": detector.bank.tokens.nbytes // 2}
+                    "stored": detector.banks["adapted"].tokens.nbytes // 2}
 
 
 def peak(size, model, threads):

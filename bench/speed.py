@@ -174,10 +174,10 @@ def load_pairs(o):
 def detector_with_memory(device):
     """A Detector whose bank is as large as one of REMEMBERED pictures, of random tokens."""
     detector = Detector(seeded_clip(device), "bottle")
-    width = SHAPE.vision_width * len(detector.memory_layers)
+    width = SHAPE.vision_width * len(detector.memory_layers) + SHAPE.embed
     count = int(SHARE * REMEMBERED * (SHAPE.resolution // SHAPE.patch) ** 2)
     tokens = torch.randn(count, width, generator=torch.Generator().manual_seed(5))
-    detector.bank = MemoryBank(F.normalize(tokens, dim=-1).to(device))
+    detector.banks = {"adapted": MemoryBank(F.normalize(tokens, dim=-1).to(device))}
     detector.learned = detector.prompts()
     return detector
 
@@ -189,10 +189,11 @@ def memory_pairs(o):
         return detector.row(detector.see(pixels), "text")
 
     def same(both, text):
-        seen = detector.see(pixels)
-        parts = [detector.row(seen, row)[0] for row in ("memory", "text")]
-        return apart([both[0]], [parts[0] + detector.weight * parts[1]]) + apart([text[0]],
-                                                                                parts[1:])
+        seen, weight = detector.see(pixels), detector.weight
+        detector.weight = 0.0
+        memory = detector.row(seen, "adapted")[0]
+        detector.weight = weight
+        return apart([both[0]], [memory + weight * text[0]])
 
     yield Pair(f"score a picture, memory of {REMEMBERED}: without", lambda: detector.score(pixels),
                without, same)

@@ -1,11 +1,11 @@
 """The method: fit CLIP to K good pictures of a product, then say of any picture where it is odd.
 
     1. image tower with LoRA in its last N blocks -> patches of the same N blocks by the value-value
-       path, beside the texts' space; CLS, the picture as a whole; and, from the frozen blocks
-       before, tokens for the memory
+       path, in the texts' space; CLS, the picture as a whole; and tokens of the frozen blocks before
     2. cosine similarity with two learned texts, "flawless" and "damaged", softmax -> text map; the
        same of CLS
-    3. distance to the nearest patch of good pictures -> memory map
+    3. distance to the nearest patch of good pictures, by frozen tokens and patches together ->
+       memory map
     4. map = memory / level + weight * text, smoothed;  score = mean of its top share, plus CLS's
        share; a picture is NG above the threshold
 
@@ -22,6 +22,7 @@ from contextlib import nullcontext
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 
 from minilora import anomaly, stored
 from minilora.adapt import adapt
@@ -73,7 +74,7 @@ class Detector:
         tokenizer = default_tokenizer()
         words = len(tokenizer.encode(settings.context))
         self.prompts = PromptLearner(clip, tokenizer, self.noun, words, settings.context)
-        self.learned, self.bank, self.threshold, self.losses = None, None, None, []
+        self.learned, self.banks, self.threshold, self.losses = None, {}, None, []
         self.level, self.weight = 1.0, settings.text_weight
 
     @cached_property
@@ -108,25 +109,28 @@ class Detector:
     @torch.no_grad()
     def remember(self, pictures):
         """Fills the memory; level, weight and threshold by leaving one photograph out."""
-        self.bank, pairs = self.memories(pictures)
+        self.banks, pairs = self.memories(pictures)
         alone = [(bank, picture, self.see(picture[None])) for bank, picture in pairs]
 
-        def scores(row):
-            return torch.cat([self.row(shot, row, bank)[1] for bank, _, shot in alone])
-        self.level = 1.0
-        self.level = max(scores("memory").median().item(), 1e-6)
+        def scores():
+            return torch.cat([self.row(shot, "adapted", bank)[1] for bank, _, shot in alone])
+        self.level, self.weight = 1.0, 0.0              # first the memory alone, no texts
+        self.level = max(scores().median().item(), 1e-6)
         self.weight = self.settings.text_weight * text_share(self, alone)
-        self.threshold = anomaly.threshold(scores("adapted"), self.settings.false_positive_rate)
+        self.threshold = anomaly.threshold(scores(), self.settings.false_positive_rate)
 
     def memories(self, pictures):
-        """The memory of all pictures, and of each: [(a memory to which it was not offered, it)]."""
+        """({row: its memory of all pictures}, [(a memory of all others, picture) of each])."""
         owners, shown = zip(*self.copies_of(pictures))
-        seen, pairs = [self.see(p[None], lora=False) for p in shown], []
+        seen = {lora: [self.see(p[None], lora) for p in shown] for lora in (True, False)}
+        banks = {name: self.bank_of(seen[ROWS[name].lora], name) for name in ("lora-off", "adapted")}
+        banks["memory"] = banks["adapted"].first(seen[True][0].tokens.shape[-1])
+        pairs = []
         for left_out in folds(len(pictures)):
-            rest = [s for s, k in zip(seen, owners) if k not in left_out]
-            bank = self.bank_of(rest or seen)           # one photograph alone has no others
+            rest = [s for s, k in zip(seen[True], owners) if k not in left_out]
+            bank = self.bank_of(rest or seen[True], "adapted")      # one alone has no others
             pairs += [(bank, pictures[k]) for k in left_out]
-        return self.bank_of(seen), pairs
+        return banks, pairs
 
     def copies_of(self, pictures):
         """What is remembered: (number of the photograph, picture) of each shot and its turns."""
@@ -134,14 +138,20 @@ class Detector:
         return [(k, torch.rot90(picture, turn, (1, 2))) for turn in turns
                 for k, picture in enumerate(pictures)]
 
-    def bank_of(self, seen):
-        """The memory of what was seen of good pictures, each by itself."""
+    def bank_of(self, seen, name):
+        """The memory of a row, of what was seen of good pictures, each by itself."""
         generator = torch.Generator().manual_seed(self.settings.seed)       # whatever training drew
-        return MemoryBank.of([each.tokens[0] for each in seen], generator)
+        return MemoryBank.of([self.remembered(each, name)[0] for each in seen], generator)
 
-    def distances(self, seen, bank):
+    def remembered(self, seen, name):
+        """What a row compares of each patch, (B, P, ...) of length one."""
+        if not ROWS[name].texts:
+            return seen.tokens
+        return torch.cat([seen.tokens, F.normalize(seen.patches, dim=-1)], -1) / 2 ** 0.5
+
+    def distances(self, seen, name, bank):
         """Step 3: how far each patch is from a memory, (B, P)."""
-        return bank.distances(seen.tokens)
+        return bank.distances(self.remembered(seen, name))
 
     # ---- score --------------------------------------------------------------------------------
 
@@ -178,11 +188,11 @@ class Detector:
     def row(self, seen, name, bank=None):
         """Steps 2 to 4: (maps (B, H, W), scores (B,)) on the CPU.
 
-        bank: a memory other than the detector's own, which does not know the picture.
+        bank: a memory other than the row's own, which does not know the picture.
         """
         row, odd, whole = ROWS[name], 0, 0.0
         if row.memory:
-            odd = self.distances(seen, bank or self.bank) / self.level                  # (B, P)
+            odd = self.distances(seen, name, bank or self.banks[name]) / self.level     # (B, P)
         if row.texts:
             text = self.learned if row.texts == "learned" else self.hand_written
             scale, weight = self.clip.logit_scale.exp(), self.weight if row.memory else 1.0
@@ -196,16 +206,18 @@ class Detector:
     def rows(self, pixels):
         """Every row that this detector has, {row: (maps (B, H, W), scores (B,))}.
 
-        pixels: (B, 3, H, W) in [0, 1].  Without shots there is "zero-shot" only.
+        pixels: (B, 3, H, W) in [0, 1].  Without shots there is "zero-shot" only; the memory of
+        "lora-off" is not stored.
         """
-        names = ROWS if self.bank else ["zero-shot"]
+        names = [name for name, row in ROWS.items() if name == "zero-shot"
+                 or self.banks and (name in self.banks or not row.memory)]
         seen = {lora: self.see(pixels, lora) for lora in {ROWS[name].lora for name in names}}
         return {name: self.row(seen[ROWS[name].lora], name) for name in names}
 
     @torch.no_grad()
     def score(self, pixels):
         """(maps (B, H, W), scores (B,)) of the last row there is."""
-        name = "adapted" if self.bank else "zero-shot"
+        name = "adapted" if self.banks else "zero-shot"
         return self.row(self.see(pixels, ROWS[name].lora), name)
 
     def line(self, maps, scores):

@@ -22,18 +22,20 @@ TRIALS = 2                      # pasted defects a photograph
 def text_share(detector, shots):
     """The share, a float in [0, 1].
 
+    detector: as it is before its texts have any weight, so that "adapted" is the memory alone;
     shots: (memory without the photograph, picture (3, H, W) in [0, 1], what `see` finds in it).
     """
     generator = torch.Generator().manual_seed(detector.settings.seed)
     pictures = [picture.cpu() for _, picture, _ in shots]
     scores, labels = {"memory": [], "text": []}, []
+    rows = {"memory": "adapted", "text": "text"}            # the former, while the weight is 0
     for (bank, _, good), picture in zip(shots, pictures):
         pasted = [paste_anywhere(picture, generator, choose(generator, detector.settings.defects),
                                  pictures)[0] for _ in range(TRIALS)]
         for label, seen in enumerate([good, *(detector.see(p[None]) for p in pasted)]):
             labels.append(label > 0)
-            for row, found in scores.items():
-                found.append(detector.row(seen, row, bank)[1])
+            for what, row in rows.items():
+                scores[what].append(detector.row(seen, row, bank)[1])
     memory, text = (auroc(torch.cat(found), torch.tensor(labels)) for found in scores.values())
     return min(1.0, max(0.0, text - 0.5) / max(memory - 0.5, 1e-6))
 

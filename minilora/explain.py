@@ -116,8 +116,9 @@ def shapes_part(detector, pixels, frozen):
             ("CLS, projected: the picture's vector", tuple(clip.visual.pool(frozen[-1]).shape[1:])),
             ("patches by the value-value path, projected", tuple(patches.shape[1:])),
             ("texts, normal and anomalous", tuple(detector.learned.shape))]
-    if detector.bank:
-        rows.append(("patches that the memory keeps", tuple(detector.bank.tokens.shape)))
+    if detector.banks:
+        kept = detector.banks["adapted"].tokens
+        rows.append(("patches that the memory keeps", tuple(kept.shape)))
     return "<h2>2. Shapes</h2>" + table(("stage", "shape"), rows)
 
 

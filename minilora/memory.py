@@ -68,6 +68,10 @@ class MemoryBank:
         """How far each patch is from the bank, (B, P) in [0, 2].  tokens: (B, P, W) of length one."""
         return torch.stack([1 - (picture @ self.tokens.T).amax(1) for picture in tokens]).clamp(0)
 
+    def first(self, width):
+        """The same patches by the first `width` of their numbers alone, again of length one."""
+        return MemoryBank(F.normalize(self.tokens[:, :width], dim=-1))
+
     def state(self):
         """What is stored; half precision halves the file."""
         return {"tokens": self.tokens.half()}

@@ -1,7 +1,7 @@
 """A fitted detector as files: what was learned, and what is remembered; never the base weights.
 
     adapter.pt      LoRA, context vectors, texts, threshold, settings, which weights they belong to
-    memory.pt       patches of good pictures, in half precision
+    memory.pt       patches of good pictures, in half precision, of the row "adapted"
 
 Both are read by `files.load_tensors`, which runs nothing that is in them, and are checked here: a
 file from a stranger is refused in words, or it is a detector.
@@ -17,7 +17,7 @@ from minilora.files import load_tensors, save_tensors
 from minilora.memory import MemoryBank
 from minilora.settings import Settings
 
-VERSION = 5                     # in adapter.pt, of what `save` writes together
+VERSION = 6                     # in adapter.pt, of what `save` writes together
 
 
 def save(detector, folder, weights):
@@ -26,8 +26,8 @@ def save(detector, folder, weights):
     folder.mkdir(parents=True, exist_ok=True)
     settings = {key: list(value) if isinstance(value, tuple) else value
                 for key, value in asdict(detector.settings).items()}
-    if detector.bank is not None:
-        save_tensors(folder / "memory.pt", detector.bank.state())
+    if detector.banks:
+        save_tensors(folder / "memory.pt", detector.banks["adapted"].state())
     learned = detector.hand_written if detector.learned is None else detector.learned
     save_tensors(folder / "adapter.pt", {
         "version": VERSION, "noun": detector.noun, "settings": settings,
@@ -82,8 +82,10 @@ def restored(make, saved, path, clip, weights):
     detector.level, detector.weight = level, weight
     memory = path.with_name("memory.pt")
     if memory.exists():
-        width = len(detector.memory_layers) * clip.config.vision_width
-        detector.bank = MemoryBank.from_state(load_tensors(memory), width, detector.device)
+        frozen = len(detector.memory_layers) * clip.config.vision_width
+        bank = MemoryBank.from_state(load_tensors(memory), frozen + clip.config.embed,
+                                     detector.device)
+        detector.banks = {"adapted": bank, "memory": bank.first(frozen)}
     return detector
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import TINY
 from PIL import Image
 
@@ -254,12 +255,20 @@ def test_a_map_is_the_memory_map_over_its_level_plus_the_weighted_text_map(fitte
     disturb(fitted, 0.1)
     seen = fitted.see(good)
     text = anomaly.text_map(seen.patches, fitted.learned, fitted.clip.logit_scale.exp())
-    odd = fitted.bank.distances(seen.tokens) / fitted.level + fitted.weight * text
+    both = torch.cat([seen.tokens, F.normalize(seen.patches, dim=-1)], -1) / 2 ** 0.5
+    odd = fitted.banks["adapted"].distances(both) / fitted.level + fitted.weight * text
     expected = anomaly.to_pixels(odd, (64, 64), fitted.settings.sigma * 64 / 224)
     assert torch.allclose(fitted.score(good)[0], expected, atol=1e-6)
-    rows = fitted.rows(good)
-    parts = rows["memory"][0] + fitted.weight * rows["text"][0]
-    assert torch.allclose(rows["adapted"][0], parts, atol=1e-5)
+
+
+def test_the_memory_compares_frozen_tokens_and_adapted_patches_alike(fitted, good):
+    """Both are of length one, so the cosine of both together is the mean of their cosines."""
+    seen, other = fitted.see(good[:1]), fitted.see(good[4:])
+    tokens = [fitted.remembered(s, "adapted")[0] for s in (seen, other)]
+    parts = [torch.cosine_similarity(a[0], b[0], dim=-1)
+             for a, b in ((seen.tokens, other.tokens), (seen.patches, other.patches))]
+    assert torch.allclose((tokens[0] * tokens[1]).sum(-1), (parts[0] + parts[1]) / 2, atol=1e-5)
+    assert torch.equal(fitted.remembered(seen, "memory"), seen.tokens), "no texts, no adaptation"
 
 
 def test_the_whole_picture_adds_its_probability_to_the_score_and_nothing_to_the_map(fitted, good):
@@ -312,34 +321,41 @@ def test_every_shot_is_remembered_in_four_directions_unless_told_otherwise(tiny_
     for k, (number, picture) in enumerate(copies):
         assert torch.equal(picture, torch.rot90(good[number], k // 3, (1, 2)))
     detector.fit(good[:3])
-    assert len(detector.bank.tokens) == round(SHARE * 16 * len(copies))
+    assert set(detector.banks) == {"memory", "lora-off", "adapted"}
+    for bank in detector.banks.values():
+        assert len(bank.tokens) == round(SHARE * 16 * len(copies))
 
 
-def test_the_memory_does_not_depend_on_what_training_drew(good):
-    banks = [Detector(fresh_clip(), "plate", replace(SMALL, steps=steps)).fit(good[:3]).bank
-             for steps in (0, 3)]
-    assert torch.equal(banks[0].tokens, banks[1].tokens), "nor on LoRA: its blocks come later"
+def test_the_memory_without_lora_does_not_depend_on_training(good):
+    """But what LoRA has learned is in the memory of the row "adapted"."""
+    before, after = (Detector(fresh_clip(), "plate", replace(SMALL, steps=steps)).fit(good[:3]).banks
+                     for steps in (0, 3))
+    assert torch.equal(before["lora-off"].tokens, after["lora-off"].tokens)
+    assert before["adapted"].tokens.shape == after["adapted"].tokens.shape
+    assert not torch.equal(before["adapted"].tokens, after["adapted"].tokens)
 
 
 @torch.no_grad()
-def left_out(detector, pictures, row):
+def left_out(detector, pictures):
     """Scores of shots, each by a memory to which it and its turned copies were never offered."""
     scores = []
     for k, picture in enumerate(pictures):
-        rest = [detector.see(p[None], lora=False) for n, p in detector.copies_of(pictures) if n != k]
-        scores.append(detector.row(detector.see(picture[None]), row, detector.bank_of(rest))[1])
+        rest = [detector.see(p[None]) for n, p in detector.copies_of(pictures) if n != k]
+        bank = detector.bank_of(rest, "adapted")
+        scores.append(detector.row(detector.see(picture[None]), "adapted", bank)[1])
     return torch.cat(scores)
 
 
 def test_one_is_the_memory_score_of_a_good_picture_that_is_not_remembered(fitted, good):
-    apart = left_out(fitted, good[:4], "memory")
+    fitted.weight = 0.0
+    apart = left_out(fitted, good[:4])
     assert apart.median().item() == pytest.approx(1, rel=1e-5)
-    remembered = fitted.rows(good[:4])["memory"][1]
+    remembered = fitted.score(good[:4])[1]
     assert (remembered <= apart + 1e-5).all() and (remembered < apart - 1e-3).any()
 
 
 def test_the_threshold_is_that_of_the_shots_each_without_its_own_copies(fitted, good):
-    expected = anomaly.threshold(left_out(fitted, good[:4], "adapted"), SMALL.false_positive_rate)
+    expected = anomaly.threshold(left_out(fitted, good[:4]), SMALL.false_positive_rate)
     assert fitted.threshold == pytest.approx(expected, abs=1e-6)
 
 
@@ -488,8 +504,9 @@ def test_a_saved_detector_scores_exactly_as_before(fitted, good, tmp_path):
         assert getattr(loaded, name) == getattr(fitted, name), name
     for pictures in (good, discs(2, 64, 96, seed=1)):
         rows, again = fitted.rows(pictures), loaded.rows(pictures)
-        assert list(rows) == list(again)
-        for row in rows:
+        assert list(rows) == list(ROWS)
+        assert list(again) == [row for row in ROWS if row != "lora-off"], "has a memory of its own"
+        for row in again:
             assert all(map(torch.equal, rows[row], again[row])), row
 
 
@@ -511,13 +528,13 @@ def test_a_level_or_weight_that_is_none_is_refused(fitted, tmp_path, change):
         Detector.load(tmp_path, fresh_clip(), WEIGHTS)
 
 
-@pytest.mark.parametrize("version", [4, 6, None])
+@pytest.mark.parametrize("version", [5, 7, None])
 def test_an_adapter_of_another_version_is_refused(fitted, tmp_path, version):
     fitted.save(tmp_path, WEIGHTS)
     saved = load_tensors(tmp_path / "adapter.pt")
-    assert saved["version"] == 5
+    assert saved["version"] == 6
     save_tensors(tmp_path / "adapter.pt", saved | {"version": version})
-    with pytest.raises(ValueError, match=f"expected format 5, found {version}; fit again"):
+    with pytest.raises(ValueError, match=f"expected format 6, found {version}; fit again"):
         Detector.load(tmp_path, fresh_clip(), WEIGHTS)
 
 

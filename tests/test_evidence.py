@@ -13,7 +13,7 @@ def share(memory, text):
 
     memory, text: scores of one good picture and its two pasted ones, of each shot.
     """
-    told = {"memory": iter(sum(memory, [])), "text": iter(sum(text, []))}
+    told = {"adapted": iter(sum(memory, [])), "text": iter(sum(text, []))}
     detector = SimpleNamespace(
         settings=SimpleNamespace(seed=1, defects=KINDS), see=lambda pixels: pixels,
         row=lambda seen, row, bank: (None, torch.tensor([float(next(told[row]))])))
@@ -40,9 +40,10 @@ def test_a_detector_is_asked_about_memories_without_the_photograph(tiny_clip, mo
 
     def text_share(detector, shots):
         asked.extend(shots)
+        assert detector.weight == 0, "the row adapted is the memory alone"
         return kept(detector, shots)
     monkeypatch.setattr("minilora.detector.text_share", text_share)
     detector = Detector(tiny_clip, "plate", Settings(steps=0)).fit(good)
     assert len(asked) == 3 and len({id(bank) for bank, *_ in asked}) == 3
-    assert not any(bank is detector.bank for bank, *_ in asked)
+    assert not any(bank is detector.banks["adapted"] for bank, *_ in asked)
     assert all(torch.equal(picture, shot) for (_, picture, _), shot in zip(asked, good))
