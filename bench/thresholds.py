@@ -54,7 +54,6 @@ RULES = {"median and median deviation": anomaly.threshold,
          **{f"{factor} times the level": times_the_level(factor) for factor in (1.1, 1.2, 1.3)}}
 
 
-@torch.no_grad()
 def compute(data, shots, settings, options):
     """{"rows": {"alone", "turned", "scores", "labels"}}: scores of the shots and of all test
     pictures."""
@@ -62,9 +61,11 @@ def compute(data, shots, settings, options):
     pictures = load_pictures(few_shot(data.train, shots, settings.seed), detector.prepare)
     detector.fit(pictures)
 
+    @torch.no_grad()
     def score(picture, bank=None):
         return detector.row(detector.see(picture[None]), "adapted", bank)[1].item()
-    _, pairs = detector.memories(pictures)
+    with torch.no_grad():
+        _, pairs = detector.memories(pictures)
     return {"alone": [score(p, bank) for bank, p in pairs],
             "turned": [score(torch.rot90(p, turn, (1, 2)), bank) for bank, p in pairs
                        for turn in range(4)],
