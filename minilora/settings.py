@@ -24,10 +24,10 @@ class Settings:
 
     resolution: int = 0                 # of the shorter side, pixels; 0: the model's own
     square: bool = False                # squeeze pictures into squares instead
-    steps: int = 100                    # of training; 0: no adaptation
+    steps: int = 200                    # of training; 0: no adaptation
     batch: int = 8                      # pictures a step
     pool: int = 160                     # pictures to train on, half with a pasted defect
-    rate: float = 5e-4                  # peak learning rate
+    rate: float = 1e-3                  # peak learning rate
     losses: tuple = (1.0, 0.5, 0.1)     # weights of focal, dice and cross-entropy
     defects: tuple = KINDS              # kinds that are pasted
     angle: float = 45.0                 # degrees at most by which training pictures are turned
