@@ -27,10 +27,11 @@ import torch.nn.functional as F
 
 from bench import measure, peers
 from bench.tables import write
-from minilora.adapt import adaptation_loss, descend, painted, training_pool
+from minilora.adapt import adaptation_loss, painted, training_pool
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP, VIT_B_16, CLIPConfig
 from minilora.coop import PromptLearner
+from minilora.descent import descend
 from minilora.images import normalise
 from minilora.lora import add_lora
 from minilora.settings import Settings

@@ -162,7 +162,8 @@ def code_version():
     """Fingerprint of the code of the methods."""
     folder = measure.REPO / "minilora"
     parts = [*sorted(folder.glob("baselines/*.py")),
-             *(folder / f"{name}.py" for name in ("labels", "mae", "adapt", "memory", "detector"))]
+             *(folder / f"{name}.py" for name in ("labels", "mae", "adapt", "descent", "memory",
+                                               "detector"))]
     return digest_of(*[p.read_text() for p in parts])
 
 

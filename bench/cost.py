@@ -26,8 +26,8 @@ from minilora.coop import STATES
 from minilora.files import save_tensors
 from minilora.settings import Settings
 
-PARTS = ("adapt", "adapter", "anomaly", "attention", "clip", "coop", "detector", "files", "images",
-         "lora", "losses", "settings", "text", "vit", "baselines/trained")
+PARTS = ("adapt", "adapter", "anomaly", "attention", "clip", "coop", "descent", "detector", "files",
+         "images", "lora", "losses", "settings", "text", "vit", "baselines/trained")
 FEW = {"vision_layers": 4, "text_layers": 1}    # a block of each kind: frozen, adapted, the last
 
 

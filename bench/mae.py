@@ -20,10 +20,10 @@ from bench import formulas, measure
 from bench.accuracy import cell
 from bench.tables import write_parts
 from minilora import mae_job, transfer
-from minilora.adapt import Recipe
 from minilora.baselines.masked import train
 from minilora.baselines.scene_pretraining import HELD_OUT, drawn
 from minilora.captions import NOUNS
+from minilora.descent import Recipe
 from minilora.files import digest_of, load_tensors, save_tensors
 from minilora.mae import (MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MaskedAutoencoder,
                           random_masking)

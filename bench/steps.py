@@ -18,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from minilora.adapt import MARKED, adaptation_loss, descent, frozen_states
+from minilora.adapt import MARKED, adaptation_loss, frozen_states
 from minilora.adapter import adapter_state
 from minilora.baselines.trained import FULL_RATE, PROBE_RATE, CoOp, FullFineTuning, LinearProbe
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP
 from minilora.coop import STATES
+from minilora.descent import descent
 from minilora.detector import Detector
 from minilora.settings import Settings
 from minilora.vit import value_value_blocks

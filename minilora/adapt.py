@@ -11,13 +11,12 @@ and not once a step; the gradient is the same (a test shows it).
 Symbols: N pictures of the pool, B of a step, P patches, W width, H x W pixels.
 Leaves out: real defects, validation, early stopping (there is nothing honest to stop by).
 """
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 
 from minilora.anomaly import text_map
 from minilora.defects import KINDS, paste_anywhere
+from minilora.descent import descend
 from minilora.draws import choose
 from minilora.images import augment, normalise
 from minilora.lora import lora_off
@@ -98,7 +97,7 @@ def adapt(clip, prompts, pictures, last, settings, generator, report, unfinished
     """Trains whatever of clip.visual and prompts requires a gradient.  Returns the losses.
 
     last: how many of the last blocks are adapted, those before are frozen;  report(step, loss) is
-    called after every step;  unfinished: where to go on from (see `descent`).
+    called after every step;  unfinished: where to go on from (descent.py).
     Raises ValueError if a loss is not finite.
     """
     entering, coverage = training_pool(clip.visual, pictures, last, settings, generator)
@@ -113,51 +112,6 @@ def adapt(clip, prompts, pictures, last, settings, generator, report, unfinished
             for group in groups)
 
     return descend(loss_of, trained, len(entering), settings, generator, report, unfinished)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What `descend` needs to know where there are no Settings."""
-    steps: int
-    batch: int
-    rate: float
-
-
-def descent(loss_of, trained, count, settings, generator, unfinished=None):
-    """A fixed number of AdamW steps on random batches, the rate rising and falling once.
-
-    loss_of(rows): scalar loss of some of the `count` pictures, by number.  unfinished: an
-    `Unfinished`, whose steps are not made again.  Yields (number of the step, loss) of every step.
-    Raises ValueError if a loss is not finite.
-    """
-    optimiser = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate,
-                                                   total_steps=settings.steps)
-    losses = unfinished.restore(trained, optimiser, schedule, generator) if unfinished else []
-    yield from enumerate(losses)
-    for step in range(len(losses), settings.steps):
-        optimiser.zero_grad()           # before the loss: old gradients need no room beside it
-        loss = loss_of(torch.randperm(count, generator=generator)[:settings.batch])
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
-        if not torch.isfinite(loss):
-            raise ValueError(f"loss is {losses[-1]} at step {step}; expected a finite number; "
-                             f"lower the rate ({settings.rate})")
-        if unfinished:
-            unfinished.keep(trained, optimiser, generator, losses)
-        yield step, losses[-1]
-
-
-def descend(loss_of, trained, count, settings, generator, report=lambda step, loss: None,
-            unfinished=None):
-    """All steps of `descent`; report(step, loss) is called after each.  Returns the losses."""
-    losses = []
-    for step, loss in descent(loss_of, trained, count, settings, generator, unfinished):
-        losses.append(loss)
-        report(step, loss)
-    return losses
 
 
 def demo():

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from minilora import __version__, labels, mae_layout, report, transfer
-from minilora.adapt import Recipe
 from minilora.anomaly import to_pixels
 from minilora.auroc import auroc
 from minilora.baselines.masked import judged, train
 from minilora.data import few_shot, shots_of
+from minilora.descent import Recipe
 from minilora.files import digest_of, sha256_of, whole_file
 from minilora.images import MEAN, STD, load_squares, normalise
 from minilora.job import load_masks, open_data

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilora.adapt import MARKED, Recipe, descend
+from minilora.adapt import MARKED
+from minilora.descent import Recipe, descend
 from minilora.images import augment, normalise
 
 PART = 32                       # pictures that go through the encoder together

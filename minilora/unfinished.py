@@ -66,7 +66,7 @@ def demo():
     import tempfile
     from types import SimpleNamespace
 
-    from minilora.adapt import descend
+    from minilora.descent import descend
 
     def train(steps, unfinished=None):
         weight = torch.nn.Parameter(torch.ones(3))

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from conftest import TINY
 from scipy.stats import hmean
 
-from minilora.adapt import Recipe
 from minilora.baselines.anomalyclip import AnomalyCLIP
 from minilora.baselines.trained import CoOp, FullFineTuning, LinearProbe
 from minilora.baselines.winclip import WinCLIP, harmonic, windows
 from minilora.clip import CLIP, CLIPConfig
+from minilora.descent import Recipe
 from minilora.images import normalise
 from minilora.settings import Settings
 

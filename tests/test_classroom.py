@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilora.adapt import Recipe as Steps
 from minilora.baselines import resnet18
 from minilora.baselines.autoencoder import Autoencoder, Encoder, discs, shown
 from minilora.baselines.long_tail import (balanced_contrast, by_frequency, class_weights,
@@ -17,6 +16,7 @@ from minilora.baselines.simclr import SimCLR, nt_xent
 from minilora.baselines.supervised import RECIPES, Recipe, Supervised, cropped
 from minilora.baselines.svdd import DeepSVDD
 from minilora.checkpoint import CheckpointError
+from minilora.descent import Recipe as Steps
 from minilora.files import save_tensors
 from minilora.mae import MAE_MINI, MAEConfig
 

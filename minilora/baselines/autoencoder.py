@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilora.adapt import Recipe, descend
 from minilora.anomaly import gaussian, image_score
+from minilora.descent import Recipe, descend
 from minilora.images import augment
 
 RESOLUTION, CODE = 128, 128

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import torch
 
-from minilora.adapt import Recipe, descend
 from minilora.anomaly import image_score, to_pixels
+from minilora.descent import Recipe, descend
 from minilora.images import augment, normalise
 from minilora.mae import MAE_MINI, MaskedAutoencoder
 

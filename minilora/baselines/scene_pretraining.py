@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilora.adapt import Recipe, descend
 from minilora.baselines.resnet18 import COUNTER, WIDTH, ResNet18
 from minilora.captions import KINDS, NORMAL, NOUNS
+from minilora.descent import Recipe, descend
 from minilora.files import save_tensors
 from minilora.images import normalise
 from minilora.stream import SceneStream

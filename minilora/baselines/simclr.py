@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilora.adapt import Recipe, descend
 from minilora.anomaly import to_pixels
 from minilora.baselines.autoencoder import CODE, RESOLUTION, Encoder, discs, shown
+from minilora.descent import Recipe, descend
 from minilora.images import augment
 
 TEMPERATURE = 0.2

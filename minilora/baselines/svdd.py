@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import torch
 
-from minilora.adapt import Recipe, descend
 from minilora.baselines.autoencoder import RESOLUTION, Autoencoder, discs, shown
+from minilora.descent import Recipe, descend
 from minilora.images import augment
 
 RECIPE = Recipe(200, 8, 3e-4)

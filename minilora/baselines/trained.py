@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilora.adapt import MARKED, adapt, adaptation_loss, descend, frozen_states, painted
+from minilora.adapt import MARKED, adapt, adaptation_loss, frozen_states, painted
 from minilora.anomaly import image_score, text_map, to_pixels
 from minilora.bpe import default_tokenizer
 from minilora.coop import PromptLearner
+from minilora.descent import descend
 from minilora.images import normalise
 from minilora.losses import dice_loss, focal_loss
 from minilora.settings import Settings
