@@ -27,11 +27,13 @@ from minilora.settings import Settings
 WANTED = 0.05                                   # false alarms
 
 
-def normal_limit(scores):
-    """Mean + t s sqrt(1 + 1 / K): the limit of a prediction, by mean and deviation."""
-    count = len(scores)
+def robust_limit(scores):
+    """The same with median and 1.4826 times the median deviation (Leys et al. 2013, "Detecting
+    outliers"), which a single odd shot does not move."""
+    count, middle = len(scores), scores.median()
+    spread = 1.4826 * (scores - middle).abs().median()
     student = anomaly.student_quantile(WANTED, count - 1)
-    return (scores.mean() + student * scores.std() * (1 + 1 / count) ** 0.5).item()
+    return (middle + student * spread * (1 + 1 / count) ** 0.5).item()
 
 
 def extreme_value(scores):
@@ -46,8 +48,8 @@ def times_the_level(factor):
     return lambda scores: factor * scores.median().item()
 
 
-RULES = {"median and median deviation": anomaly.threshold,
-         "mean and deviation": normal_limit,
+RULES = {"mean and deviation": anomaly.threshold,
+         "median and median deviation": robust_limit,
          "95 % quantile": lambda scores: scores.quantile(1 - WANTED).item(),
          "highest": lambda scores: scores.max().item(),
          "extreme value": extreme_value,
@@ -65,10 +67,10 @@ def compute(data, shots, settings, options):
     def score(picture, bank=None):
         return detector.row(detector.see(picture[None]), "adapted", bank)[1].item()
     with torch.no_grad():
-        _, pairs = detector.memories(pictures)
-    return {"alone": [score(p, bank) for bank, p in pairs],
-            "turned": [score(torch.rot90(p, turn, (1, 2)), bank) for bank, p in pairs
-                       for turn in range(4)],
+        _, alone = detector.memories(pictures)
+    return {"alone": [score(picture, bank) for bank, picture, _ in alone],
+            "turned": [detector.row(seen, "adapted", bank)[1].item()
+                       for bank, _, copies in alone for seen in copies],
             "scores": [score(p) for p in load_pictures(data.test, detector.prepare)],
             "labels": [s.label for s in data.test]}
 

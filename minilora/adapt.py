@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from minilora.anomaly import text_map
-from minilora.defects import KINDS, paste_anywhere
+from minilora.defects import paste_anywhere
 from minilora.descent import descend
 from minilora.draws import choose
 from minilora.images import augment, normalise
@@ -116,25 +116,19 @@ def adapt(clip, prompts, pictures, last, settings, generator, report, unfinished
 
 def demo():
     """A toy tower learns to find patches pasted into noise."""
-    from types import SimpleNamespace
-
     from minilora.bpe import default_tokenizer
     from minilora.clip import CLIP, CLIPConfig
     from minilora.coop import PromptLearner
     from minilora.lora import add_lora
+    from minilora.settings import Settings
     generator = torch.Generator().manual_seed(0)
     clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
                            text_width=64, text_layers=1)).initialise(generator)
     pictures = 0.5 + 0.05 * torch.randn(4, 3, 64, 64, generator=generator).clamp(-1, 1)
     add_lora(clip.visual.requires_grad_(False), blocks=(2, 3), generator=generator)
     prompts = PromptLearner(clip, default_tokenizer(), "plate", generator=generator)
-    settings = SimpleNamespace(steps=60, pool=64, batch=16, rate=5e-3, losses=(1, 0.5, 0.1),
-                               defects=KINDS, angle=5)
-    entering, coverage = training_pool(clip.visual, pictures, 2, settings, generator)
-    marked = torch.stack(coverage) > MARKED
-    print(f"pool: {len(entering)} times tokens {tuple(entering[0].shape)}, "
-          f"{marked.float().mean():.1%} of the patches defective")
-    losses = adapt(clip, prompts, pictures, 2, settings, generator, lambda step, loss: None)
+    losses = adapt(clip, prompts, pictures, 2, Settings(steps=60, pool=64, batch=16, rate=5e-3),
+                   generator, lambda step, loss: None)
     for step in (0, 20, 40, 59):
         print(f"step {step:2d}  loss {losses[step]:.3f}")
 

@@ -5,7 +5,6 @@ such scores are a map, and a picture is as bad as its worst pixels, and as the w
 
     Jeong et al. 2023, "WinCLIP", section 4 (text map; whole picture, eq. 5; the memory beside it is
     in memory.py).
-    Leys et al. 2013, "Detecting outliers": median and median deviation, not mean and deviation.
 
 Symbols: B images of H x W pixels, P patches, E embedding.
 Leaves out: weighting by neighbours, thresholds that need defective pictures.
@@ -68,21 +67,19 @@ def image_score(maps, top=0.003, picture=0.0):
     return scores
 
 
-def threshold(good_scores, false_positive_rate=0.05, photographs=None):
+def threshold(good_scores, false_positive_rate=0.05):
     """The score above which a picture is NG, from scores of good pictures alone.
 
-        median + t s sqrt(1 + 1 / K)        s = 1.4826 median |score - median|
+        mean + t s sqrt(1 + 1 / n)              s: deviation of the n scores
 
-    good_scores: (n,);  photographs: K behind them, n if not said.  The upper limit of a prediction:
-    a new good score lies above it with the stated rate (at least 1 in 10,000), if scores are about
-    normal. The median deviation, unlike a quantile of 16 scores, is not moved by a single odd shot.
-    t is Student's with K - 1 degrees of freedom.
+    good_scores: (n,).  The upper limit of a prediction: a new good score lies above it with the
+    stated rate (at least 1 in 10,000), if scores are about normal.  t is Student's with n - 1
+    degrees of freedom.  Rules are compared in bench/thresholds.py.
     """
-    scores, count = good_scores.double(), photographs or len(good_scores)
-    middle = scores.quantile(0.5)
-    spread = 1.4826 * (scores - middle).abs().quantile(0.5)
+    scores, count = good_scores.double(), len(good_scores)
+    spread = scores.std() if count > 1 else torch.zeros(())
     student = student_quantile(false_positive_rate, count - 1)
-    return (middle + student * spread * math.sqrt(1 + 1 / count)).item()
+    return (scores.mean() + student * spread * math.sqrt(1 + 1 / count)).item()
 
 
 def student_quantile(tail, freedom):
@@ -105,9 +102,6 @@ def demo():
     for sigma in (1.0, 4.0, 8.0):
         score = image_score(to_pixels(scores, (64, 64), sigma)).item()
         print(f"map of 64 x 64, smoothed with sigma {sigma:.0f}: image score {score:.2f}")
-    good = 1 + 0.1 * torch.randn(8, generator=generator)
-    print(f"threshold from 8 good scores about 1: {threshold(good):.2f}; "
-          f"with 10 for one of them: {threshold(torch.cat([good[1:], torch.tensor([10.0])])):.2f}")
 
 
 if __name__ == "__main__":

@@ -109,28 +109,30 @@ class Detector:
     @torch.no_grad()
     def remember(self, pictures):
         """Fills the memory; level, weight and threshold by leaving one photograph out."""
-        self.banks, pairs = self.memories(pictures)
-        alone = [(bank, picture, self.see(picture[None])) for bank, picture in pairs]
+        self.banks, alone = self.memories(pictures)
 
-        def scores():
-            return torch.cat([self.row(shot, "adapted", bank)[1] for bank, _, shot in alone])
+        def scores():                                   # of every copy, turned as the memory's are
+            return torch.cat([self.row(seen, "adapted", bank)[1]
+                              for bank, _, copies in alone for seen in copies])
         self.level, self.weight = 1.0, 0.0              # first the memory alone, no texts
         self.level = max(scores().median().item(), 1e-6)
         self.weight = self.settings.text_weight * text_share(self, alone)
         self.threshold = anomaly.threshold(scores(), self.settings.false_positive_rate)
 
     def memories(self, pictures):
-        """({row: its memory of all pictures}, [(a memory of all others, picture) of each])."""
+        """{row: its memory of all pictures}, and of each picture: (a memory of the others, the
+        picture, what is seen of its copies)."""
         owners, shown = zip(*self.copies_of(pictures))
         seen = {lora: [self.see(p[None], lora) for p in shown] for lora in (True, False)}
         banks = {name: self.bank_of(seen[ROWS[name].lora], name) for name in ("lora-off", "adapted")}
         banks["memory"] = banks["adapted"].first(seen[True][0].tokens.shape[-1])
-        pairs = []
+        alone = []
         for left_out in folds(len(pictures)):
             rest = [s for s, k in zip(seen[True], owners) if k not in left_out]
             bank = self.bank_of(rest or seen[True], "adapted")      # one alone has no others
-            pairs += [(bank, pictures[k]) for k in left_out]
-        return banks, pairs
+            alone += [(bank, pictures[k], [s for s, owner in zip(seen[True], owners) if owner == k])
+                      for k in left_out]
+        return banks, alone
 
     def copies_of(self, pictures):
         """What is remembered: (number of the photograph, picture) of each shot and its turns."""

@@ -23,13 +23,14 @@ def text_share(detector, shots):
     """The share, a float in [0, 1].
 
     detector: as it is before its texts have any weight, so that "adapted" is the memory alone;
-    shots: (memory without the photograph, picture (3, H, W) in [0, 1], what `see` finds in it).
+    shots: (memory without the photograph, picture (3, H, W) in [0, 1], what `see` finds in its
+    copies, of which the first is the photograph itself).
     """
     generator = torch.Generator().manual_seed(detector.settings.seed)
     pictures = [picture.cpu() for _, picture, _ in shots]
     scores, labels = {"memory": [], "text": []}, []
     rows = {"memory": "adapted", "text": "text"}            # the former, while the weight is 0
-    for (bank, _, good), picture in zip(shots, pictures):
+    for (bank, _, (good, *_)), picture in zip(shots, pictures):
         pasted = [paste_anywhere(picture, generator, choose(generator, detector.settings.defects),
                                  pictures)[0] for _ in range(TRIALS)]
         for label, seen in enumerate([good, *(detector.see(p[None]) for p in pasted)]):

@@ -90,26 +90,23 @@ def restored(make, saved, path, clip, weights):
 
 
 def demo():
+    """A toy detector, stored and read again; another base model is refused."""
     import tempfile
 
     from minilora.checkpoint import Weights
     from minilora.clip import CLIP, CLIPConfig
     from minilora.detector import Detector
-
-    def fresh():
-        return CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
-                               text_width=64, text_layers=1)).initialise(
-                                   torch.Generator().manual_seed(0))
+    clips = [CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
+                             text_width=64, text_layers=1)).initialise(
+                                 torch.Generator().manual_seed(0)) for _ in range(2)]
     good = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    detector = Detector(fresh(), "plate", Settings(steps=2, pool=8, batch=4)).fit(good)
+    detector = Detector(clips[0], "plate", Settings(steps=2, pool=8, batch=4)).fit(good)
     with tempfile.TemporaryDirectory() as folder:
         detector.save(folder, Weights("toy", None, "0" * 64))
-        for file in sorted(Path(folder).iterdir()):
-            print(f"{file.name:10s} {file.stat().st_size:9,} bytes")
-        again = Detector.load(folder, fresh(), Weights("toy", None, "0" * 64))
+        again = Detector.load(folder, clips[1], Weights("toy", None, "0" * 64))
         print(f"scores {detector.score(good)[1].tolist()}\nagain  {again.score(good)[1].tolist()}")
         try:
-            Detector.load(folder, fresh(), Weights("other", None, "1" * 64))
+            Detector.load(folder, clips[1], Weights("other", None, "1" * 64))
         except ValueError as error:
             print("refused:", str(error).split(" was ")[1])
 

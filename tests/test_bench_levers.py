@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bench import ablation, thresholds
-from minilora import scenes
+from minilora import anomaly, scenes
 
 
 def test_a_lever_earns_its_place_by_half_a_point_of_the_mean_if_no_class_loses_one():
@@ -39,7 +39,7 @@ def test_every_rule_grows_with_the_scores(rule):
 def test_rules_for_normal_and_extreme_scores_call_a_twentieth_of_new_ones():
     generator = torch.Generator().manual_seed(0)
     scores = 5 + torch.randn(20000, generator=generator, dtype=torch.double)
-    limit = thresholds.normal_limit(scores)
+    limit = anomaly.threshold(scores)
     assert (scores > limit).double().mean() == pytest.approx(0.05, abs=0.005)
     gumbel = -torch.log(-torch.log(torch.rand(20000, generator=generator, dtype=torch.double)))
     limit = thresholds.extreme_value(gumbel)

@@ -337,12 +337,13 @@ def test_the_memory_without_lora_does_not_depend_on_training(good):
 
 @torch.no_grad()
 def left_out(detector, pictures):
-    """Scores of shots, each by a memory to which it and its turned copies were never offered."""
-    scores = []
-    for k, picture in enumerate(pictures):
-        rest = [detector.see(p[None]) for n, p in detector.copies_of(pictures) if n != k]
-        bank = detector.bank_of(rest, "adapted")
-        scores.append(detector.row(detector.see(picture[None]), "adapted", bank)[1])
+    """Scores of shots and their turned copies, each by a memory to which none of a shot's copies was
+    ever offered."""
+    scores, copies = [], detector.copies_of(pictures)
+    for k in range(len(pictures)):
+        bank = detector.bank_of([detector.see(p[None]) for n, p in copies if n != k], "adapted")
+        scores += [detector.row(detector.see(p[None]), "adapted", bank)[1] for n, p in copies
+                   if n == k]
     return torch.cat(scores)
 
 
@@ -351,7 +352,8 @@ def test_one_is_the_memory_score_of_a_good_picture_that_is_not_remembered(fitted
     apart = left_out(fitted, good[:4])
     assert apart.median().item() == pytest.approx(1, rel=1e-5)
     remembered = fitted.score(good[:4])[1]
-    assert (remembered <= apart + 1e-5).all() and (remembered < apart - 1e-3).any()
+    itself = apart[::4]
+    assert (remembered <= itself + 1e-5).all() and (remembered < itself - 1e-3).any()
 
 
 def test_the_threshold_is_that_of_the_shots_each_without_its_own_copies(fitted, good):

@@ -17,7 +17,7 @@ def share(memory, text):
     detector = SimpleNamespace(
         settings=SimpleNamespace(seed=1, defects=KINDS), see=lambda pixels: pixels,
         row=lambda seen, row, bank: (None, torch.tensor([float(next(told[row]))])))
-    shots = [(None, torch.full((3, 64, 64), 0.5), None) for _ in memory]
+    shots = [(None, torch.full((3, 64, 64), 0.5), [None]) for _ in memory]
     return evidence.text_share(detector, shots)
 
 
@@ -46,4 +46,6 @@ def test_a_detector_is_asked_about_memories_without_the_photograph(tiny_clip, mo
     detector = Detector(tiny_clip, "plate", Settings(steps=0)).fit(good)
     assert len(asked) == 3 and len({id(bank) for bank, *_ in asked}) == 3
     assert not any(bank is detector.banks["adapted"] for bank, *_ in asked)
-    assert all(torch.equal(picture, shot) for (_, picture, _), shot in zip(asked, good))
+    for (_, picture, copies), shot in zip(asked, good):
+        assert torch.equal(picture, shot) and len(copies) == 4
+        assert torch.equal(copies[0].tokens, detector.see(shot[None]).tokens), "the shot itself"
