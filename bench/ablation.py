@@ -247,6 +247,14 @@ class MeanOfLayers(Detector):
 
 # ---- texts and LoRA -----------------------------------------------------------------------------
 
+class InFull(Detector):
+    """The texts count in full, whatever they make of pasted defects."""
+
+    def remember(self, pictures):
+        super().remember(pictures)
+        self.weight = self.settings.text_weight
+
+
 class MeanWithFrozen(Detector):
     """The text map is the mean of one with LoRA and one without."""
 
@@ -408,15 +416,17 @@ MEMORY = {
     "maximum": Lever({"top": 0.0}),
     "top 1 %": Lever({"top": 0.01}),
 }
-TEXTS = {
+PARTS = {
     "default": Lever(),
-    "mean with the frozen map": Lever({}, MeanWithFrozen),
+    "memory of frozen tokens alone": Lever({}, FrozenMemory),
     "whole picture not added": Lever({"picture_weight": 0.0}),
-    "whole picture with weight 1": Lever({"picture_weight": 1.0}),
     "texts not added": Lever({"text_weight": 0.0, "picture_weight": 0.0}),
-    "text weight 0.5": Lever({"text_weight": 0.5}),
-    "text weight 1.5": Lever({"text_weight": 1.5}),
+    "texts always in full": Lever({}, InFull),
+    "mean with the frozen map": Lever({}, MeanWithFrozen),
+    "relit copies": Lever({}, Relit),
     "ordinary path": Lever({}, OrdinaryPath),
+    "whole picture with weight 1": Lever({"picture_weight": 1.0}),
+    "text weight 1": Lever({"text_weight": 1.0}),
 }
 LORA = {
     "default": Lever(),
@@ -443,7 +453,7 @@ LORA = {
     "defects: CutPaste alone": Lever({"defects": ("cutpaste", "scar")}),
     "focal loss alone": Lever({"losses": (1.0, 0.0, 0.0)}),
 }
-GROUPS = {"memory": MEMORY, "texts": TEXTS, "lora": LORA}
+GROUPS = {"memory": MEMORY, "parts": PARTS, "lora": LORA}
 
 
 def memory_alone(lever, settings, data, options):
