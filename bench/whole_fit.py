@@ -1,0 +1,73 @@
+"""The whole fit of a class in ViT-B/16's shape: minutes, memory, and seconds a picture afterwards.
+
+    python -m bench.whole_fit --class bottle --data FOLDER
+
+The weights are random: time and memory do not depend on their values, accuracy does and is not
+looked at.  The command is the one that users type, in a fresh process; the time of a picture is
+measured with the detector it wrote, ROUNDS times.
+Leaves out: comparing with anything (speed.py, against_peft.py).
+"""
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from bench import measure
+from bench.tables import write
+from minilora.checkpoint import load_clip, save_official
+from minilora.clip import CLIP, VIT_B_16
+from minilora.data import load_class
+from minilora.detector import Detector
+from minilora.images import read_image
+
+
+def seconds_a_picture(detector, pictures):
+    """Of `Detector.score`, one picture at a time, after one that does not count."""
+    detector.score(pictures[0][None])
+    found = []
+    for picture in pictures:
+        begun = time.perf_counter()
+        detector.score(picture[None])
+        found.append(time.perf_counter() - begun)
+    return found
+
+
+def main():
+    p = argparse.ArgumentParser(prog="python -m bench.whole_fit",
+                                description=__doc__.split("\n")[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--class", dest="name", default="bottle")
+    p.add_argument("--shots", type=int, default=8)
+    p.add_argument("--data", required=True, help="folder in MVTec AD's layout")
+    p.add_argument("--out", type=Path, default=Path("runs/whole-fit"))
+    options = p.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    weights, run = options.out / "random-vit-b-16.pt", options.out / options.name
+    save_official(CLIP(VIT_B_16).initialise(torch.Generator().manual_seed(0)), weights)
+    subprocess.run([sys.executable, "-m", "minilora.fit", "--class", options.name, "--shots",
+                    str(options.shots), "--data", options.data, "--model", str(weights), "--out",
+                    str(run), "--force"], check=True, cwd=measure.REPO)
+    metrics = json.loads((run / "metrics.json").read_text())
+    detector = Detector.load(run, *load_clip(weights))
+    test = load_class(options.data, options.name).test[:max(5, measure.ROUNDS)]
+    times = seconds_a_picture(detector, [detector.prepare(read_image(s.path)) for s in test])
+    size = {file: file.stat().st_size / 1e6 for file in run.rglob("*") if file.is_file()}
+    rows = [("fit and judging of all test pictures, s", f"{metrics['seconds']:.0f}"),
+            ("highest resident memory, MB", f"{metrics['peak_memory_bytes'] / 2**20:,.0f}"),
+            ("scoring a picture, s (median)", f"{statistics.median(times):.2f}"),
+            ("scoring a picture, s (least to most)", f"{min(times):.2f} to {max(times):.2f}"),
+            ("run folder, MB", f"{sum(size.values()):.1f}"),
+            *((f"{name}, MB", f"{size[run / name]:.1f}") for name in ("adapter.pt", "memory.pt"))]
+    head = [f"{measure.conditions()}; ViT-B/16's shape, random weights; class {options.name}, "
+            f"{options.shots} shots"]
+    write(options.out, "whole-fit", [("the whole fit", ["what", "measured"], rows)], head,
+          (("what", "measured"), rows))
+
+
+if __name__ == "__main__":
+    main()
