@@ -269,6 +269,9 @@ def test_the_memory_compares_frozen_tokens_and_adapted_patches_alike(fitted, goo
              for a, b in ((seen.tokens, other.tokens), (seen.patches, other.patches))]
     assert torch.allclose((tokens[0] * tokens[1]).sum(-1), (parts[0] + parts[1]) / 2, atol=1e-5)
     assert torch.equal(fitted.remembered(seen, "memory"), seen.tokens), "no texts, no adaptation"
+    both, frozen = (fitted.banks[name].tokens for name in ("adapted", "memory"))
+    assert torch.allclose(frozen.norm(dim=-1), torch.ones(len(frozen)), atol=1e-6)
+    assert torch.allclose(frozen, both[:, :frozen.shape[1]] * 2 ** 0.5, atol=1e-3), "the same patches"
 
 
 def test_the_whole_picture_adds_its_probability_to_the_score_and_nothing_to_the_map(fitted, good):
@@ -438,12 +441,15 @@ def test_a_very_long_picture_is_seen_strip_by_strip(fitted, tall):
     ends = [m[0].T if tall else m[0] for m in (maps, other)]
     assert not torch.equal(ends[0][:, :64], ends[1][:, :64])
     assert torch.equal(ends[0][:, 400:], ends[1][:, 400:])
-    strip = fitted.see(long[..., :256, :] if tall else long[..., :256])
-    whole = fitted.see(long)
-    grid = [seen.tokens.unflatten(1, (seen.size[0] // 16, -1)) for seen in (strip, whole)]
-    near = [g[0].transpose(0, 1) if tall else g[0] for g in grid]       # (4, columns, W)
-    torch.testing.assert_close(near[1][:, :12], near[0][:, :12])
-    assert whole.tokens.shape[1] == whole.patches.shape[1] == 4 * 40
+    strips = [long[..., part, :] if tall else long[..., part]
+              for part in (slice(0, 256), slice(384, 640))]             # the first and the last
+    seen = [fitted.see(picture) for picture in (*strips, long)]
+    for name in ("tokens", "patches"):
+        grid = [getattr(s, name).unflatten(1, (s.size[0] // 16, -1))[0] for s in seen]
+        first, last, whole = (g.transpose(0, 1) if tall else g for g in grid)   # (4, columns, W)
+        assert whole.shape[:2] == (4, 40)
+        torch.testing.assert_close(whole[:, :12], first[:, :12])
+        torch.testing.assert_close(whole[:, -12:], last[:, -12:])
 
 
 def test_very_long_pictures_can_be_learned(tiny_clip):
