@@ -61,13 +61,14 @@ class OtherSize(Detector):
             return pixels
         return F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
 
-    def see(self, pixels, lora=True):
-        one = super().see(self.at(pixels, 1), lora)
-        other = super().see(self.at(pixels, self.factor), False)
+    def encode(self, pixels, lora=True):
+        one = super().encode(self.at(pixels, 1), lora)
+        other = super().encode(self.at(pixels, self.factor), False)
         return one._replace(tokens=(one, other))
 
     def bank_of(self, seen, name):
-        return tuple(super(OtherSize, self).bank_of([s.tokens[k] for s in seen], name) for k in (0, 1))
+        return tuple(super(OtherSize, self).bank_of([s.tokens[k] for s in seen], name)
+                     for k in (0, 1))
 
     def distances(self, seen, name, bank):
         found = []
@@ -101,10 +102,10 @@ class TurnsDecided(Detector):
 
     def copies_of(self, pictures):
         def apart(copies):
-            seen, far = [self.see(p[None], False) for _, p in copies], 0
+            seen, far = [self.encode(p[None], False) for _, p in copies], 0
             for k, picture in enumerate(pictures):
                 rest = [s for s, (owner, _) in zip(seen, copies) if owner != k]
-                far += self.distances(self.see(picture[None], False), "memory",
+                far += self.distances(self.encode(picture[None], False), "memory",
                                       self.bank_of(rest, "memory")).mean().item()
             return far
         turned, plain = super().copies_of(pictures), list(enumerate(pictures))
@@ -187,8 +188,8 @@ class Residual(Detector):
 class Foreground(Detector):
     """Patches of a plain background, as `find_object` sees it, count nothing when asked about."""
 
-    def see(self, pixels, lora=True):
-        seen, there = super().see(pixels, lora), []
+    def encode(self, pixels, lora=True):
+        seen, there = super().encode(pixels, lora), []
         grid = [side // self.clip.visual.patch for side in seen.size]
         for picture in pixels:
             small = F.interpolate(picture[None], (224, 224), mode="bilinear", antialias=True)[0]
@@ -208,8 +209,8 @@ class Foreground(Detector):
 class Neighbours(Detector):
     """Each patch is the mean of the 3 x 3 around it, as in PatchCore."""
 
-    def see(self, pixels, lora=True):
-        seen = super().see(pixels, lora)
+    def encode(self, pixels, lora=True):
+        seen = super().encode(pixels, lora)
         rows = seen.size[0] // self.clip.visual.patch
         grid = seen.tokens.transpose(1, 2).unflatten(2, (rows, -1))             # (B, W, rows, ...)
         grid = F.avg_pool2d(grid, 3, 1, 1, count_include_pad=False)
@@ -239,8 +240,8 @@ class ThreeNearest(Detector):
 class MeanOfLayers(Detector):
     """The mean of the layers' tokens in place of one beside the other."""
 
-    def see(self, pixels, lora=True):
-        seen = super().see(pixels, lora)
+    def encode(self, pixels, lora=True):
+        seen = super().encode(pixels, lora)
         parts = seen.tokens.unflatten(-1, (len(self.memory_layers), -1)).mean(-2)
         return seen._replace(tokens=F.normalize(parts, dim=-1))
 
@@ -258,13 +259,13 @@ class InFull(Detector):
 class MeanWithFrozen(Detector):
     """The text map is the mean of one with LoRA and one without."""
 
-    def see(self, pixels, lora=True):
-        seen = super().see(pixels, lora)
-        both = torch.cat([seen.patches, super().see(pixels, False).patches], -1)
+    def encode(self, pixels, lora=True):
+        seen = super().encode(pixels, lora)
+        both = torch.cat([seen.patches, super().encode(pixels, False).patches], -1)
         return seen._replace(patches=both)
 
-    def remembered(self, seen, name):
-        return super().remembered(
+    def memory_tokens(self, seen, name):
+        return super().memory_tokens(
             seen._replace(patches=seen.patches[..., :self.clip.config.embed]), name)
 
     def row(self, seen, name, bank=None):
@@ -332,14 +333,14 @@ class Alternating(Detector):
 class FrozenMemory(Detector):
     """The memory compares tokens of the frozen blocks alone."""
 
-    def remembered(self, seen, name):
+    def memory_tokens(self, seen, name):
         return seen.tokens
 
 
 class AdaptedMemory(Detector):
     """The memory compares patches of the adapted blocks alone."""
 
-    def remembered(self, seen, name):
+    def memory_tokens(self, seen, name):
         return seen.tokens if name == "memory" else F.normalize(seen.patches, dim=-1)
 
 
@@ -461,9 +462,9 @@ def memory_alone(lever, settings, data, options):
     detector = lever.detector(load_clip(options.model, options.device)[0], data.name, settings)
     shots = load_pictures(few_shot(data.train, options.shots, settings.seed), detector.prepare)
     with torch.no_grad():
-        bank = detector.bank_of([detector.see(p[None], lora=False)
+        bank = detector.bank_of([detector.encode(p[None], lora=False)
                                  for _, p in detector.copies_of(shots)], "memory")
-        found = [detector.row(detector.see(p[None], lora=False), "memory", bank)
+        found = [detector.row(detector.encode(p[None], lora=False), "memory", bank)
                  for p in load_pictures(data.test[::2], detector.prepare)]
     return two_metrics([m[0] for m, _ in found], torch.cat([s for _, s in found]), data.test[::2])
 
@@ -478,7 +479,7 @@ def adapted(lever, settings, data, options):
     names, maps, scores = ("adapted", "lora-off", "text"), {}, {}
     with torch.no_grad():
         for picture in load_pictures(data.test[::2], detector.prepare):
-            seen = {lora: detector.see(picture[None], lora) for lora in (True, False)}
+            seen = {lora: detector.encode(picture[None], lora) for lora in (True, False)}
             for name in names:
                 found = detector.row(seen[ROWS[name].lora], name)
                 maps.setdefault(name, []).append(found[0][0])

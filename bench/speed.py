@@ -186,10 +186,10 @@ def memory_pairs(o):
     pixels, detector = random_pixels(1, o.device), detector_with_memory(o.device)
 
     def without():
-        return detector.row(detector.see(pixels), "text")
+        return detector.row(detector.encode(pixels), "text")
 
     def same(both, text):
-        seen, weight = detector.see(pixels), detector.weight
+        seen, weight = detector.encode(pixels), detector.weight
         detector.weight = 0.0
         memory = detector.row(seen, "adapted")[0]
         detector.weight = weight

@@ -65,7 +65,7 @@ def compute(data, shots, settings, options):
 
     @torch.no_grad()
     def score(picture, bank=None):
-        return detector.row(detector.see(picture[None]), "adapted", bank)[1].item()
+        return detector.row(detector.encode(picture[None]), "adapted", bank)[1].item()
     with torch.no_grad():
         _, alone = detector.memories(pictures)
     return {"alone": [score(picture, bank) for bank, picture, _ in alone],

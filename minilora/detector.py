@@ -44,7 +44,7 @@ ROWS = {"zero-shot": Row(False, "hand-written", False, "hand-written prompts, no
         "text": Row(False, "learned", True, "learned prompts and LoRA, no memory"),
         "lora-off": Row(True, "learned", False, "memory and learned prompts, LoRA switched off"),
         "adapted": Row(True, "learned", True, "all together")}
-Seen = namedtuple("Seen", "tokens patches whole size")  # of a batch, see `Detector.see`
+Features = namedtuple("Features", "tokens patches whole size")  # of a batch, see `Detector.encode`
 
 
 class Detector:
@@ -123,7 +123,7 @@ class Detector:
         """{row: its memory of all pictures}, and of each picture: (a memory of the others, the
         picture, what is seen of its copies)."""
         owners, shown = zip(*self.copies_of(pictures))
-        seen = {lora: [self.see(p[None], lora) for p in shown] for lora in (True, False)}
+        seen = {lora: [self.encode(p[None], lora) for p in shown] for lora in (True, False)}
         banks = {name: self.bank_of(seen[ROWS[name].lora], name) for name in ("lora-off", "adapted")}
         banks["memory"] = banks["adapted"].first(seen[True][0].tokens.shape[-1])
         alone = []
@@ -143,9 +143,9 @@ class Detector:
     def bank_of(self, seen, name):
         """The memory of a row, of what was seen of good pictures, each by itself."""
         generator = torch.Generator().manual_seed(self.settings.seed)       # whatever training drew
-        return MemoryBank.of([self.remembered(each, name)[0] for each in seen], generator)
+        return MemoryBank.of([self.memory_tokens(each, name)[0] for each in seen], generator)
 
-    def remembered(self, seen, name):
+    def memory_tokens(self, seen, name):
         """What a row compares of each patch, (B, P, ...) of length one."""
         if not ROWS[name].texts:
             return seen.tokens
@@ -153,15 +153,15 @@ class Detector:
 
     def distances(self, seen, name, bank):
         """Step 3: how far each patch is from a memory, (B, P)."""
-        return bank.distances(self.remembered(seen, name))
+        return bank.distances(self.memory_tokens(seen, name))
 
     # ---- score --------------------------------------------------------------------------------
 
-    def see(self, pixels, lora=True):
+    def encode(self, pixels, lora=True):
         """Step 1.  pixels: (B, 3, H, W) in [0, 1].  Returns tokens for the memory (B, P, ...),
         patches (B, P, E), the whole (B, E) and the size (H, W)."""
         if max(pixels.shape[-2:]) > LONGEST * min(pixels.shape[-2:]):
-            return self.see_long(pixels, lora)
+            return self.encode_long(pixels, lora)
         visual, half = self.clip.visual, self.precision != "float32"
         kind = getattr(torch, self.precision) if half else None
         with (nullcontext() if lora else lora_off(visual),
@@ -170,14 +170,14 @@ class Detector:
             hidden = visual.hidden_states(x, len(visual.blocks) - 1)
             patches = visual.value_value(hidden, self.last)
             whole = visual.pool(visual.blocks[-1].first_token(hidden[-1]))
-        return Seen(tokens_of(hidden, self.memory_layers), patches.float(), whole.float(),
+        return Features(tokens_of(hidden, self.memory_layers), patches.float(), whole.float(),
                     pixels.shape[-2:])
 
-    def see_long(self, pixels, lora):
-        """`see` of a picture longer than the tower is used to: strip by strip, joined."""
+    def encode_long(self, pixels, lora):
+        """`encode` of a picture longer than the tower is used to: strip by strip, joined."""
         size, patch = pixels.shape[-2:], self.clip.visual.patch
         axis, cut = (1 if size[0] > size[1] else 2), strips(size, patch)
-        parts = [self.see(strip, lora) for strip in in_strips(pixels, patch)]
+        parts = [self.encode(strip, lora) for strip in in_strips(pixels, patch)]
 
         def joined(columns):                            # (B, P, ...): to the grid and back
             grids = [c.unflatten(1, (part.size[0] // patch, -1)) for c, part in zip(columns, parts)]
@@ -185,7 +185,7 @@ class Detector:
                     for grid, (*_, low, high) in zip(grids, cut)]
             return torch.cat(kept, axis).flatten(1, 2)
         tokens, patches, wholes, _ = zip(*parts)
-        return Seen(joined(tokens), joined(patches), torch.stack(wholes).mean(0), size)
+        return Features(joined(tokens), joined(patches), torch.stack(wholes).mean(0), size)
 
     def row(self, seen, name, bank=None):
         """Steps 2 to 4: (maps (B, H, W), scores (B,)) on the CPU.
@@ -213,14 +213,14 @@ class Detector:
         """
         names = [name for name, row in ROWS.items() if name == "zero-shot"
                  or self.banks and (name in self.banks or not row.memory)]
-        seen = {lora: self.see(pixels, lora) for lora in {ROWS[name].lora for name in names}}
+        seen = {lora: self.encode(pixels, lora) for lora in {ROWS[name].lora for name in names}}
         return {name: self.row(seen[ROWS[name].lora], name) for name in names}
 
     @torch.no_grad()
     def score(self, pixels):
         """(maps (B, H, W), scores (B,)) of the last row there is."""
         name = "adapted" if self.banks else "zero-shot"
-        return self.row(self.see(pixels, ROWS[name].lora), name)
+        return self.row(self.encode(pixels, ROWS[name].lora), name)
 
     def line(self, maps, scores):
         """From which value on a pixel of each map is suspicious, (B,): where the map alone would

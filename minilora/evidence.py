@@ -23,7 +23,7 @@ def text_share(detector, shots):
     """The share, a float in [0, 1].
 
     detector: as it is before its texts have any weight, so that "adapted" is the memory alone;
-    shots: (memory without the photograph, picture (3, H, W) in [0, 1], what `see` finds in its
+    shots: (memory without the photograph, picture (3, H, W) in [0, 1], what `encode` finds in its
     copies, of which the first is the photograph itself).
     """
     generator = torch.Generator().manual_seed(detector.settings.seed)
@@ -33,7 +33,7 @@ def text_share(detector, shots):
     for (bank, _, (good, *_)), picture in zip(shots, pictures):
         pasted = [paste_anywhere(picture, generator, choose(generator, detector.settings.defects),
                                  pictures)[0] for _ in range(TRIALS)]
-        for label, seen in enumerate([good, *(detector.see(p[None]) for p in pasted)]):
+        for label, seen in enumerate([good, *(detector.encode(p[None]) for p in pasted)]):
             labels.append(label > 0)
             for what, row in rows.items():
                 scores[what].append(detector.row(seen, row, bank)[1])

@@ -134,7 +134,7 @@ def explain(detector, path, head=0):
         visual.embed(normalise(pixels)))
     picture = Image.fromarray((pixels[0].cpu() * 255).round().byte().permute(1, 2, 0).numpy())
     grid = pixels.shape[2] // visual.patch, -1
-    without, patches = (detector.see(pixels, lora).patches for lora in (False, True))
+    without, patches = (detector.encode(pixels, lora).patches for lora in (False, True))
     cosine = similarity_logits(patches, detector.learned, 1)[0]                         # (P, 2)
     low, high = cosine.min(), cosine.max()
     before, after = (anomaly.text_map(part, detector.learned, scale)[0]

@@ -253,7 +253,7 @@ def test_without_training_lora_on_and_off_agree(tiny_clip, good):
 def test_a_map_is_the_memory_map_over_its_level_plus_the_weighted_text_map(fitted, good):
     """Steps 2 to 4 of the module's docstring, from what was seen; smoothing is linear."""
     disturb(fitted, 0.1)
-    seen = fitted.see(good)
+    seen = fitted.encode(good)
     text = anomaly.text_map(seen.patches, fitted.learned, fitted.clip.logit_scale.exp())
     both = torch.cat([seen.tokens, F.normalize(seen.patches, dim=-1)], -1) / 2 ** 0.5
     odd = fitted.banks["adapted"].distances(both) / fitted.level + fitted.weight * text
@@ -263,12 +263,12 @@ def test_a_map_is_the_memory_map_over_its_level_plus_the_weighted_text_map(fitte
 
 def test_the_memory_compares_frozen_tokens_and_adapted_patches_alike(fitted, good):
     """Both are of length one, so the cosine of both together is the mean of their cosines."""
-    seen, other = fitted.see(good[:1]), fitted.see(good[4:])
-    tokens = [fitted.remembered(s, "adapted")[0] for s in (seen, other)]
+    seen, other = fitted.encode(good[:1]), fitted.encode(good[4:])
+    tokens = [fitted.memory_tokens(s, "adapted")[0] for s in (seen, other)]
     parts = [torch.cosine_similarity(a[0], b[0], dim=-1)
              for a, b in ((seen.tokens, other.tokens), (seen.patches, other.patches))]
     assert torch.allclose((tokens[0] * tokens[1]).sum(-1), (parts[0] + parts[1]) / 2, atol=1e-5)
-    assert torch.equal(fitted.remembered(seen, "memory"), seen.tokens), "no texts, no adaptation"
+    assert torch.equal(fitted.memory_tokens(seen, "memory"), seen.tokens), "no texts, no adaptation"
     both, frozen = (fitted.banks[name].tokens for name in ("adapted", "memory"))
     assert torch.allclose(frozen.norm(dim=-1), torch.ones(len(frozen)), atol=1e-6)
     assert torch.allclose(frozen, both[:, :frozen.shape[1]] * 2 ** 0.5, atol=1e-3), "the same patches"
@@ -344,8 +344,8 @@ def left_out(detector, pictures):
     ever offered."""
     scores, copies = [], detector.copies_of(pictures)
     for k in range(len(pictures)):
-        bank = detector.bank_of([detector.see(p[None]) for n, p in copies if n != k], "adapted")
-        scores += [detector.row(detector.see(p[None]), "adapted", bank)[1] for n, p in copies
+        bank = detector.bank_of([detector.encode(p[None]) for n, p in copies if n != k], "adapted")
+        scores += [detector.row(detector.encode(p[None]), "adapted", bank)[1] for n, p in copies
                    if n == k]
     return torch.cat(scores)
 
@@ -420,8 +420,8 @@ def test_a_turned_picture_is_as_good_as_before(tiny_clip):
     """Of a memory that keeps everything: a shot and its quarter turn are both at distance zero."""
     wide = discs(2, 64, 96)
     detector = Detector(tiny_clip, "plate", replace(SMALL, steps=0)).fit(wide)
-    shown = [detector.see(torch.rot90(wide[:1], turn, (2, 3))) for turn in range(4)]
-    everything = [detector.see(p[None], lora=False) for _, p in detector.copies_of(wide)]
+    shown = [detector.encode(torch.rot90(wide[:1], turn, (2, 3))) for turn in range(4)]
+    everything = [detector.encode(p[None], lora=False) for _, p in detector.copies_of(wide)]
     tokens = torch.cat([seen.tokens[0] for seen in everything])
     for seen in shown:
         assert (1 - (seen.tokens[0] @ tokens.T).amax(1)).abs().max() < 1e-5
@@ -443,7 +443,7 @@ def test_a_very_long_picture_is_seen_strip_by_strip(fitted, tall):
     assert torch.equal(ends[0][:, 400:], ends[1][:, 400:])
     strips = [long[..., part, :] if tall else long[..., part]
               for part in (slice(0, 256), slice(384, 640))]             # the first and the last
-    seen = [fitted.see(picture) for picture in (*strips, long)]
+    seen = [fitted.encode(picture) for picture in (*strips, long)]
     for name in ("tokens", "patches"):
         grid = [getattr(s, name).unflatten(1, (s.size[0] // 16, -1))[0] for s in seen]
         first, last, whole = (g.transpose(0, 1) if tall else g for g in grid)   # (4, columns, W)

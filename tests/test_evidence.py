@@ -15,7 +15,7 @@ def share(memory, text):
     """
     told = {"adapted": iter(sum(memory, [])), "text": iter(sum(text, []))}
     detector = SimpleNamespace(
-        settings=SimpleNamespace(seed=1, defects=KINDS), see=lambda pixels: pixels,
+        settings=SimpleNamespace(seed=1, defects=KINDS), encode=lambda pixels: pixels,
         row=lambda seen, row, bank: (None, torch.tensor([float(next(told[row]))])))
     shots = [(None, torch.full((3, 64, 64), 0.5), [None]) for _ in memory]
     return evidence.text_share(detector, shots)
@@ -48,4 +48,4 @@ def test_a_detector_is_asked_about_memories_without_the_photograph(tiny_clip, mo
     assert not any(bank is detector.banks["adapted"] for bank, *_ in asked)
     for (_, picture, copies), shot in zip(asked, good):
         assert torch.equal(picture, shot) and len(copies) == 4
-        assert torch.equal(copies[0].tokens, detector.see(shot[None]).tokens), "the shot itself"
+        assert torch.equal(copies[0].tokens, detector.encode(shot[None]).tokens), "the shot itself"

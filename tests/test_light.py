@@ -28,7 +28,7 @@ def metal(tmp_path_factory):
 
     @torch.no_grad()
     def scores(pixels):
-        return detector.row(detector.see(pixels, lora=False), "memory")[1]
+        return detector.row(detector.encode(pixels, lora=False), "memory")[1]
     return scores, good, bad, shots
 
 
