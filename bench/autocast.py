@@ -4,7 +4,7 @@
 
 A detector is fitted in float32; the same test pictures are judged in every precision, as
 `predict --precision` does.  Whole table: decisions that differ from float32's, the largest
-difference of a score in thresholds, image AUROC, and the time of a batch, all in turn.
+difference of a score in thresholds, image AUROC, and the time of eight pictures, all in turn.
 Leaves out: training in half precision (bench.memory has its memory and time).
 """
 from functools import partial
@@ -27,9 +27,9 @@ HEADER = ("class", "precision", "pictures", "other decisions", "largest differen
 
 
 def scored(detector, pictures, precision):
-    """Scores (N,) of pictures (N, 3, R, R)."""
+    """Scores (N,) of pictures, N of (3, H, W), one after the other."""
     detector.precision = precision
-    return torch.cat([detector.score(part)[1] for part in pictures.split(SCORED)])
+    return torch.cat([detector.score(picture[None])[1] for picture in pictures])
 
 
 def rows_of(detector, test, labels, rounds):

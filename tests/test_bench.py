@@ -3,12 +3,13 @@
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from bench import accuracy, measure, recipes, tables
+from bench import accuracy, autocast, measure, recipes, tables
 from minilora import scenes
 from minilora.data import Sample, few_shot, load_class
 
@@ -177,3 +178,15 @@ def test_a_module_that_runs_as_a_command_finds_its_own_functions_in_a_fresh_proc
 
 def basename(path):
     raise AssertionError("found where it was run, not where it lives")
+
+
+def test_half_precision_is_compared_on_the_same_pictures(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [
+        "autocast", "--class", "gear", "--data", str(options.data), "--steps", "2", "--shots", "2",
+        "--model", str(options.model), "--rounds", "1", "--out", str(tmp_path)])
+    autocast.main()
+    with open(tmp_path / "autocast.csv") as file:
+        rows = {r["precision"]: r for r in csv.DictReader(file)}
+    assert list(rows) == ["float32", "bfloat16", "float16"]
+    assert float(rows["float32"]["largest difference, thresholds"]) == 0
+    assert 0 < float(rows["bfloat16"]["largest difference, thresholds"]) < 0.2
