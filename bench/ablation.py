@@ -83,10 +83,6 @@ class HalfSize(OtherSize):
     factor = 0.5
 
 
-class OneAndAHalf(OtherSize):
-    factor = 1.5
-
-
 class Relit(Detector):
     """The shots are remembered a second time, relit."""
 
@@ -248,14 +244,6 @@ class MeanOfLayers(Detector):
 
 # ---- texts and LoRA -----------------------------------------------------------------------------
 
-class InFull(Detector):
-    """The texts count in full, whatever they make of pasted defects."""
-
-    def remember(self, pictures):
-        super().remember(pictures)
-        self.weight = self.settings.text_weight
-
-
 class MeanWithFrozen(Detector):
     """The text map is the mean of one with LoRA and one without."""
 
@@ -391,7 +379,6 @@ MEMORY = {
     "plain": Lever(),
     "size 2 beside 1": Lever({}, OtherSize),
     "size 0.5 beside 1": Lever({}, HalfSize),
-    "size 1.5 beside 1": Lever({}, OneAndAHalf),
     "resolution 336": Lever({"resolution": 336}),
     "resolution 448": Lever({"resolution": 448}),
     "square": Lever({"square": True}),
@@ -422,7 +409,6 @@ PARTS = {
     "memory of frozen tokens alone": Lever({}, FrozenMemory),
     "whole picture not added": Lever({"picture_weight": 0.0}),
     "texts not added": Lever({"text_weight": 0.0, "picture_weight": 0.0}),
-    "texts always in full": Lever({}, InFull),
     "mean with the frozen map": Lever({}, MeanWithFrozen),
     "relit copies": Lever({}, Relit),
     "ordinary path": Lever({}, OrdinaryPath),
@@ -499,12 +485,8 @@ def two_metrics(maps, scores, samples):
     return {"image_auroc": auroc(scores, labels), "pixel_auroc": pixels}
 
 
-def classes(options):
+def classes(root, options):
     """{name in the table: `ClassData`}: photographs, then scenes, as "drawn gear"."""
-    root = find_data(options.data) if options.names else None
-    if options.names and root is None:
-        raise SystemExit("error: --data: expected a folder in MVTec AD's layout; or --class alone, "
-                         "for scenes without photographs")
     found = {name: load_class(root, name) for name in options.names}
     for name in options.scenes:
         drawn = scenes.write_class(options.out / "scenes", name)
@@ -544,7 +526,10 @@ def main():
     p.set_defaults(name="ablation", names=["bottle", "cookie", "magnetic_tile", "commutator"])
     options = p.parse_args()
     _, weights = load_clip(options.model)
-    found, data = {}, classes(options)
+    root = find_data(options.data)
+    if root is None:
+        p.error("--data: expected a folder in MVTec AD's layout")
+    found, data = {}, classes(root, options)
     compute = memory_alone if options.levers == "memory" else adapted
     for label in options.only or GROUPS[options.levers]:
         lever = GROUPS[options.levers][label]

@@ -28,7 +28,7 @@ WANTED = 0.05                                   # false alarms
 
 
 def robust_limit(scores):
-    """The same with median and 1.4826 times the median deviation (Leys et al. 2013, "Detecting
+    """`anomaly.threshold` with median and 1.4826 times the median deviation (Leys et al. 2013, "Detecting
     outliers"), which a single odd shot does not move."""
     count, middle = len(scores), scores.median()
     spread = 1.4826 * (scores - middle).abs().median()
@@ -117,6 +117,8 @@ def main():
     options = p.parse_args()
     _, weights = load_clip(options.model)
     root, cells = find_data(options.data), {}
+    if root is None:
+        p.error("--data: expected a folder in MVTec AD's layout")
     for shots in options.shots:
         for name in options.names:
             data = load_class(root, name)

@@ -46,15 +46,16 @@ def main():
     p.add_argument("--data", required=True, help="folder in MVTec AD's layout")
     p.add_argument("--out", type=Path, default=Path("runs/whole-fit"))
     options = p.parse_args()
+    options.out, options.data = options.out.resolve(), Path(options.data).resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     weights, run = options.out / "random-vit-b-16.pt", options.out / options.name
     save_official(CLIP(VIT_B_16).initialise(torch.Generator().manual_seed(0)), weights)
     subprocess.run([sys.executable, "-m", "minilora.fit", "--class", options.name, "--shots",
-                    str(options.shots), "--data", options.data, "--model", str(weights), "--out",
+                    str(options.shots), "--data", str(options.data), "--model", str(weights), "--out",
                     str(run), "--force"], check=True, cwd=measure.REPO)
     metrics = json.loads((run / "metrics.json").read_text())
     detector = Detector.load(run, *load_clip(weights))
-    test = load_class(options.data, options.name).test[:max(5, measure.ROUNDS)]
+    test = load_class(options.data, options.name).test[:measure.ROUNDS]
     times = seconds_a_picture(detector, [detector.prepare(read_image(s.path)) for s in test])
     size = {file: file.stat().st_size / 1e6 for file in run.rglob("*") if file.is_file()}
     rows = [("fit and judging of all test pictures, s", f"{metrics['seconds']:.0f}"),

@@ -73,8 +73,9 @@ def threshold(good_scores, false_positive_rate=0.05):
         mean + t s sqrt(1 + 1 / n)              s: deviation of the n scores
 
     good_scores: (n,).  The upper limit of a prediction: a new good score lies above it with the
-    stated rate (at least 1 in 10,000), if scores are about normal.  t is Student's with n - 1
-    degrees of freedom.  Rules are compared in bench/thresholds.py.
+    stated rate (at least 1 in 10,000), if scores are about normal and independent; turned copies of
+    one photograph are less than that.  t is Student's with n - 1 degrees of freedom.  Other rules
+    are compared in bench/thresholds.py.
     """
     scores, count = good_scores.double(), len(good_scores)
     spread = scores.std() if count > 1 else torch.zeros(())

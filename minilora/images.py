@@ -12,7 +12,8 @@ by nearest neighbour and weighs transparent ones by their alpha. `clip_preproces
 Differs from CLIP, on purpose, twice: 16-bit grey values are scaled by 1/257 (Pillow's own
 conversion clips them at 255: nearly everything turns white), and the EXIF rotation is applied.
 
-Symbols: B images of H x W pixels, R resolution.  Leaves out: 16-bit colour (Pillow reads its high bytes), RAW.
+Symbols: B images of H x W pixels, R resolution.
+Leaves out: 16-bit colour (Pillow reads its high bytes), RAW.
 """
 import math
 from contextlib import contextmanager

@@ -7,8 +7,9 @@
 
 Claim: of thousands of good patches most look alike; those that lie farthest apart, chosen greedily,
 stand for all of them, and a small bank is quickly searched.
-Differs from PatchCore: no averaging over neighbouring patches, since a transformer's patch has
-seen them all; cosine in place of Euclidean distance; no reweighting of the score by density.
+Differs from PatchCore: no averaging over neighbouring patches (it loses three points of image
+AUROC, bench.ablation); cosine in place of Euclidean distance; no reweighting of the score by
+density; the detector puts patches of late, adapted blocks beside those of middle layers.
 
 Symbols: N patches offered, M kept, P patches of a picture, W width.
 Leaves out: where in the picture a patch lies.

@@ -58,7 +58,7 @@ def folder(tmp_path_factory):
                 "places, one patch around", "local scale", "residual of PCA", "foreground alone",
                 "no coreset", "mean of 3 x 3 patches", "tokens less their mean", "three nearest",
                 "mean of two layers"]),
-    ("parts", ["default", "mean with the frozen map", "ordinary path", "texts always in full"]),
+    ("parts", ["default", "mean with the frozen map", "ordinary path"]),
     ("lora", ["default", "context alone", "LoRA alone, hand-written prompts",
               "unified context, 16 from noise", "LoRA and context in turn",
               "memory of frozen tokens alone", "memory of adapted patches alone",
