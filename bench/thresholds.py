@@ -28,8 +28,8 @@ WANTED = 0.05                                   # false alarms
 
 
 def robust_limit(scores):
-    """`anomaly.threshold` with median and 1.4826 times the median deviation (Leys et al. 2013, "Detecting
-    outliers"), which a single odd shot does not move."""
+    """`anomaly.threshold` with median and 1.4826 times the median deviation (Leys et al. 2013,
+    "Detecting outliers"), which a single odd shot does not move."""
     count, middle = len(scores), scores.median()
     spread = 1.4826 * (scores - middle).abs().median()
     student = anomaly.student_quantile(WANTED, count - 1)

@@ -51,8 +51,8 @@ def main():
     weights, run = options.out / "random-vit-b-16.pt", options.out / options.name
     save_official(CLIP(VIT_B_16).initialise(torch.Generator().manual_seed(0)), weights)
     subprocess.run([sys.executable, "-m", "minilora.fit", "--class", options.name, "--shots",
-                    str(options.shots), "--data", str(options.data), "--model", str(weights), "--out",
-                    str(run), "--force"], check=True, cwd=measure.REPO)
+                    str(options.shots), "--data", str(options.data), "--model", str(weights),
+                    "--out", str(run), "--force"], check=True, cwd=measure.REPO)
     metrics = json.loads((run / "metrics.json").read_text())
     detector = Detector.load(run, *load_clip(weights))
     test = load_class(options.data, options.name).test[:measure.ROUNDS]

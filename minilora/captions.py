@@ -37,7 +37,8 @@ PASTED = len(KINDS)                        # state of a photograph with a pasted
 def caption(facts, generator, tokenizer, nouns=NOUNS):
     """Two sentences on one picture, true and false about its state, and what both mention.
 
-    nouns: what the first of the facts counts.  Returns (own text, other text, mentioned (2, 4) with UNMENTIONED where nothing is said).
+    nouns: what the first of the facts counts.  Returns (own text, other text, mentioned (2, 4) with
+    UNMENTIONED where nothing is said).
     Now and then the noun is a random token, so that the tower copes with nouns it has never read.
     """
     noun, colour, material, state = facts
