@@ -7,6 +7,7 @@ from setuptools import setup
 TOP = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.+)"', (TOP / "minilora/__init__.py").read_text("utf-8"))[1]
 README = TOP / "README.md"
+FOLDERS = sorted(path.parent.name for path in TOP.glob("minilora/*/__init__.py"))
 
 setup(
     name="minilora",
@@ -21,7 +22,7 @@ setup(
     # The folder weights/ stays at the top, where a reader finds it, and becomes minilora.weights
     # in the installed package. Its files are named one by one: an official checkpoint of 350 MB
     # that happens to lie there must not slip into a wheel.
-    packages=["minilora", "minilora.baselines",
+    packages=["minilora", *(f"minilora.{folder}" for folder in FOLDERS),
               *(["minilora.weights"] if (TOP / "weights").is_dir() else [])],
     package_dir={"minilora.weights": "weights"},
     package_data={"minilora": ["bpe_merges.txt.gz", "bpe_merges.LICENSE"],

@@ -21,22 +21,24 @@ import torch.nn.functional as F
 
 from bench import accuracy
 from bench.tables import write
-from minilora import __version__, report, scenes
-from minilora.adapt import adapt, adaptation_loss
-from minilora.anomaly import image_score
+from minilora import __version__
+from minilora.anomaly_map import image_score
 from minilora.auroc import auroc
 from minilora.bpe import default_tokenizer
-from minilora.checkpoint import load_clip
+from minilora.checkpoint.weights import load_clip
+from minilora.config import Settings
 from minilora.coop import PromptLearner
-from minilora.data import few_shot, find_data, load_class
-from minilora.defects import paste_anywhere
+from minilora.data.images import augment, to_patches
+from minilora.data.mvtec import few_shot, find_data, load_class
 from minilora.detector import ROWS, Detector
-from minilora.files import digest_of
-from minilora.images import augment, to_patches
-from minilora.job import load_masks, load_pictures
-from minilora.memory import MemoryBank
-from minilora.regions import find_object
-from minilora.settings import Settings
+from minilora.io.files import digest_of
+from minilora.memory_bank import MemoryBank
+from minilora.report import results
+from minilora.runs.run_class import load_masks, load_pictures
+from minilora.scenes import scene
+from minilora.synthetic.defects import paste_anywhere
+from minilora.synthetic.shapes import find_object
+from minilora.train import adapt, adaptation_loss
 
 GAIN, LOSS = 0.5, 1.0           # points of image AUROC: gain of the mean, loss of the worst class
 
@@ -333,7 +335,7 @@ class AdaptedMemory(Detector):
 
 
 def together(clip, prompts, entering, coverage, first, weights, last=None):
-    """The loss of adapt.py, and how far each good patch lies from the nearest good patch of another
+    """The loss of train.py, and how far each good patch lies from the nearest good patch of another
     picture of the batch: mean of 1 - cosine."""
     loss = adaptation_loss(clip, prompts, entering, coverage, first, weights, last)
     states = [None] * (first - 1) + [entering]
@@ -356,7 +358,7 @@ class Together(Detector):
 def drawn():
     """A picture of each drawn product."""
     generator = torch.Generator().manual_seed(0)
-    return [scenes.draw(scenes.product(name)[0], generator).picture for name in scenes.CLASSES]
+    return [scene.draw(scene.product(name)[0], generator).picture for name in scene.CLASSES]
 
 
 def from_scenes(pixels, generator, kind, others):
@@ -459,7 +461,7 @@ def adapted(lever, settings, data, options):
     """Metrics of the row "adapted", and with prefix of "lora-off" and "text"."""
     detector = lever.detector(load_clip(options.model, options.device)[0], data.name, settings)
     changed = getattr(lever.detector, "patched", {})
-    with patch.multiple("minilora.adapt", **changed) if changed else nullcontext():
+    with patch.multiple("minilora.train", **changed) if changed else nullcontext():
         detector.fit(load_pictures(few_shot(data.train, options.shots, settings.seed),
                                    detector.prepare))
     names, maps, scores = ("adapted", "lora-off", "text"), {}, {}
@@ -489,7 +491,7 @@ def classes(root, options):
     """{name in the table: `ClassData`}: photographs, then scenes, as "drawn gear"."""
     found = {name: load_class(root, name) for name in options.names}
     for name in options.scenes:
-        drawn = scenes.write_class(options.out / "scenes", name)
+        drawn = scene.write_class(options.out / "scenes", name)
         found[f"drawn {name}"] = load_class(drawn.parent, name)
     return found
 
@@ -522,7 +524,7 @@ def main():
     p.prog, p.description = "python -m bench.ablation", __doc__.split("\n")[0]
     p.add_argument("--levers", default="memory", choices=list(GROUPS))
     p.add_argument("--only", nargs="+", help="some of these levers, the first to compare with")
-    p.add_argument("--scenes", nargs="*", default=list(scenes.CLASSES), help="drawn classes")
+    p.add_argument("--scenes", nargs="*", default=list(scene.CLASSES), help="drawn classes")
     p.set_defaults(name="ablation", names=["bottle", "cookie", "magnetic_tile", "commutator"])
     options = p.parse_args()
     _, weights = load_clip(options.model)
@@ -542,8 +544,8 @@ def main():
                 rows = accuracy.cell(path, mark, compute, lever, settings, pictures, options)
                 found.setdefault((label, name), []).append(rows)
                 print(f"{name:18s} seed {seed}  {label:32s} "
-                      f"{report.percent(rows['image_auroc'])} "
-                      f"{report.percent(rows['pixel_auroc'])}", flush=True)
+                      f"{results.percent(rows['image_auroc'])} "
+                      f"{results.percent(rows['pixel_auroc'])}", flush=True)
     row = "memory" if compute is memory_alone else "adapted"
     head = [f"row {row} on the even-numbered pictures; {options.shots} shots, seeds "
             f"{' '.join(map(str, options.seeds))}; weights {weights.name} "

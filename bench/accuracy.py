@@ -19,17 +19,19 @@ import torch
 
 from bench.recipes import HEADER, recipes
 from bench.tables import write
-from minilora import __version__, report, scenes
+from minilora import __version__
 from minilora.baselines.anomalyclip import AnomalyCLIP
-from minilora.baselines.trained import CoOp, FullFineTuning, LinearProbe
+from minilora.baselines.finetuned import CoOp, FullFineTuning, LinearProbe
 from minilora.baselines.winclip import WinCLIP
-from minilora.checkpoint import load_clip
-from minilora.data import few_shot, find_data, load_class
+from minilora.checkpoint.weights import load_clip
+from minilora.config import Settings
+from minilora.data.images import load_squares
+from minilora.data.mvtec import few_shot, find_data, load_class
 from minilora.detector import Detector
-from minilora.files import digest_of
-from minilora.images import load_squares
-from minilora.job import SCORED, judge, load_masks, load_pictures
-from minilora.settings import Settings
+from minilora.io.files import digest_of, write_json
+from minilora.report import results
+from minilora.runs.run_class import SCORED, judge, load_masks, load_pictures
+from minilora.scenes import scene
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 DECISIONS = {"false_alarms": "good test pictures that the threshold calls NG",
@@ -56,9 +58,9 @@ def in_batches(score, pictures):
 def other_products(name, resolution, folder):
     """Test pictures and masks of every embedded class but `name`: what AnomalyCLIP may see."""
     samples = []
-    for other in scenes.CLASSES:
+    for other in scene.CLASSES:
         if other != name:
-            root = scenes.write_class(folder, other).parent
+            root = scene.write_class(folder, other).parent
             samples += load_class(root, other).test
     sizes = [(resolution, resolution)] * len(samples)
     return squares(samples, resolution), torch.stack(load_masks(samples, sizes))
@@ -106,7 +108,7 @@ def compute(method, data, settings, options):
 
 def decisions(scores, samples, threshold):
     """Which share of the good and of the defective pictures the threshold calls NG."""
-    count = report.decision_metrics(scores, [s.label for s in samples], threshold)
+    count = results.decision_metrics(scores, [s.label for s in samples], threshold)
     return {"false_alarms": count["false_alarms"] / max(1, count["good"]),
             "detected": count["found"] / max(1, count["defective"])}
 
@@ -117,7 +119,7 @@ def with_metrics(rows, samples):
         return {}
     sizes = [tuple(m.shape) for m in next(iter(rows.values()))[0]]
     labels, masks = torch.tensor([s.label for s in samples]), load_masks(samples, sizes)
-    return {row: report.row_metrics(s, m, labels, masks) for row, (m, s) in rows.items()}
+    return {row: results.row_metrics(s, m, labels, masks) for row, (m, s) in rows.items()}
 
 
 def cell(path, fingerprint, compute, *work):
@@ -129,7 +131,7 @@ def cell(path, fingerprint, compute, *work):
     begun = time.time()
     rows = compute(*work)
     path.parent.mkdir(parents=True, exist_ok=True)
-    report.write_json(path, {"fingerprint": fingerprint, "seconds": time.time() - begun,
+    write_json(path, {"fingerprint": fingerprint, "seconds": time.time() - begun,
                              "rows": rows})
     return rows
 
@@ -150,7 +152,7 @@ def collect(options, say=print):
     root, found = find_data(options.data), {}
     for name in options.names:
         if root is None:
-            data = load_class(scenes.write_class(options.out / "scenes", name).parent, name)
+            data = load_class(scene.write_class(options.out / "scenes", name).parent, name)
         else:
             data = load_class(root, name)
         source = "scenes" if root is None else "pictures"
@@ -168,7 +170,7 @@ def collect(options, say=print):
                     found.setdefault((row, name), []).append(
                         {"seed": seed, **metrics, "shots": shots})
                     say(f"{name:14s} seed {seed}  {row:16s} "
-                        + "  ".join(f"{label} {report.percent(metrics[key]).strip()}"
+                        + "  ".join(f"{label} {results.percent(metrics[key]).strip()}"
                                     for key, label in METRICS.items()))
     return found, weights
 
@@ -217,7 +219,7 @@ def numbers(found):
 def publish(found, head, options, more=()):
     """Writes NAME.txt, .md and .csv and prints the first.  more: wide tables, for .md alone."""
     drawn = find_data(options.data) is None
-    made = tables(found, options.names, scenes.UNSEEN_CLASSES if drawn else ())
+    made = tables(found, options.names, scene.UNSEEN_CLASSES if drawn else ())
     write(options.out, options.name, made, head, numbers(found), more)
 
 
@@ -231,7 +233,7 @@ def parser(shots=8):
     p = argparse.ArgumentParser(prog="python -m bench.accuracy",
                                 description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--class", dest="names", nargs="+", default=list(scenes.CLASSES))
+    p.add_argument("--class", dest="names", nargs="+", default=list(scene.CLASSES))
     p.add_argument("--shots", type=number_of, default=shots,
                    nargs=None if isinstance(shots, int) else "+", help="a number, or all")
     p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])

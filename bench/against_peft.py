@@ -4,7 +4,7 @@
     python -m bench.against_peft --steps 10 --pool 32 --rounds 1
 
     minilora           what is frozen and lies before the first LoRA layer is computed once for the
-                       pool of training pictures (adapt.py)
+                       pool of training pictures (train.py)
     peft, from pixels  peft's LoRA layers and a plain loop: each step sends its pictures through the
                        whole tower; the pool of augmented pictures is made once, as in the others
     peft, reuse        peft's LoRA layers in minilora's loop
@@ -27,14 +27,14 @@ import torch.nn.functional as F
 
 from bench import measure, peers
 from bench.tables import write
-from minilora.adapt import adaptation_loss, painted, training_pool
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP, VIT_B_16, CLIPConfig
+from minilora.config import Settings
 from minilora.coop import PromptLearner
-from minilora.descent import descend
-from minilora.images import normalise
+from minilora.data.images import normalise
 from minilora.lora import add_lora
-from minilora.settings import Settings
+from minilora.train import adaptation_loss, painted, training_pool
+from minilora.training_steps import descend
 from minilora.vit import value_value_blocks
 
 OURS, PLAIN, REUSE = WAYS = ("minilora", "peft, from pixels", "peft, reuse")

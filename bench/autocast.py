@@ -14,13 +14,13 @@ import torch
 
 from bench import accuracy, measure
 from bench.tables import write
-from minilora import scenes
 from minilora.auroc import auroc
-from minilora.checkpoint import load_clip
-from minilora.data import few_shot, find_data, load_class
+from minilora.checkpoint.weights import load_clip
+from minilora.config import Settings
+from minilora.data.mvtec import few_shot, find_data, load_class
 from minilora.detector import PRECISIONS, Detector
-from minilora.job import SCORED, load_pictures
-from minilora.settings import Settings
+from minilora.runs.run_class import SCORED, load_pictures
+from minilora.scenes import scene
 
 HEADER = ("class", "precision", "pictures", "other decisions", "largest difference, thresholds",
           "image AUROC %", "time of float32's")
@@ -51,7 +51,7 @@ def main():
     options = p.parse_args()
     found, root = [], find_data(options.data)
     for name in options.names:
-        folder = root or scenes.write_class(options.out / "scenes", name).parent
+        folder = root or scene.write_class(options.out / "scenes", name).parent
         data = load_class(folder, name)
         clip, weights = load_clip(options.model, options.device)
         settings = Settings(seed=options.seeds[0], steps=options.steps)

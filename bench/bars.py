@@ -4,7 +4,7 @@ Leaves out: other charts (shots.py draws curves).
 """
 from PIL import Image, ImageDraw, ImageFont
 
-from minilora.charts import ticks
+from minilora.report.svg import ticks
 
 COLOURS = {"weights": "#9aa5b1", "pool": "#7a4fb5", "gradients": "#b3450b", "optimiser": "#e0a030",
            "activations": "#0b62c4"}

@@ -11,7 +11,7 @@ from bench import cost, measure
 from bench.accuracy import cell
 from bench.formulas import predicted
 from bench.steps import METHODS
-from minilora.files import digest_of
+from minilora.io.files import digest_of
 
 
 def conditions_of(case, options):

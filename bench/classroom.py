@@ -3,7 +3,7 @@
     python -m bench.classroom --data FOLDER --start resnet18-scenes.pt
 
 Judged are, for everybody, all good test pictures and that half of the defective ones which nobody
-may learn from (minilora/labels.py; the seed draws it).  Without labels a method sees K good
+may learn from (minilora/data/splits.py; the seed draws it).  Without labels a method sees K good
 pictures; with labels, as many good as defective ones.  Every cell (class, seed, method) runs in a
 fresh process and is kept as a small file.
 Columns: trainable parameters, seconds of the fit with all that it reads, peak memory of the process
@@ -22,19 +22,21 @@ import torch.nn.functional as F
 from bench import measure
 from bench.accuracy import cell, spread
 from bench.tables import write
-from minilora import __version__, labels, report
+from minilora import __version__
 from minilora.baselines.autoencoder import Autoencoder
-from minilora.baselines.masked import MaskedReconstruction
 from minilora.baselines.simclr import SimCLR
 from minilora.baselines.supervised import RECIPES, Supervised
 from minilora.baselines.svdd import DeepSVDD
-from minilora.checkpoint import load_clip
-from minilora.data import few_shot, load_class
+from minilora.checkpoint.weights import load_clip
+from minilora.config import Settings
+from minilora.data import splits
+from minilora.data.images import load_squares, normalise
+from minilora.data.mvtec import few_shot, load_class
 from minilora.detector import Detector
-from minilora.files import digest_of, sha256_of
-from minilora.images import load_squares, normalise
-from minilora.job import load_masks
-from minilora.settings import Settings
+from minilora.io.files import digest_of, sha256_of
+from minilora.mae.detector import MaskedReconstruction
+from minilora.report import results
+from minilora.runs.run_class import load_masks
 
 ALONE = {"autoencoder": Autoencoder, "Deep SVDD": DeepSVDD, "SimCLR": SimCLR,
          "masked autoencoder": MaskedReconstruction}
@@ -85,7 +87,7 @@ def one(method, root, name, seed, start, threads):
     """Everything about one cell, a dict.  Runs in a process of its own."""
     torch.set_num_threads(threads)
     data = load_class(root, name)
-    split = labels.split(data, "all", seed)
+    split = splits.split(data, "all", seed)
     truth = split.targets(split.test)
     before, begun = measure.resident(), time.time()
     Path("/proc/self/clear_refs").write_text("5")                   # VmHWM := VmRSS
@@ -99,7 +101,7 @@ def one(method, root, name, seed, start, threads):
         decisions = None if threshold is None else scores > threshold
     else:
         recipe, count = method.removesuffix(" labels").rsplit(", ", 1)
-        learned = labels.split(data, FEW if count == str(FEW) else "all", seed)
+        learned = splits.split(data, FEW if count == str(FEW) else "all", seed)
         made = Supervised(RECIPES[recipe], len(split.kinds), seed, start)
         pixels = load_squares([s.path for s in learned.train], made.resolution)
         made.fit(pixels, learned.targets(learned.train))
@@ -111,7 +113,7 @@ def one(method, root, name, seed, start, threads):
                  "confusion": confusion(odds.argmax(1), truth, len(split.kinds))}
     bad = truth > 0
     masks = None if maps is None else load_masks(split.test, [m.shape for m in maps])
-    found = report.row_metrics(scores, maps, bad, masks)
+    found = results.row_metrics(scores, maps, bad, masks)
     if decisions is not None:
         right |= {"accuracy": (decisions == bad).float().mean().item(), "balanced": (
             decisions[bad].float().mean() + (~decisions[~bad]).float().mean()).item() / 2}
@@ -154,7 +156,7 @@ def collect(options, say):
                                               seed, start, options.threads))
                 found.setdefault((method, name), []).append(row)
                 say(f"{name:14s} seed {seed}  {method:34s} image AUROC "
-                    f"{report.percent(row['image_auroc'])}  {row['seconds']:.0f} s")
+                    f"{results.percent(row['image_auroc'])}  {row['seconds']:.0f} s")
     return found, weights
 
 
@@ -162,8 +164,8 @@ def code_version():
     """Fingerprint of the code of the methods."""
     folder = measure.REPO / "minilora"
     parts = [*sorted(folder.glob("baselines/*.py")),
-             *(folder / f"{name}.py" for name in ("labels", "mae", "adapt", "descent", "memory",
-                                               "detector"))]
+             *(folder / f"{name}.py" for name in ("data/splits", "mae/model", "mae/detector", "train",
+                                               "training_steps", "memory_bank", "detector"))]
     return digest_of(*[p.read_text() for p in parts])
 
 

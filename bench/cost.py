@@ -22,12 +22,13 @@ from bench import measure
 from bench.steps import METHODS, NOUN, Training
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIPConfig
+from minilora.config import Settings
 from minilora.coop import STATES
-from minilora.files import save_tensors
-from minilora.settings import Settings
+from minilora.io.files import save_tensors
 
-PARTS = ("adapt", "adapter", "anomaly", "attention", "clip", "coop", "descent", "detector", "files",
-         "images", "lora", "losses", "settings", "text", "vit", "baselines/trained")
+PARTS = ("anomaly_map", "attention", "baselines/finetuned", "checkpoint/adapter", "clip", "config",
+         "coop", "data/images", "detector", "io/files", "lora", "losses", "text", "train",
+         "training_steps", "vit")
 FEW = {"vision_layers": 4, "text_layers": 1}    # a block of each kind: frozen, adapted, the last
 
 

@@ -3,7 +3,7 @@
     python -m bench.eye --data FOLDER --photos FOLDER
     python -m bench.eye --data FOLDER --compare 12 13 23 24 34 --name eye-blocks
 
-    memory   a plain memory of patches (minilora/held_out.py), good pictures alone, no refinement
+    memory   a plain memory of patches (minilora/pretrain/held_out.py), good pictures alone, no refinement
     text     hand-written prompts, no picture of the product: the detector's row zero-shot
     names    zero-shot over the kinds of photographs, on the middle of every tenth photograph
     search   a folder of 50 of these: does "a photo of a sunflower" find a sunflower first?
@@ -20,12 +20,12 @@ from bench.accuracy import spread
 from bench.tables import write
 from minilora.auroc import auroc
 from minilora.bpe import default_tokenizer
-from minilora.checkpoint import load_clip
-from minilora.data import few_shot, list_classes, load_class
+from minilora.checkpoint.weights import load_clip
+from minilora.data.images import clip_preprocess, load_squares, open_image
+from minilora.data.mvtec import few_shot, list_classes, load_class
 from minilora.detector import Detector
-from minilora.held_out import encode, named, plain_memory, zero_shot
-from minilora.images import clip_preprocess, load_squares, open_image
-from minilora.photos import find_photographs, is_held_out
+from minilora.pretrain.held_out import encode, named, plain_memory, zero_shot
+from minilora.pretrain.photographs import find_photographs, is_held_out
 
 
 def auroc_of(scores, samples):

@@ -11,17 +11,19 @@ import statistics
 import time
 
 from bench import accuracy
-from minilora import __version__, report, scenes
-from minilora.adapt import adapt
-from minilora.baselines.trained import FULL_RATE, CoOp, FullFineTuning
+from minilora import __version__
+from minilora.baselines.finetuned import FULL_RATE, CoOp, FullFineTuning
 from minilora.bpe import default_tokenizer
-from minilora.checkpoint import load_clip
-from minilora.data import few_shot, find_data, load_class
+from minilora.checkpoint.weights import load_clip
+from minilora.config import Settings
+from minilora.data.images import load_squares
+from minilora.data.mvtec import few_shot, find_data, load_class
 from minilora.detector import Detector
-from minilora.files import digest_of, whole_file
-from minilora.held_out import on_scenes
-from minilora.images import load_squares
-from minilora.settings import Settings
+from minilora.io.files import digest_of, whole_file
+from minilora.pretrain.held_out import on_scenes
+from minilora.report import results
+from minilora.scenes import scene
+from minilora.train import adapt
 
 METHODS = ("before", "LoRA", "full fine-tuning", "CoOp")
 
@@ -53,7 +55,7 @@ def main():
     for method in METHODS:
         found = []
         for name in options.names:
-            data = load_class(root or scenes.write_class(options.out / "scenes", name).parent, name)
+            data = load_class(root or scene.write_class(options.out / "scenes", name).parent, name)
             for seed in options.seeds:
                 settings = Settings(seed=seed, steps=options.steps)
                 adapted_to = (str(root), name, seed, options.shots, options.steps)
@@ -74,7 +76,7 @@ def main():
             f"{FULL_RATE}); weights {weights.name} (sha256 {weights.sha256[:12]}…); minilora "
             f"{__version__}; {time.strftime('%Y-%m-%d')}")
     columns = ("method", "nouns, accuracy %", "damaged, AUROC %")
-    text = f"{head}\n\n{report.markdown_table(columns, lines)}\n"
+    text = f"{head}\n\n{results.markdown_table(columns, lines)}\n"
     with whole_file(options.out / f"{options.name}.md", "w") as file:
         file.write(text)
     print(text)

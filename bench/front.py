@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from minilora.files import whole_file
+from minilora.io.files import whole_file
 
 
 def stacked(paths):

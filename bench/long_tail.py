@@ -5,7 +5,7 @@
 With --start a ResNet-18 from these weights learns, without it the small CNN.
 
 Training pictures: GOOD good ones, and of the kinds of defects, by name, half, a quarter, an eighth
-... of what may be learned from, at least 2 (labels.split).  Judged are the same pictures as in
+... of what may be learned from, at least 2 (splits.split).  Judged are the same pictures as in
 bench.classroom.  Accuracy on head, middle and tail: the thirds of the classes by their number.
 """
 import argparse
@@ -19,12 +19,12 @@ from bench import measure
 from bench.accuracy import cell, spread
 from bench.classroom import code_version
 from bench.tables import write
-from minilora import labels
 from minilora.baselines.long_tail import by_frequency
 from minilora.baselines.supervised import RECIPES, Supervised
-from minilora.data import load_class
-from minilora.files import digest_of, sha256_of
-from minilora.images import load_squares
+from minilora.data import splits
+from minilora.data.images import load_squares
+from minilora.data.mvtec import load_class
+from minilora.io.files import digest_of, sha256_of
 
 GOOD, TAIL = 60, 0.5
 LOSSES = {"plain": "cross-entropy", "weighted": "class-balanced weights",
@@ -35,7 +35,7 @@ GROUPS = ("head", "middle", "tail")
 def one(root, name, seed, loss, start, threads):
     """{"counts", "kinds", "right": share of each kind}, in a process of its own."""
     torch.set_num_threads(threads)
-    chosen = labels.split(load_class(root, name), "all", seed, TAIL, GOOD)
+    chosen = splits.split(load_class(root, name), "all", seed, TAIL, GOOD)
     recipe = replace(RECIPES["ResNet-18" if start else "CNN, augmented"], loss=loss)
     judge = Supervised(recipe, len(chosen.kinds), seed, start)
     judge.fit(load_squares([s.path for s in chosen.train], recipe.resolution),

@@ -19,14 +19,15 @@ import torch
 from bench import formulas, measure
 from bench.accuracy import cell
 from bench.tables import write_parts
-from minilora import mae_job, transfer
-from minilora.baselines.masked import train
 from minilora.baselines.scene_pretraining import HELD_OUT, drawn
-from minilora.captions import NOUNS
-from minilora.descent import Recipe
-from minilora.files import digest_of, load_tensors, save_tensors
-from minilora.mae import (MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MaskedAutoencoder,
-                          random_masking)
+from minilora.io.files import digest_of, load_tensors, save_tensors
+from minilora.mae import run as mae_run
+from minilora.mae import transfer
+from minilora.mae.detector import train
+from minilora.mae.model import (MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MaskedAutoencoder,
+                                random_masking)
+from minilora.pretrain.captions import NOUNS
+from minilora.training_steps import Recipe
 
 BATCH = 8
 WAYS = {"visible patches alone": False, "all, with mask tokens": True}
@@ -201,10 +202,10 @@ def width_tables(options):
 def transferred(data, name, steps, seed, threads, out):
     """What `python -m minilora.mae --probe --finetune` finds, in a process of its own."""
     torch.set_num_threads(threads)
-    options = mae_job.parser().parse_args([
+    options = mae_run.parser().parse_args([
         "--data", data, "--class", name, "--steps", str(steps), "--seed", str(seed), "--probe",
         "--finetune", "--out", out])
-    found = mae_job.run(options, lambda line: None)
+    found = mae_run.run(options, lambda line: None)
     return {k: found.get(k) for k in ("probe", "finetune", "segmentation", "reconstruction")}
 
 

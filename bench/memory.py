@@ -22,8 +22,8 @@ from bench.formulas import trainable
 from bench.steps import FULL, MAIN, METHODS, PLAIN, REUSE
 from bench.tables import write
 from minilora.clip import VIT_B_16
-from minilora.files import whole_file
-from minilora.settings import Settings
+from minilora.config import Settings
+from minilora.io.files import whole_file
 
 STORED = ("what is trained and stored (r rank, W and w widths of image and text tower, n adapted "
           "blocks, M context vectors)")

@@ -9,9 +9,9 @@ import re
 import statistics
 from pathlib import Path
 
-from minilora.files import whole_file
-from minilora.report import markdown_table
-from minilora.scenes import UNSEEN_CLASSES
+from minilora.io.files import whole_file
+from minilora.report.results import markdown_table
+from minilora.scenes.scene import UNSEEN_CLASSES
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"

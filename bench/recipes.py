@@ -4,8 +4,8 @@ Every method here sees the same tower, the same pictures and the same resolution
 backbones and resolutions are not ours; everything else that differs is said in this table.
 Leaves out: what a method's own module says about itself.
 """
-from minilora.baselines import anomalyclip, trained, winclip
-from minilora.settings import Settings
+from minilora.baselines import anomalyclip, finetuned, winclip
+from minilora.config import Settings
 
 SAME = Settings()
 HEADER = ("method", "in the paper", "here")
@@ -30,9 +30,9 @@ def recipes():
         ("coop", "16 context vectors; SGD, rate 2e-3, up to 200 epochs on labelled pictures",
          f"context \"{SAME.context}\"; {pasted}, rate {SAME.rate:g}"),
         ("full fine-tuning", "--",
-         f"image tower and context; {pasted}, rate {trained.FULL_RATE:g}"),
+         f"image tower and context; {pasted}, rate {finetuned.FULL_RATE:g}"),
         ("linear probe", "logistic regression on whole pictures, L-BFGS",
-         f"logistic regression on patches; {pasted}, rate {trained.PROBE_RATE:g}")]
+         f"logistic regression on patches; {pasted}, rate {finetuned.PROBE_RATE:g}")]
 
 
 def main():

@@ -31,11 +31,11 @@ import torch
 
 from bench import measure
 from bench.tables import write
-from minilora import scenes
-from minilora.adapt import adapt
-from minilora.checkpoint import load_clip
+from minilora.checkpoint.weights import load_clip
+from minilora.config import Settings
 from minilora.detector import Detector
-from minilora.settings import Settings
+from minilora.scenes import scene
+from minilora.train import adapt
 
 BASE = {"shots": 4, "resolution": 0, "steps": 10, "blocks": 0}
 PARTS = {"adapt": "s", "remember": "s", "score": "s", "stored": "MB", "peak": "MB"}
@@ -138,7 +138,7 @@ def over_processes(rounds):
     """(title, header, rows): the same classes by one process and by two."""
     with tempfile.TemporaryDirectory() as folder:
         for name in CLASSES:
-            scenes.write_class(folder, name, good=4, test_good=4, defective=1)
+            scene.write_class(folder, name, good=4, test_good=4, defective=1)
         taken = [[processes(count, Path(folder), 1)[0] for count in (1, 2)] for _ in range(rounds)]
     one, two = map(list, zip(*taken))
     middle, low, high = measure.ratio(two, one)

@@ -1,6 +1,6 @@
 """Search in videos: how well events are found, and how fast.
 
-    python -m bench.search --part find      drawn belts (minilora/belts.py): mAP, top-k, AUC
+    python -m bench.search --part find      drawn belts (minilora/scenes/belts.py): mAP, top-k, AUC
     python -m bench.search --part order     what came first: recurrent cells against a mean
     python -m bench.search --part speed     drawing, decoding, encoding, indexing ten minutes
     python -m bench.search --part query     a thousand to a million frames, whole product and faiss
@@ -27,17 +27,19 @@ from PIL import Image
 from bench import measure
 from bench.accuracy import cell, spread
 from bench.tables import write_parts
-from minilora import belts, events, search
 from minilora.auroc import auroc
-from minilora.checkpoint import load_clip
-from minilora.events import Event
-from minilora.files import digest_of, load_tensors, save_tensors, whole_file
-from minilora.frames import all_frames, sampled, save_video
-from minilora.index import Entry, Index, likeness
-from minilora.indexing import Encoder, update
-from minilora.recurrent import CELLS, SequenceClassifier
-from minilora.scenes import UNSEEN_CLASSES, draw, seed_for
-from minilora.shortlist import build, files_near
+from minilora.checkpoint.weights import load_clip
+from minilora.data.frames import all_frames, sampled, save_video
+from minilora.io.files import digest_of, load_tensors, save_tensors, whole_file
+from minilora.scenes import belts
+from minilora.scenes.scene import UNSEEN_CLASSES, draw, seed_for
+from minilora.search import events
+from minilora.search import query as search
+from minilora.search.events import Event
+from minilora.search.faiss_index import build, files_near
+from minilora.search.index import Entry, Index, likeness
+from minilora.search.indexing import Encoder, update
+from minilora.search.recurrent import CELLS, SequenceClassifier
 
 MIXED = 12
 LINES = ("bottle", "nut", "cookie", "button", "board", "knob", "washer", "cable",
@@ -182,7 +184,8 @@ def code_version():
     """Fingerprint of what decides which events are found."""
     folder = measure.REPO / "minilora"
     return digest_of(*[(folder / f"{name}.py").read_text() for name in
-                       ("belts", "events", "index", "indexing", "search", "frames")])
+                       ("scenes/belts", "search/events", "search/index", "search/indexing", "search/query",
+                        "data/frames")])
 
 
 # ---- what came first ----------------------------------------------------------------------------

@@ -12,10 +12,11 @@ import time
 from PIL import Image, ImageDraw, ImageFont
 
 from bench import accuracy
-from minilora import __version__, report
-from minilora.charts import ticks
-from minilora.data import find_data
-from minilora.files import whole_file
+from minilora import __version__
+from minilora.data.mvtec import find_data
+from minilora.io.files import whole_file
+from minilora.report import results
+from minilora.report.svg import ticks
 
 SHOTS = (0, 1, 2, 4, 8, 16, "all")
 COLOURS = {"zero-shot": "#6d7681", "memory": "#b3450b", "text": "#7a4fb5", "lora-off": "#2e7d32",
@@ -87,7 +88,7 @@ def main():
     with whole_file(options.out / f"{options.name}.png") as file:
         curve(series, chosen, ", ".join(options.names)).save(file, "PNG")
     for row, points in series.items():
-        print(row, "  ".join(f"{k}: {report.percent(m).strip()}" for k, (m, _) in points.items()))
+        print(row, "  ".join(f"{k}: {results.percent(m).strip()}" for k, (m, _) in points.items()))
 
 
 if __name__ == "__main__":

@@ -30,15 +30,15 @@ import torch.nn.functional as F
 
 from bench import measure, peers
 from bench.tables import write
-from minilora.adapt import adaptation_loss
 from minilora.bpe import END, START, default_tokenizer
-from minilora.checkpoint import load_clip, official_state_dict
+from minilora.checkpoint.weights import load_clip, official_state_dict
 from minilora.clip import CLIP, VIT_B_16
+from minilora.config import Settings
 from minilora.detector import Detector
 from minilora.lora import add_lora
-from minilora.memory import SHARE, MemoryBank
+from minilora.memory_bank import SHARE, MemoryBank
 from minilora.prompts import prompt_ensemble
-from minilora.settings import Settings
+from minilora.train import adaptation_loss
 from minilora.vit import value_value_blocks
 
 SHAPE = VIT_B_16

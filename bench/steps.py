@@ -1,7 +1,7 @@
 """Training steps that are compared: which weights move, and what a step has to do for them.
 
 Every step is minilora's own: `adapt.descent` on `adapt.adaptation_loss`, or the loss of the method
-in baselines/trained.py.  Weights and pictures are random, for memory and time do not depend on
+in baselines/finetuned.py.  Weights and pictures are random, for memory and time do not depend on
 their values.  A method that starts from pixels runs the whole tower in every step, what lies before
 the first trained block without gradient; with reuse the tokens that enter that block are computed
 beforehand, as `minilora fit` does.  Either way a pool of pictures is held, as pixels in half
@@ -18,15 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from minilora.adapt import MARKED, adaptation_loss, frozen_states
-from minilora.adapter import adapter_state
-from minilora.baselines.trained import FULL_RATE, PROBE_RATE, CoOp, FullFineTuning, LinearProbe
+from minilora.baselines.finetuned import FULL_RATE, PROBE_RATE, CoOp, FullFineTuning, LinearProbe
 from minilora.bpe import default_tokenizer
+from minilora.checkpoint.adapter import adapter_state
 from minilora.clip import CLIP
+from minilora.config import Settings
 from minilora.coop import STATES
-from minilora.descent import descent
 from minilora.detector import Detector
-from minilora.settings import Settings
+from minilora.train import MARKED, adaptation_loss, frozen_states
+from minilora.training_steps import descent
 from minilora.vit import value_value_blocks
 
 NOUN = "bottle"

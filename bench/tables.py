@@ -5,8 +5,8 @@ Leaves out: what is in them.
 import csv
 import io
 
-from minilora import report
-from minilora.files import whole_file
+from minilora.io.files import whole_file
+from minilora.report import results
 
 
 def as_text(made, head):
@@ -24,7 +24,7 @@ def as_text(made, head):
 def as_markdown(made, head):
     lines = [*head]
     for title, header, rows in made:
-        lines += ["", f"**{title}**", "", report.markdown_table(header, rows)]
+        lines += ["", f"**{title}**", "", results.markdown_table(header, rows)]
     return "\n".join(lines) + "\n"
 
 

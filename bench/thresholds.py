@@ -16,13 +16,13 @@ import torch
 
 from bench import accuracy
 from bench.tables import write
-from minilora import __version__, anomaly
-from minilora.checkpoint import load_clip
-from minilora.data import few_shot, find_data, load_class
+from minilora import __version__, anomaly_map
+from minilora.checkpoint.weights import load_clip
+from minilora.config import Settings
+from minilora.data.mvtec import few_shot, find_data, load_class
 from minilora.detector import Detector
-from minilora.files import digest_of
-from minilora.job import load_pictures
-from minilora.settings import Settings
+from minilora.io.files import digest_of
+from minilora.runs.run_class import load_pictures
 
 WANTED = 0.05                                   # false alarms
 
@@ -32,7 +32,7 @@ def robust_limit(scores):
     "Detecting outliers"), which a single odd shot does not move."""
     count, middle = len(scores), scores.median()
     spread = 1.4826 * (scores - middle).abs().median()
-    student = anomaly.student_quantile(WANTED, count - 1)
+    student = anomaly_map.student_quantile(WANTED, count - 1)
     return (middle + student * spread * (1 + 1 / count) ** 0.5).item()
 
 
@@ -48,7 +48,7 @@ def times_the_level(factor):
     return lambda scores: factor * scores.median().item()
 
 
-RULES = {"mean and deviation": anomaly.threshold,
+RULES = {"mean and deviation": anomaly_map.threshold,
          "median and median deviation": robust_limit,
          "95 % quantile": lambda scores: scores.quantile(1 - WANTED).item(),
          "highest": lambda scores: scores.max().item(),

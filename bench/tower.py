@@ -4,7 +4,7 @@
 
 Each size is trained by `minilora.pretrain` for as many steps as fit into --minutes on this machine,
 with the whole schedule: warm-up, level, down to zero.  A size of the width and of at least the
-blocks of --start grows from it (`minilora/grow.py`); another starts from random numbers.  Shown are
+blocks of --start grows from it (`minilora/pretrain/grow.py`); another starts from random numbers.  Shown are
 what it can do then (held out), what its file takes, and the time of one picture, beside today's.
 
 Leaves out: what more training would change.
@@ -19,10 +19,11 @@ from pathlib import Path
 import torch
 
 from bench.tables import write
-from minilora import pretrain, report
-from minilora.checkpoint import load_clip
+from minilora.checkpoint.weights import load_clip
 from minilora.clip import CLIP
-from minilora.training_log import processor
+from minilora.io.files import write_json
+from minilora.pretrain import train as pretrain
+from minilora.pretrain.log import processor
 
 
 def sizes_of(text):
@@ -100,7 +101,7 @@ def main():
         options = options_of(args, size)
         path = args.cells / f"{size[0]}x{size[1]}-{args.minutes:g}min.json"
         if not path.is_file():
-            report.write_json(path, trained(options, args.minutes))
+            write_json(path, trained(options, args.minutes))
         clip = CLIP(replace(pretrain.MINI, vision_layers=size[0], vision_width=size[1]))
         megabytes = 2 * sum(p.numel() for p in clip.parameters()) / 1e6
         rows.append({"tower": f"{size[0]} x {size[1]}", "file MB": f"{megabytes:.1f}",

@@ -8,8 +8,8 @@ import argparse
 import csv
 from pathlib import Path
 
-from minilora.charts import H, W, lines
-from minilora.files import whole_file
+from minilora.io.files import whole_file
+from minilora.report.svg import H, W, lines
 
 TOP = Path(__file__).resolve().parent.parent
 COLOURS = ("#0b62c4", "#b3450b", "#2e7d32", "#7a4fb5", "#555555")

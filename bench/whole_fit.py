@@ -19,11 +19,11 @@ import torch
 
 from bench import measure
 from bench.tables import write
-from minilora.checkpoint import load_clip, save_official
+from minilora.checkpoint.weights import load_clip, save_official
 from minilora.clip import CLIP, VIT_B_16
-from minilora.data import load_class
+from minilora.data.images import read_image
+from minilora.data.mvtec import load_class
 from minilora.detector import Detector
-from minilora.images import read_image
 
 
 def seconds_a_picture(detector, pictures):

@@ -8,7 +8,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 __all__ = ["Detector", "load_clip", "load_pictures"]
 
-_HOME = {"load_clip": "minilora.checkpoint", "load_pictures": "minilora.folders",
+_HOME = {"load_clip": "minilora.checkpoint.weights", "load_pictures": "minilora.data.own_and_visa",
          "Detector": "minilora.detector"}
 
 

@@ -111,7 +111,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One residual block, normalised before each half (pre-norm).
 
-    activation, eps: CLIP's by default; towers of others have others (mae.py).
+    activation, eps: CLIP's by default; towers of others have others (mae/model.py).
     """
 
     def __init__(self, width, heads, activation=quick_gelu, eps=1e-5):

@@ -32,7 +32,7 @@ import ftfy
 import regex
 import torch
 
-from minilora.resources import vocabulary_path
+from minilora.io.paths import vocabulary_path
 
 MERGES = 48_894
 START, END = 512 + MERGES, 513 + MERGES                 # 49406, 49407

@@ -7,7 +7,7 @@ classified by comparing it with sentences, without any labelled picture (zero-sh
        figure 3 (the pseudo-code) and section 2.5 (the temperature).
 
 Symbols: B images, N prompts, E embedding; logit_scale is C's t, kept as a logarithm.
-Left out: the contrastive loss (pretrain.py), weights from a file (checkpoint.py).
+Left out: the contrastive loss (pretrain/train.py), weights from a file (checkpoint/weights.py).
 """
 import math
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from minilora.clip_resnet import STRIDE, ModifiedResNet
 from minilora.losses import similarity_logits
-from minilora.resnet import STRIDE, ModifiedResNet
 from minilora.text import TextTransformer
 from minilora.vit import VisionTransformer
 

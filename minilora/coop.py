@@ -11,7 +11,7 @@ Beside it, what is done without learning: the mean over a compositional ensemble
 sentences (Jeong et al. 2023, "WinCLIP", section 4.1; the words are in prompts.py).
 
 Differs: CoOp's code learns by default one context of 16 vectors from noise for all classes, by SGD
-with rate 0.002; the detector (settings.py) one of 4 for each state from the words "a photo of a",
+with rate 0.002; the detector (config.py) one of 4 for each state from the words "a photo of a",
 by AdamW.
 
 Symbols: M context vectors (`length`), W text width, E embedding, N sentences, L tokens.

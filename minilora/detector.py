@@ -10,7 +10,7 @@
        share; a picture is NG above the threshold
 
 Everything is learned from the K good pictures: LoRA and context vectors on pasted defects
-(adapt.py); level, weight and threshold by leaving one photograph out of the memory at a time.
+(train.py); level, weight and threshold by leaving one photograph out of the memory at a time.
 
 Claim: the tower that has seen everything knows what damage is called, the memory knows this
 product; each finds what the other misses, and LoRA brings the first nearer to the product.
@@ -24,17 +24,18 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
-from minilora import anomaly, stored
-from minilora.adapt import adapt
-from minilora.anomaly import image_score, text_map, to_pixels
+from minilora import anomaly_map
+from minilora.anomaly_map import image_score, text_map, to_pixels
 from minilora.bpe import default_tokenizer
+from minilora.calibration import text_share
+from minilora.checkpoint import detector_files
 from minilora.clip import CLIP, CLIPConfig
+from minilora.config import Settings
 from minilora.coop import PromptLearner, ensemble_features
-from minilora.evidence import text_share
-from minilora.images import LONGEST, in_strips, normalise, strips, to_patches, to_square
+from minilora.data.images import LONGEST, in_strips, normalise, strips, to_patches, to_square
 from minilora.lora import add_lora, delta_norms, lora_off
-from minilora.memory import MemoryBank, tokens_of
-from minilora.settings import Settings
+from minilora.memory_bank import MemoryBank, tokens_of
+from minilora.train import adapt
 from minilora.vit import value_value_blocks
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -117,7 +118,7 @@ class Detector:
         self.level, self.weight = 1.0, 0.0              # first the memory alone, no texts
         self.level = max(scores().median().item(), 1e-6)
         self.weight = self.settings.text_weight * text_share(self, alone)
-        self.threshold = anomaly.threshold(scores(), self.settings.false_positive_rate)
+        self.threshold = anomaly_map.threshold(scores(), self.settings.false_positive_rate)
 
     def memories(self, pictures):
         """{row: its memory of all pictures}, and of each picture: (a memory of the others, the
@@ -244,7 +245,7 @@ class Detector:
 
         weights: the `Weights` that the base model came from; their sha256 ties the adapter to them.
         """
-        stored.save(self, folder, weights)
+        detector_files.save(self, folder, weights)
 
     @classmethod
     def load(cls, folder, clip, weights):
@@ -252,7 +253,7 @@ class Detector:
 
         Raises ValueError if the adapter belongs to other base weights or another version.
         """
-        return stored.load(cls, folder, clip, weights)
+        return detector_files.load(cls, folder, clip, weights)
 
 
 def middle_layers(layers, last):

@@ -15,17 +15,18 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from minilora import anomaly, page
-from minilora.adapt import frozen_states
+from minilora import anomaly_map
 from minilora.bpe import default_tokenizer
 from minilora.coop import STATES
-from minilora.files import whole_file
-from minilora.images import normalise, read_image
+from minilora.data.images import normalise, read_image
+from minilora.io.cli import command, option_parser
+from minilora.io.files import whole_file
 from minilora.lora import lora_layers
 from minilora.losses import similarity_logits
 from minilora.predict import open_run
-from minilora.report import colours
-from minilora.terminal import command, option_parser
+from minilora.report import html
+from minilora.report.results import colours
+from minilora.train import frozen_states
 
 SIDE = 224                      # of the pictures on the page, pixels
 
@@ -84,7 +85,7 @@ def table(head, rows):
 def gallery(pictures):
     """[(PIL picture, caption)] side by side."""
     return '<div class="gallery">' + "".join(
-        f"<figure>{page.inline_image(picture, caption)}<figcaption>{escape(caption)}</figcaption>"
+        f"<figure>{html.inline_image(picture, caption)}<figcaption>{escape(caption)}</figcaption>"
         "</figure>" for picture, caption in pictures) + "</div>"
 
 
@@ -137,7 +138,7 @@ def explain(detector, path, head=0):
     without, patches = (detector.encode(pixels, lora).patches for lora in (False, True))
     cosine = similarity_logits(patches, detector.learned, 1)[0]                         # (P, 2)
     low, high = cosine.min(), cosine.max()
-    before, after = (anomaly.text_map(part, detector.learned, scale)[0]
+    before, after = (anomaly_map.text_map(part, detector.learned, scale)[0]
                      for part in (without, patches))
     looks = [attention_of_cls(visual, states[-2], head).unflatten(0, grid)
              for states in (frozen, adapted)]
@@ -185,7 +186,7 @@ def main():
     detector = open_run(options.run, options.model, options.device)
     body = explain(detector, options.picture, options.head)
     with whole_file(Path(options.out), "w") as file:
-        file.write(page.document(f"explain {Path(options.picture).name}", body))
+        file.write(html.document(f"explain {Path(options.picture).name}", body))
     print(f"written  {options.out}")
 
 

@@ -15,13 +15,13 @@ from xml.etree import ElementTree
 import torch.nn.functional as F
 from PIL import Image
 
-from minilora import __version__, outlines
-from minilora.ahead import ahead
-from minilora.files import whole_file
-from minilora.journal import whole_folder
+from minilora import __version__
+from minilora.io.cli import command, option_parser
+from minilora.io.files import whole_file, write_json
+from minilora.io.prefetch import ahead
+from minilora.io.transaction import whole_folder
 from minilora.predict import open_judge, pictures_in, read
-from minilora.report import write_json
-from minilora.terminal import command, option_parser
+from minilora.report import contours
 
 CATEGORY = "defect"
 LEAST = 16                      # pixels of the picture; smaller regions are left out
@@ -34,7 +34,7 @@ def suspicious(detector, picture, least=LEAST):
     height, width = picture.size[::-1]
     whole = F.interpolate(maps[None], (height, width), mode="bilinear")[0, 0]
     mask = (whole > detector.line(maps, score).item()) & (score > detector.threshold)
-    found = outlines.regions(mask, least)
+    found = contours.regions(mask, least)
     return sum((region.mask for region in found), start=mask & False), found
 
 
@@ -42,9 +42,9 @@ def suspicious(detector, picture, least=LEAST):
 
 def segmentation(region, as_runs):
     """Polygons, or run lengths if they are asked for or the region has a hole."""
-    outer, holes = outlines.outlines(region.mask)
+    outer, holes = contours.outlines(region.mask)
     if as_runs or holes:
-        return outlines.to_runs(region.mask)
+        return contours.to_runs(region.mask)
     return [[float(v) for corner in corners for v in corner] for corners in outer]
 
 
@@ -159,11 +159,11 @@ def demo():
     mask = torch.zeros(12, 16, dtype=torch.bool)
     mask[2:9, 3:12] = True
     mask[4:6, 5:8] = False
-    found = outlines.regions(mask)
+    found = contours.regions(mask)
     one = coco([("plate.png", (16, 12), found)], False)["annotations"][0]
     print(json.dumps({k: one[k] for k in ("bbox", "area")}), "run lengths, since it has a hole:",
           len(one["segmentation"]["counts"]))
-    solid = outlines.Region(torch.ones_like(mask), (0, 0, 16, 12), 192)
+    solid = contours.Region(torch.ones_like(mask), (0, 0, 16, 12), 192)
     print("without a hole:", segmentation(solid, False))
     text = ElementTree.tostring(voc("plate.png", (16, 12), found), encoding="unicode")
     print("\n".join(text.splitlines()[-8:-1]))

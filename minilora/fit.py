@@ -5,15 +5,16 @@
     python -m minilora.fit --class all --shots 8                       one after another
     python -m minilora.fit --good FOLDER                               pictures of one's own
 
-Here are the options; job.py does one product, many.py several.
+Here are the options; runs/run_class.py does one product, runs/run_all.py several.
 """
 import sys
 from pathlib import Path
 
-from minilora import folders, job, many
-from minilora.data import shots_of
-from minilora.settings import Settings
-from minilora.terminal import command, option_parser
+from minilora.config import Settings
+from minilora.data import own_and_visa
+from minilora.data.mvtec import shots_of
+from minilora.io.cli import command, option_parser
+from minilora.runs import run_all, run_class
 
 DEFAULT = "bottle"
 
@@ -72,7 +73,7 @@ def parse(arguments):
         raise ValueError("--good is one product; give one --class at most, as its name")
     options.shots = shots_of(options.shots)
     if options.good:
-        options.names = options.names or [folders.name_of(options.good)]
+        options.names = options.names or [own_and_visa.name_of(options.good)]
     options.names = options.names or [DEFAULT]
     single = len(options.names) == 1 and (options.names != ["all"] or options.good)
     options.name = options.names[0] if single else None
@@ -80,14 +81,22 @@ def parse(arguments):
     options.out = Path(options.out or f"runs/{options.name}-{ending}" if single else
                        options.out or f"runs/{ending}")
     options.scenes = options.out.parent / "scenes"
+    options.settings = settings_of(options)
     return options
+
+
+def settings_of(o):
+    """The settings that the options ask for; the others keep their defaults."""
+    return Settings(resolution=o.resolution, square=o.square, steps=o.steps, batch=o.batch,
+                    rate=o.rate, rank=o.rank, alpha=o.alpha, targets=tuple(o.targets),
+                    blocks=o.blocks, turns=o.turns, seed=o.seed)
 
 
 def main():
     options = parse(sys.argv[1:])
     if options.name is None:
-        return 1 if many.run_all(options) else 0
-    job.run(options)
+        return 1 if run_all.run_all(options) else 0
+    run_class.run(options)
     return 0
 
 

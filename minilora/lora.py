@@ -12,7 +12,7 @@ Differs: A is drawn Kaiming-uniform as in the authors' code and in peft; the pap
 The paper adapts q and v mostly (section 7.1); here the default is all four.
 Left out: dropout on x, LoRA on embeddings, convolutions or the feed-forward layers, several
 adapters at once, merging by itself in train() or eval(): merge() is called, or nothing is merged;
-saving (adapter.py).
+saving (checkpoint/adapter.py).
 """
 import copy
 import math

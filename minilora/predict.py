@@ -20,16 +20,15 @@ from pathlib import Path
 import torch.nn.functional as F
 from PIL import Image
 
-from minilora.ahead import ahead
-from minilora.checkpoint import is_published, load_clip
-from minilora.data import SUFFIXES
+from minilora.checkpoint.weights import is_published, load_clip
+from minilora.data.images import read_image
+from minilora.data.mvtec import SUFFIXES
+from minilora.data.own_and_visa import pictures_below
 from minilora.detector import PRECISIONS, Detector
-from minilora.files import load_tensors, whole_file
-from minilora.folders import pictures_below
-from minilora.images import read_image
-from minilora.journal import settle, whole_folder
-from minilora.report import write_json
-from minilora.terminal import command, option_parser
+from minilora.io.cli import command, option_parser
+from minilora.io.files import load_tensors, whole_file, write_json
+from minilora.io.prefetch import ahead
+from minilora.io.transaction import settle, whole_folder
 
 OUTLINE = (255, 40, 40)
 

@@ -10,7 +10,7 @@ the whole picture says; the patch tokens left behind still know what is where.
 
 Symbols: B images, R resolution, G = R / patch, P patches (G^2 of a square), W width, E embedding;
 layers count from 1: `hidden[n]` is the output of the n-th block, `hidden[0]` enters the first.
-Left out: the ResNet towers of C (resnet.py); S's second half, which removes from the patch scores
+Left out: the ResNet towers of C (clip_resnet.py); S's second half, which removes from the patch scores
 what all texts have in common.
 """
 import torch

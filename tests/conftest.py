@@ -59,7 +59,7 @@ def tiny_weights(tmp_path_factory):
     """The same model as a checkpoint file under the official keys."""
     import torch
 
-    from minilora.checkpoint import save_official
+    from minilora.checkpoint.weights import save_official
     from minilora.clip import CLIP, CLIPConfig
 
     path = tmp_path_factory.mktemp("weights") / "tiny.pt"
@@ -70,11 +70,13 @@ def tiny_weights(tmp_path_factory):
 @pytest.fixture(scope="session")
 def gear_run(tmp_path_factory, tiny_weights):
     """A finished run of the tiny model on a drawn product: (run folder, folder of the class)."""
-    from minilora import fit, job, scenes
+    from minilora import fit
+    from minilora.runs import run_class
+    from minilora.scenes import scene
 
     root = tmp_path_factory.mktemp("data")
-    scenes.write_class(root, "gear", good=5, test_good=3, defective=2, resolution=64)
+    scene.write_class(root, "gear", good=5, test_good=3, defective=2, resolution=64)
     out = tmp_path_factory.mktemp("runs") / "gear"
-    job.run(fit.parse(["--class", "gear", "--shots", "4", "--data", str(root), "--steps", "4",
+    run_class.run(fit.parse(["--class", "gear", "--shots", "4", "--data", str(root), "--steps", "4",
                        "--model", str(tiny_weights), "--out", str(out)]), lambda line: None)
     return out, root / "gear"

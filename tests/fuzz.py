@@ -16,15 +16,15 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+import conftest  # noqa: F401  finds minilora
 import torch
 from PIL import Image
 
-import conftest  # noqa: F401  finds minilora
-from minilora.archive import CheckpointError, read_tensors
-from minilora.files import TensorFileError, load_tensors
-from minilora.folders import COLUMNS, SPLIT, visa_class
-from minilora.images import read_image
-from minilora.job import finished
+from minilora.data.images import read_image
+from minilora.data.own_and_visa import COLUMNS, SPLIT, visa_class
+from minilora.io.files import TensorFileError, load_tensors
+from minilora.io.zip_reader import CheckpointError, read_tensors
+from minilora.runs.run_class import finished
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 

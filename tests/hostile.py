@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 from conftest import TINY
 
-from minilora.checkpoint import load_clip, save_official
+from minilora.checkpoint.openai_layout import official_state_dict
+from minilora.checkpoint.weights import load_clip, save_official
 from minilora.clip import CLIP, CLIPConfig
+from minilora.config import Settings
 from minilora.detector import Detector
-from minilora.files import load_tensors, save_tensors
-from minilora.layout import official_state_dict
-from minilora.settings import Settings
+from minilora.io.files import load_tensors, save_tensors
 
 SMALL = CLIPConfig(**TINY)
 

@@ -23,11 +23,12 @@ import small
 import torch
 from conftest import REPO, TINY
 
-from minilora import belts, scenes, search
-from minilora.checkpoint import read_state_dict, save_official
+from minilora.checkpoint.weights import read_state_dict, save_official
 from minilora.clip import CLIP, CLIPConfig
-from minilora.files import load_tensors
-from minilora.journal import settle
+from minilora.io.files import load_tensors
+from minilora.io.transaction import settle
+from minilora.scenes import belts, scene
+from minilora.search import query as search
 
 # runs a module as `python -m` does, and dies at the n-th call of one of the functions
 DEADLY = """
@@ -66,7 +67,7 @@ class Fit:
 
     def __init__(self, folder):
         self.folder, self.out = folder, folder / "run"
-        scenes.write_class(folder / "data", "gear", good=4, test_good=2, defective=1, resolution=64)
+        scene.write_class(folder / "data", "gear", good=4, test_good=2, defective=1, resolution=64)
         self.weights(folder)
         run(self.command(steps=1, out=folder / "earlier"))
 

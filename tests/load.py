@@ -18,9 +18,11 @@ import torch
 from conftest import TINY
 
 from bench.measure import resident
-from minilora import fit, job, predict, scenes
-from minilora.checkpoint import save_official
+from minilora import fit, predict
+from minilora.checkpoint.weights import save_official
 from minilora.clip import CLIP, CLIPConfig
+from minilora.runs import run_class
+from minilora.scenes import scene
 
 WARM = 200              # pictures
 
@@ -47,12 +49,12 @@ def judged(count, model=None):
     """What predict said of each picture, resident bytes and seconds after each."""
     with tempfile.TemporaryDirectory() as root, contextlib.redirect_stderr(io.StringIO()):
         root, said, held, clock = Path(root), [], [], []
-        data = scenes.write_class(root / "data", "gear", good=4, test_good=8, defective=4)
+        data = scene.write_class(root / "data", "gear", good=4, test_good=8, defective=4)
         if model is None:
             model = root / "tiny.pt"
             clip = CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
             save_official(clip, model)
-        job.run(fit.parse(["--class", "gear", "--shots", "4", "--data", str(root / "data"),
+        run_class.run(fit.parse(["--class", "gear", "--shots", "4", "--data", str(root / "data"),
                            "--steps", "2", "--model", str(model), "--out", str(root / "run")]),
                 lambda line: None)
         pictures(root / "night", count, sorted((data / "test").rglob("*.png")))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from minilora.teacher import random_teacher
+from minilora.pretrain.teacher import random_teacher
 
 NOUNS = ("BACKGROUND_noise", "sea_horse", "tick")
 

@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 
-from minilora import indexing, pretrain, search
+from minilora.checkpoint.download import download
 from minilora.clip import CLIPConfig
-from minilora.download import download
+from minilora.pretrain import train as pretrain
+from minilora.search import indexing
+from minilora.search import query as search
 
 CONTENT = bytes(range(256)) * 4000
 TOWER = CLIPConfig(embed=16, resolution=224, vision_layers=2, vision_width=64, patch=16,

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from minilora import bpe
 from minilora.bpe import CACHED_WORDS, CONTEXT, END, MERGES, START, Tokenizer, default_tokenizer
-from minilora.resources import vocabulary_path
+from minilora.io.paths import vocabulary_path
 
-SAMPLE = Path(__file__).parent / "data" / "tokens_sample.jsonl"
+SAMPLE = REPO / "tests/fixtures/tokens_sample.jsonl"
 NEW_LETTER = "\U00018e81"      # a letter since Unicode 18, unassigned before
 
 

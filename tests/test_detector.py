@@ -8,17 +8,17 @@ import torch.nn.functional as F
 from conftest import TINY
 from PIL import Image
 
-from minilora import anomaly
-from minilora.adapt import adaptation_loss, frozen_states, painted, training_pool
-from minilora.anomaly import image_score
-from minilora.checkpoint import Weights
+from minilora import anomaly_map
+from minilora.anomaly_map import image_score
+from minilora.checkpoint.weights import Weights
 from minilora.clip import CLIP, CLIPConfig
+from minilora.config import LIMITS, Settings
+from minilora.data.images import normalise
 from minilora.detector import ROWS, Detector, folds, middle_layers
-from minilora.files import load_tensors, save_tensors
-from minilora.images import normalise
+from minilora.io.files import load_tensors, save_tensors
 from minilora.lora import lora_layers, lora_off
-from minilora.memory import SHARE
-from minilora.settings import LIMITS, Settings
+from minilora.memory_bank import SHARE
+from minilora.train import adaptation_loss, frozen_states, painted, training_pool
 
 SMALL = Settings(steps=6, batch=4, pool=8, rank=2, alpha=2)
 WEIGHTS = Weights("tiny", None, "0" * 64)
@@ -254,10 +254,10 @@ def test_a_map_is_the_memory_map_over_its_level_plus_the_weighted_text_map(fitte
     """Steps 2 to 4 of the module's docstring, from what was seen; smoothing is linear."""
     disturb(fitted, 0.1)
     seen = fitted.encode(good)
-    text = anomaly.text_map(seen.patches, fitted.learned, fitted.clip.logit_scale.exp())
+    text = anomaly_map.text_map(seen.patches, fitted.learned, fitted.clip.logit_scale.exp())
     both = torch.cat([seen.tokens, F.normalize(seen.patches, dim=-1)], -1) / 2 ** 0.5
     odd = fitted.banks["adapted"].distances(both) / fitted.level + fitted.weight * text
-    expected = anomaly.to_pixels(odd, (64, 64), fitted.settings.sigma * 64 / 224)
+    expected = anomaly_map.to_pixels(odd, (64, 64), fitted.settings.sigma * 64 / 224)
     assert torch.allclose(fitted.score(good)[0], expected, atol=1e-6)
 
 
@@ -360,7 +360,7 @@ def test_one_is_the_memory_score_of_a_good_picture_that_is_not_remembered(fitted
 
 
 def test_the_threshold_is_that_of_the_shots_each_without_its_own_copies(fitted, good):
-    expected = anomaly.threshold(left_out(fitted, good[:4]), SMALL.false_positive_rate)
+    expected = anomaly_map.threshold(left_out(fitted, good[:4]), SMALL.false_positive_rate)
     assert fitted.threshold == pytest.approx(expected, abs=1e-6)
 
 

@@ -13,11 +13,13 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as peer
 from pycocotools.coco import COCO
 
-from minilora import export, outlines, scenes
-from minilora.checkpoint import save_official
+from minilora import export
+from minilora.checkpoint.weights import save_official
 from minilora.detector import Detector
 from minilora.fit import parse
-from minilora.job import run
+from minilora.report import contours
+from minilora.runs.run_class import run
+from minilora.scenes import scene
 
 MASKS = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**81 - 1)).map(
     lambda t: torch.tensor([t[2] >> k & 1 for k in range(t[0] * t[1])]).bool().view(t[:2]))
@@ -26,8 +28,8 @@ MASKS = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**81 - 1
 @given(MASKS)
 @settings(max_examples=200, deadline=None)
 def test_runs_are_those_of_pycocotools_and_come_back(mask):
-    runs = outlines.to_runs(mask)
-    assert torch.equal(outlines.from_runs(runs), mask)
+    runs = contours.to_runs(mask)
+    assert torch.equal(contours.from_runs(runs), mask)
     height, width = mask.shape
     theirs = peer.decode(peer.frPyObjects(dict(runs), height, width))
     assert np.array_equal(theirs, mask.numpy())
@@ -36,7 +38,7 @@ def test_runs_are_those_of_pycocotools_and_come_back(mask):
 @given(MASKS)
 @settings(max_examples=200, deadline=None)
 def test_regions_cover_the_mask_once_and_boxes_are_tight(mask):
-    found = outlines.regions(mask)
+    found = contours.regions(mask)
     assert sum((r.mask.int() for r in found), start=torch.zeros_like(mask).int()).equal(mask.int())
     for region in found:
         left, top, width, height = region.box
@@ -64,8 +66,8 @@ def filled(mask, corners, inside):
 @given(MASKS)
 @settings(max_examples=150, deadline=None)
 def test_outlines_enclose_exactly_the_region(mask):
-    for region in outlines.regions(mask):
-        outer, holes = outlines.outlines(region.mask)
+    for region in contours.regions(mask):
+        outer, holes = contours.outlines(region.mask)
         assert len(outer) == 1, "what touches at a corner is one outline"
         again = filled(torch.zeros_like(mask), outer[0], True)
         for hole in holes:
@@ -77,21 +79,21 @@ def test_polygons_are_drawn_by_pycocotools_as_they_were():
     picture = Image.new("L", (60, 50))
     ImageDraw.Draw(picture).polygon([(5, 4), (50, 10), (30, 45), (12, 30)], fill=255)
     mask = torch.from_numpy(np.array(picture) > 0)
-    (region,) = outlines.regions(mask)
+    (region,) = contours.regions(mask)
     theirs = peer.decode(peer.merge(peer.frPyObjects(export.segmentation(region, False), 50, 60)))
     assert np.array_equal(theirs, mask.numpy())
 
 
 def test_damaged_runs_are_named():
     with pytest.raises(ValueError, match="expected 6 pixels in all, found 5"):
-        outlines.from_runs({"size": [2, 3], "counts": [2, 3]})
+        contours.from_runs({"size": [2, 3], "counts": [2, 3]})
 
 
 @pytest.fixture
 def fitted(tmp_path, tiny_clip, monkeypatch):
     """A run on drawn gears, and a picture of them that it calls NG, with a known region."""
     save_official(tiny_clip, tmp_path / "tiny.pt")
-    scenes.write_class(tmp_path / "data", "gear", good=3, test_good=2, defective=1, resolution=64)
+    scene.write_class(tmp_path / "data", "gear", good=3, test_good=2, defective=1, resolution=64)
     options = parse(["--class", "gear", "--shots", "2", "--steps", "1", "--data",
                      str(tmp_path / "data"), "--model", str(tmp_path / "tiny.pt"), "--out",
                      str(tmp_path / "run")])
@@ -145,7 +147,7 @@ def test_coco_is_read_by_pycocotools(fitted, capsys):
 
 def test_voc_fits_the_schema_and_the_picture(fitted):
     _, out = exported(fitted, "voc")
-    schema = xmlschema.XMLSchema(REPO / "tests" / "data" / "voc.xsd")
+    schema = xmlschema.XMLSchema(REPO / "tests/fixtures/voc.xsd")
     names = (out / "ImageSets" / "Main" / "default.txt").read_text().split()
     assert len(names) == 6 == len(list((out / "Annotations").iterdir()))
     boxes = 0

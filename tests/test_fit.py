@@ -14,17 +14,20 @@ import torch
 from conftest import REPO
 from PIL import Image
 
-from minilora import fit, job, predict, report, scenes
-from minilora.data import load_class
+from minilora import fit, predict
+from minilora.data.images import read_image
+from minilora.data.mvtec import load_class
 from minilora.detector import ROWS, Detector
-from minilora.images import read_image
 from minilora.predict import open_run
+from minilora.report import results
+from minilora.runs import run_class
+from minilora.scenes import scene
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    scenes.write_class(root, "gear", good=5, test_good=3, defective=2, resolution=64)
+    scene.write_class(root, "gear", good=5, test_good=3, defective=2, resolution=64)
     return root
 
 
@@ -35,7 +38,7 @@ def done(folder, tiny_weights, tmp_path_factory):
     options = fit.parse(["--class", "gear", "--shots", "4", "--data", str(folder),
                          "--model", str(tiny_weights), "--steps", "4",
                          "--out", str(tmp_path_factory.mktemp("runs") / "one")])
-    return options, job.run(options, lines.append), "\n".join(lines)
+    return options, run_class.run(options, lines.append), "\n".join(lines)
 
 
 def test_a_run_leaves_adapter_memory_metrics_scores_and_maps(done):
@@ -55,7 +58,7 @@ def test_metrics_hold_what_the_format_promises(done):
         assert row.keys() == {name + suffix for suffix in ("", "_odd") for name in (
             "image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro")}
         assert all(0 <= value <= 1 for value in row.values())
-    assert set(metrics["kinds"]) == set(scenes.product("gear")[1])
+    assert set(metrics["kinds"]) == set(scene.product("gear")[1])
     assert len(metrics["model"]["sha256"]) == 64
     assert all(n > 0 for n in metrics["delta_norms"].values())
 
@@ -83,14 +86,14 @@ def test_the_same_command_gives_the_same_numbers(done, tmp_path):
     options, metrics, _ = done
     command = ["--class", "gear", "--shots", "4", "--data", str(options.data),
                "--model", str(options.model), "--steps", "4", "--out", str(tmp_path)]
-    again = job.run(fit.parse(command), lambda line: None)
+    again = run_class.run(fit.parse(command), lambda line: None)
     assert again["rows"] == metrics["rows"] and again["threshold"] == metrics["threshold"]
 
 
 def run_with(folder, tiny_weights, out, *extra):
     command = ["--class", "gear", "--data", str(folder), "--model", str(tiny_weights),
                "--out", str(out), *extra]
-    return job.run(fit.parse(command), lambda line: None)
+    return run_class.run(fit.parse(command), lambda line: None)
 
 
 def test_zero_shots_means_zero_shot(folder, tiny_weights, tmp_path):
@@ -116,11 +119,11 @@ def test_all_shots_are_every_good_picture(folder, tiny_weights, tmp_path):
 def test_without_data_the_embedded_scenes_are_drawn_and_named(tiny_weights, tmp_path, monkeypatch):
     monkeypatch.delenv("MINILORA_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    few = functools.partial(scenes.write_class, good=2, test_good=2, defective=1, resolution=64)
-    monkeypatch.setattr(scenes, "write_class", few)
+    few = functools.partial(scene.write_class, good=2, test_good=2, defective=1, resolution=64)
+    monkeypatch.setattr(scene, "write_class", few)
     lines = []
     command = ["--class", "nut", "--shots", "2", "--steps", "1", "--model", str(tiny_weights)]
-    metrics = job.run(fit.parse(command), lines.append)
+    metrics = run_class.run(fit.parse(command), lines.append)
     assert metrics["data"]["name"].startswith("embedded scenes") and "embedded scenes" in lines[1]
     assert (tmp_path / "runs/nut-2shot-seed1/metrics.json").exists()
 
@@ -148,14 +151,14 @@ def test_mistakes_get_one_line_that_names_them(arguments, words, folder, tiny_we
 
 def test_auroc_is_missing_where_there_is_one_class_only():
     maps, labels = torch.rand(2, 4, 4), torch.tensor([0, 0])
-    row = report.row_metrics(torch.rand(2), maps, labels, torch.zeros(2, 4, 4, dtype=torch.bool))
+    row = results.row_metrics(torch.rand(2), maps, labels, torch.zeros(2, 4, 4, dtype=torch.bool))
     assert set(row.values()) == {None}
-    assert "--" in report.table({"memory": row}, {"memory": ""})
+    assert "--" in results.table({"memory": row}, {"memory": ""})
 
 
 def test_odd_numbered_pictures_count_from_zero():
     scores, labels = torch.tensor([0.0, 9.0, 1.0, 2.0]), torch.tensor([1, 0, 0, 1])
-    row = report.row_metrics(scores, scores[:, None, None], labels, None)
+    row = results.row_metrics(scores, scores[:, None, None], labels, None)
     assert row["image_auroc_odd"] == 0.0 and row["image_auroc"] == 0.25
     assert row["pixel_auroc"] is None
 
@@ -166,12 +169,12 @@ def test_metrics_of_maps_of_differing_sizes_are_of_all_their_pixels():
     masks = [torch.rand(size, generator=generator) < 0.3 for size in sizes]
     maps = [torch.rand(size, generator=generator) + 0.5 * mask for size, mask in zip(sizes, masks)]
     labels, scores = torch.tensor([1, 0, 1, 0]), torch.rand(4, generator=generator)
-    row = report.row_metrics(scores, maps, labels, masks)
+    row = results.row_metrics(scores, maps, labels, masks)
     for suffix, part in (("", slice(None)), ("_odd", slice(1, None, 2))):
         found, truth = (torch.cat([m.flatten() for m in c[part]]) for c in (maps, masks))
-        assert row["pixel_auroc" + suffix] == report.auroc(found, truth)
-        assert row["pixel_ap" + suffix] == report.average_precision(found, truth)
-        assert row["aupro" + suffix] == report.aupro(maps[part], masks[part])
+        assert row["pixel_auroc" + suffix] == results.auroc(found, truth)
+        assert row["pixel_ap" + suffix] == results.average_precision(found, truth)
+        assert row["aupro" + suffix] == results.aupro(maps[part], masks[part])
 
 
 def test_pictures_of_many_shapes_are_judged_in_their_order(tiny_clip):
@@ -180,7 +183,7 @@ def test_pictures_of_many_shapes_are_judged_in_their_order(tiny_clip):
     generator = torch.Generator().manual_seed(0)
     shapes = [(64, 96), (64, 64), (64, 96), (96, 64), (64, 64)]
     pictures = [torch.rand(3, *shape, generator=generator) for shape in shapes]
-    maps, scores = job.judge(detector, [pictures[:3], pictures[3:]])["zero-shot"]
+    maps, scores = run_class.judge(detector, [pictures[:3], pictures[3:]])["zero-shot"]
     assert [tuple(m.shape) for m in maps] == shapes and scores.shape == (5,)
     for picture, found, score in zip(pictures, maps, scores):
         alone, its_score = detector.score(picture[None])
@@ -189,14 +192,14 @@ def test_pictures_of_many_shapes_are_judged_in_their_order(tiny_clip):
 
 
 def test_wide_and_tall_pictures_keep_their_aspect_from_file_to_map(tiny_weights, tmp_path):
-    root = scenes.write_class(tmp_path, "gear", good=4, test_good=2, defective=1, resolution=64)
+    root = scene.write_class(tmp_path, "gear", good=4, test_good=2, defective=1, resolution=64)
     for path in root.rglob("*.png"):                # a mask has the sides of its picture
         sides = (150, 100) if int(path.stem[:3]) % 2 else (100, 150)
         with Image.open(path) as image:
             image.resize(sides, Image.Resampling.NEAREST).save(path)
     options = fit.parse(["--class", "gear", "--shots", "3", "--data", str(tmp_path), "--steps", "2",
                          "--model", str(tiny_weights), "--out", str(tmp_path / "run")])
-    metrics = job.run(options, lambda line: None)
+    metrics = run_class.run(options, lambda line: None)
     assert 0 <= metrics["rows"]["adapted"]["pixel_auroc"] <= 1
     sizes = {Image.open(path).size for path in (options.out / "maps").glob("*.jpg")}
     assert sizes == {(4 * (96 + 4), 64 + 18), (4 * (64 + 4), 96 + 18)}
@@ -210,7 +213,7 @@ def test_a_panel_shows_the_mask_white_and_the_defect_hot():
     pixels, scores = torch.zeros(3, 8, 8), torch.zeros(8, 8)
     mask = torch.zeros(8, 8, dtype=torch.bool)
     mask[2, 3], scores[2, 3] = True, 1.0
-    image = report.panel(pixels, mask, scores, 0.0, 1.0, "", True)
+    image = results.panel(pixels, mask, scores, 0.0, 1.0, "", True)
     where = lambda part: image.getpixel((part * 12 + 2 + 3, 18 + 2))
     assert image.size == (4 * 12, 26)
     assert where(0) == (0, 0, 0) and where(1) == (255, 255, 255)

@@ -2,13 +2,13 @@
 import pytest
 import torch
 
-from minilora import scenes
 from minilora.auroc import auroc
-from minilora.checkpoint import load_clip
-from minilora.data import load_class
+from minilora.checkpoint.weights import load_clip
+from minilora.config import Settings
+from minilora.data.images import load_squares
+from minilora.data.mvtec import load_class
 from minilora.detector import Detector
-from minilora.images import load_squares
-from minilora.settings import Settings
+from minilora.scenes import scene
 
 LIGHT = {"darker": lambda x: 0.85 * x, "brighter": lambda x: (1.15 * x).clamp(0, 1),
          "flatter": lambda x: 0.8 * x + 0.1, "another gamma": lambda x: x ** 1.2}
@@ -18,7 +18,7 @@ LIGHT = {"darker": lambda x: 0.85 * x, "brighter": lambda x: (1.15 * x).clamp(0,
 def metal(tmp_path_factory):
     """(maps -> scores of a fitted memory, good pictures, defective ones, the shots)."""
     root = tmp_path_factory.mktemp("data")
-    data = load_class(scenes.write_class(root, "metal", good=4, test_good=6, defective=3).parent,
+    data = load_class(scene.write_class(root, "metal", good=4, test_good=6, defective=3).parent,
                       "metal")
     clip, _ = load_clip("mini-clip")
     shots = load_squares([s.path for s in data.train], 224)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from minilora.adapter import adapter_fingerprint, adapter_state, load_adapter_state
-from minilora.files import load_tensors, save_tensors
+from minilora.checkpoint.adapter import adapter_fingerprint, adapter_state, load_adapter_state
+from minilora.io.files import load_tensors, save_tensors
 from minilora.lora import LoRALinear, add_lora, delta_norms, lora_layers, lora_off, merge
 from minilora.vit import VisionTransformer
 

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from minilora import anomaly, fit, job, scenes
+from minilora import anomaly_map, fit
 from minilora.auroc import auroc
-from minilora.checkpoint import load_clip
+from minilora.checkpoint.weights import load_clip
+from minilora.config import Settings
 from minilora.detector import Detector
 from minilora.lora import LoRALinear, merge
-from minilora.settings import Settings
+from minilora.runs import run_class
+from minilora.scenes import scene
 
 SMALL = Settings(steps=2, pool=4, batch=2, rank=2, alpha=2)
 
@@ -37,7 +39,7 @@ def test_a_score_that_is_no_number_is_an_error_and_not_ok(number):
     maps = torch.zeros(2, 8, 8)
     maps[1, 3, 3] = number
     with pytest.raises(ValueError, match="score (nan|inf) of a picture.*fit again"):
-        anomaly.image_score(maps)
+        anomaly_map.image_score(maps)
 
 
 def test_a_loss_that_is_no_number_stops_the_training_with_its_cause(clip):
@@ -72,18 +74,18 @@ def test_one_shot_gives_a_memory_and_a_threshold(clip):
 
 
 def test_the_threshold_of_a_single_good_picture_is_its_own_score():
-    assert anomaly.threshold(torch.tensor([0.7])) == pytest.approx(0.7)
+    assert anomaly_map.threshold(torch.tensor([0.7])) == pytest.approx(0.7)
 
 
 def test_a_class_without_defects_has_no_auroc_but_counts_false_alarms(tmp_path, tiny_weights):
-    scenes.write_class(tmp_path / "data", "gear", good=4, test_good=3, defective=0, resolution=64)
+    scene.write_class(tmp_path / "data", "gear", good=4, test_good=3, defective=0, resolution=64)
     metrics = fitted(tmp_path, tiny_weights)
     assert all(v is None for row in metrics["rows"].values() for v in row.values())
     assert metrics["decisions"]["good"] == 3 and metrics["decisions"]["defective"] == 0
 
 
 def test_a_single_test_picture_is_judged(tmp_path, tiny_weights):
-    scenes.write_class(tmp_path / "data", "gear", good=4, test_good=1, defective=0, resolution=64)
+    scene.write_class(tmp_path / "data", "gear", good=4, test_good=1, defective=0, resolution=64)
     metrics = fitted(tmp_path, tiny_weights)
     assert metrics["decisions"]["good"] == 1
     assert len((tmp_path / "run" / "scores.csv").read_text().splitlines()) == 2
@@ -91,7 +93,7 @@ def test_a_single_test_picture_is_judged(tmp_path, tiny_weights):
 
 def test_an_all_black_mask_leaves_pixel_metrics_undefined(tmp_path, tiny_weights):
     """A defect nobody marked: the picture counts, its pixels cannot."""
-    root = scenes.write_class(tmp_path / "data", "gear", good=4, test_good=2, defective=1,
+    root = scene.write_class(tmp_path / "data", "gear", good=4, test_good=2, defective=1,
                               resolution=64)
     for mask in (root / "ground_truth").rglob("*.png"):
         Image.new("L", (64, 64)).save(mask)
@@ -102,7 +104,7 @@ def test_an_all_black_mask_leaves_pixel_metrics_undefined(tmp_path, tiny_weights
 def fitted(folder, weights):
     options = fit.parse(["--class", "gear", "--shots", "3", "--data", str(folder / "data"),
                          "--model", str(weights), "--steps", "1", "--out", str(folder / "run")])
-    job.run(options, lambda line: None)
+    run_class.run(options, lambda line: None)
     return json.loads((folder / "run" / "metrics.json").read_text())
 
 

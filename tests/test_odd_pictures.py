@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, features
 
 from minilora import predict
-from minilora.images import read_image, to_square
+from minilora.data.images import read_image, to_square
 
 
 def gradient(size=(48, 32), mode="RGB"):

@@ -10,8 +10,9 @@ import torch
 from conftest import REPO
 from PIL import Image
 
-from minilora import fit, job, predict
+from minilora import fit, predict
 from minilora.detector import Detector
+from minilora.runs import run_class
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +67,8 @@ def test_exit_status_says_ok_ng_or_error(finished, tmp_path, monkeypatch):
 
 
 def with_threshold(run, threshold):
-    from minilora.checkpoint import load_clip
-    from minilora.files import load_tensors
+    from minilora.checkpoint.weights import load_clip
+    from minilora.io.files import load_tensors
     clip, weights = load_clip(load_tensors(run / "adapter.pt")["weights"]["path"])
     detector = Detector.load(run, clip, weights)
     detector.threshold = threshold
@@ -119,7 +120,7 @@ def test_the_outline_takes_account_of_what_the_whole_picture_adds(monkeypatch, f
 
 def test_a_run_without_threshold_is_an_error(finished, tiny_weights, tmp_path):
     _, data, _ = finished
-    job.run(fit.parse(["--class", "gear", "--shots", "0", "--data", str(data.parent),
+    run_class.run(fit.parse(["--class", "gear", "--shots", "0", "--data", str(data.parent),
                        "--model", str(tiny_weights), "--out", str(tmp_path)]), lambda line: None)
     command = [sys.executable, "-m", "minilora.predict", str(tmp_path), str(data)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPO)

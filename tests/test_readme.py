@@ -7,13 +7,14 @@ import torch
 from conftest import REPO
 
 from bench import readme
-from minilora import load_pictures, scenes
+from minilora import load_pictures
+from minilora.scenes import scene
 
 README = (REPO / "README.md").read_text()
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
-    scenes.write_class(tmp_path / "pictures", "nut", good=8, test_good=1, defective=2)
+    scene.write_class(tmp_path / "pictures", "nut", good=8, test_good=1, defective=2)
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}

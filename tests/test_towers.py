@@ -1,7 +1,7 @@
 """The two towers against OpenAI's own code, and what each of their ways in and out promises.
 
 Reference outputs were computed with OpenAI's model code on weights drawn from a seed, so full-size
-parity needs no download.  The tiny model's are in tests/data; the two full-size ones are not.
+parity needs no download.  The tiny model's are in tests/fixtures; the two full-size ones are not.
 """
 import importlib.util
 import math
@@ -9,10 +9,10 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from conftest import REPO, shared_path
+
 from minilora.bpe import END
-from minilora.checkpoint import clip_from_state_dict
+from minilora.checkpoint.weights import clip_from_state_dict
 from minilora.clip import CLIP, VIT_B_16, VIT_L_14, CLIPConfig
 from minilora.text import TextTransformer
 from minilora.vit import VisionTransformer
@@ -21,7 +21,7 @@ TOLERANCE = 2e-5     # float32 against float64 of the reference code itself diff
 
 
 def load_seeded():
-    spec = importlib.util.spec_from_file_location("seeded", REPO / "tests/data/seeded_weights.py")
+    spec = importlib.util.spec_from_file_location("seeded", REPO / "tests/fixtures/seeded_weights.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -37,7 +37,7 @@ def drawn():
 def golden(request, drawn):
     """(CLIP with seeded weights, its pictures, OpenAI's outputs)."""
     name = request.param
-    path = REPO / "tests/data/clip_tiny.npz" if name == "TINY" else \
+    path = REPO / "tests/fixtures/clip_tiny.npz" if name == "TINY" else \
         shared_path(f"golden/clip_{name.lower()}.npz")
     seeded = load_seeded()
     configuration = getattr(seeded, name)

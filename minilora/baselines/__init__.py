@@ -1,1 +1,6 @@
-"""What minilora is compared with, each written out in one module on the same CLIP and pictures."""
+"""Other methods for comparison, each in one module, on the same pictures.
+
+Start with `winclip.py` (CLIP without training); `finetuned.py` trains CLIP in other ways;
+the others are what a course shows beside CLIP, with labels and without.
+Not here: minilora's own method (detector.py), the masked autoencoder (mae/), tables (bench/).
+"""

@@ -15,13 +15,13 @@ Symbols: B images, N training pictures, P patches, R resolution, E embedding.
 import torch
 import torch.nn.functional as F
 
-from minilora.adapt import MARKED
-from minilora.anomaly import text_map, to_pixels
+from minilora.anomaly_map import text_map, to_pixels
 from minilora.bpe import default_tokenizer
 from minilora.coop import PromptLearner
-from minilora.descent import Recipe, descend
-from minilora.images import normalise
+from minilora.data.images import normalise
 from minilora.losses import cross_entropy, dice_loss, focal_loss
+from minilora.train import MARKED
+from minilora.training_steps import Recipe, descend
 
 LENGTH = 12                     # context vectors of each prompt
 RECIPE = Recipe(300, 8, 1e-3)

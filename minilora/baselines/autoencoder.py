@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilora.anomaly import gaussian, image_score
-from minilora.descent import Recipe, descend
-from minilora.images import augment
+from minilora.anomaly_map import gaussian, image_score
+from minilora.data.images import augment
+from minilora.training_steps import Recipe, descend
 
 RESOLUTION, CODE = 128, 128
 WIDTHS = (3, 32, 64, 96, 128)

@@ -11,8 +11,8 @@ Leaves out: bottlenecks and deeper ResNets (CLIP's own is another design).
 import torch
 from torch import nn
 
-from minilora.archive import read_tensors
-from minilora.layout import COUNTER, check_keys
+from minilora.checkpoint.openai_layout import COUNTER, check_keys
+from minilora.io.zip_reader import read_tensors
 
 WIDTH = 512                     # features before the last layer
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")

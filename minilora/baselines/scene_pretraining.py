@@ -3,7 +3,7 @@
     python -m minilora.baselines.scene_pretraining --out resnet18-scenes.pt
 
 Claim: early layers of a network find edges and textures whatever it is trained on.  Here it learns
-what an embedded scene shows and what is wrong with it (scenes.py); photographs come later.
+what an embedded scene shows and what is wrong with it (scenes/scene.py); photographs come later.
 
 Symbols: N scenes, R resolution.  Leaves out: ImageNet, whose weights of the same keys are better.
 """
@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from minilora.baselines.resnet18 import COUNTER, WIDTH, ResNet18
-from minilora.captions import KINDS, NORMAL, NOUNS
-from minilora.descent import Recipe, descend
-from minilora.files import save_tensors
-from minilora.images import normalise
-from minilora.stream import SceneStream
-from minilora.terminal import ProgressLine, command, option_parser
+from minilora.data.images import normalise
+from minilora.io.cli import ProgressLine, command, option_parser
+from minilora.io.files import save_tensors
+from minilora.pretrain.batches import SceneStream
+from minilora.pretrain.captions import KINDS, NORMAL, NOUNS
+from minilora.training_steps import Recipe, descend
 
 HELD_OUT = 10_000_000           # number of the first scene that is never learned from
 STATES = len(KINDS) + 1         # of a product: each kind of defect, and none

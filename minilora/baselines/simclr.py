@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilora.anomaly import to_pixels
+from minilora.anomaly_map import to_pixels
 from minilora.baselines.autoencoder import CODE, RESOLUTION, Encoder, discs, shown
-from minilora.descent import Recipe, descend
-from minilora.images import augment
+from minilora.data.images import augment
+from minilora.training_steps import Recipe, descend
 
 TEMPERATURE = 0.2
 RECIPE = Recipe(300, 16, 1e-3)

@@ -17,7 +17,7 @@ from torch import nn
 
 from minilora.baselines import cnn, resnet18
 from minilora.baselines.long_tail import balanced_contrast, class_weights, compensated
-from minilora.images import augment, normalise
+from minilora.data.images import augment, normalise
 
 CONTRAST = 0.5                  # weight of the contrast beside the cross-entropy
 CROP = 0.1                      # of the side at most, on each edge

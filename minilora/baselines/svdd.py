@@ -13,8 +13,8 @@ from dataclasses import replace
 import torch
 
 from minilora.baselines.autoencoder import RESOLUTION, Autoencoder, discs, shown
-from minilora.descent import Recipe, descend
-from minilora.images import augment
+from minilora.data.images import augment
+from minilora.training_steps import Recipe, descend
 
 RECIPE = Recipe(200, 8, 3e-4)
 START = 2e-3                    # rate of the autoencoder before

@@ -20,10 +20,10 @@ R resolution, W width.
 import torch
 import torch.nn.functional as F
 
-from minilora.anomaly import to_pixels
+from minilora.anomaly_map import to_pixels
 from minilora.bpe import default_tokenizer
 from minilora.coop import ensemble_features
-from minilora.images import normalise
+from minilora.data.images import normalise
 from minilora.losses import similarity_logits
 
 SCALES = (2, 3)                 # sides of the windows, in patches

@@ -1,0 +1,212 @@
+"""What `python -m minilora.mae` does: masked pretraining on a folder, pictures of it, transfer.
+
+    mae.pt         the model, for --weights
+    grid.png       rows of original, masked, painted in
+    metrics.json   losses; reconstruction error as a detector; --probe, --finetune, segmentation
+
+Leaves out: learning rates per layer, several devices.
+"""
+import copy
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from minilora import __version__
+from minilora.anomaly_map import to_pixels
+from minilora.auroc import auroc
+from minilora.data import splits
+from minilora.data.images import MEAN, STD, load_squares, normalise
+from minilora.data.mvtec import few_shot, shots_of
+from minilora.io.cli import ProgressLine, option_parser
+from minilora.io.files import digest_of, sha256_of, whole_file, write_json
+from minilora.io.resume import Unfinished
+from minilora.io.transaction import RESUME, whole_folder
+from minilora.mae import checkpoint as mae_checkpoint
+from minilora.mae import model, transfer
+from minilora.mae.detector import judged, train
+from minilora.mae.model import (MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MaskedAutoencoder,
+                                patchify, random_masking, unpatchify)
+from minilora.report import results
+from minilora.runs.run_class import load_masks, open_data
+from minilora.training_steps import Recipe
+
+CONFIGS = {"mini": MAE_MINI, "ViT-B/16": MAE_B_16, "ViT-L/16": MAE_L_16, "ViT-H/14": MAE_H_14}
+RESULTS = ("mae.pt", "grid.png", "metrics.json")
+SHOWN = 6                       # pictures of the grid
+
+
+def parser():
+    p = option_parser("minilora.mae", __doc__)
+    data = p.add_argument_group("data").add_argument
+    data("--data", help="folder in MVTec AD's layout; else as minilora.fit finds one")
+    data("--class", dest="name", default="bottle", metavar="NAME", help="product")
+    data("--shots", default="all", help="good pictures to learn from: a number, or all")
+    data("--out", type=Path, help="folder for the results; else runs/mae-<class>")
+    data("--seed", type=int, default=1)
+    model = p.add_argument_group("model").add_argument
+    model("--size", default="mini", choices=CONFIGS, help="of a fresh model")
+    model("--weights", type=Path, help="start from this file: official, or an earlier mae.pt")
+    model("--mask-ratio", type=float, default=0.75, help="share of hidden patches")
+    model("--plain-pixels", action="store_true", help="targets not normalised patch by patch")
+    model("--device", default="cpu")
+    training = p.add_argument_group("training").add_argument
+    training("--steps", type=int, default=1000, help="0: the weights as they are")
+    training("--batch", type=int, default=16)
+    training("--rate", type=float, default=1e-3, help="peak learning rate")
+    training("--save-every", type=float, default=10.0, metavar="SECONDS",
+             help="between two points from which the same command goes on")
+    then = p.add_argument_group("then, on labelled pictures").add_argument
+    then("--probe", action="store_true", help="a linear layer on frozen features")
+    then("--finetune", action="store_true", help="end to end")
+    return p
+
+
+def model_of(options, generator):
+    """A MaskedAutoencoder: fresh, or from a file; a file without decoder gets a fresh one."""
+    if not options.weights:
+        config = replace(CONFIGS[options.size], mask_ratio=options.mask_ratio,
+                         normalise_pixels=not options.plain_pixels)
+        return MaskedAutoencoder(config).initialise(generator)
+    loaded = mae_checkpoint.load(options.weights)
+    config = replace(loaded.config, mask_ratio=options.mask_ratio,
+                     normalise_pixels=not options.plain_pixels)
+    mae = MaskedAutoencoder(config).initialise(generator)
+    part = mae if isinstance(loaded, MaskedAutoencoder) else mae.encoder
+    part.load_state_dict(loaded.state_dict())
+    return mae
+
+
+def mark_of(options, shots, config):
+    """Fingerprint of what the training depends on."""
+    weights = sha256_of(options.weights) if options.weights else None
+    return digest_of(__version__, asdict(config), weights, options.steps, options.batch,
+                     options.rate, options.seed, options.device, [sha256_of(s.path) for s in shots],
+                     torch.__version__, torch.get_num_threads())
+
+
+@torch.no_grad()
+def grid(mae, pixels, seed=0):
+    """A PIL picture: rows of original, masked and painted in.  pixels: (N, 3, R, R) in [0, 1]."""
+    side = mae.config.resolution // mae.config.patch
+    noise = torch.rand(len(pixels), side * side, generator=torch.Generator().manual_seed(seed))
+    _, hidden = random_masking(noise, mae.config.mask_ratio)
+    grey = torch.where(hidden[..., None], torch.tensor(0.5), patchify(pixels, mae.config.patch))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    painted = mae.expected(normalise(pixels), noise) * std + mean
+    columns = pixels, unpatchify(grey, mae.config.patch), painted.clamp(0, 1)
+    rows = [torch.cat([c[k] for c in columns], dim=2) for k in range(len(pixels))]
+    whole = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0)
+    return Image.fromarray(np.ascontiguousarray(whole.numpy()))
+
+
+def as_detector(mae, data, resolution):
+    """Reconstruction error as a detector: {metric: value} on all test pictures."""
+    pixels = load_squares([s.path for s in data.test], resolution)
+    masks = load_masks(data.test, [pixels.shape[2:]] * len(pixels))
+    maps, scores = judged(mae, pixels)
+    truth = torch.tensor([s.label for s in data.test])
+    return results.row_metrics(scores, maps, truth, masks)
+
+
+def on_labels(mae, data, options, resolution):
+    """{"probe" or "finetune": {"accuracy", "image_auroc"}, "segmentation": {"pixel_auroc"}}."""
+    chosen = splits.split(data, "all", options.seed)
+    pixels = [load_squares([s.path for s in part], resolution)
+              for part in (chosen.train, chosen.test)]
+    targets, truth = chosen.targets(chosen.train), chosen.targets(chosen.test)
+    found = {"labels": dict(zip(chosen.kinds, chosen.counts())), "judged": len(truth)}
+    for name, learn in (("probe", transfer.probe), ("finetune", transfer.finetune)):
+        if getattr(options, name):
+            encoder = copy.deepcopy(mae.encoder)
+            generator = torch.Generator().manual_seed(options.seed)
+            head = learn(encoder, pixels[0], targets, len(chosen.kinds), generator)
+            odds = transfer.classify(encoder, head, pixels[1])
+            found[name] = {"accuracy": (odds.argmax(1) == truth).float().mean().item(),
+                           "image_auroc": auroc(1 - odds[:, 0], truth > 0)}
+    masks = [load_masks(part, [(resolution, resolution)] * len(part))
+             for part in (chosen.train, chosen.test) if options.probe]
+    if masks and all(m is not None for m in masks):
+        masks = [torch.stack(part) for part in masks]
+        head = transfer.segment(mae.encoder, pixels[0], masks[0],
+                                torch.Generator().manual_seed(options.seed))
+        odds = transfer.patch_probability(mae.encoder, head, pixels[1])
+        maps = to_pixels(odds, (resolution, resolution), 4 * resolution / 224)
+        found["segmentation"] = {"pixel_auroc": auroc(maps.flatten(), masks[1].flatten())}
+    return found
+
+
+def run(options, say):
+    """The whole job.  Returns the content of metrics.json."""
+    options.out = options.out or Path(f"runs/mae-{options.name}")
+    options.good, options.scenes = None, options.out.parent / "scenes"
+    data, data_name = open_data(options)
+    shots = few_shot(data.train, shots_of(options.shots), options.seed)
+    generator, begun = torch.Generator().manual_seed(options.seed), time.time()
+    mae = model_of(options, generator).to(options.device)
+    resolution = mae.config.resolution
+    pictures = load_squares([s.path for s in shots], resolution)
+    with whole_folder(options.out, "mae", earlier=RESULTS) as staging:
+        say(f"data     {data_name}: {data.root}, class {data.name}, {len(shots)} good pictures")
+        say(f"model    {sum(p.numel() for p in mae.parameters()):,} parameters, "
+            f"{mae.config.mask_ratio:.0%} of the patches hidden")
+        unfinished = Unfinished(staging / RESUME, mark_of(options, shots, mae.config),
+                                options.save_every)
+        done = len(kept["losses"]) if (kept := unfinished.saved()) else 0
+        losses = train(mae, pictures, Recipe(options.steps, options.batch, options.rate), generator,
+                       ProgressLine(options.steps, done), unfinished) if options.steps else []
+        mae = mae.cpu().eval()
+        mae_checkpoint.save(mae, staging / "mae.pt")
+        metrics = {"class": data.name, "data": data_name, "shots": len(shots),
+                   "config": asdict(mae.config), "losses": losses}
+        known = bool(data.test) and {s.label for s in data.test} == {0, 1}
+        if known:
+            metrics["reconstruction"] = as_detector(mae, data, resolution)
+        if known and (options.probe or options.finetune):
+            metrics |= on_labels(mae, data, options, resolution)
+        some = (data.test or shots)[::max(1, len(data.test) // SHOWN)][:SHOWN]
+        shown = load_squares([s.path for s in some], resolution)
+        with whole_file(staging / "grid.png") as file:
+            grid(mae, shown).save(file, "PNG")
+        metrics["seconds"] = time.time() - begun
+        write_json(staging / "metrics.json", metrics)
+    tell(metrics, say)
+    say(f"written  {options.out}: mae.pt, grid.png, metrics.json ({metrics['seconds']:.0f} s)")
+    return metrics
+
+
+def tell(metrics, say):
+    if "reconstruction" in metrics:
+        row = metrics["reconstruction"]
+        say("reconstruction error as a detector: image AUROC "
+            f"{results.percent(row['image_auroc'])}, pixel AUROC "
+            f"{results.percent(row['pixel_auroc'])}")
+    for name in ("probe", "finetune"):
+        if name in metrics:
+            say(f"{name}: accuracy {metrics[name]['accuracy']:.1%} over {len(metrics['labels'])} "
+                f"classes, image AUROC {results.percent(metrics[name]['image_auroc'])}, on "
+                f"{metrics['judged']} pictures never learned from")
+    if "segmentation" in metrics:
+        say("segmentation by one linear layer on patch tokens: pixel AUROC "
+            f"{results.percent(metrics['segmentation']['pixel_auroc'])}")
+
+
+def demo():
+    print("sizes:", ", ".join(f"{name} {c.width} wide, {c.layers} deep"
+                              for name, c in CONFIGS.items()))
+
+
+def main():
+    """The job; without any option the demonstration of mae/model.py."""
+    if len(sys.argv) == 1:
+        return model.demo()
+    run(parser().parse_args(), lambda line: print(line, flush=True))
+    return 0
+
+
+if __name__ == "__main__":
+    demo()

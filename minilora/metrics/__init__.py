@@ -1,0 +1,6 @@
+"""Measures of detection and localisation beside AUROC.
+
+Start with `average_precision.py` (average precision, best F1); `aupro.py` measures how much of
+each defect is found.
+Not here: AUROC, which has a module of its own (auroc.py), and tables (report/).
+"""

@@ -1,0 +1,195 @@
+"""What a run leaves behind: numbers, scores and pictures to look at.
+
+    metrics.json   every figure of the run, AUROC as a fraction in [0, 1], null where undefined
+    scores.csv     one line a test picture: file, label, score, decision
+    maps/          input, mask, anomaly map and overlay side by side
+
+Claim: a table alone hides mistakes; a map shows whether the score comes from the defect.
+Every file appears whole or not at all (io/files.py).
+
+Symbols: N test pictures of H x W pixels.  Leaves out: the HTML page of a run (report/html.py).
+"""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from minilora.auroc import auroc
+from minilora.io.files import whole_file
+from minilora.metrics.aupro import aupro
+from minilora.metrics.average_precision import average_precision, f1_max
+
+IMAGE_METRICS = {"image_auroc": auroc, "image_ap": average_precision, "image_f1_max": f1_max}
+GOOD, BAD = (46, 125, 50), (198, 40, 40)  # frame of the panel: OK, NG
+
+
+def defined(metric, scores, labels):
+    """A metric, or None where only one class is present."""
+    labels = labels.bool()
+    return metric(scores, labels) if labels.any() and not labels.all() else None
+
+
+def row_metrics(scores, maps, labels, masks):
+    """All metrics of a row over all pictures and, with suffix _odd, over the odd-numbered ones.
+
+    scores, labels: (N,);  maps: N of (H, W), or None;  masks: N of (H, W) bool, or None if any is
+    missing.  Without maps or masks the pixel metrics are None.
+    Numbers count from 0 in sorted order: defaults were chosen on even ones.
+    """
+    out = {}
+    for suffix, part in (("", slice(None)), ("_odd", slice(1, None, 2))):
+        for name, metric in IMAGE_METRICS.items():
+            out[name + suffix] = defined(metric, scores[part], labels[part])
+        pixels = pixel_metrics(*(m if m is None else m[part] for m in (maps, masks)))
+        out |= {name + suffix: value for name, value in pixels.items()}
+    return out
+
+
+def pixel_metrics(maps, masks):
+    """Metrics over all pixels: None without masks, or where only one class is present."""
+    nothing = dict.fromkeys(("pixel_auroc", "pixel_ap", "aupro"))
+    if maps is None or masks is None or not len(maps):
+        return nothing
+    scores, marked = (torch.cat([m.flatten() for m in column]) for column in (maps, masks))
+    if marked.all() or not marked.any():
+        return nothing
+    return {"pixel_auroc": auroc(scores, marked), "pixel_ap": average_precision(scores, marked),
+            "aupro": aupro(maps, masks)}
+
+
+def kind_metrics(scores, kinds):
+    """Image AUROC of each defect kind against all good pictures: {kind: value or None}."""
+    good = torch.tensor([kind == "good" for kind in kinds])
+    out = {}
+    for kind in sorted(set(kinds) - {"good"}):
+        this = torch.tensor([k == kind for k in kinds])
+        out[kind] = defined(auroc, scores[good | this], this[good | this])
+    return out
+
+
+def decision_metrics(scores, labels, threshold):
+    """What the threshold achieves, or None without one.
+
+    scores: (N,);  labels: 0 good, 1 defective, None unknown.  Returns counts of each, and how many
+    of them were called NG.
+    """
+    if threshold is None:
+        return None
+    count = {label: labels.count(label) for label in (0, 1, None)}
+    above = {label: sum(1 for s, l in zip(scores.tolist(), labels) if l == label and s > threshold)
+             for label in count}
+    return {"good": count[0], "false_alarms": above[0], "defective": count[1], "found": above[1],
+            "unlabelled": count[None], "called": above[None]}
+
+
+def percent(value):
+    return "    --" if value is None else f"{100 * value:6.1f}"
+
+
+def table(rows, explain):
+    """The rows as text, per cent, one decimal.  rows: {name: metrics};  explain: {name: words}."""
+    heads = [name + suffix for suffix in ("", "_odd")
+             for name in ("image_auroc", "pixel_auroc", "aupro")]
+    lines = ["             all pictures          odd-numbered ones",
+             "%            image  pixel  AUPRO   image  pixel  AUPRO   image and pixel: AUROC"]
+    for name, row in rows.items():
+        values = " ".join(percent(row.get(head)) for head in heads)
+        lines.append(f"{name:10s} {values}   {explain[name]}")
+    return "\n".join(lines)
+
+
+def markdown_table(head, lines):
+    """A table of text cells in Markdown."""
+    return "\n".join("| " + " | ".join(line) + " |"
+                     for line in [head, ["---"] * len(head), *lines])
+
+
+def write_scores(path, samples, scores, threshold):
+    """scores.csv; decision is OK, NG, or empty without a threshold."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("file", "label", "score", "decision"))
+    for sample, score in zip(samples, scores.tolist()):
+        decision = "" if threshold is None else "NG" if score > threshold else "OK"
+        label = "" if sample.label is None else sample.label
+        writer.writerow((sample.path, label, f"{score:.6f}", decision))
+    with whole_file(path, "w") as file:
+        file.write(text.getvalue())
+
+
+def colours(values):
+    """Heat colours, dark blue by green to yellow.  values: (H, W) in [0, 1] -> uint8 (H, W, 3)."""
+    stops = torch.tensor([[13, 8, 90], [33, 110, 160], [60, 180, 110],
+                          [245, 220, 60], [255, 250, 210]]).float()
+    place = values.clamp(0, 1) * (len(stops) - 1)
+    low = place.floor().long().clamp(max=len(stops) - 2)
+    mixed = torch.lerp(stops[low], stops[low + 1], (place - low)[..., None])
+    return mixed.round().byte().numpy()
+
+
+def panel(pixels, mask, scores, low, high, title, good):
+    """Input, mask, map and overlay side by side, PIL.
+
+    pixels: (3, H, W) in [0, 1];  mask: (H, W) bool or None;  scores: (H, W), coloured from low to
+    high, the same for all pictures of a run;  good: colour of the title, None for grey.
+    """
+    picture = (pixels * 255).round().byte().permute(1, 2, 0).numpy()
+    heat = colours((scores - low) / max(high - low, 1e-9))
+    strength = ((scores - low) / max(high - low, 1e-9)).clamp(0, 1)[..., None].numpy() * 0.7
+    overlay = (picture * (1 - strength) + heat * strength).astype(np.uint8)
+    truth = (np.zeros_like(picture) if mask is None else
+             np.repeat(mask.numpy()[..., None] * np.uint8(255), 3, 2))
+    row = np.concatenate([np.pad(p, ((0, 0), (2, 2), (0, 0)))
+                          for p in (picture, truth, heat, overlay)], axis=1)
+    frame = (110, 110, 110) if good is None else GOOD if good else BAD
+    canvas = Image.new("RGB", (row.shape[1], row.shape[0] + 18), frame)
+    canvas.paste(Image.fromarray(row), (0, 18))
+    ImageDraw.Draw(canvas).text((4, 3), title, fill="white")
+    return canvas
+
+
+def write_maps(folder, samples, pictures, masks, maps, scores, threshold):
+    """One panel a test picture, maps/<kind>-<stem>.jpg.  Returns their paths.
+
+    JPEG, since panels are for the eye: PNG takes seven times the room.
+    Colours run from the median of the pictures' lowest values to the 90 % quantile of their highest
+    ones, so that panels of a run can be compared.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    low = torch.stack([m.min() for m in maps]).median().item()
+    high = torch.stack([m.max() for m in maps]).quantile(0.9).item()
+    paths = []
+    for k, sample in enumerate(samples):
+        good = None if threshold is None else bool(scores[k] <= threshold)
+        decision = "" if good is None else "OK  " if good else "NG  "
+        title = (f"{decision}{scores[k]:.2f}   {sample.kind}/{sample.path.name}   "
+                 "input | mask | map | overlay")
+        mask = None if masks is None else masks[k]
+        image = panel(pictures[k], mask, maps[k], low, high, title, good)
+        paths.append(folder / f"{sample.kind}-{sample.path.stem}.jpg")
+        with whole_file(paths[-1]) as file:
+            image.save(file, "JPEG")
+    return paths
+
+
+def demo():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(8, 32, 32, generator=generator)
+    masks = torch.zeros(8, 32, 32, dtype=torch.bool)
+    labels = torch.tensor(4 * [0, 1])
+    masks[1::2, 8:16, 8:16] = True
+    maps[1::2, 8:16, 8:16] += 0.5
+    row = row_metrics(maps.flatten(1).amax(1), maps, labels, masks)
+    print(table({"memory": row}, {"memory": "random maps, raised by one half inside the masks"}))
+    picture = torch.rand(3, 32, 32, generator=generator)
+    image = panel(picture, masks[1], maps[1], 0, 1.5, "NG", False)
+    print(f"a panel of four pictures of 32 x 32 has {image.width} x {image.height} pixels")
+
+
+if __name__ == "__main__":
+    demo()

@@ -1,0 +1,215 @@
+"""Drawn videos of a conveyor belt: parts pass a camera, some damaged, while the light changes.
+
+    python -m minilora.belts --out DIR --videos 4      MP4 files, and truth.json: what passes when
+
+Claim: whether a search finds events in time can only be judged where their times are known to a
+frame; here a part counts from the moment its middle enters the picture until it leaves.
+
+A slot of the belt holds a part (with a defect, a serial number, or pushed off as it reaches the
+middle) or nothing.  The parts are those of scenes/outlines.py, each video with products of its own.
+
+Symbols: R resolution.  Leaves out: cameras that move, parts that cover each other, sound.
+"""
+import math
+from collections import namedtuple
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+
+from minilora.data.frames import Frame, save_video
+from minilora.io.cli import option_parser
+from minilora.io.files import whole_file, write_json
+from minilora.scenes.flaws import KINDS, add_flaw
+from minilora.scenes.materials import paint, random_material
+from minilora.scenes.outlines import FAMILIES, random_pose, random_style
+from minilora.scenes.scene import UNSEEN_CLASSES, compose, seed_for
+from minilora.synthetic.sampling import chance, choose, uniform
+
+GAP = 2.0                       # pictures' widths from the middle of one slot to the next
+SEEN = tuple(f for f in FAMILIES if f not in (*UNSEEN_CLASSES, "sheet"))
+
+Slot = namedtuple("Slot", "style flaw label removed", defaults=(None, None, None, False))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What passes, and when its middle is in the picture, seconds."""
+    start: float
+    end: float
+    noun: str
+    words: tuple                # colour and material
+    flaw: "str | None"
+    label: "str | None"         # serial number
+    removed: bool
+
+
+def sprite(style, flaw, generator, side):
+    """A part as PIL RGBA, cut out of a plain ground; where a piece is missing one sees through."""
+    pose = replace(random_pose(style, generator), dy=0.0, dx=0.0)
+    plain = replace(style.background, dark=style.background.light, contrast=0.0, grain=0.0)
+    style = replace(style, background=plain, numbers=style.numbers[:11] + (0.0,))   # no shadow
+    picture, behind, part = compose(style, pose, generator, side)
+    picture = picture.clamp(0, 1)
+    solid = part
+    if flaw:
+        flawed, mask = add_flaw(flaw, picture, part, behind, generator)
+        gone = mask & ((flawed - behind).abs().amax(0) < 0.02)
+        picture, solid = flawed.clamp(0, 1), (part | mask) & ~gone
+    soft = F.avg_pool2d(solid[None].float(), 3, 1, 1)
+    pixels = torch.cat([picture, soft]).mul(255).round().byte().permute(1, 2, 0)
+    return Image.fromarray(pixels.numpy(), "RGBA")
+
+
+def sticker(text, side):
+    """A white label with a serial number, PIL RGB."""
+    font = ImageFont.load_default(side // 9)
+    left, top, right, bottom = font.getbbox(text)
+    label = Image.new("RGB", (right - left + 16, bottom - top + 12), "white")
+    ImageDraw.Draw(label).text((8 - left, 6 - top), text, "black", font)
+    return label
+
+
+class Belt:
+    """A video as a function of time.
+
+    slots: list of Slot;  generator: draws whatever two videos may differ in;  period: seconds from
+    one slot to the next.
+    """
+
+    def __init__(self, slots, generator, resolution=224, period=5.0):
+        self.slots, self.resolution, self.period = slots, resolution, period
+        material = random_material(generator, choose(generator, ("plastic", "iron", "metal")),
+                                   choose(generator, ("grey", "dark grey", "light grey", "black")),
+                                   contrast=0.04)
+        tile = (paint(material, generator, resolution).clamp(0, 1) * 255).byte()
+        tile = torch.cat([tile, tile.flip(-1)], -1).permute(1, 2, 0).numpy()    # its ends meet
+        self.ground = Image.fromarray(np.concatenate([tile, tile[:, :resolution]], 1))
+        self.sprites = [s.style and sprite(s.style, s.flaw, generator, resolution) for s in slots]
+        self.phase, self.cast = uniform(generator, 0, 2 * math.pi), [
+            uniform(generator, 0.97, 1.03) for _ in "RGB"]
+        self.failure = uniform(generator, 0, self.seconds)      # a lamp goes out for a while
+
+    @property
+    def seconds(self):
+        return len(self.slots) * self.period
+
+    def passes(self):
+        """[Pass] of all slots that hold a part."""
+        half = self.period / GAP / 2
+        out = []
+        for k, slot in enumerate(self.slots):
+            middle = (k + 0.5) * self.period
+            if slot.style:
+                body = slot.style.layers[0]
+                out.append(Pass(middle - half, middle + (0.5 if slot.removed else 1) * half,
+                                slot.style.family, (body.colour, body.name), slot.flaw, slot.label,
+                                slot.removed))
+        return out
+
+    def light(self, time):
+        """Factor on all grey values: a slow drift, and a fifth less while a lamp is out."""
+        out = 0 <= time - self.failure < 1.5 * self.period
+        return (1 + 0.1 * math.sin(2 * math.pi * time / 23 + self.phase)) * (0.8 if out else 1)
+
+    def picture(self, time):
+        """PIL RGB (R, R) at a time in seconds."""
+        R = self.resolution
+        speed = GAP * R / self.period                           # pixels a second, to the left
+        shift = int(time * speed) % (2 * R)
+        shown = self.ground.crop((shift, 0, shift + R, R))
+        for k, (slot, part) in enumerate(zip(self.slots, self.sprites)):
+            left = round(((k + 0.5) * self.period - time) * speed)      # 0: in the middle
+            if part is None or abs(left) >= R:
+                continue
+            down = max(0, -2 * left) if slot.removed else 0     # pushed off, out of the picture
+            shown.paste(part, (left, down), part)
+            if slot.label:
+                label = sticker(slot.label, R)
+                shown.paste(label, (left + (R - label.width) // 2, R - label.height - 2 + down))
+        factors = [self.light(time) * cast for cast in self.cast]
+        return shown.point([min(255, int(f * v)) for f in factors for v in range(256)])
+
+    def frames(self, rate):
+        """Yields every `Frame`."""
+        for k in range(int(self.seconds * rate)):
+            yield Frame(k / rate, self.picture(k / rate))
+
+
+def any_flaw(generator):
+    return choose(generator, list(KINDS))
+
+
+def mixed(number, families=SEEN + UNSEEN_CLASSES, slots=12, damaged=0.3, seed=0, **options):
+    """A belt on which four products pass in any order, as a `Belt`."""
+    generator = seed_for("mixed belt", seed, number)
+    names = [families[k] for k in torch.randperm(len(families), generator=generator)[:4]]
+    styles = [random_style(generator, name) for name in names]
+    plan = [Slot(choose(generator, styles),
+                 any_flaw(generator) if chance(generator, damaged) else None)
+            for _ in range(slots)]
+    return Belt(plan, generator, **options)
+
+
+def line(number, family, slots=12, damaged=0.3, labels=False, seed=0, **options):
+    """A belt with one product, as a `Belt`.  At least one part is damaged, one is not."""
+    generator = seed_for("line", seed, family, number)
+    style = random_style(generator, family)
+    bad = [True, False] + [chance(generator, damaged) for _ in range(slots - 2)]
+    plan = []
+    for k in torch.randperm(slots, generator=generator).tolist():
+        digits = int(torch.randint(1000, 10000, (), generator=generator))
+        plan.append(Slot(style, any_flaw(generator) if bad[k] else None,
+                         f"SN {digits}" if labels else None))
+    return Belt(plan, generator, **options)
+
+
+def parser():
+    p = option_parser("minilora.belts", __doc__)
+    p.add_argument("--out", type=Path, help="folder to write; without it a demonstration")
+    p.add_argument("--videos", type=int, default=2)
+    p.add_argument("--kind", choices=("mixed", "line"), default="mixed",
+                   help="several products, or one")
+    p.add_argument("--labels", action="store_true", help="serial numbers, on lines")
+    p.add_argument("--slots", type=int, default=12, help="of 5 seconds each")
+    p.add_argument("--rate", type=int, default=10, help="frames a second")
+    p.add_argument("--resolution", type=int, default=224)
+    p.add_argument("--seed", type=int, default=1)
+    return p
+
+
+def demo():
+    belt = line(0, "nut", slots=4, labels=True, resolution=64)
+    print(f"{belt.seconds:.0f} s of belt")
+    for p in belt.passes():
+        print(f"{p.start:5.2f} to {p.end:5.2f} s: {p.label}, {' '.join(p.words)} {p.noun}, "
+              f"{p.flaw or 'flawless'}")
+    grey = [np.asarray(belt.picture(t).convert("L")).std() for t in (0, 1.25, 2.5, 3.75, 5)]
+    print("spread of grey values:", "  ".join(f"{v:.0f}" for v in grey),
+          "(empty, half in, in the middle, half out, empty)")
+
+
+def main():
+    options = parser().parse_args()
+    if options.out is None:
+        return demo()
+    options.out.mkdir(parents=True, exist_ok=True)
+    truth = {}
+    for k in range(options.videos):
+        settings = {"slots": options.slots, "seed": options.seed, "resolution": options.resolution}
+        belt = mixed(k, **settings) if options.kind == "mixed" else line(
+            k, (SEEN + UNSEEN_CLASSES)[k % (len(SEEN) + 2)], labels=options.labels, **settings)
+        path = options.out / f"belt-{k:03d}.mp4"
+        with whole_file(path) as file:
+            save_video(file, belt.frames(options.rate), options.rate)
+        truth[path.name] = [vars(p) for p in belt.passes()]
+        print(f"{path}: {belt.seconds:.0f} s, {len(truth[path.name])} parts, "
+              f"{sum(p['flaw'] is not None for p in truth[path.name])} damaged", flush=True)
+    write_json(options.out / "truth.json", truth)
+
+
+if __name__ == "__main__":
+    demo()

@@ -1,0 +1,74 @@
+"""Gradient descent: a fixed number of AdamW steps on random batches, the rate rising and falling.
+
+Shared by everything here that is trained on a few pictures; pretraining has its own (pretrain/train.py).
+
+    Loshchilov & Hutter 2019, "Decoupled weight decay regularization" (AdamW)
+    Smith & Topin 2019, "Super-convergence" (one cycle of the rate)
+
+Leaves out: stopping early, since there are no defective pictures to stop by.
+"""
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `descend` needs to know where there are no Settings."""
+    steps: int
+    batch: int
+    rate: float
+
+
+def descent(loss_of, trained, count, settings, generator, unfinished=None):
+    """A fixed number of AdamW steps on random batches, the rate rising and falling once.
+
+    loss_of(rows): scalar loss of some of the `count` pictures, by number.  unfinished: an
+    `Unfinished`, whose steps are not made again.  Yields (number of the step, loss) of every step.
+    Raises ValueError if a loss is not finite.
+    """
+    optimiser = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate,
+                                                   total_steps=settings.steps)
+    losses = unfinished.restore(trained, optimiser, schedule, generator) if unfinished else []
+    yield from enumerate(losses)
+    for step in range(len(losses), settings.steps):
+        optimiser.zero_grad()           # before the loss: old gradients need no room beside it
+        loss = loss_of(torch.randperm(count, generator=generator)[:settings.batch])
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+        if not torch.isfinite(loss):
+            raise ValueError(f"loss is {losses[-1]} at step {step}; expected a finite number; "
+                             f"lower the rate ({settings.rate})")
+        if unfinished:
+            unfinished.keep(trained, optimiser, generator, losses)
+        yield step, losses[-1]
+
+
+def descend(loss_of, trained, count, settings, generator, report=lambda step, loss: None,
+            unfinished=None):
+    """All steps of `descent`; report(step, loss) is called after each.  Returns the losses."""
+    losses = []
+    for step, loss in descent(loss_of, trained, count, settings, generator, unfinished):
+        losses.append(loss)
+        report(step, loss)
+    return losses
+
+
+def demo():
+    """A line through noisy points, found step by step."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(64, generator=generator)
+    y = 3 * x + 1 + 0.1 * torch.randn(64, generator=generator)
+    slope, offset = (torch.zeros((), requires_grad=True) for _ in range(2))
+    losses = descend(lambda rows: (slope * x[rows] + offset - y[rows]).square().mean(),
+                     [slope, offset], 64, Recipe(steps=200, batch=8, rate=0.1), generator)
+    for step in (0, 50, 199):
+        print(f"step {step:3d}  loss {losses[step]:.4f}")
+    print(f"y = {slope.item():.2f} x + {offset.item():.2f}; the points were drawn around 3 x + 1")
+
+
+if __name__ == "__main__":
+    demo()

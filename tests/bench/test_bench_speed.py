@@ -1,0 +1,141 @@
+"""The timed rivals do the same work: what is compared is checked here on small shapes."""
+import csv
+import io
+from dataclasses import astuple
+
+import pytest
+import torch
+
+from bench import against_peft, auroc, measure, peers, speed, tables
+from minilora.clip import CLIPConfig
+from minilora.train import adapt
+from minilora.vit import value_value_blocks
+
+TINY = CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=128, patch=16,
+                  text_width=64, text_layers=2)
+
+
+def test_rivals_of_auroc_agree_with_and_without_ties():
+    pytest.importorskip("sklearn")
+    pytest.importorskip("torchmetrics")
+    for levels in auroc.LEVELS:
+        found = auroc.times(3000, 0.1, levels, rounds=2)
+        assert max(found["values"].values()) - min(found["values"].values()) < auroc.TOLERANCE
+        assert {name: len(taken) for name, taken in found["seconds"].items()} == dict.fromkeys(
+            auroc.RIVALS, 2)
+
+
+def test_scores_have_as_many_values_and_positives_as_asked_for():
+    scores, labels = auroc.inputs(20_000, 0.02, levels=50)
+    assert len(scores.unique()) <= 50 and scores.dtype == torch.float32
+    assert 0 <= scores.min() and scores.max() <= 1 and 0.015 < labels.float().mean() < 0.025
+    assert len(auroc.inputs(1000, 0.5, levels=0)[0].unique()) > 900
+
+
+def figures(value=0.75):
+    """What the fresh processes of bench.auroc would say: ours half of the others."""
+    def fresh(function, *arguments, returning=False):
+        if function is auroc.peak_of:
+            return 10_000_000 if arguments[0] == "minilora" else 20_000_000
+        seconds = {name: [0.1 if name == "minilora" else 0.2] * 3 for name in auroc.RIVALS}
+        return {"seconds": seconds,
+                "values": dict.fromkeys(auroc.RIVALS, 0.75) | {"minilora": value}}
+    return fresh
+
+
+def test_ratios_of_auroc_are_ours_over_theirs(monkeypatch):
+    monkeypatch.setattr(measure, "fresh", figures())
+    cells = [auroc.cell(100, 0.5, 0, 3)]
+    (_, header, time_rows), (_, _, peak_rows) = auroc.tables(cells)
+    assert time_rows == [["100", "50%", "all", "100", "200", "0.50 (0.50 to 0.50)", "200",
+                          "0.50 (0.50 to 0.50)"]]
+    assert peak_rows[0][3:6] == ["10.0", "20.0", "0.50"] and len(header) == len(time_rows[0])
+    assert len(auroc.numbers(cells)[1]) == 3 * len(auroc.RIVALS)
+
+
+def test_another_auroc_is_an_error_and_no_row(monkeypatch):
+    monkeypatch.setattr(measure, "fresh", figures(value=0.76))
+    with pytest.raises(ValueError, match="one AUROC"):
+        auroc.cell(100, 0.5, 0, 3)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(speed, "SHAPE", TINY)
+
+
+@pytest.mark.parametrize("name", speed.PAIRS)
+def test_both_sides_of_every_pair_give_the_same_result(name, tiny, tmp_path, monkeypatch):
+    for package in ("transformers", "peft"):
+        pytest.importorskip(package)
+    monkeypatch.setattr(measure, "import_seconds", lambda statement, device: len(statement) / 1e3)
+    speed.main(["--pairs", name, "--batch", "1", "3", "--rounds", "2", "--out", str(tmp_path),
+                "--archive", str(tmp_path / "official.pt")])
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "speed.csv").read_text())))
+    assert len({row["pair"] for row in rows}) == len(rows) / 2 == {
+        "image": 2, "text": 4, "lora": 1, "load": 2, "memory": 1, "import": 1}[name]
+    assert "ratio" in (tmp_path / "speed.md").read_text()
+
+
+def test_a_pair_that_disagrees_is_an_error_and_no_row():
+    a, b = torch.ones(3), torch.ones(3) + 0.01
+    pair = speed.Pair("wrong", lambda: [a], lambda: [b], speed.apart)
+    with pytest.raises(ValueError, match="wrong: expected one result"):
+        speed.timed(pair, 1, "cpu")
+    pair = speed.Pair("nan", lambda: [a * torch.nan], lambda: [b], speed.apart)
+    with pytest.raises(ValueError, match="nan: expected one result"):
+        speed.timed(pair, 1, "cpu")
+
+
+def test_imports_are_timed_in_fresh_processes_without_the_start_of_python():
+    assert 0 <= measure.import_seconds("pass") < 0.01
+    assert measure.import_seconds("import time; time.sleep(0.05)") >= 0.05
+
+
+def fitted(way, steps=8):
+    settings = against_peft.settings_of(steps, 16)
+    clip, prompts, pictures = against_peft.prepared(way, TINY, settings)
+    return against_peft.fit(way, clip, prompts, pictures, settings), clip
+
+
+def test_three_ways_of_adapting_take_the_same_steps():
+    """Reuse changes where things are computed, peft changes who wrote the layers: not the steps."""
+    pytest.importorskip("peft")
+    done = {way: fitted(way) for way in against_peft.WAYS}
+    curves = {way: found["losses"] for way, (found, _) in done.items()}
+    for way in against_peft.WAYS:
+        assert curves[way] == pytest.approx(curves[against_peft.OURS], rel=1e-3), way
+    assert len(set(curves[against_peft.OURS])) == 8, "training moves"
+    ours, *others = ([p.detach() for p in peers.trained(clip.visual)] for _, clip in done.values())
+    for theirs in others:
+        assert len(ours) == len(theirs) == 2 * 4                # A and B of q, k, v, out
+        assert speed.apart(ours, theirs) < 0.05                 # AdamW divides by small gradients
+
+
+def test_minilora_is_timed_as_it_is():
+    settings = against_peft.settings_of(4, 16)
+    clip, prompts, pictures = against_peft.prepared(against_peft.OURS, TINY, settings)
+    generator = torch.Generator().manual_seed(settings.seed)
+    last = value_value_blocks(TINY.vision_layers)
+    losses = adapt(clip, prompts, pictures, last, settings, generator, lambda step, loss: None)
+    assert fitted(against_peft.OURS, 4)[0]["losses"] == losses
+
+
+def test_the_table_compares_with_the_plain_loop(monkeypatch):
+    pytest.importorskip("peft")
+    monkeypatch.setattr(measure, "fresh", lambda f, *given, returning=False: f(*given))
+    monkeypatch.setattr(measure, "peak", lambda work, device: {"allocated": 10**8})
+    found, peaks = against_peft.collect(2, 2, 8, "cpu", lambda line: None, astuple(TINY))
+    made = against_peft.table(found, peaks)
+    assert [row[0] for row in made[2]] == list(against_peft.WAYS)
+    assert all(len(row) == len(made[1]) for row in made[2])
+    assert made[2][1][2] == "1.00 (1.00 to 1.00)" and made[2][1][6] == "1.00"
+    assert tables.as_csv(*against_peft.numbers(found, peaks)).count("\n") == 1 + 2 * 3
+
+
+def test_ways_that_start_differently_are_an_error(monkeypatch):
+    losses = iter([[0.7], [0.8]])
+    monkeypatch.setattr(measure, "fresh", lambda *given, returning=False: {
+        "pool": 1, "steps": 1, "kept": 1, "losses": next(losses)})
+    with pytest.raises(ValueError, match="from pixels: expected the first losses"):
+        against_peft.collect(1, 1, 8, "cpu", lambda line: None)

@@ -1,0 +1,155 @@
+"""One's own pictures, and VisA's layout."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minilora import fit
+from minilora.data import own_and_visa
+from minilora.data.images import read_mask
+from minilora.runs import run_class
+from minilora.scenes import scene
+
+
+def picture(path, value=100, size=(40, 30)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(value).integers(0, 60, (*size[::-1], 3)) + value
+    Image.fromarray(noise.astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def own(tmp_path):
+    for k in range(4):
+        picture(tmp_path / "my spoon" / "good" / f"ä {k}.png", 100 + k)
+        picture(tmp_path / "line 2" / f"{k}.JPG", 120 + k)
+    return tmp_path
+
+
+@pytest.fixture
+def visa(tmp_path):
+    rows = ["object,split,label,image,mask"]
+    for k in range(3):
+        picture(tmp_path / f"pcb1/Data/Images/Normal/{k}.JPG", 100 + k)
+        rows.append(f"pcb1,{'test' if k == 2 else 'train'},normal,pcb1/Data/Images/Normal/{k}.JPG,")
+    picture(tmp_path / "pcb1/Data/Images/Anomaly/0.JPG", 30)
+    mask = np.zeros((30, 40), np.uint8)
+    mask[10:20, 10:20] = 3                              # VisA marks kinds by small numbers
+    (tmp_path / "pcb1/Data/Masks/Anomaly").mkdir(parents=True)
+    Image.fromarray(mask).save(tmp_path / "pcb1/Data/Masks/Anomaly/0.png")
+    rows.append("pcb1,test,anomaly,pcb1/Data/Images/Anomaly/0.JPG,pcb1/Data/Masks/Anomaly/0.png")
+    rows.append("fryum,train,normal,pcb1/Data/Images/Normal/0.JPG,")
+    (tmp_path / "split_csv").mkdir()
+    (tmp_path / "split_csv" / "1cls.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_pictures_without_folders_have_no_label_and_folders_are_labels(own):
+    data = own_and_visa.own_pictures(own / "my spoon" / "good", own / "line 2")
+    assert data.name == "my spoon" and len(data.train) == 4
+    assert {(s.kind, s.label, s.mask_path) for s in data.test} == {("unknown", None, None)}
+    picture(own / "line 2" / "good" / "0.png")
+    picture(own / "line 2" / "bent" / "deep" / "0.png")
+    labels = {s.kind: s.label for s in own_and_visa.own_pictures(own / "my spoon", own / "line 2").test}
+    assert labels == {"unknown": None, "good": 0, "bent": 1}
+
+
+def test_a_folder_without_pictures_is_an_error_that_names_the_option(own):
+    (own / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="--good .*empty.*no picture"):
+        own_and_visa.own_pictures(own / "empty")
+    with pytest.raises(FileNotFoundError, match="--test .*nowhere.*does not exist"):
+        own_and_visa.own_pictures(own / "my spoon", own / "nowhere")
+
+
+def test_own_pictures_get_threshold_and_maps_and_no_invented_metrics(own, tiny_weights, tmp_path):
+    lines = []
+    options = fit.parse(["--good", str(own / "my spoon"), "--test", str(own / "line 2"), "--shots",
+                         "all", "--steps", "2", "--model", str(tiny_weights),
+                         "--out", str(tmp_path / "run")])
+    metrics = run_class.run(options, lines.append)
+    assert metrics["threshold"] > 0 and len(list((tmp_path / "run" / "maps").iterdir())) == 4
+    assert all(v is None for row in metrics["rows"].values() for v in row.values())
+    assert metrics["decisions"]["unlabelled"] == 4
+    assert any("of 4 pictures NG" in line for line in lines)
+    assert not any("AUROC" in line for line in lines)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "pictures were called NG" in page and "<svg" in page
+    header, *rows = (tmp_path / "run" / "scores.csv").read_text().splitlines()
+    assert all(row.split(",")[1] == "" for row in rows)
+
+
+def test_own_pictures_alone_give_a_run_that_can_predict(own, tiny_weights, tmp_path):
+    options = fit.parse(["--good", str(own / "my spoon"), "--shots", "3", "--steps", "1",
+                         "--model", str(tiny_weights), "--out", str(tmp_path / "run")])
+    assert run_class.run(options, lambda line: None)["threshold"] > 0
+    assert (tmp_path / "run" / "adapter.pt").is_file()
+
+
+def test_metrics_count_what_is_labelled_and_judge_the_rest(own, tiny_weights, tmp_path):
+    for k in range(2):
+        picture(own / "line 2" / "good" / f"{k}.png", 105 + k)
+        picture(own / "line 2" / "burnt" / f"{k}.png", 5 + k)
+    options = fit.parse(["--good", str(own / "my spoon"), "--test", str(own / "line 2"), "--shots",
+                         "all", "--steps", "1", "--model", str(tiny_weights),
+                         "--out", str(tmp_path / "run")])
+    metrics = run_class.run(options, lambda line: None)
+    assert metrics["rows"]["adapted"]["image_auroc"] is not None
+    assert metrics["rows"]["adapted"]["pixel_auroc"] is None, "there are no masks"
+    assert set(metrics["kinds"]) == {"burnt"}
+    counts = metrics["decisions"]
+    assert (counts["good"], counts["defective"], counts["unlabelled"]) == (2, 2, 4)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--good", "a", "--data", "b"], "exclude each other"), (["--test", "a"], "--good"),
+    (["--good", "a", "--class", "b", "c"], "one product")])
+def test_options_that_contradict_one_another_are_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        fit.parse(arguments)
+
+
+def test_visa_is_read_by_its_split_file(visa):
+    assert own_and_visa.layout_of(visa) == "VisA" and own_and_visa.class_names(visa) == ["fryum", "pcb1"]
+    data = own_and_visa.open_class(visa, "pcb1")
+    assert [s.path.name for s in data.train] == ["0.JPG", "1.JPG"]
+    assert [(s.label, s.kind) for s in data.test] == [(0, "good"), (1, "anomaly")]
+    assert read_mask(data.test[1].mask_path, 40).sum() == pytest.approx(40 * 40 / 12, rel=0.3)
+
+
+def test_visas_faults_are_named(visa):
+    with pytest.raises(FileNotFoundError, match="spoon.*fryum, pcb1"):
+        own_and_visa.open_class(visa, "spoon")
+    (visa / "pcb1/Data/Images/Normal/1.JPG").unlink()
+    with pytest.raises(FileNotFoundError, match="1.JPG not found.*unpack"):
+        own_and_visa.open_class(visa, "pcb1")
+    (visa / "split_csv" / "1cls.csv").write_text("object,split,label,image\n")
+    with pytest.raises(ValueError, match="column mask missing"):
+        own_and_visa.open_class(visa, "pcb1")
+
+
+def test_a_visa_mask_of_another_size_is_refused(visa):
+    Image.new("L", (10, 10), 1).save(visa / "pcb1/Data/Masks/Anomaly/0.png")
+    with pytest.raises(ValueError, match="10x10.*40x30"):
+        own_and_visa.open_class(visa, "pcb1")
+
+
+def test_a_whole_data_folder_is_not_a_folder_of_good_pictures(tmp_path):
+    scene.write_class(tmp_path, "nut", good=2, test_good=1, defective=1, resolution=64)
+    with pytest.raises(ValueError, match="--good .*nut holds ground_truth and test.*train/good"):
+        own_and_visa.own_pictures(tmp_path / "nut")
+    assert len(own_and_visa.own_pictures(tmp_path / "nut/train/good").train) == 2
+
+
+@pytest.mark.parametrize("name, words", [("absent", "does not exist"), ("file.png", "is a file")])
+def test_a_folder_that_is_none_is_named(name, words, tmp_path):
+    (tmp_path / "file.png").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=f"--good .*{name} {words}"):
+        own_and_visa.own_pictures(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/etc", "..", "", "a\\b"])
+def test_visas_file_does_not_choose_where_results_go(visa, name):
+    path = visa / own_and_visa.SPLIT
+    path.write_text(path.read_text().replace("fryum", name))
+    with pytest.raises(ValueError, match="object .*expected a name"):
+        own_and_visa.class_names(visa)

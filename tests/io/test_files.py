@@ -1,0 +1,197 @@
+"""Files are whole or absent, and a tensor file holds data and nothing else."""
+import errno
+import hashlib
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from minilora.io import files
+from minilora.io.files import TensorFileError, load_tensors, save_tensors, sha256_of, whole_file
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, error):
+    path = tmp_path / "metrics.json"
+    path.write_text("old")
+    with pytest.raises(error):
+        with whole_file(path, "w") as file:
+            file.write("new, but not all of it")
+            file.flush()
+            raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "folder" / "scores.csv"           # folders are made on the way
+    with whole_file(path, "w") as file:
+        file.write("Küche,0.5\r\n")
+        assert not path.exists()
+    assert path.read_bytes() == "Küche,0.5\r\n".encode()        # UTF-8, line ends as written
+
+
+def test_permissions_are_those_of_an_ordinary_new_file(tmp_path):
+    with open(tmp_path / "ordinary", "wb"), whole_file(tmp_path / "ours"):
+        pass                                                    # tempfile's would be 0600
+    assert os.stat(tmp_path / "ours").st_mode == os.stat(tmp_path / "ordinary").st_mode
+
+
+def test_writing_through_a_link_changes_its_target(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with whole_file(tmp_path / "link") as file:
+        file.write(b"content")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"content"
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder, expected a file name"):
+        with whole_file(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (2 << 20) + 17])
+def test_sha256_is_that_of_all_bytes(tmp_path, size):
+    content = bytes(i % 251 for i in range(size))
+    (tmp_path / "f").write_bytes(content)
+    assert sha256_of(tmp_path / "f") == hashlib.sha256(content).hexdigest()
+
+
+CONTENT = {"name": "mini-clip", "steps": 300, "threshold": 0.25, "exact": True, "none": None,
+           "blocks": [10, 11, 12], "nested": {"deep": [{"A": torch.arange(3.0)}]}, 7: "integer key",
+           "dtypes": [torch.ones(2, dtype=dtype) for dtype in
+                      (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool)]}
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return type(b) is torch.Tensor and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, (dict, list)):
+        keys = a if isinstance(a, dict) else range(len(a))
+        same_keys = list(a) == list(b) if isinstance(a, dict) else len(a) == len(b)
+        return type(a) is type(b) and same_keys and all(equal(a[key], b[key]) for key in keys)
+    return type(a) is type(b) and a == b
+
+
+def test_a_tensor_file_reads_back_as_it_was_written(tmp_path):
+    save_tensors(tmp_path / "a.pt", CONTENT)
+    assert equal(CONTENT, load_tensors(tmp_path / "a.pt"))
+
+
+def test_the_same_content_gives_the_same_bytes_under_any_name(tmp_path):
+    """Otherwise a fingerprint of a file would say nothing about its content."""
+    save_tensors(tmp_path / "a.pt", CONTENT)
+    save_tensors(tmp_path / "other.pt", CONTENT)
+    assert sha256_of(tmp_path / "a.pt") == sha256_of(tmp_path / "other.pt")
+
+
+def test_a_view_is_stored_without_the_tensor_it_looks_into(tmp_path):
+    save_tensors(tmp_path / "view.pt", {"row": torch.zeros(1000, 1000)[0]})
+    assert (tmp_path / "view.pt").stat().st_size < 10_000       # 4 MB with its storage
+
+
+def test_a_parameter_comes_back_as_plain_numbers_without_gradient(tmp_path):
+    save_tensors(tmp_path / "p.pt", {"A": torch.nn.Parameter(torch.ones(2))})
+    back = load_tensors(tmp_path / "p.pt")["A"]
+    assert type(back) is torch.Tensor and not back.requires_grad
+
+
+@pytest.mark.parametrize("value, found", [(np.float64(0.5), "float64"), ((1, 2), "tuple"),
+                                          (print, "builtin_function_or_method"),
+                                          (np.zeros(2), "ndarray")])
+def test_other_values_are_refused_with_their_place_and_not_written(tmp_path, value, found):
+    path = tmp_path / "a.pt"
+    save_tensors(path, {"kept": 1})
+    with pytest.raises(TensorFileError, match=rf"\['options'\]\[1\].*found {found}"):
+        save_tensors(path, {"options": [0, value]})
+    assert load_tensors(path) == {"kept": 1}
+
+
+def test_only_dicts_with_plain_keys_are_saved(tmp_path):
+    with pytest.raises(TensorFileError, match="expected a dict to save, found list"):
+        save_tensors(tmp_path / "a.pt", [1])
+    with pytest.raises(TensorFileError, match="expected str or int, found float"):
+        save_tensors(tmp_path / "a.pt", {"a": {0.5: 1}})
+
+
+def test_a_tensor_file_cannot_run_code(tmp_path):
+    class Bad:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "was-run"),)
+    torch.save({"A": Bad()}, tmp_path / "bad.pt")
+    with pytest.raises(TensorFileError, match="bad.pt is refused: it names .*mkdir"):
+        load_tensors(tmp_path / "bad.pt")
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_what_is_no_tensor_file_is_said_in_words(tmp_path):
+    save_tensors(tmp_path / "whole.pt", CONTENT)
+    whole = (tmp_path / "whole.pt").read_bytes()
+    wrong = {"empty": b"", "half": whole[:len(whole) // 2], "page": b"<html>", "text": b"hi"}
+    for name, content in wrong.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(TensorFileError, match=f"{name} (is|has) .*no tensor file of minilora"):
+            load_tensors(tmp_path / name)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(TensorFileError, match="expected a dict inside, found list"):
+        load_tensors(tmp_path / "list.pt")
+    with pytest.raises(TensorFileError, match="found nothing"):
+        load_tensors(tmp_path / "absent.pt")
+    with pytest.raises(TensorFileError, match="found a folder"):
+        load_tensors(tmp_path)
+
+
+def test_references_cannot_blow_up_what_a_file_holds(tmp_path):
+    """One tensor referred to ten thousand times, and a dict that holds itself."""
+    row = torch.zeros(10_000)
+    torch.save({"all": [row] * 10_000}, tmp_path / "many.pt")
+    with pytest.raises(TensorFileError, match="refers to more bytes than it holds"):
+        load_tensors(tmp_path / "many.pt")
+    endless = {}
+    endless["again"] = endless
+    torch.save(endless, tmp_path / "endless.pt")
+    with pytest.raises(TensorFileError, match="endless.pt holds dict at"):
+        load_tensors(tmp_path / "endless.pt")
+    bomb = [0]
+    for _ in range(12):
+        bomb = [bomb] * 10
+    torch.save({"bomb": bomb}, tmp_path / "bomb.pt")
+    with pytest.raises(TensorFileError, match="refers to more values than it holds"):
+        load_tensors(tmp_path / "bomb.pt")
+
+
+class FullDisk:
+    """A file that takes so many bytes and no more."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, content):
+        self.room -= len(content)
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.file.write(content)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.file.close()
+
+
+@pytest.mark.parametrize("write", [
+    lambda path: save_tensors(path, {"A": torch.ones(100_000)}),
+    lambda path: files.write_json(path, {"losses": [0.5] * 100_000})], ids=["tensors", "text"])
+def test_a_full_disk_is_said_with_the_file_and_spares_what_was_there(tmp_path, monkeypatch, write):
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    monkeypatch.setattr(files, "open", lambda *a, **k: FullDisk(open(*a, **k), 10_000),
+                        raising=False)
+    with pytest.raises(OSError, match="no room to write .*file; what was there is as it was"):
+        write(path)
+    assert path.read_bytes() == b"before" and os.listdir(tmp_path) == ["file"]

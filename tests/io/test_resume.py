@@ -1,0 +1,82 @@
+"""A training that was stopped and goes on is the training that was not stopped, bit for bit."""
+
+import pytest
+import torch
+
+from minilora.config import Settings
+from minilora.detector import Detector
+from minilora.io.files import load_tensors, save_tensors
+from minilora.io.resume import Unfinished
+
+SMALL = Settings(steps=6, pool=8, batch=4, rank=2, alpha=2)
+
+
+def fitted(clip, good, unfinished=None, stop=None):
+    def report(step, loss):
+        if step + 1 == stop:
+            raise KeyboardInterrupt
+    detector = Detector(clip, "plate", SMALL)
+    try:
+        return detector.fit(good, report, unfinished)
+    except KeyboardInterrupt:
+        return None
+
+
+@pytest.fixture
+def good():
+    return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def fresh_clip(tiny_weights):
+    from minilora.checkpoint.weights import load_clip
+    return lambda: load_clip(str(tiny_weights))[0]
+
+
+@pytest.mark.parametrize("stop", [1, 3, 6])
+def test_a_resumed_fit_equals_an_uninterrupted_one(fresh_clip, good, tmp_path, stop):
+    point = Unfinished(tmp_path / "unfinished.pt", "mark", every=0)
+    assert fitted(fresh_clip(), good, point, stop) is None
+    assert len(point.saved()["losses"]) == stop
+    whole, resumed = fitted(fresh_clip(), good), fitted(fresh_clip(), good, point)
+    assert resumed.losses == whole.losses and len(whole.losses) == 6
+    assert torch.equal(resumed.learned, whole.learned)
+    assert resumed.threshold == whole.threshold
+    assert all(torch.equal(a, b) for a, b in zip(resumed.clip.visual.parameters(),
+                                                 whole.clip.visual.parameters()))
+
+
+def test_a_point_of_another_training_or_a_damaged_one_is_not_used(fresh_clip, good, tmp_path):
+    path = tmp_path / "unfinished.pt"
+    fitted(fresh_clip(), good, Unfinished(path, "mark", every=0), 3)
+    assert Unfinished(path, "another").saved() is None
+    path.write_bytes(path.read_bytes()[:-100])
+    assert Unfinished(path, "mark").saved() is None
+    whole = fitted(fresh_clip(), good)
+    assert fitted(fresh_clip(), good, Unfinished(path, "mark", every=0)).losses == whole.losses
+
+
+def test_the_schedule_goes_on_too(fresh_clip, good, tmp_path):
+    """The rate at a point is that of its step: neither the first nor the highest."""
+    path = tmp_path / "unfinished.pt"
+    rates = []
+    for stop in (1, 2, 4):
+        path.unlink(missing_ok=True)
+        fitted(fresh_clip(), good, Unfinished(path, "mark", every=0), stop)
+        rates.append(load_tensors(path)["rate"])
+    assert len(set(rates)) == 3 and max(rates) <= SMALL.rate
+
+
+def test_points_are_not_closer_than_asked_for(fresh_clip, good, tmp_path):
+    fitted(fresh_clip(), good, Unfinished(tmp_path / "a.pt", "mark", every=3600), 5)
+    assert not (tmp_path / "a.pt").exists()
+
+
+def test_a_point_that_does_not_fit_the_training_is_an_error_and_not_half_used(fresh_clip, good,
+                                                                              tmp_path):
+    path = tmp_path / "unfinished.pt"
+    fitted(fresh_clip(), good, Unfinished(path, "mark", every=0), 3)
+    saved = load_tensors(path)
+    save_tensors(path, saved | {"trained": saved["trained"][:-1]})
+    with pytest.raises(ValueError):
+        fitted(fresh_clip(), good, Unfinished(path, "mark", every=0))

@@ -1,0 +1,122 @@
+"""The page of a run: it carries everything within itself and shows the mistakes first."""
+
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from minilora.report import html, svg
+from minilora.runs.run_class import EXPLAINED
+
+VOID = {"meta", "img", "line", "rect", "polyline"}
+SCORES, LABELS = [0.1, 0.9, 0.4, 0.4, 0.8, 0.2, 0.7], [0, 1, 0, 1, 0, 1, 1]
+
+
+class Checker(HTMLParser):
+    """Collects images and headings; every element must be closed where it was opened."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.images, self.headings = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "img":
+            self.images.append(dict(attributes))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("h1", "h2"):
+            self.headings.append(data)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """(HTML text, its checker) of a run with one false alarm and two misses."""
+    samples, panels = [], []
+    for k, label in enumerate(LABELS):
+        path = tmp_path / f"{k}.png"
+        Image.new("RGB", (40, 10), (30 * k, 0, 0)).save(path)
+        panels.append(path)
+        samples.append(SimpleNamespace(kind="crack <b>" if label else "good", label=label,
+                                       path=path))
+    row = {name: 0.5 for name in html.COLUMNS}
+    metrics = {"class": "nut & bolt", "shots": 4, "seed": 1, "threshold": 0.5, "seconds": 12.0,
+               "model": {"name": "tiny", "sha256": "0" * 64}, "peak_memory_bytes": None,
+               "data": {"name": "scenes", "root": "here"}, "device": "cpu", "resolution": 64,
+               "trainable_parameters": 10, "total_parameters": 100, "losses": [3.0, 2.0],
+               "rows": {name: row for name in EXPLAINED}, "kinds": {"crack <b>": 0.75},
+               "decisions": {"good": 3, "false_alarms": 1, "defective": 4, "found": 2,
+                             "unlabelled": 0, "called": 0}}
+    html.write_page(tmp_path / "report.html", metrics, EXPLAINED, dict.fromkeys(EXPLAINED, SCORES),
+                    samples, panels, "python -m minilora.fit --class 'nut & bolt'")
+    text = (tmp_path / "report.html").read_text()
+    checker = Checker()
+    checker.feed(text)
+    assert checker.open == []
+    return text, checker
+
+
+def test_the_page_needs_no_network_and_no_script(written):
+    text, checker = written
+    assert not re.search(r"<script|https?:|<link|url\(", text)
+    assert all(image["src"].startswith("data:image/jpeg;base64,") for image in checker.images)
+
+
+def test_mistakes_come_first_and_the_worst_of_them_first(written):
+    text, checker = written
+    assert [h for h in checker.headings if ":" in h][1:] == [
+        "False alarms: 1 good pictures called NG, the worst first",
+        "Misses: 2 defective pictures called OK, the worst first"]
+    assert text.index("5.png, score 0.200") < text.index("3.png, score 0.400")
+    assert text.index("4.png, score 0.800") < text.index("Kinds of defect")
+
+
+def test_every_picture_and_chart_says_in_words_what_it_shows(written):
+    text, checker = written
+    assert len(checker.images) == 1 + 2 + 1 and all(image["alt"] for image in checker.images)
+    assert text.count("<svg") == 4 == text.count('role="img" aria-label="')
+
+
+def test_names_from_folders_cannot_become_markup(written):
+    text, _ = written
+    assert "crack <b>" not in text and "crack &lt;b&gt;" in text and "nut &amp; bolt" in text
+
+
+def test_light_and_dark_readers_are_served(written):
+    text, _ = written
+    assert "prefers-color-scheme: dark" in text and "width=device-width" in text
+
+
+def test_curves_equal_those_of_scikit_learn():
+    rate, found, _ = roc_curve(LABELS, SCORES, drop_intermediate=False)
+    assert np.allclose(svg.roc_points(SCORES, LABELS), list(zip(rate, found)))
+    precision, recall, _ = precision_recall_curve(LABELS, SCORES, drop_intermediate=False)
+    ours = svg.precision_recall_points(SCORES, LABELS)
+    assert np.allclose(ours, list(zip(recall, precision))[::-1][:len(ours)])
+
+
+def test_a_histogram_counts_every_score_once():
+    drawing = svg.histogram("t", "x", [0.0, 0.0, 1.0], [1.0], mark=0.5, bins=4)
+    heights = [float(h) for h in re.findall(r'<rect [^>]*height="([\d.]+)"', drawing)]
+    assert len(heights) == 3 and heights[0] == pytest.approx(2 * heights[1], rel=1e-2)
+    assert "threshold" in drawing
+
+
+@pytest.mark.parametrize("low, high, expected", [
+    (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0, 99, [0, 20, 40, 60, 80]), (0, 29, [0, 10, 20]),
+    (0.588, 2.38, [1, 1.5, 2]), (-3, 3, [-2, 0, 2]), (0, 0, [0]), (0.91, 0.93, None)])
+def test_ticks_are_round_and_within_the_axis(low, high, expected):
+    found = svg.ticks(low, high)
+    assert expected is None or found == pytest.approx(expected)
+    assert all(low - 1e-9 <= t <= high + 1e-9 for t in found) and 1 <= len(found) <= 6

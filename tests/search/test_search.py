@@ -1,0 +1,510 @@
+"""Search: frames with their times, an index that forgets nothing twice, events, the commands."""
+import json
+import math
+import sys
+import types
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from minilora.data import frames
+from minilora.search import events, faiss_index, indexing, speech
+from minilora.search import index as module
+from minilora.search import query as search
+from minilora.search.index import Index
+from minilora.search.indexing import Encoder, remove, update
+from minilora.search.ocr import Reader
+from minilora.search.results import CAPTION, TILE
+
+COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
+
+
+def video(path, colours, rate=10, seconds=2, size=(64, 48), codec="mpeg4"):
+    """A video that shows each colour for some seconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for colour in colours:
+            for k in range(rate * seconds):
+                picture = Image.new("RGB", size, COLOURS[colour])
+                picture.putpixel((k, 0), (255, 255, 255))
+                for packet in stream.encode(av.VideoFrame.from_image(picture)):
+                    container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def sound(path):
+    """A file with sound alone."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        frame.sample_rate = 8000
+        for packet in [*stream.encode(frame), *stream.encode()]:
+            container.mux(packet)
+    return path
+
+
+class Colours:
+    """Mean colours as features; counts what it has encoded, and stops after `limit`."""
+
+    def __init__(self, limit=math.inf):
+        self.count, self.limit = 0, limit
+
+    def pictures(self, pictures):
+        if self.count + len(pictures) > self.limit:
+            raise KeyboardInterrupt
+        self.count += len(pictures)
+        means = [np.asarray(p.convert("RGB")).reshape(-1, 3).mean(0) for p in pictures]
+        return torch.nn.functional.normalize(torch.tensor(np.array(means)).float(), dim=-1).half()
+
+
+def fresh(folder):
+    return Index(folder, "means", "0" * 64, {"rate": 1.0, "change": 0.0})
+
+
+# ---- frames -------------------------------------------------------------------------------------
+
+def test_a_video_gives_its_frames_at_their_times(tmp_path):
+    path = video(tmp_path / "belt.mp4", ["red", "green", "blue"])
+    every = list(frames.all_frames(path))
+    assert [f.time for f in every] == pytest.approx([k / 10 for k in range(60)], abs=1e-3)
+    kept = list(frames.sampled(frames.all_frames(path), 1.0))
+    assert [f.time for f in kept] == pytest.approx(range(6), abs=1e-3)
+    fourth = [f.time for f in frames.sampled(frames.all_frames(path), 4.0)]
+    assert fourth[:5] == pytest.approx([0, 0.3, 0.5, 0.8, 1.0], abs=1e-3) and len(fourth) == 24
+    middle = [f.picture.getpixel((32, 24)) for f in kept]
+    for pixel, colour in zip(middle, ("red", "red", "green", "green", "blue", "blue")):
+        assert np.abs(np.subtract(pixel, COLOURS[colour])).max() < 30, "encoding costs a little"
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png"])
+def test_an_animation_adds_its_durations_up(tmp_path, ending):
+    pictures = [Image.new("RGB", (32, 24), c) for c in COLOURS.values()]
+    pictures[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=pictures[1:],
+                     duration=[500, 1500, 200])
+    found = list(frames.all_frames(tmp_path / f"a.{ending}"))
+    assert [f.time for f in found] == pytest.approx([0, 0.5, 2.0])
+    assert found[1].picture.getpixel((5, 5))[1] > 150
+
+
+def test_only_changes_are_kept_if_asked(tmp_path):
+    path = video(tmp_path / "belt.mp4", ["red", "green", "green", "blue"])
+    kept = list(frames.sampled(frames.all_frames(path), rate=10, change=8))
+    assert [round(f.time) for f in kept] == [0, 2, 6]
+
+
+def test_the_frame_of_a_moment_is_the_last_before_it(tmp_path):
+    path = video(tmp_path / "belt.mp4", ["red", "green"])
+    shown = frames.frames_at(path, [2.75, 0.0, 99.0])
+    assert shown[2.75].getpixel((32, 24))[1] > 150 and shown[99.0].getpixel((32, 24))[1] > 150
+    assert shown[0.0].getpixel((32, 24))[0] > 150
+
+
+BROKEN = {"zero length": lambda p: p.write_bytes(b""),
+          "not a video": lambda p: p.write_bytes(b"<html>" * 300),
+          "cut off": lambda p: p.write_bytes(video(p, ["red"]).read_bytes()[:700])}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_video_is_named(tmp_path, kind):
+    path = tmp_path / "belt.mp4"
+    BROKEN[kind](path)
+    with pytest.raises(ValueError, match="belt.mp4 (beyond|has no pictures)"):
+        list(frames.all_frames(path))
+
+
+def test_sound_alone_and_a_missing_package_are_said(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="only sound"):
+        list(frames.all_frames(sound(tmp_path / "a.mkv")))
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(ValueError, match=r"pip install minilora\[video\]"):
+        list(frames.all_frames(tmp_path / "a.mkv"))
+
+
+# ---- index --------------------------------------------------------------------------------------
+
+@pytest.fixture
+def files(tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (32, 24), colour).save(folder / f"{name} ö.png")
+    video(folder / "belt.mp4", ["red", "green", "blue"])
+    return folder
+
+
+def test_what_has_not_changed_is_not_encoded_again(tmp_path, files):
+    encoder = Colours()
+    assert update(fresh(tmp_path / "i"), frames.files_in([files]), encoder) == []
+    assert encoder.count == 3 + 6
+    again = Index.open(tmp_path / "i")
+    update(again, frames.files_in([files]), encoder)
+    assert encoder.count == 9
+    Image.new("RGB", (32, 24), "white").save(files / "new.png")
+    Image.new("RGB", (40, 24), "black").save(files / "red ö.png")
+    update(again, frames.files_in([files]), encoder)
+    assert encoder.count == 11
+    assert sorted(p.stem for p in (tmp_path / "i" / "parts").iterdir()) == sorted(
+        again.parts()), "what is no longer referred to is gone"
+    video(files / "belt.mp4", ["blue", "red"])
+    update(again, frames.files_in([files]), encoder)
+    assert len([p for p in (tmp_path / "i" / "parts").iterdir() if "frames" in p.name]) == 1
+    assert sum(e.rows() for e in Index.open(tmp_path / "i").entries.values()) == 8
+
+
+def test_rows_are_those_of_the_file_they_stand_for(tmp_path, files):
+    index = fresh(tmp_path / "i")
+    update(index, frames.files_in([files]), Colours())
+    for name, axis in (("red", 0), ("green", 1), ("blue", 2)):
+        like = module.likeness(torch.eye(3)[axis])
+        curves = {Path(p).name: v for p, _, v in index.curves(like)}
+        assert max(("red ö.png", "green ö.png", "blue ö.png"),
+                   key=lambda p: curves[p][0]) == f"{name} ö.png"
+        assert int(curves["belt.mp4"].argmax()) // 2 == axis
+
+
+def test_removed_files_leave_nothing_behind(tmp_path, files):
+    index = fresh(tmp_path / "i")
+    update(index, frames.files_in([files]), Colours())
+    assert remove(index, [files / "belt.mp4"]) == 1
+    assert len(list((tmp_path / "i" / "parts").iterdir())) == 1
+    assert remove(Index.open(tmp_path / "i"), [files]) == 3
+    assert not list((tmp_path / "i" / "parts").iterdir())
+
+
+def test_an_interrupted_index_goes_on_and_counts_nothing_twice(tmp_path, files, monkeypatch):
+    monkeypatch.setattr(indexing, "PART", 2)
+    monkeypatch.setattr(indexing, "BATCH", 2)
+    index, stopped = fresh(tmp_path / "i"), Colours(limit=4)
+    with pytest.raises(KeyboardInterrupt):
+        update(index, [files / "belt.mp4"], stopped)
+    assert stopped.count == 4
+    again = Colours()
+    update(fresh(tmp_path / "i"), [files / "belt.mp4"], again)
+    assert again.count == 2, "two parts of two frames were there"
+    (path, times, values), = Index.open(tmp_path / "i").curves(module.likeness(torch.eye(3)[0]))
+    assert times.tolist() == pytest.approx([0, 1, 2, 3, 4, 5], abs=1e-3) and len(values) == 6
+
+
+def test_few_pictures_are_in_memory_at_a_time(tmp_path, files, monkeypatch):
+    """However long a video: no more than a batch is decoded before it is encoded."""
+    monkeypatch.setattr(indexing, "BATCH", 3)
+    most = []
+
+    class Slow(Colours):
+        def pictures(self, pictures):
+            most.append(len(pictures))
+            return super().pictures(pictures)
+    index = Index(tmp_path / "i", "means", "0" * 64, {"rate": 10.0, "change": 0.0})
+    update(index, [files / "belt.mp4"], Slow())
+    assert max(most) == 3 and sum(most) == 60
+
+
+def test_broken_files_are_named_and_the_rest_is_indexed(tmp_path, files):
+    (files / "cut.mp4").write_bytes((files / "belt.mp4").read_bytes()[:500])
+    (files / "empty.png").write_bytes(b"")
+    sound(files / "sound.mkv")
+    index = fresh(tmp_path / "i")
+    failed = update(index, [*frames.files_in([files]), files / "absent.png"], Colours())
+    assert sorted(Path(p).name for p, _ in failed) == ["absent.png", "cut.mp4", "empty.png",
+                                                              "sound.mkv"]
+    assert all(name in error for path, error in failed for name in [Path(path).name])
+    assert len(index.entries) == 4
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"version": 1}', "[" * 100_000,
+                                     '{"version": 2, "model": 1, "sha256": 2, "sampling": 3, '
+                                     '"files": [{"a": 1}]}'])
+def test_a_damaged_index_is_named(tmp_path, content):
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(ValueError, match="index.json is no index of minilora"):
+        Index.open(tmp_path)
+    with pytest.raises(ValueError, match="holds no index"):
+        Index.open(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("content", [
+    {"times": torch.zeros(2, dtype=torch.float64)}, {"features": torch.zeros(2, 3).half()},
+    {"features": torch.zeros(2, 3).half(), "times": torch.zeros(3, dtype=torch.float64)},
+    {"features": torch.zeros(2, 3).half(), "times": torch.zeros(2, dtype=torch.float64),
+     "texts": ["one"]}])
+def test_a_part_of_another_shape_is_named(tmp_path, files, content):
+    index = fresh(tmp_path / "i")
+    update(index, [files / "belt.mp4"], Colours())
+    module.save_tensors(index.part(index.parts()[0]), content)
+    with pytest.raises(ValueError, match=r"frames-.*pt: expected features \(M, E\)"):
+        list(index.curves(module.likeness(torch.eye(3)[0])))
+
+
+@pytest.mark.parametrize("piece", ["../../x", ["a", 2, 2], ["a/b", 0, 1], ["a", 0, "1"], 3])
+def test_a_forged_row_of_the_index_is_named(tmp_path, files, piece):
+    index = fresh(tmp_path / "i")
+    update(index, [files / "belt.mp4"], Colours())
+    kept = json.loads((tmp_path / "i" / "index.json").read_text())
+    kept["files"][0]["pieces"] = [piece]
+    (tmp_path / "i" / "index.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match="index.json is no index of minilora"):
+        Index.open(tmp_path / "i")
+
+
+def test_a_query_of_another_length_is_refused(tmp_path, files):
+    index = fresh(tmp_path / "i")
+    update(index, [files / "belt.mp4"], Colours())
+    with pytest.raises(ValueError, match="features of 3 numbers, the query has 4"):
+        list(index.curves(module.likeness(torch.ones(4))))
+
+
+def test_a_video_of_7680_by_4320_is_indexed(tmp_path):
+    path = tmp_path / "large.mp4"
+    still = Image.new("RGB", (7680, 4320), COLOURS["green"])
+    with open(path, "wb") as file:
+        frames.save_video(file, [frames.Frame(k / 2, still) for k in range(2)], 2)
+    index = fresh(tmp_path / "i")
+    assert update(index, [path], Colours()) == []
+    (_, _, values), = index.curves(module.likeness(torch.eye(3)[1]))
+    assert values.tolist() == pytest.approx([0.99], abs=0.02)
+
+
+# ---- extras -------------------------------------------------------------------------------------
+
+def written(text):
+    picture = Image.new("RGB", (320, 240), "white")
+    ImageDraw.Draw(picture).text((40, 100), text, "black", ImageFont.load_default(40))
+    return picture
+
+
+def test_a_serial_number_in_a_picture_is_found(tmp_path):
+    files = tmp_path / "files"
+    files.mkdir()
+    for text in ("SN 4821", "SN 7730"):
+        written(text).save(files / f"{text[-4:]}.png")
+    belt = [written(text) for text in ("LOT 1234", "SN 4821", "LOT 1234")]
+    belt[0].save(files / "belt.gif", save_all=True, append_images=belt[1:], duration=1000)
+    index = Index(tmp_path / "i", "means", "0" * 64, {"rate": 1.0, "change": 0.0}, reads=True)
+    encoder = Colours()
+    encoder.read = Reader()
+    update(index, frames.files_in([files]), encoder)
+    found, _ = search.find_read(Index.open(tmp_path / "i"), "sn-4821", 5)
+    assert sorted((Path(e.file).name, e.start) for e in found) == [("4821.png", 0), ("belt.gif", 1)]
+    assert search.find_read(index, "9999", 5)[0] == []
+    with pytest.raises(ValueError, match="neither letter nor digit"):
+        search.find_read(index, "--", 5)
+    with pytest.raises(ValueError, match="made without --ocr"):
+        search.find_read(fresh(tmp_path / "i"), "4821", 5)
+
+
+def test_faiss_finds_the_files_that_hold_the_nearest_frames(tmp_path):
+    """Against the whole product; groups are made again when the index has changed."""
+    index, generator = fresh(tmp_path), torch.Generator().manual_seed(0)
+    (tmp_path / "parts").mkdir()
+    rows = torch.nn.functional.normalize(torch.randn(600, 16, generator=generator), dim=-1).half()
+    for k in range(6):
+        module.save_tensors(index.part(f"frames-{k}"), {
+            "features": rows[100 * k:100 * k + 100], "times": torch.arange(100.0).double()})
+        index.entries[f"{k}.mp4"] = module.Entry(f"{k}.mp4", 1, 1, [[f"frames-{k}", 0, 50]])
+        index.entries[f"{k}.mkv"] = module.Entry(f"{k}.mkv", 1, 1, [[f"frames-{k}", 50, 100]])
+    query = torch.randn(16, generator=generator)
+    best = (rows.float() @ query).topk(5).indices
+    names = {f"{r // 100}.{'mp4' if r % 100 < 50 else 'mkv'}" for r in best.tolist()}
+    assert faiss_index.files_near(index, query, rows=5) == names
+    found, _ = search.find(index, module.likeness(query), 3)
+    fast, _ = search.find(index, module.likeness(query), 3, files=names)
+    assert fast[0] == found[0]
+    before = list(tmp_path.glob("groups-*.faiss"))
+    del index.entries["0.mp4"], index.entries["0.mkv"]
+    assert all(not p.startswith("0.") for p in faiss_index.files_near(index, query, rows=99))
+    assert len(before) == 1 and before != list(tmp_path.glob("groups-*.faiss"))
+    assert faiss_index.files_near(fresh(tmp_path / "empty"), query) == set()
+
+
+EXTRAS = {"faiss": (lambda: faiss_index.package(), "minilora[faiss]"),
+          "rapidocr_onnxruntime": (lambda: Reader(), "minilora[ocr]"),
+          "pyttsx3": (lambda: speech.speak("two events"), "minilora[speech]")}
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_a_missing_extra_says_what_to_install(name, monkeypatch):
+    use, words = EXTRAS[name]
+    for module_name in (name, "gtts"):
+        monkeypatch.setitem(sys.modules, module_name, None)
+    with pytest.raises(ValueError, match="pip install " + words.replace("[", r"\[")):
+        use()
+
+
+def test_what_was_found_is_said_aloud_or_to_a_file(monkeypatch):
+    said = []
+
+    class Engine:
+        say = lambda self, text: said.append(("aloud", text))
+        save_to_file = lambda self, text, path: said.append((path, text))
+        runAndWait = lambda self: said.append("done")
+    monkeypatch.setitem(sys.modules, "pyttsx3", types.SimpleNamespace(init=Engine))
+    speech.speak("one event")
+    speech.speak("one event", Path("a.wav"))
+    assert said == [("aloud", "one event"), "done", ("a.wav", "one event"), "done"]
+
+
+def test_without_an_offline_voice_a_file_comes_from_the_network(tmp_path, monkeypatch):
+    def no_voice():
+        raise OSError("libespeak.so.1: cannot open shared object file")
+    monkeypatch.setitem(sys.modules, "pyttsx3", types.SimpleNamespace(init=no_voice))
+    voice = lambda text: types.SimpleNamespace(write_to_fp=lambda file: file.write(text.encode()))
+    monkeypatch.setitem(sys.modules, "gtts", types.SimpleNamespace(gTTS=voice))
+    speech.speak("one event", tmp_path / "a.mp3")
+    assert (tmp_path / "a.mp3").read_bytes() == b"one event"
+    with pytest.raises(ValueError, match="libespeak.*espeak-ng"):
+        speech.speak("one event")
+
+
+def test_the_summary_names_events_and_times():
+    found = [events.Event("/x/belt.mp4", 61.2, 62.6, 62, 0.3),
+             events.Event("/x/a.png", 0, 0, 0, 0.2)]
+    assert speech.summary("a gear", found) == (
+        "2 events for a gear. Number 1: belt, from 1 minute 1 second to 1 minute 3 seconds. "
+        "Number 2: a.")
+
+
+# ---- events -------------------------------------------------------------------------------------
+
+def hills(values, **options):
+    times = torch.arange(len(values), dtype=torch.float64)
+    return [(e.start, e.end, e.peak) for e in events.events("a", times, torch.tensor(values),
+                                                             **options)]
+
+
+def test_an_event_ends_where_its_own_curve_has_fallen_half_way():
+    """A low hill beside a high one is found with its own borders, highest first."""
+    curve = [0, 0, 4, 9, 10, 6, 0, 0, 0, 0, 0, 1, 3.0, 2, 0, 0, 0, 0]
+    assert hills(curve) == [(3, 5, 4), (12, 13, 12)]
+    assert hills(curve, count=1) == [(3, 5, 4)]
+
+
+def test_a_short_dip_does_not_end_an_event():
+    curve = [0, 0, 0, 8, 2, 8.5, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0.0]
+    assert hills(curve) == [(11, 11, 11), (5, 5, 5), (3, 3, 3)]
+    assert hills(curve, gap=2) == [(11, 11, 11), (3, 5, 5)]
+
+
+def test_the_flank_of_an_event_is_no_event():
+    curve = [0, 0, 0, 0, 10, 4, 3, 2, 1, 0.0, 0]
+    assert hills(curve) == [(4, 4, 4)]
+    assert hills([1.0, 1, 1, 1]) == []
+
+
+def test_smoothing_is_the_mean_of_a_window_in_seconds():
+    times = torch.tensor([0, 0.5, 1.0, 5.0, 6.0], dtype=torch.float64)
+    values = torch.tensor([1.0, 2, 6, 4, 8])
+    smoothed = events.smooth(times, values, 2.0)
+    assert smoothed.tolist() == pytest.approx([3, 3, 3, 6, 6])
+    assert torch.equal(events.smooth(times, values, 0), values)
+
+
+def test_average_precision_over_time_is_that_of_ranked_lists():
+    """With one truth a file and right or wrong finds, it is scikit-learn's over all truths."""
+    from sklearn.metrics import average_precision_score
+    generator = np.random.default_rng(0)
+    for _ in range(30):
+        right = generator.random(12) < 0.5
+        if not right.any():
+            continue
+        scores = generator.permutation(12).astype(float)
+        found = [events.Event(str(k), 0 if r else 50, 10 if r else 60, 5, s)
+                 for k, (r, s) in enumerate(zip(right, scores))]
+        true = [(str(k), 0, 10) for k in np.flatnonzero(right)]
+        assert events.average_precision(found, true) == pytest.approx(
+            average_precision_score(right, scores))
+
+
+def test_a_true_event_is_found_once():
+    twice = [events.Event("a", 0, 10, 5, 0.9), events.Event("a", 0, 9, 5, 0.8)]
+    assert events.average_precision(twice, [("a", 0, 10)]) == 1.0
+    assert events.average_precision(twice, [("a", 0, 10), ("b", 0, 10)]) == 0.5
+    assert events.average_precision([], []) is None
+    assert events.overlap((0, 10), (5, 15)) == pytest.approx(1 / 3)
+
+
+def test_top_k_and_the_harmonic_mean():
+    good, bad = events.Event("a", 0, 10, 5, 0.5), events.Event("a", 20, 30, 25, 0.9)
+    queries = [([good, bad], [("a", 0, 10)]), ([good], [("a", 0, 8)])]
+    assert events.top(queries, 1) == 0.5 and events.top(queries, 2) == 1.0
+    assert events.harmonic_mean(0.9, 0.45) == pytest.approx(0.6)
+    assert events.harmonic_mean(0, 0) == 0
+
+
+# ---- commands -----------------------------------------------------------------------------------
+
+def test_index_and_query_from_the_command_line(tmp_path, files, tiny_weights, capsys):
+    out = tmp_path / "index"
+    run = lambda *arguments: (lambda o: o.run(o, print))(search.parser().parse_args(arguments))
+    assert run("index", str(files), "--out", str(out), "--model", str(tiny_weights)) == 0
+    assert "4 files, 9 frames, 0 left out" in capsys.readouterr().out
+    assert run("query", str(out), "--like", str(files / "red ö.png"), "-k", "3", "--model",
+               str(tiny_weights), "--json", str(tmp_path / "f.json"), "--sheet",
+               str(tmp_path / "f.png"), "--page", str(tmp_path / "f.html")) == 0
+    found = json.loads((tmp_path / "f.json").read_text())["events"]
+    assert {Path(e["file"]).name for e in found[:2]} == {"red ö.png", "belt.mp4"}
+    assert min(e["score"] for e in found[:2]) > 0.99
+    assert len(found) == 3 and set(found[0]) == {"file", "start", "end", "peak", "score"}
+    with Image.open(tmp_path / "f.png") as sheet:
+        assert sheet.size == (5 * TILE, TILE + CAPTION)
+    text = (tmp_path / "f.html").read_text()
+    assert text.count("<img") == 3 and "http" not in text.replace("http-equiv", "")
+    assert run("remove", str(out), str(files / "belt.mp4")) == 0
+    assert "removed 1 files, 3 left" in capsys.readouterr().out
+
+
+def test_text_in_pictures_from_the_command_line(tmp_path, tiny_weights, capsys):
+    written("SN 4821").save(tmp_path / "a.png")
+    run = lambda *arguments: (lambda o: o.run(o, print))(search.parser().parse_args(arguments))
+    out = str(tmp_path / "i")
+    run("index", str(tmp_path / "a.png"), "--out", out, "--model", str(tiny_weights), "--ocr")
+    assert run("query", out, "--reads", "4821") == 0
+    assert "1   1.000  " in capsys.readouterr().out
+    sheet, page = tmp_path / "f.png", tmp_path / "f.html"
+    assert run("query", out, "--reads", "9999", "--sheet", str(sheet), "--page", str(page)) == 0
+    assert "nothing found for 9999" in capsys.readouterr().out
+    assert Image.open(sheet).size == (5 * TILE, TILE + CAPTION) and "9999" in page.read_text()
+
+
+def test_another_model_or_sampling_is_refused(tmp_path, files, tiny_weights, tiny_clip):
+    from minilora.checkpoint.weights import save_official
+    run = lambda *arguments: (lambda o: o.run(o, print))(search.parser().parse_args(arguments))
+    first = ("index", str(files), "--out", str(tmp_path / "i"))
+    run(*first, "--model", str(tiny_weights))
+    with torch.no_grad():
+        tiny_clip.visual.proj += 1
+    save_official(tiny_clip, tmp_path / "other.pt")
+    for again in (first, ("query", str(tmp_path / "i"), "a gear")):
+        with pytest.raises(ValueError, match="was made with tiny.pt"):
+            run(*again, "--model", str(tmp_path / "other.pt"))
+    with pytest.raises(ValueError, match="was sampled with"):
+        run(*first, "--model", str(tiny_weights), "--rate", "2")
+
+
+def test_without_takes_off_what_must_not_be_there(tiny_clip):
+    plain = search.query_features(tiny_clip, ["a gear"])
+    less = search.query_features(tiny_clip, ["a gear without rust"])
+    assert torch.equal(less, search.query_features(tiny_clip, ["a gear"], ["rust"]))
+    rust = search.text_features(tiny_clip, "rust")
+    assert torch.allclose(plain - less, search.AWAY * rust, atol=1e-6)
+    with pytest.raises(ValueError, match="nothing to look for"):
+        search.query_features(tiny_clip)
+
+
+def test_a_picture_is_nearest_to_itself(tmp_path, files, tiny_clip):
+    index = fresh(tmp_path / "i")
+    update(index, frames.files_in([files]), Encoder(tiny_clip))
+    query = search.query_features(tiny_clip, like=[files / "blue ö.png"])
+    found, curves = search.find(index, module.likeness(query), 2)
+    names = {Path(e.file).name for e in found}
+    assert names == {"blue ö.png", "belt.mp4"}, "which shows the same blue for two seconds"
+    assert min(e.score for e in found) > 0.99 and len(curves) == 4
+    with pytest.raises(ValueError, match="holds no frame"):
+        search.find(fresh(tmp_path / "none"), module.likeness(query), 2)
