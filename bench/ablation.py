@@ -26,7 +26,7 @@ from minilora.anomaly_map import image_score
 from minilora.auroc import auroc
 from minilora.bpe import default_tokenizer
 from minilora.checkpoint.weights import load_clip
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.coop import PromptLearner
 from minilora.data.images import augment, to_patches
 from minilora.data.mvtec import few_shot, find_data, load_class
@@ -34,7 +34,7 @@ from minilora.detector import ROWS, Detector
 from minilora.io.files import digest_of
 from minilora.memory_bank import MemoryBank
 from minilora.report import results
-from minilora.runs.run_class import load_masks, load_pictures
+from minilora.runs.run_class import load_masks, prepare_pictures
 from minilora.scenes import scene
 from minilora.synthetic.defects import paste_anywhere
 from minilora.synthetic.shapes import find_object
@@ -68,8 +68,8 @@ class OtherSize(Detector):
         other = super().encode(self.at(pixels, self.factor), False)
         return one._replace(tokens=(one, other))
 
-    def bank_of(self, seen, name):
-        return tuple(super(OtherSize, self).bank_of([s.tokens[k] for s in seen], name)
+    def build_bank(self, seen, name):
+        return tuple(super(OtherSize, self).build_bank([s.tokens[k] for s in seen], name)
                      for k in (0, 1))
 
     def distances(self, seen, name, bank):
@@ -88,39 +88,39 @@ class HalfSize(OtherSize):
 class Relit(Detector):
     """The shots are remembered a second time, relit."""
 
-    def copies_of(self, pictures):
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        relit = [augment(p[None], generator, turns=False, flips=False, angle=2, shift=0.01)[0]
+    def rotated_copies(self, pictures):
+        generator = torch.Generator().manual_seed(self.config.seed)
+        relit = [augment(p[None], generator, rotations=False, flips=False, angle=2, shift=0.01)[0]
                  for p in pictures]
-        return super().copies_of(pictures) + super().copies_of(relit)
+        return super().rotated_copies(pictures) + super().rotated_copies(relit)
 
 
 class TurnsDecided(Detector):
     """Turned copies are kept only if the shots are nearer to each other with them."""
 
-    def copies_of(self, pictures):
+    def rotated_copies(self, pictures):
         def apart(copies):
             seen, far = [self.encode(p[None], False) for _, p in copies], 0
             for k, picture in enumerate(pictures):
                 rest = [s for s, (owner, _) in zip(seen, copies) if owner != k]
                 far += self.distances(self.encode(picture[None], False), "memory",
-                                      self.bank_of(rest, "memory")).mean().item()
+                                      self.build_bank(rest, "memory")).mean().item()
             return far
-        turned, plain = super().copies_of(pictures), list(enumerate(pictures))
+        turned, plain = super().rotated_copies(pictures), list(enumerate(pictures))
         return turned if len(pictures) > 1 and apart(turned) < 0.95 * apart(plain) else plain
 
 
 class Unturned(Detector):
     """The shots are remembered as they are."""
 
-    def copies_of(self, pictures):
+    def rotated_copies(self, pictures):
         return list(enumerate(pictures))
 
 
 class Whole(Detector):
     """No coreset: all patches are kept."""
 
-    def bank_of(self, seen, name):
+    def build_bank(self, seen, name):
         return MemoryBank(torch.cat([s.tokens[0] for s in seen]))
 
 
@@ -135,7 +135,7 @@ class Placed(Unturned):
                               (torch.arange(columns) + 0.5) / columns, indexing="ij")
         return torch.stack([y, x], -1).flatten(0, 1)
 
-    def bank_of(self, seen, name):
+    def build_bank(self, seen, name):
         return torch.cat([s.tokens[0] for s in seen]), torch.cat([self.places(s) for s in seen])
 
     def distances(self, seen, name, bank):
@@ -151,7 +151,7 @@ class PlacedFar(Placed):
 class LocalScale(Detector):
     """Distances are divided by how far the nearest remembered patch is from other photographs."""
 
-    def bank_of(self, seen, name):
+    def build_bank(self, seen, name):
         tokens = torch.cat([s.tokens[0] for s in seen])
         owner = torch.cat([torch.full((s.tokens.shape[1],), k) for k, s in enumerate(seen)])
         keep = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))[:6000]
@@ -171,7 +171,7 @@ class Residual(Detector):
     (SubspaceAD)."""
     kept = 0.99
 
-    def bank_of(self, seen, name):
+    def build_bank(self, seen, name):
         tokens = torch.cat([s.tokens[0] for s in seen])
         variance, axes = torch.linalg.eigh((tokens - tokens.mean(0)).T.cov())
         share = variance.flip(0).cumsum(0) / variance.sum()
@@ -197,8 +197,8 @@ class Foreground(Detector):
             there.append(F.max_pool2d(cells, 3, 1, 1).flatten())
         return seen._replace(tokens=(seen.tokens, torch.stack(there)))
 
-    def bank_of(self, seen, name):
-        return super().bank_of([s._replace(tokens=s.tokens[0]) for s in seen], name)
+    def build_bank(self, seen, name):
+        return super().build_bank([s._replace(tokens=s.tokens[0]) for s in seen], name)
 
     def distances(self, seen, name, bank):
         return bank.distances(seen.tokens[0]) * seen.tokens[1]
@@ -218,9 +218,9 @@ class Neighbours(Detector):
 class Centred(Detector):
     """The mean of the shots' patches is taken from all, before they are made of length one."""
 
-    def bank_of(self, seen, name):
+    def build_bank(self, seen, name):
         mean = torch.cat([s.tokens[0] for s in seen]).mean(0)
-        return mean, super().bank_of([s._replace(tokens=F.normalize(s.tokens - mean, dim=-1))
+        return mean, super().build_bank([s._replace(tokens=F.normalize(s.tokens - mean, dim=-1))
                                       for s in seen], name)
 
     def distances(self, seen, name, bank):
@@ -240,7 +240,7 @@ class MeanOfLayers(Detector):
 
     def encode(self, pixels, lora=True):
         seen = super().encode(pixels, lora)
-        parts = seen.tokens.unflatten(-1, (len(self.memory_layers), -1)).mean(-2)
+        parts = seen.tokens.unflatten(-1, (len(self.memory_states), -1)).mean(-2)
         return seen._replace(tokens=F.normalize(parts, dim=-1))
 
 
@@ -254,18 +254,18 @@ class MeanWithFrozen(Detector):
         both = torch.cat([seen.patches, super().encode(pixels, False).patches], -1)
         return seen._replace(patches=both)
 
-    def memory_tokens(self, seen, name):
-        return super().memory_tokens(
+    def bank_features(self, seen, name):
+        return super().bank_features(
             seen._replace(patches=seen.patches[..., :self.clip.config.embed]), name)
 
-    def row(self, seen, name, bank=None):
+    def map_and_score(self, seen, name, bank=None):
         on, off = (seen._replace(patches=part) for part in seen.patches.chunk(2, -1))
-        maps, scores = super().row(on, name, bank)
+        maps, scores = super().map_and_score(on, name, bank)
         if name != "adapted":
             return maps, scores
-        texts = [super(MeanWithFrozen, self).row(part, "text")[0] for part in (on, off)]
+        texts = [super(MeanWithFrozen, self).map_and_score(part, "text")[0] for part in (on, off)]
         mean = maps + self.weight / 2 * (texts[1] - texts[0])
-        top = self.settings.top
+        top = self.config.top_fraction
         return mean, scores - image_score(maps, top) + image_score(mean, top)
 
 
@@ -274,7 +274,7 @@ class Unified(Detector):
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self.prompts = PromptLearner(self.clip, default_tokenizer(), self.noun, 16, shared=True,
+        self.prompts = PromptLearner(self.clip, default_tokenizer(), self.class_name, 16, class_specific=False,
                                      generator=self.generator)
 
 
@@ -307,30 +307,30 @@ class OrdinaryPath(Detector):
 class Alternating(Detector):
     """LoRA and context are trained in turn, four times a quarter of the steps, not together."""
 
-    def fit(self, pictures, report=lambda step, loss: None, unfinished=None):
+    def fit(self, pictures, report=lambda step, loss: None, resume=None):
         lora = [p for p in self.clip.visual.parameters() if p.requires_grad]
-        quarter = replace(self.settings, steps=self.settings.steps // 4)
+        quarter = replace(self.config, steps=self.config.steps // 4)
         for turn in range(4):
             for parameter in lora:
                 parameter.requires_grad_(turn % 2 == 0)
             self.prompts.requires_grad_(turn % 2 == 1)
             adapt(self.clip, self.prompts, pictures, self.last, quarter, self.generator, report)
         self.learned = self.prompts().detach()
-        self.remember(pictures)
+        self.build_memory(pictures)
         return self
 
 
 class FrozenMemory(Detector):
     """The memory compares tokens of the frozen blocks alone."""
 
-    def memory_tokens(self, seen, name):
+    def bank_features(self, seen, name):
         return seen.tokens
 
 
 class AdaptedMemory(Detector):
     """The memory compares patches of the adapted blocks alone."""
 
-    def memory_tokens(self, seen, name):
+    def bank_features(self, seen, name):
         return seen.tokens if name == "memory" else F.normalize(seen.patches, dim=-1)
 
 
@@ -338,8 +338,8 @@ def together(clip, prompts, entering, coverage, first, weights, last=None):
     """The loss of train.py, and how far each good patch lies from the nearest good patch of another
     picture of the batch: mean of 1 - cosine."""
     loss = adaptation_loss(clip, prompts, entering, coverage, first, weights, last)
-    states = [None] * (first - 1) + [entering]
-    for block in clip.visual.blocks[first - 1:-1]:
+    states = [None] * first + [entering]
+    for block in clip.visual.blocks[first:-1]:
         states.append(block(states[-1]))
     patches = F.normalize(clip.visual.value_value(states, last), dim=-1)
     good = coverage == 0
@@ -373,7 +373,7 @@ class ForeignTextures(Detector):
 
 @dataclass(frozen=True)
 class Lever:
-    settings: dict = field(default_factory=dict)
+    config: dict = field(default_factory=dict)
     detector: type = Detector
 
 
@@ -397,14 +397,14 @@ MEMORY = {
     "tokens less their mean": Lever({}, Centred),
     "three nearest": Lever({}, ThreeNearest),
     "mean of two layers": Lever({}, MeanOfLayers),
-    "layers 1, 3": Lever({"memory_layers": (1, 3)}),
-    "layers 2, 3": Lever({"memory_layers": (2, 3)}),
-    "layers 3, 4": Lever({"memory_layers": (3, 4)}),
-    "layer 4": Lever({"memory_layers": (4,)}),
+    "states 1, 3": Lever({"memory_states": (1, 3)}),
+    "states 2, 3": Lever({"memory_states": (2, 3)}),
+    "states 3, 4": Lever({"memory_states": (3, 4)}),
+    "state 4": Lever({"memory_states": (4,)}),
     "sigma 2": Lever({"sigma": 2.0}),
     "sigma 8": Lever({"sigma": 8.0}),
-    "maximum": Lever({"top": 0.0}),
-    "top 1 %": Lever({"top": 0.01}),
+    "maximum": Lever({"top_fraction": 0.0}),
+    "top 1 %": Lever({"top_fraction": 0.01}),
 }
 PARTS = {
     "default": Lever(),
@@ -424,7 +424,7 @@ LORA = {
     "LoRA alone, hand-written prompts": Lever({}, HandWritten),
     "LoRA on q, v": Lever({"targets": ("q", "v")}),
     "LoRA on v, out": Lever({"targets": ("v", "out")}),
-    "LoRA in 2 blocks": Lever({"blocks": 2, "memory_layers": (2, 3)}),
+    "LoRA in 2 blocks": Lever({"blocks": 2, "memory_states": (2, 3)}),
     "memory of frozen tokens alone": Lever({}, FrozenMemory),
     "memory of adapted patches alone": Lever({}, AdaptedMemory),
     "unified context, 16 from noise": Lever({}, Unified),
@@ -436,7 +436,7 @@ LORA = {
     "100 steps, rate 5e-4": Lever({"steps": 100, "rate": 5e-4}),
     "1,000 steps": Lever({"steps": 1000}),
     "rank 16": Lever({"rank": 16, "alpha": 32}),
-    "LoRA in 3 blocks": Lever({"blocks": 3, "memory_layers": (1, 2)}),
+    "LoRA in 3 blocks": Lever({"blocks": 3, "memory_states": (1, 2)}),
     "rate 3e-4": Lever({"rate": 3e-4}),
     "rate 3e-3": Lever({"rate": 3e-3}),
     "defects: CutPaste alone": Lever({"defects": ("cutpaste", "scar")}),
@@ -445,31 +445,31 @@ LORA = {
 GROUPS = {"memory": MEMORY, "parts": PARTS, "lora": LORA}
 
 
-def memory_alone(lever, settings, data, options):
+def memory_alone(lever, config, data, options):
     """Metrics of the row "memory": nothing is trained, no text is asked."""
-    detector = lever.detector(load_clip(options.model, options.device)[0], data.name, settings)
-    shots = load_pictures(few_shot(data.train, options.shots, settings.seed), detector.prepare)
+    detector = lever.detector(load_clip(options.model, options.device)[0], data.name, config)
+    shots = prepare_pictures(few_shot(data.train, options.shots, config.seed), detector.prepare)
     with torch.no_grad():
-        bank = detector.bank_of([detector.encode(p[None], lora=False)
-                                 for _, p in detector.copies_of(shots)], "memory")
-        found = [detector.row(detector.encode(p[None], lora=False), "memory", bank)
-                 for p in load_pictures(data.test[::2], detector.prepare)]
+        bank = detector.build_bank([detector.encode(p[None], lora=False)
+                                 for _, p in detector.rotated_copies(shots)], "memory")
+        found = [detector.map_and_score(detector.encode(p[None], lora=False), "memory", bank)
+                 for p in prepare_pictures(data.test[::2], detector.prepare)]
     return two_metrics([m[0] for m, _ in found], torch.cat([s for _, s in found]), data.test[::2])
 
 
-def adapted(lever, settings, data, options):
+def adapted(lever, config, data, options):
     """Metrics of the row "adapted", and with prefix of "lora-off" and "text"."""
-    detector = lever.detector(load_clip(options.model, options.device)[0], data.name, settings)
+    detector = lever.detector(load_clip(options.model, options.device)[0], data.name, config)
     changed = getattr(lever.detector, "patched", {})
     with patch.multiple("minilora.train", **changed) if changed else nullcontext():
-        detector.fit(load_pictures(few_shot(data.train, options.shots, settings.seed),
+        detector.fit(prepare_pictures(few_shot(data.train, options.shots, config.seed),
                                    detector.prepare))
     names, maps, scores = ("adapted", "lora-off", "text"), {}, {}
     with torch.no_grad():
-        for picture in load_pictures(data.test[::2], detector.prepare):
+        for picture in prepare_pictures(data.test[::2], detector.prepare):
             seen = {lora: detector.encode(picture[None], lora) for lora in (True, False)}
             for name in names:
-                found = detector.row(seen[ROWS[name].lora], name)
+                found = detector.map_and_score(seen[ROWS[name].lora], name)
                 maps.setdefault(name, []).append(found[0][0])
                 scores.setdefault(name, []).append(found[1])
     out = {}
@@ -537,11 +537,11 @@ def main():
         lever = GROUPS[options.levers][label]
         for name, pictures in data.items():
             for seed in options.seeds:
-                settings = replace(Settings(seed=seed, steps=options.steps), **lever.settings)
+                config = replace(DetectorConfig(seed=seed, steps=options.steps), **lever.config)
                 mark = digest_of(compute.__name__, weights.sha256, name, len(pictures.test),
-                                 options.shots, label, asdict(settings), __version__)
+                                 options.shots, label, asdict(config), __version__)
                 path = options.out / "cells" / f"even-{name.replace(' ', '-')}-{mark}.json"
-                rows = accuracy.cell(path, mark, compute, lever, settings, pictures, options)
+                rows = accuracy.cell(path, mark, compute, lever, config, pictures, options)
                 found.setdefault((label, name), []).append(rows)
                 print(f"{name:18s} seed {seed}  {label:32s} "
                       f"{results.percent(rows['image_auroc'])} "

@@ -24,13 +24,13 @@ from minilora.baselines.anomalyclip import AnomalyCLIP
 from minilora.baselines.finetuned import CoOp, FullFineTuning, LinearProbe
 from minilora.baselines.winclip import WinCLIP
 from minilora.checkpoint.weights import load_clip
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.data.images import load_squares
 from minilora.data.mvtec import few_shot, find_data, load_class
 from minilora.detector import Detector
 from minilora.io.files import digest_of, write_json
 from minilora.report import results
-from minilora.runs.run_class import SCORED, judge, load_masks, load_pictures
+from minilora.runs.run_class import SCORE_BATCH, load_masks, prepare_pictures, score_pictures
 from minilora.scenes import scene
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
@@ -52,7 +52,7 @@ def joined(parts):
 
 def in_batches(score, pictures):
     """(maps, scores) of a method that scores a batch at a time."""
-    return joined([score(part) for part in pictures.split(SCORED)])
+    return joined([score(part) for part in pictures.split(SCORE_BATCH)])
 
 
 def other_products(name, resolution, folder):
@@ -66,39 +66,39 @@ def other_products(name, resolution, folder):
     return squares(samples, resolution), torch.stack(load_masks(samples, sizes))
 
 
-def judged(method, data, shots, settings, model, device, folder):
+def judged(method, data, shots, config, model, device, folder):
     """({row: (maps, scores)} on all test pictures of one class, threshold or None)."""
     clip, _ = load_clip(model, device)
-    chosen = few_shot(data.train, shots, settings.seed)
+    chosen = few_shot(data.train, shots, config.seed)
     if method == "minilora":
-        detector = Detector(clip, data.name, settings)
+        detector = Detector(clip, data.name, config)
         if chosen:
-            detector.fit(load_pictures(chosen, detector.prepare))
-        parts = (load_pictures(data.test[k:k + SCORED], detector.prepare)
-                 for k in range(0, len(data.test), SCORED))
-        return judge(detector, parts), detector.threshold
-    resolution = settings.resolution or clip.config.resolution
+            detector.fit(prepare_pictures(chosen, detector.prepare))
+        parts = (prepare_pictures(data.test[k:k + SCORE_BATCH], detector.prepare)
+                 for k in range(0, len(data.test), SCORE_BATCH))
+        return score_pictures(detector, parts), detector.threshold
+    resolution = config.resolution or clip.config.resolution
     test = squares(data.test, resolution)
     good = squares(chosen, resolution) if chosen else None
     if method == "winclip":
         windows = WinCLIP(clip, data.name, resolution)
         if chosen:
             windows.fit(good)
-        parts = [windows.rows(part) for part in test.split(SCORED)]
+        parts = [windows.rows(part) for part in test.split(SCORE_BATCH)]
         return {row: joined([part[row] for part in parts]) for row in parts[0]}, None
     if method == "anomalyclip":
-        agnostic = AnomalyCLIP(clip, resolution, seed=settings.seed)
+        agnostic = AnomalyCLIP(clip, resolution, seed=config.seed)
         agnostic.fit(*other_products(data.name, resolution, folder))
         return {"AnomalyCLIP": in_batches(agnostic.score, test)}, None
     if not chosen:
         return {}, None
-    trained = TRAINED[method](clip, data.name, settings).fit(good)
+    trained = TRAINED[method](clip, data.name, config).fit(good)
     return {method: in_batches(trained.score, test)}, None
 
 
-def compute(method, data, settings, options):
+def compute(method, data, config, options):
     """{row: metrics} of one method on all test pictures of one class."""
-    rows, threshold = judged(method, data, options.shots, settings, options.model, options.device,
+    rows, threshold = judged(method, data, options.shots, config, options.model, options.device,
                              options.out / "scenes")
     found = with_metrics(rows, data.test)
     if threshold is not None:
@@ -136,11 +136,11 @@ def cell(path, fingerprint, compute, *work):
     return rows
 
 
-def depends(method, settings):
+def depends(method, config):
     """The settings that a method looks at; WinCLIP and AnomalyCLIP have recipes of their own."""
     if method in ("winclip", "anomalyclip"):
-        return {"resolution": settings.resolution, "seed": settings.seed}
-    return asdict(settings)
+        return {"resolution": config.resolution, "seed": config.seed}
+    return asdict(config)
 
 
 def collect(options, say=print):
@@ -157,14 +157,14 @@ def collect(options, say=print):
             data = load_class(root, name)
         source = "scenes" if root is None else "pictures"
         for seed in options.seeds:
-            settings = Settings(seed=seed, steps=options.steps, resolution=options.resolution)
+            config = DetectorConfig(seed=seed, steps=options.steps, resolution=options.resolution)
             for method in options.methods:
                 fingerprint = digest_of(weights.sha256, source, name, len(data.test),
-                                        options.shots, method, depends(method, settings),
+                                        options.shots, method, depends(method, config),
                                         __version__)
                 path = (options.out / "cells" / f"{source}-{name}-{options.shots}shot-seed{seed}-"
                                                 f"{method.replace(' ', '-')}.json")
-                rows = cell(path, fingerprint, compute, method, data, settings, options)
+                rows = cell(path, fingerprint, compute, method, data, config, options)
                 shots = " ".join(s.path.name for s in few_shot(data.train, options.shots, seed))
                 for row, metrics in rows.items():
                     found.setdefault((row, name), []).append(
@@ -240,7 +240,7 @@ def parser(shots=8):
     p.add_argument("--data", help="folder in MVTec AD's layout; else $MINILORA_DATA, data/mvtec, "
                                   "or the embedded scenes")
     p.add_argument("--model", help="official name or checkpoint file; else the embedded mini-clip")
-    p.add_argument("--steps", type=int, default=Settings().steps)
+    p.add_argument("--steps", type=int, default=DetectorConfig().steps)
     p.add_argument("--resolution", type=int, default=0, help="0: the model's own")
     p.add_argument("--device", default="cpu")
     p.add_argument("--out", type=Path, default=Path("runs/accuracy"), help="folder of the cells")
@@ -258,7 +258,7 @@ def main():
             f"{weights.name} (sha256 {weights.sha256[:12]}…); minilora {__version__}, torch "
             f"{torch.__version__}; {options.device}, {torch.get_num_threads()} threads; "
             f"{time.strftime('%Y-%m-%d')}; the threshold aims at "
-            f"{Settings().false_positive_rate:.0%} false alarms"]
+            f"{DetectorConfig().false_positive_rate:.0%} false alarms"]
     publish(found, head, options, [("what each method was trained with", HEADER, recipes())])
 
 

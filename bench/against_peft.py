@@ -29,12 +29,12 @@ from bench import measure, peers
 from bench.tables import write
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP, VIT_B_16, CLIPConfig
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.coop import PromptLearner
 from minilora.data.images import normalise
 from minilora.lora import add_lora
-from minilora.train import adaptation_loss, painted, training_pool
-from minilora.training_steps import descend
+from minilora.train import adaptation_loss, synthetic_batches, training_pool
+from minilora.training_steps import run_training
 from minilora.vit import value_value_blocks
 
 OURS, PLAIN, REUSE = WAYS = ("minilora", "peft, from pixels", "peft, reuse")
@@ -46,75 +46,75 @@ TOLERANCE = 1e-3        # gradients
 MB = 1e6
 
 
-def prepared(way, config, settings, device="cpu"):
+def prepared(way, clip_config, config, device="cpu"):
     """(CLIP with LoRA, prompts, pictures): the same numbers whatever the way."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    clip = CLIP(config).initialise(generator).requires_grad_(False).to(device)
-    layers = config.vision_layers
-    blocks = range(layers + 1 - value_value_blocks(layers), layers + 1)
+    generator = torch.Generator().manual_seed(config.seed)
+    clip = CLIP(clip_config).initialise(generator).requires_grad_(False).to(device)
+    layers = clip_config.vision_layers
+    blocks = range(layers - value_value_blocks(layers), layers)
     if way == OURS:
-        add_lora(clip.visual, settings.targets, blocks, settings.rank, settings.alpha)
+        add_lora(clip.visual, config.targets, blocks, config.rank, config.alpha)
     else:
-        peers.add_peft_lora(clip.visual, settings.targets, blocks, settings.rank, settings.alpha)
+        peers.add_peft_lora(clip.visual, config.targets, blocks, config.rank, config.alpha)
     for A in peers.trained(clip.visual)[::2]:                   # A, B, A, B, ...; each B is 0
         bound = A.shape[1] ** -0.5
         A.data.copy_(torch.empty(A.shape).uniform_(-bound, bound, generator=generator))
-    prompts = PromptLearner(clip, default_tokenizer(), "bottle", init=settings.context,
-                            length=len(default_tokenizer().encode(settings.context)))
-    side = config.resolution
+    prompts = PromptLearner(clip, default_tokenizer(), "bottle", init=config.context,
+                            n_ctx=len(default_tokenizer().encode(config.context)))
+    side = clip_config.resolution
     return clip, prompts, torch.rand(SHOTS, 3, side, side, generator=generator)
 
 
-def pixel_pool(visual, pictures, settings, generator):
+def pixel_pool(visual, pictures, config, generator):
     """Pixels (N, 3, R, R), normalised, and the share of each patch that is defective (N, P)."""
     pool = [(normalise(pixels), F.avg_pool2d(masks, visual.patch).flatten(1))
-            for pixels, masks in painted(pictures, settings, generator)]
+            for pixels, masks in synthetic_batches(pictures, config, generator)]
     return [torch.cat(column).to(visual.proj.device) for column in zip(*pool)]
 
 
-def fit(way, clip, prompts, pictures, settings):
+def fit(way, clip, prompts, pictures, config):
     """{"pool", "steps": seconds, "kept": bytes of the pool, "losses": of each step}."""
     visual, pool, losses = clip.visual, [], []
-    first = len(visual.blocks) + 1 - visual.last
-    generator, device = torch.Generator().manual_seed(settings.seed), visual.proj.device
+    first = len(visual.blocks) - visual.last
+    generator, device = torch.Generator().manual_seed(config.seed), visual.proj.device
 
     def fill():
-        pool.extend(pixel_pool(visual, pictures, settings, generator) if way == PLAIN else
-                    map(torch.stack, training_pool(visual, pictures, visual.last, settings,
+        pool.extend(pixel_pool(visual, pictures, config, generator) if way == PLAIN else
+                    map(torch.stack, training_pool(visual, pictures, visual.last, config,
                                                    generator)))
 
     def loss_of(rows):
         inputs, coverage = (column[rows] for column in pool)
         if way == PLAIN:
-            return adaptation_loss(clip, prompts, visual.embed(inputs), coverage, 1,
-                                   settings.losses)
-        return adaptation_loss(clip, prompts, inputs, coverage, first, settings.losses)
+            return adaptation_loss(clip, prompts, visual.embed(inputs), coverage, 0,
+                                   config.losses)
+        return adaptation_loss(clip, prompts, inputs, coverage, first, config.losses)
 
     def train():
-        losses.extend(descend(loss_of, [*peers.trained(visual), prompts.context], len(pool[0]),
-                              settings, generator))
+        losses.extend(run_training(loss_of, [*peers.trained(visual), prompts.context], len(pool[0]),
+                              config, generator))
 
     return {"pool": measure.seconds(fill, device), "steps": measure.seconds(train, device),
             "kept": sum(column.nbytes for column in pool), "losses": losses}
 
 
-def settings_of(steps, pool):
-    return replace(Settings(), steps=steps, pool=pool)
+def config_of(steps, pool):
+    return replace(DetectorConfig(), steps=steps, n_train_images=pool)
 
 
 def timed(way, steps, pool, device, shape=None):
     """What `fit` returns, in a process of its own.  shape: the numbers of a CLIPConfig."""
-    config, settings = CLIPConfig(*shape) if shape else VIT_B_16, settings_of(steps, pool)
-    fit(way, *prepared(way, SMALL, settings_of(2, 2), device), settings_of(2, 2))   # first use
-    return fit(way, *prepared(way, config, settings, device), settings)
+    clip_config, config = CLIPConfig(*shape) if shape else VIT_B_16, config_of(steps, pool)
+    fit(way, *prepared(way, SMALL, config_of(2, 2), device), config_of(2, 2))   # first use
+    return fit(way, *prepared(way, clip_config, config, device), config)
 
 
 def peak_of(way, steps, pool, device, shape=None):
     """Bytes above weights and pictures, in a process of its own."""
-    config, settings = CLIPConfig(*shape) if shape else VIT_B_16, settings_of(steps, pool)
-    fit(way, *prepared(way, SMALL, settings_of(2, 2), device), settings_of(2, 2))
-    parts = prepared(way, config, settings, device)
-    return measure.peak(lambda: fit(way, *parts, settings), device)["allocated"]
+    clip_config, config = CLIPConfig(*shape) if shape else VIT_B_16, config_of(steps, pool)
+    fit(way, *prepared(way, SMALL, config_of(2, 2), device), config_of(2, 2))
+    parts = prepared(way, clip_config, config, device)
+    return measure.peak(lambda: fit(way, *parts, config), device)["allocated"]
 
 
 def furthest(losses, others):
@@ -173,8 +173,8 @@ def main(arguments=None, shape=None):
     p = argparse.ArgumentParser(prog="python -m bench.against_peft",
                                 description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--steps", type=int, default=Settings().steps)
-    p.add_argument("--pool", type=int, default=Settings().pool, help="training pictures")
+    p.add_argument("--steps", type=int, default=DetectorConfig().steps)
+    p.add_argument("--pool", type=int, default=DetectorConfig().n_train_images, help="training pictures")
     p.add_argument("--rounds", type=int, default=measure.ROUNDS)
     p.add_argument("--device", default="cpu")
     p.add_argument("--out", type=Path, default=Path("runs/against-peft"))
@@ -184,7 +184,7 @@ def main(arguments=None, shape=None):
                            lambda line: print(line, flush=True), shape)
     head = [measure.conditions(o.device, ("peft",))
             + f"; {SHOTS} shots, {o.pool} training pictures, {o.steps} steps of "
-            f"{Settings().batch}, {o.rounds} rounds; peaks of {min(o.steps, 3)} steps, which all "
+            f"{DetectorConfig().batch}, {o.rounds} rounds; peaks of {min(o.steps, 3)} steps, which all "
             "are alike"]
     write(o.out, o.name, [table(found, peaks)], head, numbers(found, peaks))
 

@@ -16,10 +16,10 @@ from bench import accuracy, measure
 from bench.tables import write
 from minilora.auroc import auroc
 from minilora.checkpoint.weights import load_clip
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.data.mvtec import few_shot, find_data, load_class
 from minilora.detector import PRECISIONS, Detector
-from minilora.runs.run_class import SCORED, load_pictures
+from minilora.runs.run_class import SCORE_BATCH, prepare_pictures
 from minilora.scenes import scene
 
 HEADER = ("class", "precision", "pictures", "other decisions", "largest difference, thresholds",
@@ -36,7 +36,7 @@ def rows_of(detector, test, labels, rounds):
     """A line for each precision: [other decisions, largest difference, AUROC, ratio of times]."""
     scores = {p: scored(detector, test, p) for p in PRECISIONS}
     times = measure.side_by_side(
-        {p: partial(scored, detector, test[:SCORED], p) for p in PRECISIONS}, rounds,
+        {p: partial(scored, detector, test[:SCORE_BATCH], p) for p in PRECISIONS}, rounds,
         detector.device)
     exact, threshold = scores["float32"], detector.threshold
     return {p: [int(((s > threshold) != (exact > threshold)).sum()),
@@ -54,12 +54,12 @@ def main():
         folder = root or scene.write_class(options.out / "scenes", name).parent
         data = load_class(folder, name)
         clip, weights = load_clip(options.model, options.device)
-        settings = Settings(seed=options.seeds[0], steps=options.steps)
-        detector = Detector(clip, name, settings)
-        shots = few_shot(data.train, options.shots, settings.seed)
-        detector.fit(load_pictures(shots, detector.prepare))
+        config = DetectorConfig(seed=options.seeds[0], steps=options.steps)
+        detector = Detector(clip, name, config)
+        shots = few_shot(data.train, options.shots, config.seed)
+        detector.fit(prepare_pictures(shots, detector.prepare))
         labels = torch.tensor([s.label for s in data.test])
-        rows = rows_of(detector, load_pictures(data.test, detector.prepare), labels, options.rounds)
+        rows = rows_of(detector, prepare_pictures(data.test, detector.prepare), labels, options.rounds)
         found += [(name, precision, len(labels), *row) for precision, row in rows.items()]
     lines = [[*map(str, row[:4]), f"{row[4]:.4f}", f"{100 * row[5]:.2f}", f"{row[6]:.2f}"]
              for row in found]

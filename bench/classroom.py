@@ -28,7 +28,7 @@ from minilora.baselines.simclr import SimCLR
 from minilora.baselines.supervised import RECIPES, Supervised
 from minilora.baselines.svdd import DeepSVDD
 from minilora.checkpoint.weights import load_clip
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.data import splits
 from minilora.data.images import load_squares, normalise
 from minilora.data.mvtec import few_shot, load_class
@@ -75,7 +75,7 @@ def unlabelled(method, data, seed):
     shots = 4 if method == "minilora, 4 shots" else 8
     chosen = few_shot(data.train, shots, seed)
     if method.startswith("minilora"):
-        made = Detector(load_clip()[0], data.name, Settings(seed=seed))
+        made = Detector(load_clip()[0], data.name, DetectorConfig(seed=seed))
         return made, chosen, made.parameters()[0]
     if method in ALONE:
         made = ALONE[method](seed=seed)

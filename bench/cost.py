@@ -22,8 +22,8 @@ from bench import measure
 from bench.steps import METHODS, NOUN, Training
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIPConfig
-from minilora.config import Settings
-from minilora.coop import STATES
+from minilora.config import DetectorConfig
+from minilora.coop import STATE_WORDS
 from minilora.io.files import save_tensors
 
 PARTS = ("anomaly_map", "attention", "baselines/finetuned", "checkpoint/adapter", "clip", "config",
@@ -41,7 +41,7 @@ def code_version():
 
 def prompt_length():
     """Tokens of a prompt, from the start of the text to its end."""
-    sentence = f"{Settings().context} {STATES[0]} {NOUN}."
+    sentence = f"{DetectorConfig().context} {STATE_WORDS[0]} {NOUN}."
     return len(default_tokenizer().encode(sentence)) + 2
 
 

@@ -15,7 +15,7 @@ from minilora import __version__
 from minilora.baselines.finetuned import FULL_RATE, CoOp, FullFineTuning
 from minilora.bpe import default_tokenizer
 from minilora.checkpoint.weights import load_clip
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.data.images import load_squares
 from minilora.data.mvtec import few_shot, find_data, load_class
 from minilora.detector import Detector
@@ -28,18 +28,18 @@ from minilora.train import adapt
 METHODS = ("before", "LoRA", "full fine-tuning", "CoOp")
 
 
-def after(method, data, settings, options):
+def after(method, data, config, options):
     """{"nouns": accuracy, "damaged": AUROC} on held-out scenes after adapting to data."""
     clip, _ = load_clip(options.model, options.device)
-    shots = few_shot(data.train, options.shots, settings.seed)
+    shots = few_shot(data.train, options.shots, config.seed)
     good = load_squares([s.path for s in shots], clip.config.resolution)
     if method == "LoRA":
-        detector = Detector(clip, data.name, settings)
-        adapt(clip, detector.prompts, good, detector.last, settings, detector.generator,
+        detector = Detector(clip, data.name, config)
+        adapt(clip, detector.prompts, good, detector.last, config, detector.generator,
               lambda step, loss: None)
     elif method != "before":
         {"CoOp": CoOp, "full fine-tuning": FullFineTuning}[method](clip, data.name,
-                                                                   settings).fit(good)
+                                                                   config).fit(good)
     found = on_scenes(clip, default_tokenizer(), options.device, options.count)
     return {"nouns": found["accuracy"], "damaged": found["auroc"]}
 
@@ -57,12 +57,12 @@ def main():
         for name in options.names:
             data = load_class(root or scene.write_class(options.out / "scenes", name).parent, name)
             for seed in options.seeds:
-                settings = Settings(seed=seed, steps=options.steps)
+                config = DetectorConfig(seed=seed, steps=options.steps)
                 adapted_to = (str(root), name, seed, options.shots, options.steps)
                 mark = digest_of("forgetting", weights.sha256, method, options.count, __version__,
                                  *(adapted_to if method != "before" else ()))
                 path = options.out / "cells" / f"forgetting-{mark}.json"
-                found.append(accuracy.cell(path, mark, after, method, data, settings, options))
+                found.append(accuracy.cell(path, mark, after, method, data, config, options))
                 print(f"{name:14s} seed {seed}  {method:18s} {found[-1]}", flush=True)
         row = [method]
         for key in ("nouns", "damaged"):

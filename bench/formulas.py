@@ -52,7 +52,7 @@ def trainable(method, config, length=4):
         return "W + 1", W + 1
     if method.kind == "context":
         return "2 M w", context
-    layers = config.vision_layers + 1 - method.first(config.vision_layers)
+    layers = config.vision_layers - method.first(config.vision_layers)
     each = len(method.targets)
     words = " + 2 M w" if method.context else ""
     return (f"{2 * each} r W n{words}",
@@ -137,7 +137,7 @@ def entering_stage(method, s, config):
     if method.kind in ("image", "both"):                # the kernel keeps pixels, ln_pre its input
         return Stage(state + 2 * 4 * picture, 2 * state, 3 * state,
                      4 * (3 * config.patch**2 + s.tokens) * W)
-    blocks = min(method.first(config.vision_layers), config.vision_layers + 1) - 1
+    blocks = method.first(config.vision_layers)
     return Stage(state, (2 + 2 * 4) * picture + blocks * state + 15 * size * T * W, 0, 0)
 
 
@@ -152,14 +152,14 @@ def image_stages(method, s, config):
     whole = method.kind in ("image", "both")
     lora = 4 * 2 * method.rank * W * len(method.targets)
     block, pair = (4 * blocks_count(W, 1), 4 * 2 * W**2) if whole else (lora, lora // 2)
-    blocks = [block_stage(s, whole, method.targets, method.rank, block)] * (n - method.first(n))
+    blocks = [block_stage(s, whole, method.targets, method.rank, block)] * (n - method.first(n) - 1)
     if blocks and not (whole or s.checkpointing):       # the first norm's input needs no gradient
         blocks[0] = blocks[0]._replace(kept=blocks[0].kept - 4 * T * W)
     values = [value_value_stage(s, whole, method.targets, pair)]
     head = Stage(T * (4 * W + size * (W * whole + 2 * config.embed)), 4 * T * W, 2 * 4 * T * W,
                  4 * W * config.embed * whole)
     return (before + blocks,
-            values * min(last, n + 1 - method.first(n)) + [head, first_token_stage(s, block)])
+            values * min(last, n - method.first(n)) + [head, first_token_stage(s, block)])
 
 
 def stages(method, config, batch, prompt, bfloat16, checkpointing, device):

@@ -19,15 +19,15 @@ import torch
 from bench import formulas, measure
 from bench.accuracy import cell
 from bench.tables import write_parts
-from minilora.baselines.scene_pretraining import HELD_OUT, drawn
+from minilora.baselines.scene_pretraining import HELD_OUT, labelled_scenes
 from minilora.io.files import digest_of, load_tensors, save_tensors
 from minilora.mae import run as mae_run
 from minilora.mae import transfer
-from minilora.mae.detector import train
+from minilora.mae.detector import train_mae
 from minilora.mae.model import (MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MaskedAutoencoder,
                                 random_masking)
-from minilora.pretrain.captions import NOUNS
-from minilora.training_steps import Recipe
+from minilora.pretrain.captions import CLASS_NAMES
+from minilora.training_steps import TrainConfig
 
 BATCH = 8
 WAYS = {"visible patches alone": False, "all, with mask tokens": True}
@@ -142,9 +142,9 @@ def step_tables(options):
 def kept_scenes(path, resolution):
     """{"pictures", "nouns"} to learn from and {"new", "truth"} held out, drawn once."""
     if not path.exists():
-        pictures, nouns, _ = drawn(0, LEARNED, resolution)
-        new, truth, _ = drawn(HELD_OUT, NEW, resolution)
-        save_tensors(path, {"pictures": pictures, "nouns": nouns, "new": new, "truth": truth})
+        pictures, class_names, _ = labelled_scenes(0, LEARNED, resolution)
+        new, truth, _ = labelled_scenes(HELD_OUT, NEW, resolution)
+        save_tensors(path, {"pictures": pictures, "nouns": class_names, "new": new, "truth": truth})
     return load_tensors(path)
 
 
@@ -154,8 +154,8 @@ def probed(config, scenes, steps, seed):
     mae = MaskedAutoencoder(config).initialise(generator)
     pictures = scenes["pictures"].float() / 255
     if steps:
-        train(mae, pictures, Recipe(steps, 32, 1e-3), generator)
-    head = transfer.probe(mae.eval().encoder, pictures, scenes["nouns"], len(NOUNS), generator)
+        train_mae(mae, pictures, TrainConfig(steps, 32, 1e-3), generator)
+    head = transfer.probe(mae.eval().encoder, pictures, scenes["nouns"], len(CLASS_NAMES), generator)
     odds = transfer.classify(mae.encoder, head, scenes["new"].float() / 255)
     return (odds.argmax(1) == scenes["truth"]).float().mean().item()
 
@@ -181,7 +181,7 @@ def ratio_tables(options):
         rows.append([f"{ratio:.0%}", f"{100 * kept(options, config, options.steps):.1f}",
                      f"{multiplications(config) / 1e9:.2f}"])
     rows.append(["no training", f"{100 * kept(options, SCENES, 0):.1f}", "--"])
-    return [(f"linear probe over {len(NOUNS)} nouns of held-out scenes, {options.steps} steps",
+    return [(f"linear probe over {len(CLASS_NAMES)} nouns of held-out scenes, {options.steps} steps",
              ("hidden", "accuracy, %", "10^9 multiplications a picture, forward"), rows)], []
 
 
@@ -193,7 +193,7 @@ def width_tables(options):
         before, after = kept(options, config, 0), kept(options, config, options.steps)
         rows.append([str(width), f"{100 * before:.1f}", f"{100 * after:.1f}",
                      f"{100 * (after - before):+.1f}"])
-    return [(f"linear probe over {len(NOUNS)} nouns of held-out scenes, {options.steps} steps",
+    return [(f"linear probe over {len(CLASS_NAMES)} nouns of held-out scenes, {options.steps} steps",
              ("width", "untrained, %", "trained, %", "gain"), rows)], []
 
 
@@ -205,7 +205,7 @@ def transferred(data, name, steps, seed, threads, out):
     options = mae_run.parser().parse_args([
         "--data", data, "--class", name, "--steps", str(steps), "--seed", str(seed), "--probe",
         "--finetune", "--out", out])
-    found = mae_run.run(options, lambda line: None)
+    found = mae_run.run_mae(options, lambda line: None)
     return {k: found.get(k) for k in ("probe", "finetune", "segmentation", "reconstruction")}
 
 

@@ -22,7 +22,7 @@ from bench.formulas import trainable
 from bench.steps import FULL, MAIN, METHODS, PLAIN, REUSE
 from bench.tables import write
 from minilora.clip import VIT_B_16
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.io.files import whole_file
 
 STORED = ("what is trained and stored (r rank, W and w widths of image and text tower, n adapted "
@@ -173,7 +173,7 @@ def parser():
     p.add_argument("--precision", nargs="+", default=["float32", "bfloat16"],
                    choices=("float32", "bfloat16"))
     p.add_argument("--checkpointing", nargs="+", default=["off", "on"], choices=("off", "on"))
-    p.add_argument("--pool", type=int, default=Settings().pool, help="pictures held")
+    p.add_argument("--pool", type=int, default=DetectorConfig().n_train_images, help="pictures held")
     p.add_argument("--device", default="cpu")
     p.add_argument("--rounds", type=int, default=measure.ROUNDS, help="steps that are timed")
     p.add_argument("--threads", type=int, default=torch.get_num_threads())

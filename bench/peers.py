@@ -60,10 +60,10 @@ def transformers_twin(clip):
 def add_peft_lora(visual, targets, blocks, rank, alpha):
     """What `add_lora` does, by peft: its layers around the same projections, in place.
 
-    visual: VisionTransformer;  blocks: numbers counted from 1.
+    visual: VisionTransformer;  blocks: numbers counted from 0.
     """
     import peft
-    numbers = "|".join(str(n - 1) for n in blocks)
+    numbers = "|".join(str(n) for n in blocks)
     wanted = rf"blocks\.({numbers})\.attn\.({'|'.join(targets)})"
     peft.inject_adapter_in_model(
         peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=wanted, lora_dropout=0.0), visual)

@@ -5,17 +5,17 @@ backbones and resolutions are not ours; everything else that differs is said in 
 Leaves out: what a method's own module says about itself.
 """
 from minilora.baselines import anomalyclip, finetuned, winclip
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 
-SAME = Settings()
+SAME = DetectorConfig()
 HEADER = ("method", "in the paper", "here")
 
 
 def recipes():
     """[(method, paper's hyperparameters, ours)]."""
-    agnostic, sides = anomalyclip.RECIPE, " and ".join(f"{k}x{k}" for k in winclip.SCALES)
+    agnostic, sides = anomalyclip.TRAIN_CONFIG, " and ".join(f"{k}x{k}" for k in winclip.SCALES)
     pasted = (f"{SAME.steps} steps of {SAME.batch} pictures with pasted defects (pool of "
-              f"{SAME.pool}), AdamW")
+              f"{SAME.n_train_images}), AdamW")
     return [
         ("minilora", "--", f"LoRA rank {SAME.rank}, alpha {SAME.alpha:g} on "
          f"{', '.join(SAME.targets)} of the last third of the blocks, context \"{SAME.context}\"; "
@@ -24,7 +24,7 @@ def recipes():
          "states x templates; nothing is trained", f"windows {sides}; the same states"),
         ("AnomalyCLIP", "ViT-L/14 at 518 px; 12 context vectors, 4 learned tokens in each of the "
          "first 9 layers of the text tower; maps of 4 layers; Adam, rate 1e-3, batch 8, 15 epochs "
-         "on the test set of another benchmark", f"{anomalyclip.LENGTH} context vectors, no tokens "
+         "on the test set of another benchmark", f"{anomalyclip.N_CTX} context vectors, no tokens "
          f"inside the tower, one map; AdamW, rate {agnostic.rate:g}, batch {agnostic.batch}, "
          f"{agnostic.steps} steps on the test pictures of the other embedded classes"),
         ("coop", "16 context vectors; SGD, rate 2e-3, up to 200 epochs on labelled pictures",

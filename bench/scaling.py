@@ -32,7 +32,7 @@ import torch
 from bench import measure
 from bench.tables import write
 from minilora.checkpoint.weights import load_clip
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.detector import Detector
 from minilora.scenes import scene
 from minilora.train import adapt
@@ -51,10 +51,10 @@ POOL = 16               # training pictures
 
 def prepared(size, model):
     """(Detector, random pictures).  Time does not depend on what is in them."""
-    settings = replace(Settings(), pool=POOL,
+    config = replace(DetectorConfig(), n_train_images=POOL,
                        **{key: size[key] for key in ("resolution", "steps", "blocks")})
     clip, _ = load_clip(model)
-    detector = Detector(clip, "bottle", settings)
+    detector = Detector(clip, "bottle", config)
     side = detector.resolution
     return detector, torch.rand(size["shots"], 3, side, side,
                                 generator=torch.Generator().manual_seed(0))
@@ -62,7 +62,7 @@ def prepared(size, model):
 
 def adapt_alone(detector, pictures):
     """`Detector.fit` without the memory."""
-    adapt(detector.clip, detector.prompts, pictures, detector.last, detector.settings,
+    adapt(detector.clip, detector.prompts, pictures, detector.last, detector.config,
           detector.generator, lambda step, loss: None)
     with torch.no_grad():
         detector.learned = detector.prompts()
@@ -73,7 +73,7 @@ def times(size, model, threads):
     torch.set_num_threads(threads)
     detector, pictures = prepared(size, model)
     found = {"adapt": measure.seconds(lambda: adapt_alone(detector, pictures)),
-             "remember": measure.seconds(lambda: detector.remember(pictures))}
+             "remember": measure.seconds(lambda: detector.build_memory(pictures))}
     each = [measure.seconds(lambda: detector.score(pictures[:1])) for _ in range(4)]
     return found | {"score": statistics.median(each[1:]),
                     "stored": detector.banks["adapted"].tokens.nbytes // 2}
@@ -175,7 +175,7 @@ def main():
         made.append(over_processes(options.rounds))
     head = [f"{measure.conditions()}; {options.threads} threads; weights {weights.name} (sha256 "
             f"{weights.sha256[:12]}…); {options.rounds} rounds",
-            f"unless it grows: {BASE['shots']} shots, {Settings().batch} a step, {BASE['steps']} "
+            f"unless it grows: {BASE['shots']} shots, {DetectorConfig().batch} a step, {BASE['steps']} "
             f"steps, {POOL} training pictures, the model's own resolution, the last third of the "
             "blocks"]
     write(options.out, options.name, made, head, numbers(found))

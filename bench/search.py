@@ -38,8 +38,8 @@ from minilora.search import query as search
 from minilora.search.events import Event
 from minilora.search.faiss_index import build, files_near
 from minilora.search.index import Entry, Index, likeness
-from minilora.search.indexing import Encoder, update
-from minilora.search.recurrent import CELLS, SequenceClassifier
+from minilora.search.indexing import FrameEncoder, update
+from minilora.search.recurrent import RECURRENT_CELLS, SequenceClassifier
 
 MIXED = 12
 LINES = ("bottle", "nut", "cookie", "button", "board", "knob", "washer", "cable",
@@ -55,15 +55,15 @@ KINDS = ("by name", "by picture", "damaged, by name", "damaged part")
 def drawn_index(folder, clip, sha256, seed):
     """(Index, {path: Belt}) of one seed's belts, through real video files."""
     made = {}
-    plans = [belts.mixed(k, seed=seed) for k in range(MIXED)]
-    plans += [belts.line(k, family, seed=seed) for k, family in enumerate(LINES)]
+    plans = [belts.mixed_belt(k, seed=seed) for k in range(MIXED)]
+    plans += [belts.product_belt(k, family, seed=seed) for k, family in enumerate(LINES)]
     for k, belt in enumerate(plans):
         path = folder / f"belt-{k:02d}.mp4"
         with whole_file(path) as file:
             save_video(file, belt.frames(DRAWN), DRAWN)
         made[str(path.resolve())] = belt
     index = Index(folder / "index", "bench", sha256, {"rate": float(RATE), "change": 0.0})
-    failed = update(index, made, Encoder(clip))
+    failed = update(index, made, FrameEncoder(clip))
     if failed:
         raise RuntimeError(f"belts were not read again: {failed}")
     return index, made
@@ -75,22 +75,22 @@ def asked(clip, made, seed):
     mixed, lines = list(made)[:MIXED], list(made)[MIXED:]
     true = lambda path, fits: [(path, p.start, p.end) for p in made[path].passes() if fits(p)]
     out = []
-    for noun in sorted({p.noun for path in mixed for p in made[path].passes()}):
-        found = [t for path in mixed for t in true(path, lambda p: p.noun == noun)]
-        out.append(("by name", noun, text([f"a {noun}"]), mixed, found))
-    encoder = Encoder(clip)
+    for class_name in sorted({p.class_name for path in mixed for p in made[path].passes()}):
+        found = [t for path in mixed for t in true(path, lambda p: p.class_name == class_name)]
+        out.append(("by name", class_name, text([f"a {class_name}"]), mixed, found))
+    encoder = FrameEncoder(clip)
     for path in mixed:
-        for noun in sorted({p.noun for p in made[path].passes()}):
-            style = next(s.style for s in made[path].slots if s.style.family == noun)
-            other = draw(style, seed_for("asked", seed, noun)).picture      # from another camera
+        for class_name in sorted({p.class_name for p in made[path].passes()}):
+            style = next(s.style for s in made[path].slots if s.style.family == class_name)
+            other = draw(style, seed_for("asked", seed, class_name)).picture      # from another camera
             picture = Image.fromarray((other * 255).byte().permute(1, 2, 0).numpy())
-            out.append(("by picture", noun, encoder.pictures([picture])[0].float(), mixed,
-                        true(path, lambda p: p.noun == noun)))
+            out.append(("by picture", class_name, encoder.pictures([picture])[0].float(), mixed,
+                        true(path, lambda p: p.class_name == class_name)))
     for path in lines:
-        noun, bad = made[path].passes()[0].noun, true(path, lambda p: p.flaw)
-        for kind, name in (("damaged, by name", noun), ("damaged part", "part")):
+        class_name, bad = made[path].passes()[0].class_name, true(path, lambda p: p.flaw)
+        for kind, name in (("damaged, by name", class_name), ("damaged part", "part")):
             query = text([f"a damaged {name}"], [f"a flawless {name}"])
-            out.append((kind, noun, query, [path], bad))
+            out.append((kind, class_name, query, [path], bad))
     return out
 
 
@@ -140,18 +140,18 @@ def found_in(seed, threads):
     generator, judged = torch.Generator().manual_seed(seed), {}
     with tempfile.TemporaryDirectory() as folder:
         index, made = drawn_index(Path(folder), clip.eval(), weights.sha256, seed)
-        for kind, noun, query, files, true in asked(clip, made, seed):
+        for kind, class_name, query, files, true in asked(clip, made, seed):
             hills, curves = search.find(index, likeness(query), 10_000, files=set(files))
             told = frame_auroc(curves, true)
             finds = {"events": hills, **{name: make(curves, generator)
                                          for name, make in RIVALS.items()}}
             for method, found in finds.items():
                 group = judged.setdefault(kind, {}).setdefault(method, {}).setdefault(
-                    "unseen" if noun in UNSEEN_CLASSES else "seen", [])
+                    "unseen" if class_name in UNSEEN_CLASSES else "seen", [])
                 group.append((found, true, told))
     figures = lambda rows: [*(events.mean_average_precision([r[:2] for r in rows], o)
                               for o in OVERLAPS),
-                            *(events.top([r[:2] for r in rows], k) for k in (1, 5)),
+                            *(events.hit_at_k([r[:2] for r in rows], k) for k in (1, 5)),
                             statistics.mean(r[2] for r in rows)]
     return {kind: {method: {group: figures(rows) for group, rows in groups.items()}
                    for method, groups in methods.items()} for kind, methods in judged.items()}
@@ -217,7 +217,7 @@ def ordered_belt(order, number):
 def sequences(threads):
     """Features of all belts, written once: {"features" (N, T, E), "orders" (N,)}."""
     torch.set_num_threads(threads)
-    encoder, rows, orders = Encoder(load_clip()[0].eval()), [], []
+    encoder, rows, orders = FrameEncoder(load_clip()[0].eval()), [], []
     for number in range(LEARNED + NEW):
         for order in range(len(ORDERS)):
             pictures = [f.picture for f in ordered_belt(order, number).frames(RATE)]
@@ -240,11 +240,11 @@ def curves(kept):
     flawless one, like a flawless one, like a part, like the frame before; each curve against its
     own median and spread, so that products become alike."""
     clip, features = load_clip()[0], kept["features"].float()
-    nouns = [family_of(seed_for("order", order, number)) for number in range(LEARNED + NEW)
+    class_names = [family_of(seed_for("order", order, number)) for number in range(LEARNED + NEW)
              for order in range(len(ORDERS))]
-    texts = {noun: torch.stack([search.text_features(clip, text.format(noun)) for text in
-                                ("a damaged {}", "a flawless {}", "a {}")]) for noun in set(nouns)}
-    like = torch.einsum("nte,nke->ntk", features, torch.stack([texts[noun] for noun in nouns]))
+    texts = {class_name: torch.stack([search.text_features(clip, text.format(class_name)) for text in
+                                ("a damaged {}", "a flawless {}", "a {}")]) for class_name in set(class_names)}
+    like = torch.einsum("nte,nke->ntk", features, torch.stack([texts[class_name] for class_name in class_names]))
     still = F.pad((features[:, 1:] * features[:, :-1]).sum(-1), (1, 0), value=1.0)
     four = torch.stack([like[..., 0] - like[..., 1], like[..., 1], like[..., 2], still], dim=-1)
     away = four - four.median(1, keepdim=True).values
@@ -280,9 +280,9 @@ def order_tables(options):
     for what, rows_of in (("four curves of a search", curves(kept)),
                           ("features of frames", kept["features"].float())):
         rows = []
-        for kind in (*CELLS, "mean"):
+        for kind in (*RECURRENT_CELLS, "mean"):
             shares = [learned_order(kind, rows_of, kept["orders"], seed) for seed in options.seeds]
-            rows.append([kind if kind in CELLS else "mean over time",
+            rows.append([kind if kind in RECURRENT_CELLS else "mean over time",
                          *(spread([s[k] for s in shares]) for k in range(len(ORDERS))),
                          spread([statistics.mean(s) for s in shares])])
         made.append((f"order of events told from {what}, per cent of {NEW} new belts each",
@@ -302,7 +302,7 @@ def indexed(path, folder, threads):
     clip, weights = load_clip()
     index = Index(folder, weights.name, weights.sha256, {"rate": 1.0, "change": 0.0})
     begun = time.perf_counter()
-    used = measure.peak(lambda: update(index, [path], Encoder(clip.eval())))["allocated"]
+    used = measure.peak(lambda: update(index, [path], FrameEncoder(clip.eval())))["allocated"]
     seconds = time.perf_counter() - begun
     size = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
     return {"seconds": seconds, "memory": used, "disk": size, "rows": sum(
@@ -313,7 +313,7 @@ def speed_tables(options):
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "belt.mp4"
-        belt = belts.mixed(0, slots=LONG)
+        belt = belts.mixed_belt(0, slots=LONG)
         begun = time.perf_counter()
         with whole_file(path) as file:
             save_video(file, belt.frames(VIDEO_RATE), VIDEO_RATE)
@@ -321,7 +321,7 @@ def speed_tables(options):
         runs = [measure.fresh(indexed, str(path), str(Path(folder) / f"i{k}"), options.threads)
                 for k in range(options.rounds)]
         frames = [f for f in sampled(all_frames(path), 1.0) if f.picture]
-        encoder = Encoder(load_clip()[0].eval())
+        encoder = FrameEncoder(load_clip()[0].eval())
         works = {"decoding alone": lambda: [f.picture for f in sampled(all_frames(path), 1.0)],
                  "encoding alone": lambda: [encoder.pictures([f.picture for f in frames[k:k + 32]])
                                             for k in range(0, len(frames), 32)]}

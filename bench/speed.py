@@ -31,12 +31,13 @@ import torch.nn.functional as F
 from bench import measure, peers
 from bench.tables import write
 from minilora.bpe import END, START, default_tokenizer
-from minilora.checkpoint.weights import load_clip, official_state_dict
+from minilora.checkpoint.openai_layout import official_state_dict
+from minilora.checkpoint.weights import load_clip
 from minilora.clip import CLIP, VIT_B_16
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.detector import Detector
 from minilora.lora import add_lora
-from minilora.memory_bank import SHARE, MemoryBank
+from minilora.memory_bank import CORESET_SHARE, MemoryBank
 from minilora.prompts import prompt_ensemble
 from minilora.train import adaptation_loss
 from minilora.vit import value_value_blocks
@@ -111,15 +112,15 @@ def text_pairs(o):
                    lambda: [tensor_of(peer.get_text_features(**padded))], apart)
 
 
-def training_step(clip, pixels, coverage, text, settings):
+def training_step(clip, pixels, coverage, text, config):
     """A function that does one step from pixels; it returns the loss and the gradients."""
     parameters = peers.trained(clip.visual)
-    optimiser = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=0.01)
+    optimiser = torch.optim.AdamW(parameters, lr=config.rate, weight_decay=0.01)
 
     @torch.enable_grad()
     def step():
-        loss = adaptation_loss(clip, lambda: text, clip.visual.embed(pixels), coverage, 1,
-                               settings.losses)
+        loss = adaptation_loss(clip, lambda: text, clip.visual.embed(pixels), coverage, 0,
+                               config.losses)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -128,21 +129,21 @@ def training_step(clip, pixels, coverage, text, settings):
 
 
 def lora_pairs(o):
-    settings, layers = Settings(), SHAPE.vision_layers
+    config, layers = DetectorConfig(), SHAPE.vision_layers
     ours, theirs = seeded_clip(o.device), seeded_clip(o.device)
-    adapted = range(layers + 1 - value_value_blocks(layers), layers + 1)
-    add_lora(ours.visual, settings.targets, adapted, settings.rank, settings.alpha,
+    adapted = range(layers - value_value_blocks(layers), layers)
+    add_lora(ours.visual, config.targets, adapted, config.rank, config.alpha,
              torch.Generator().manual_seed(3))
-    peers.add_peft_lora(theirs.visual, settings.targets, adapted, settings.rank, settings.alpha)
+    peers.add_peft_lora(theirs.visual, config.targets, adapted, config.rank, config.alpha)
     for p in peers.trained(ours.visual):
         p.data.normal_(0, 0.02)                                 # with B = 0, A has no gradient
     peers.copy_lora(ours.visual, theirs.visual)
-    pixels = random_pixels(settings.batch, o.device)
-    coverage = (torch.rand(settings.batch, (SHAPE.resolution // SHAPE.patch) ** 2,
+    pixels = random_pixels(config.batch, o.device)
+    coverage = (torch.rand(config.batch, (SHAPE.resolution // SHAPE.patch) ** 2,
                            generator=torch.Generator().manual_seed(4)) < 0.1).float().to(o.device)
     text = F.normalize(ours.encode_text(ids_of(2, False).to(o.device)), dim=-1)
-    yield Pair(f"LoRA training step, batch {settings.batch}: peft",
-               *(training_step(clip, pixels, coverage, text, settings) for clip in (ours, theirs)),
+    yield Pair(f"LoRA training step, batch {config.batch}: peft",
+               *(training_step(clip, pixels, coverage, text, config) for clip in (ours, theirs)),
                apart, 1e-3)                                     # gradients add up more roundings
 
 
@@ -174,8 +175,8 @@ def load_pairs(o):
 def detector_with_memory(device):
     """A Detector whose bank is as large as one of REMEMBERED pictures, of random tokens."""
     detector = Detector(seeded_clip(device), "bottle")
-    width = SHAPE.vision_width * len(detector.memory_layers) + SHAPE.embed
-    count = int(SHARE * REMEMBERED * (SHAPE.resolution // SHAPE.patch) ** 2)
+    width = SHAPE.vision_width * len(detector.memory_states) + SHAPE.embed
+    count = int(CORESET_SHARE * REMEMBERED * (SHAPE.resolution // SHAPE.patch) ** 2)
     tokens = torch.randn(count, width, generator=torch.Generator().manual_seed(5))
     detector.banks = {"adapted": MemoryBank(F.normalize(tokens, dim=-1).to(device))}
     detector.learned = detector.prompts()
@@ -186,12 +187,12 @@ def memory_pairs(o):
     pixels, detector = random_pixels(1, o.device), detector_with_memory(o.device)
 
     def without():
-        return detector.row(detector.encode(pixels), "text")
+        return detector.map_and_score(detector.encode(pixels), "text")
 
     def same(both, text):
         seen, weight = detector.encode(pixels), detector.weight
         detector.weight = 0.0
-        memory = detector.row(seen, "adapted")[0]
+        memory = detector.map_and_score(seen, "adapted")[0]
         detector.weight = weight
         return apart([both[0]], [memory + weight * text[0]])
 

@@ -18,11 +18,11 @@ from bench import accuracy
 from bench.tables import write
 from minilora import __version__, anomaly_map
 from minilora.checkpoint.weights import load_clip
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.data.mvtec import few_shot, find_data, load_class
 from minilora.detector import Detector
 from minilora.io.files import digest_of
-from minilora.runs.run_class import load_pictures
+from minilora.runs.run_class import prepare_pictures
 
 WANTED = 0.05                                   # false alarms
 
@@ -56,22 +56,22 @@ RULES = {"mean and deviation": anomaly_map.threshold,
          **{f"{factor} times the level": times_the_level(factor) for factor in (1.1, 1.2, 1.3)}}
 
 
-def compute(data, shots, settings, options):
+def compute(data, shots, config, options):
     """{"rows": {"alone", "turned", "scores", "labels"}}: scores of the shots and of all test
     pictures."""
-    detector = Detector(load_clip(options.model, options.device)[0], data.name, settings)
-    pictures = load_pictures(few_shot(data.train, shots, settings.seed), detector.prepare)
+    detector = Detector(load_clip(options.model, options.device)[0], data.name, config)
+    pictures = prepare_pictures(few_shot(data.train, shots, config.seed), detector.prepare)
     detector.fit(pictures)
 
     @torch.no_grad()
     def score(picture, bank=None):
-        return detector.row(detector.encode(picture[None]), "adapted", bank)[1].item()
+        return detector.map_and_score(detector.encode(picture[None]), "adapted", bank)[1].item()
     with torch.no_grad():
-        _, alone = detector.memories(pictures)
+        _, alone = detector.leave_one_out_banks(pictures)
     return {"alone": [score(picture, bank) for bank, picture, _ in alone],
-            "turned": [detector.row(seen, "adapted", bank)[1].item()
+            "turned": [detector.map_and_score(seen, "adapted", bank)[1].item()
                        for bank, _, copies in alone for seen in copies],
-            "scores": [score(p) for p in load_pictures(data.test, detector.prepare)],
+            "scores": [score(p) for p in prepare_pictures(data.test, detector.prepare)],
             "labels": [s.label for s in data.test]}
 
 
@@ -123,11 +123,11 @@ def main():
         for name in options.names:
             data = load_class(root, name)
             for seed in options.seeds:
-                settings = Settings(seed=seed, steps=options.steps)
+                config = DetectorConfig(seed=seed, steps=options.steps)
                 mark = digest_of("thresholds", weights.sha256, name, len(data.test), shots,
-                                 asdict(settings), __version__)
+                                 asdict(config), __version__)
                 path = options.out / "cells" / f"threshold-{name}-{shots}shot-seed{seed}.json"
-                rows = accuracy.cell(path, mark, compute, data, shots, settings, options)
+                rows = accuracy.cell(path, mark, compute, data, shots, config, options)
                 cells.setdefault((name, shots), []).append(rows)
                 print(f"{name} {shots} shots, seed {seed}", flush=True)
     pictures = {"all": slice(None), "even": slice(0, None, 2),

@@ -49,14 +49,14 @@ def options_of(args, size):
 def pace(options, steps=6):
     """Seconds of a step: the later half of a few."""
     short = {**vars(options), "steps": 10 ** 6, "stop": steps, "measure_every": 0}
-    _, log = pretrain.train(argparse.Namespace(**short), lambda line: None)
+    _, log = pretrain.pretrain(argparse.Namespace(**short), lambda line: None)
     return (log[-1]["seconds"] - log[steps // 2 - 1]["seconds"]) / (steps - steps // 2)
 
 
 def trained(options, minutes):
     """Trains one size for so long.  Returns {column: text}."""
     options.steps = max(10, int(minutes * 60 / pace(options)))
-    _, log = pretrain.train(options, lambda line: print(line, flush=True))
+    _, log = pretrain.pretrain(options, lambda line: print(line, flush=True))
     return {"from": "--start" if options.start else "random numbers", "steps": str(options.steps),
             **{name: f"{100 * value:.1f}" for name, value in log[-1].items()
                if name.startswith(("explained", "names", "photo_", "auroc", "memory_"))}}

@@ -9,7 +9,7 @@ import csv
 from pathlib import Path
 
 from minilora.io.files import whole_file
-from minilora.report.svg import H, W, lines
+from minilora.report.svg import CHART_HEIGHT, CHART_WIDTH, lines
 
 TOP = Path(__file__).resolve().parent.parent
 COLOURS = ("#0b62c4", "#b3450b", "#2e7d32", "#7a4fb5", "#555555")
@@ -45,10 +45,10 @@ def drawing(rows):
             low = min(y for points in series.values() for _, y in points)
             bottom = 0.5 if low > 0.5 else 0
             chart = lines(title, "thousand steps", title, series, y_range=(bottom, 1))
-            x = len(parts) * W
-            parts.append(chart.replace("<svg ", f'<svg x="{x}" width="{W}" height="{H}" ', 1))
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {len(parts) * W} {H}" '
-            f'width="{len(parts) * W}"><rect width="100%" height="100%" fill="white"/>{STYLE}'
+            x = len(parts) * CHART_WIDTH
+            parts.append(chart.replace("<svg ", f'<svg x="{x}" width="{CHART_WIDTH}" height="{CHART_HEIGHT}" ', 1))
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {len(parts) * CHART_WIDTH} {CHART_HEIGHT}" '
+            f'width="{len(parts) * CHART_WIDTH}"><rect width="100%" height="100%" fill="white"/>{STYLE}'
             + "".join(parts) + "</svg>\n")
 
 

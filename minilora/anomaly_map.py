@@ -27,7 +27,7 @@ def text_map(patches, text, scale):
     return similarity_logits(patches, text, 1 / scale).softmax(-1)[..., 1]        # (B, P)
 
 
-def gaussian(maps, sigma):
+def gaussian_blur(maps, sigma):
     """Gaussian smoothing, written out: two passes with a kernel exp(-t² / 2 sigma²) cut at 4 sigma.
 
     maps: (B, H, W);  sigma in pixels, 0 leaves the maps as they are.  The border is reflected, so
@@ -49,18 +49,18 @@ def to_pixels(patch_scores, size, sigma):
     rows = round(math.sqrt(patch_scores.shape[1] * size[0] / size[1]))      # patches are square
     maps = patch_scores.unflatten(1, (1, rows, -1))                         # (B, 1, rows, columns)
     maps = F.interpolate(maps, tuple(size), mode="bilinear", align_corners=False)
-    return gaussian(maps[:, 0], sigma)
+    return gaussian_blur(maps[:, 0], sigma)
 
 
-def image_score(maps, top=0.003, picture=0.0):
-    """Mean of the highest `top` share of a map's pixels, plus `picture`.  (B, H, W) -> (B,).
+def image_score(maps, top_fraction=0.003, picture=0.0):
+    """Mean of the highest `top_fraction` of a map's pixels, plus `picture`.  (B, H, W) -> (B,).
 
     Less noisy than the maximum; small enough for a defect of a patch's size (bench.ablation).
     picture: (B,), what the whole picture adds.
     Raises ValueError for NaN or inf: compared with a threshold, NaN would pass as good.
     """
     flat = maps.flatten(1)
-    scores = flat.topk(max(1, int(top * flat.shape[1])), dim=1).values.mean(1) + picture
+    scores = flat.topk(max(1, int(top_fraction * flat.shape[1])), dim=1).values.mean(1) + picture
     if not scores.isfinite().all():
         raise ValueError(f"score {scores[~scores.isfinite()][0].item()} of a picture; expected a "
                          "finite number; the weights or the adapter are broken, fit again")

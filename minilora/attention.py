@@ -70,10 +70,10 @@ class MultiHeadAttention(nn.Module):
         self.v = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x, causal=False, asking=None):
-        """x: (B, L, W) -> (B, L, W).  asking: (B, A, W) -> (B, A, W), if only they ask about x."""
-        asking = x if asking is None else asking
-        q, k, v = self.split(self.q(asking)), self.split(self.k(x)), self.split(self.v(x))
+    def forward(self, x, causal=False, query=None):
+        """x: (B, L, W) -> (B, L, W).  query: (B, A, W) -> (B, A, W), if only they ask about x."""
+        query = x if query is None else query
+        q, k, v = self.split(self.q(query)), self.split(self.k(x)), self.split(self.v(x))
         return self.out(self.join(fused_attention(q, k, v, causal)))
 
     def value_value(self, x):
@@ -126,14 +126,14 @@ class Block(nn.Module):
         x = x + self.attn(self.ln_1(x), causal)                  # V eq. 2
         return x + self.mlp(self.ln_2(x))                        # V eq. 3
 
-    def first_token(self, x):
+    def cls_only(self, x):
         """What `forward` makes of CLS, (B, L, W) -> (B, 1, W), at a fraction of the work.
 
         After the last block nothing but CLS is looked at: the other tokens are asked, not updated.
         """
         y = self.ln_1(x)
         first = y[:, :1].contiguous()   # of a slice F.linear rounds otherwise if weights train
-        cls = x[:, :1] + self.attn(y, asking=first)
+        cls = x[:, :1] + self.attn(y, query=first)
         return cls + self.mlp(self.ln_2(cls))
 
     @torch.no_grad()

@@ -64,7 +64,7 @@ def printable_bytes():
     return {chr(letter): byte for letter, byte in zip(letters, visible + hidden)}
 
 
-def join_pair(ids, pair, new):
+def merge_pair(ids, pair, new):
     """Replace each occurrence of `pair` in the list `ids`, from left to right, by the id `new`."""
     joined, n = [], 0
     while n < len(ids):
@@ -86,16 +86,16 @@ class Tokenizer:
                              f"{len(lines)}; restore the file or cut it as bpe.py's docstring says")
         byte_of = printable_bytes()
         self.id_of_byte = {byte: n for n, byte in enumerate(byte_of.values())}
-        self.pieces = [bytes([b]) for b in byte_of.values()]            # id -> what it stands for
-        self.pieces += [piece + b" " for piece in self.pieces]          # the end of a word
+        self.vocab = [bytes([b]) for b in byte_of.values()]            # id -> what it stands for
+        self.vocab += [piece + b" " for piece in self.vocab]          # the end of a word
         names = {c: n for n, c in enumerate([*byte_of, *(c + "</w>" for c in byte_of)])}
         self.merges = {}                                                # (id, id) -> id, by rank
         for new, line in enumerate(lines, start=512):
             left, right = line.split(" ")
             names[left + right] = new
             self.merges[names[left], names[right]] = new
-            self.pieces.append(self.pieces[names[left]] + self.pieces[names[right]])
-        self.pieces += [special.encode() for special in SPECIAL]
+            self.vocab.append(self.vocab[names[left]] + self.vocab[names[right]])
+        self.vocab += [special.encode() for special in SPECIAL]
         self.cache = {}                                                 # word -> ids
 
     def merge_steps(self, word):
@@ -108,7 +108,7 @@ class Tokenizer:
             pair = min(zip(ids, ids[1:]), key=lambda p: self.merges.get(p, START))
             if pair not in self.merges:
                 return
-            ids = join_pair(ids, pair, self.merges[pair])
+            ids = merge_pair(ids, pair, self.merges[pair])
             yield ids
 
     def encode(self, text):
@@ -136,7 +136,7 @@ class Tokenizer:
         if wrong is not None:
             raise ValueError(f"token id {wrong}: expected 0 to {END}; these ids come from "
                              "another vocabulary")
-        return b"".join(self.pieces[n] for n in ids).decode("utf-8", errors="replace").strip()
+        return b"".join(self.vocab[n] for n in ids).decode("utf-8", errors="replace").strip()
 
     def tokenize(self, texts, context=CONTEXT, truncate=False):
         """START, ids, END and zeros for one text or a list of N: LongTensor (N, context).
@@ -168,7 +168,7 @@ def demo():
     tokenizer = default_tokenizer()
 
     def show(ids):
-        return "|".join(tokenizer.pieces[n].decode("utf-8", "replace") for n in ids)
+        return "|".join(tokenizer.vocab[n].decode("utf-8", "replace") for n in ids)
 
     for step, ids in enumerate(tokenizer.merge_steps("flawless")):
         print(f"after {step} merges   {show(ids):17} {ids}")

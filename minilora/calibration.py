@@ -15,7 +15,7 @@ from minilora.auroc import auroc
 from minilora.synthetic.defects import paste_anywhere
 from minilora.synthetic.sampling import choose
 
-TRIALS = 2                      # pasted defects a photograph
+DEFECTS_PER_SHOT = 2                      # pasted defects a photograph
 
 
 @torch.no_grad()
@@ -26,17 +26,17 @@ def text_share(detector, shots):
     shots: (memory without the photograph, picture (3, H, W) in [0, 1], what `encode` finds in its
     copies, of which the first is the photograph itself).
     """
-    generator = torch.Generator().manual_seed(detector.settings.seed)
+    generator = torch.Generator().manual_seed(detector.config.seed)
     pictures = [picture.cpu() for _, picture, _ in shots]
     scores, labels = {"memory": [], "text": []}, []
     rows = {"memory": "adapted", "text": "text"}            # the former, while the weight is 0
     for (bank, _, (good, *_)), picture in zip(shots, pictures):
-        pasted = [paste_anywhere(picture, generator, choose(generator, detector.settings.defects),
-                                 pictures)[0] for _ in range(TRIALS)]
+        pasted = [paste_anywhere(picture, generator, choose(generator, detector.config.defects),
+                                 pictures)[0] for _ in range(DEFECTS_PER_SHOT)]
         for label, seen in enumerate([good, *(detector.encode(p[None]) for p in pasted)]):
             labels.append(label > 0)
             for what, row in rows.items():
-                scores[what].append(detector.row(seen, row, bank)[1])
+                scores[what].append(detector.map_and_score(seen, row, bank)[1])
     memory, text = (auroc(torch.cat(found), torch.tensor(labels)) for found in scores.values())
     return min(1.0, max(0.0, text - 0.5) / max(memory - 0.5, 1e-6))
 
@@ -45,14 +45,15 @@ def demo():
     """Stand-ins for a detector: the memory sees a dark patch; the texts see it, or see nothing."""
     from types import SimpleNamespace
 
-    from minilora.config import Settings
+    from minilora.config import DetectorConfig
 
     def stand_in(texts_see):
-        def row(pixels, name, bank):
+        def map_and_score(pixels, name, bank):
             darkest = (0.5 - pixels).amax().view(1)
             noise = pixels[0, 0, 0, :1]                     # says nothing about a defect
             return None, darkest if name == "adapted" or texts_see else noise
-        return SimpleNamespace(settings=Settings(), encode=lambda pixels: pixels, row=row)
+        return SimpleNamespace(config=DetectorConfig(), encode=lambda pixels: pixels,
+                               map_and_score=map_and_score)
     generator = torch.Generator().manual_seed(0)
     good = 0.5 + 0.02 * torch.randn(8, 3, 64, 64, generator=generator)
     shots = [(None, picture, [picture[None]]) for picture in good]

@@ -14,7 +14,7 @@ Differs: CoOp's code learns by default one context of 16 vectors from noise for 
 with rate 0.002; the detector (config.py) one of 4 for each state from the words "a photo of a",
 by AdamW.
 
-Symbols: M context vectors (`length`), W text width, E embedding, N sentences, L tokens.
+Symbols: M context vectors (`n_ctx`), W text width, E embedding, N sentences, L tokens.
 Left out: contexts that depend on the image (CoCoOp), contexts inside the tower (deep prompts).
 """
 import torch
@@ -22,14 +22,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from minilora.bpe import END, START
-from minilora.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, prompt_ensemble
+from minilora.prompts import prompt_ensemble
 
-__all__ = ["ANOMALOUS_STATES", "NORMAL_STATES", "TEMPLATES", "PromptLearner", "ensemble_features",
-           "end_of_text", "prompt_ensemble"]
-
-STATES = ("flawless", "damaged")                        # before the noun: normal, anomalous
+STATE_WORDS = ("flawless", "damaged")                        # before the noun: normal, anomalous
 POSITIONS = ("end", "middle", "front")                  # where the class tokens stand
-STD = 0.02                                              # of a random start, section 4.1
+INIT_STD = 0.02                                              # of a random start, section 4.1
 
 
 def end_of_text(ids):
@@ -38,14 +35,14 @@ def end_of_text(ids):
 
 
 @torch.no_grad()
-def ensemble_features(clip, tokenizer, noun):
+def ensemble_features(clip, tokenizer, class_name):
     """Hand-written prompts about a noun: (2, E), [normal, anomalous], each of length one.
 
     Each sentence is normalised before the mean, so that all count the same, and the mean after it.
     """
     device, context = clip.text.positional_embedding.device, clip.config.context
     means = []
-    for sentences in prompt_ensemble(noun):
+    for sentences in prompt_ensemble(class_name):
         features = clip.encode_text(tokenizer.tokenize(sentences, context).to(device))   # (N, E)
         means.append(F.normalize(features, dim=-1).mean(dim=0))                          # (E,)
     return F.normalize(torch.stack(means), dim=-1)                                       # (2, E)
@@ -54,29 +51,29 @@ def ensemble_features(clip, tokenizer, noun):
 class PromptLearner(nn.Module):
     """Learned context around "flawless <noun>" and "damaged <noun>"; only `context` is trained.
 
-    length: M. init: None or "random" draws every vector from N(0, 0.02^2), by `generator`; any
+    n_ctx: M. init: None or "random" draws every vector from N(0, 0.02^2), by `generator`; any
     other text starts at the embeddings of its M tokens. position: of the class tokens, "end",
-    "middle" or "front". shared: one context for both states instead of one each.
+    "middle" or "front". class_specific: a context for each state; False: one for both.
     Freezes clip.text. The tower is used, not owned: it is neither in parameters() nor in
     state_dict(), and .to() does not move it. Raises ValueError for what does not fit.
     """
 
-    def __init__(self, clip, tokenizer, noun, length=8, init=None, position="end", shared=False,
+    def __init__(self, clip, tokenizer, class_name, n_ctx=8, init=None, position="end", class_specific=True,
                  generator=None):
         super().__init__()
-        ids, slots = placeholder(tokenizer, noun, length, position, clip.config.context)
+        ids, slots = placeholder(tokenizer, class_name, n_ctx, position, clip.config.context)
         self.tower = (clip.text.requires_grad_(False),)                 # a tuple hides it from nn
         table = clip.text.token_embedding.weight.detach()               # (vocabulary, W)
         ids = ids.to(table.device)
         self.register_buffer("embeddings", table[ids], persistent=False)            # (2, L, W)
         self.register_buffer("slots", slots.to(table.device), persistent=False)     # (2, M)
         self.register_buffer("eot", end_of_text(ids), persistent=False)             # (2,)
-        rows = 1 if shared else 2
+        rows = 2 if class_specific else 1
         if init in (None, "random"):
-            context = torch.empty(rows, length, table.shape[1])
-            context.normal_(0, STD, generator=generator)
+            context = torch.empty(rows, n_ctx, table.shape[1])
+            context.normal_(0, INIT_STD, generator=generator)
         else:
-            context = table[word_ids(tokenizer, init, length)].expand(rows, -1, -1).clone()
+            context = table[word_ids(tokenizer, init, n_ctx)].expand(rows, -1, -1).clone()
         self.context = nn.Parameter(context.to(table))                  # (1 or 2, M, W)
 
     def forward(self):
@@ -88,35 +85,35 @@ class PromptLearner(nn.Module):
         return F.normalize(features, dim=-1)
 
 
-def placeholder(tokenizer, noun, length, position, context):
+def placeholder(tokenizer, class_name, n_ctx, position, context):
     """Sentences with an X for each [V]: ids (2, L), and where the X's stand, slots (2, M)."""
     if position not in POSITIONS:
         raise ValueError(f"PromptLearner: position must be one of {', '.join(POSITIONS)}, found "
                          f"{position!r}; it says where the class tokens stand")
-    if length < 1:
-        raise ValueError(f"PromptLearner: length must be at least 1, found {length}; CoOp uses "
+    if n_ctx < 1:
+        raise ValueError(f"PromptLearner: n_ctx must be at least 1, found {n_ctx}; CoOp uses "
                          f"4 to 16")
-    before = {"end": length, "middle": length // 2, "front": 0}[position]
+    before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
     texts, slots = [], []
-    for state in STATES:
-        name = f"{state} {noun.replace('_', ' ')}"
-        words = ["X"] * before + [name] + ["X"] * (length - before)
+    for state in STATE_WORDS:
+        name = f"{state} {class_name.replace('_', ' ')}"
+        words = ["X"] * before + [name] + ["X"] * (n_ctx - before)
         texts.append(" ".join(words) + ".")
         after = 1 + before + len(tokenizer.encode(name))                # 1: start of text
-        slots.append([*range(1, 1 + before), *range(after, after + length - before)])
+        slots.append([*range(1, 1 + before), *range(after, after + n_ctx - before)])
     ids, slots = tokenizer.tokenize(texts, context), torch.tensor(slots)
     if not (ids.gather(1, slots) == tokenizer.encode("X")[0]).all():    # a noun that melts into X
-        raise ValueError(f"PromptLearner: noun must be made of whole words, found {noun!r}; leave "
+        raise ValueError(f"PromptLearner: noun must be made of whole words, found {class_name!r}; leave "
                          f"out what is cut off at its ends or runs on into the next word")
     return ids, slots
 
 
-def word_ids(tokenizer, words, length):
-    """The token ids of initial words; ValueError unless there are `length` of them."""
+def word_ids(tokenizer, words, n_ctx):
+    """The token ids of initial words; ValueError unless there are `n_ctx` of them."""
     ids = tokenizer.encode(words)
-    if len(ids) != length or START in ids or END in ids:
-        raise ValueError(f"PromptLearner: init {words!r} must be {length} ordinary tokens, found "
-                         f"{len(ids)}; pass length={len(ids)} or other words")
+    if len(ids) != n_ctx or START in ids or END in ids:
+        raise ValueError(f"PromptLearner: init {words!r} must be {n_ctx} ordinary tokens, found "
+                         f"{len(ids)}; pass n_ctx={len(ids)} or other words")
     return ids
 
 

@@ -30,11 +30,12 @@ from minilora.bpe import default_tokenizer
 from minilora.calibration import text_share
 from minilora.checkpoint import detector_files
 from minilora.clip import CLIP, CLIPConfig
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.coop import PromptLearner, ensemble_features
-from minilora.data.images import LONGEST, in_strips, normalise, strips, to_patches, to_square
-from minilora.lora import add_lora, delta_norms, lora_off
-from minilora.memory_bank import MemoryBank, tokens_of
+from minilora.data.images import (MAX_ASPECT, cut_strips, normalise, strip_bounds, to_patches,
+                                  to_square)
+from minilora.lora import add_lora, delta_norms, disable_lora
+from minilora.memory_bank import MemoryBank, patch_descriptors
 from minilora.train import adapt
 from minilora.vit import value_value_blocks
 
@@ -55,98 +56,99 @@ class Detector:
     gets LoRA layers that start without effect;  noun: what the prompts call the product.
     """
 
-    def __init__(self, clip, noun, settings=Settings()):
+    def __init__(self, clip, class_name, config=DetectorConfig()):
         if clip.config.is_resnet:
             raise ValueError("this CLIP has a ResNet as image tower; LoRA and maps need the tokens "
                              "of a vision transformer, take ViT-B/16 (search takes both)")
-        self.clip, self.settings = clip.requires_grad_(False), settings
-        self.noun, self.device = noun.replace("_", " "), clip.logit_scale.device
-        self.resolution = settings.resolution or clip.config.resolution
+        self.clip, self.config = clip.requires_grad_(False), config
+        self.class_name, self.device = class_name.replace("_", " "), clip.logit_scale.device
+        self.resolution = config.resolution or clip.config.resolution
         self.precision = "float32"              # of the tower's products when pictures are scored
-        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.generator = torch.Generator().manual_seed(config.seed)
         layers = len(clip.visual.blocks)
-        self.last = settings.blocks or value_value_blocks(layers)           # N
-        add_lora(clip.visual, settings.targets, range(layers - self.last + 1, layers + 1),
-                 settings.rank, settings.alpha, self.generator)
-        self.memory_layers = settings.memory_layers or middle_layers(layers, self.last)
-        if max(self.memory_layers) > layers - self.last:
-            raise ValueError(f"memory_layers {self.memory_layers}: expected numbers up to "
-                             f"{layers - self.last}, the blocks before LoRA; adapt fewer blocks")
+        self.last = config.blocks or value_value_blocks(layers)           # N
+        add_lora(clip.visual, config.targets, range(layers - self.last, layers),
+                 config.rank, config.alpha, self.generator)
+        self.memory_states = config.memory_states or middle_states(layers, self.last)
+        if max(self.memory_states) > layers - self.last:
+            raise ValueError(f"memory_states {self.memory_states}: expected numbers up to "
+                             f"{layers - self.last}, which enters the first block with LoRA; "
+                             "adapt fewer blocks")
         tokenizer = default_tokenizer()
-        words = len(tokenizer.encode(settings.context))
-        self.prompts = PromptLearner(clip, tokenizer, self.noun, words, settings.context)
+        words = len(tokenizer.encode(config.context))
+        self.prompts = PromptLearner(clip, tokenizer, self.class_name, words, config.context)
         self.learned, self.banks, self.threshold, self.losses = None, {}, None, []
-        self.level, self.weight = 1.0, settings.text_weight
+        self.level, self.weight = 1.0, config.text_weight
 
     @cached_property
     def hand_written(self):
         """Texts of the hand-written prompts, (2, E); after `fit` only the table needs them."""
-        return ensemble_features(self.clip, default_tokenizer(), self.noun)
+        return ensemble_features(self.clip, default_tokenizer(), self.class_name)
 
     def prepare(self, image):
         """PIL picture -> (3, H, W) in [0, 1], as this detector looks at it."""
-        if self.settings.square:
+        if self.config.square:
             return to_square(image, self.resolution)
         return to_patches(image, self.resolution, self.clip.visual.patch)
 
     # ---- fit ----------------------------------------------------------------------------------
 
-    def fit(self, pictures, report=lambda step, loss: None, unfinished=None):
+    def fit(self, pictures, report=lambda step, loss: None, resume=None):
         """Learns from good pictures alone.  Returns self.
 
         pictures: K >= 1 of (3, H, W) in [0, 1];  report(step, loss) is called after every step;
-        unfinished: an `Unfinished`, from which a training that was stopped goes on.
+        unfinished: an `ResumePoint`, from which a training that was stopped goes on.
         """
-        if self.settings.steps:
+        if self.config.steps:
             patch = self.clip.visual.patch
-            shown = [strip for picture in pictures for strip in in_strips(picture, patch)]
-            self.losses = adapt(self.clip, self.prompts, shown, self.last, self.settings,
-                                self.generator, report, unfinished)
+            shown = [strip for picture in pictures for strip in cut_strips(picture, patch)]
+            self.losses = adapt(self.clip, self.prompts, shown, self.last, self.config,
+                                self.generator, report, resume)
         with torch.no_grad():
-            self.learned = self.prompts() if self.settings.steps else self.hand_written
-        self.remember(pictures)
+            self.learned = self.prompts() if self.config.steps else self.hand_written
+        self.build_memory(pictures)
         return self
 
     @torch.no_grad()
-    def remember(self, pictures):
+    def build_memory(self, pictures):
         """Fills the memory; level, weight and threshold by leaving one photograph out."""
-        self.banks, alone = self.memories(pictures)
+        self.banks, alone = self.leave_one_out_banks(pictures)
 
         def scores():                                   # of every copy, turned as the memory's are
-            return torch.cat([self.row(seen, "adapted", bank)[1]
+            return torch.cat([self.map_and_score(seen, "adapted", bank)[1]
                               for bank, _, copies in alone for seen in copies])
         self.level, self.weight = 1.0, 0.0              # first the memory alone, no texts
         self.level = max(scores().median().item(), 1e-6)
-        self.weight = self.settings.text_weight * text_share(self, alone)
-        self.threshold = anomaly_map.threshold(scores(), self.settings.false_positive_rate)
+        self.weight = self.config.text_weight * text_share(self, alone)
+        self.threshold = anomaly_map.threshold(scores(), self.config.false_positive_rate)
 
-    def memories(self, pictures):
+    def leave_one_out_banks(self, pictures):
         """{row: its memory of all pictures}, and of each picture: (a memory of the others, the
         picture, what is seen of its copies)."""
-        owners, shown = zip(*self.copies_of(pictures))
+        image_ids, shown = zip(*self.rotated_copies(pictures))
         seen = {lora: [self.encode(p[None], lora) for p in shown] for lora in (True, False)}
-        banks = {name: self.bank_of(seen[ROWS[name].lora], name) for name in ("lora-off", "adapted")}
-        banks["memory"] = banks["adapted"].first(seen[True][0].tokens.shape[-1])
+        banks = {name: self.build_bank(seen[ROWS[name].lora], name) for name in ("lora-off", "adapted")}
+        banks["memory"] = banks["adapted"].truncated(seen[True][0].tokens.shape[-1])
         alone = []
         for left_out in folds(len(pictures)):
-            rest = [s for s, k in zip(seen[True], owners) if k not in left_out]
-            bank = self.bank_of(rest or seen[True], "adapted")      # one alone has no others
-            alone += [(bank, pictures[k], [s for s, owner in zip(seen[True], owners) if owner == k])
+            rest = [s for s, k in zip(seen[True], image_ids) if k not in left_out]
+            bank = self.build_bank(rest or seen[True], "adapted")      # one alone has no others
+            alone += [(bank, pictures[k], [s for s, image_id in zip(seen[True], image_ids) if image_id == k])
                       for k in left_out]
         return banks, alone
 
-    def copies_of(self, pictures):
+    def rotated_copies(self, pictures):
         """What is remembered: (number of the photograph, picture) of each shot and its turns."""
-        turns = range(4 if self.settings.turns else 1)
+        turns = range(4 if self.config.rotations else 1)
         return [(k, torch.rot90(picture, turn, (1, 2))) for turn in turns
                 for k, picture in enumerate(pictures)]
 
-    def bank_of(self, seen, name):
+    def build_bank(self, seen, name):
         """The memory of a row, of what was seen of good pictures, each by itself."""
-        generator = torch.Generator().manual_seed(self.settings.seed)       # whatever training drew
-        return MemoryBank.of([self.memory_tokens(each, name)[0] for each in seen], generator)
+        generator = torch.Generator().manual_seed(self.config.seed)       # whatever training drew
+        return MemoryBank.build([self.bank_features(each, name)[0] for each in seen], generator)
 
-    def memory_tokens(self, seen, name):
+    def bank_features(self, seen, name):
         """What a row compares of each patch, (B, P, ...) of length one."""
         if not ROWS[name].texts:
             return seen.tokens
@@ -154,31 +156,31 @@ class Detector:
 
     def distances(self, seen, name, bank):
         """Step 3: how far each patch is from a memory, (B, P)."""
-        return bank.distances(self.memory_tokens(seen, name))
+        return bank.distances(self.bank_features(seen, name))
 
     # ---- score --------------------------------------------------------------------------------
 
     def encode(self, pixels, lora=True):
         """Step 1.  pixels: (B, 3, H, W) in [0, 1].  Returns tokens for the memory (B, P, ...),
         patches (B, P, E), the whole (B, E) and the size (H, W)."""
-        if max(pixels.shape[-2:]) > LONGEST * min(pixels.shape[-2:]):
-            return self.encode_long(pixels, lora)
+        if max(pixels.shape[-2:]) > MAX_ASPECT * min(pixels.shape[-2:]):
+            return self.encode_strips(pixels, lora)
         visual, half = self.clip.visual, self.precision != "float32"
         kind = getattr(torch, self.precision) if half else None
-        with (nullcontext() if lora else lora_off(visual),
+        with (nullcontext() if lora else disable_lora(visual),
               torch.autocast(self.device.type, kind, enabled=half)):
             x = visual.embed(normalise(pixels.to(self.device)))
             hidden = visual.hidden_states(x, len(visual.blocks) - 1)
             patches = visual.value_value(hidden, self.last)
-            whole = visual.pool(visual.blocks[-1].first_token(hidden[-1]))
-        return Features(tokens_of(hidden, self.memory_layers), patches.float(), whole.float(),
+            whole = visual.pool(visual.blocks[-1].cls_only(hidden[-1]))
+        return Features(patch_descriptors(hidden, self.memory_states), patches.float(), whole.float(),
                     pixels.shape[-2:])
 
-    def encode_long(self, pixels, lora):
+    def encode_strips(self, pixels, lora):
         """`encode` of a picture longer than the tower is used to: strip by strip, joined."""
         size, patch = pixels.shape[-2:], self.clip.visual.patch
-        axis, cut = (1 if size[0] > size[1] else 2), strips(size, patch)
-        parts = [self.encode(strip, lora) for strip in in_strips(pixels, patch)]
+        axis, cut = (1 if size[0] > size[1] else 2), strip_bounds(size, patch)
+        parts = [self.encode(strip, lora) for strip in cut_strips(pixels, patch)]
 
         def joined(columns):                            # (B, P, ...): to the grid and back
             grids = [c.unflatten(1, (part.size[0] // patch, -1)) for c, part in zip(columns, parts)]
@@ -188,7 +190,7 @@ class Detector:
         tokens, patches, wholes, _ = zip(*parts)
         return Features(joined(tokens), joined(patches), torch.stack(wholes).mean(0), size)
 
-    def row(self, seen, name, bank=None):
+    def map_and_score(self, seen, name, bank=None):
         """Steps 2 to 4: (maps (B, H, W), scores (B,)) on the CPU.
 
         bank: a memory other than the row's own, which does not know the picture.
@@ -201,9 +203,9 @@ class Detector:
             scale, weight = self.clip.logit_scale.exp(), self.weight if row.memory else 1.0
             odd = odd + weight * text_map(seen.patches, text, scale)
             whole = weight * text_map(seen.whole[:, None], text, scale)[:, 0].cpu()     # (B,)
-        sigma = self.settings.sigma * min(seen.size) / 224
+        sigma = self.config.sigma * min(seen.size) / 224
         maps = to_pixels(odd.cpu(), seen.size, sigma)
-        return maps, image_score(maps, self.settings.top, self.settings.picture_weight * whole)
+        return maps, image_score(maps, self.config.top_fraction, self.config.picture_weight * whole)
 
     @torch.no_grad()
     def rows(self, pixels):
@@ -215,18 +217,18 @@ class Detector:
         names = [name for name, row in ROWS.items() if name == "zero-shot"
                  or self.banks and (name in self.banks or not row.memory)]
         seen = {lora: self.encode(pixels, lora) for lora in {ROWS[name].lora for name in names}}
-        return {name: self.row(seen[ROWS[name].lora], name) for name in names}
+        return {name: self.map_and_score(seen[ROWS[name].lora], name) for name in names}
 
     @torch.no_grad()
     def score(self, pixels):
         """(maps (B, H, W), scores (B,)) of the last row there is."""
         name = "adapted" if self.banks else "zero-shot"
-        return self.row(self.encode(pixels, ROWS[name].lora), name)
+        return self.map_and_score(self.encode(pixels, ROWS[name].lora), name)
 
-    def line(self, maps, scores):
+    def pixel_threshold(self, maps, scores):
         """From which value on a pixel of each map is suspicious, (B,): where the map alone would
         carry its picture over the threshold, given what the whole picture adds to the score."""
-        return self.threshold - (scores - image_score(maps, self.settings.top))
+        return self.threshold - (scores - image_score(maps, self.config.top_fraction))
 
     def parameters(self):
         """(trainable, total) numbers of parameters."""
@@ -245,7 +247,7 @@ class Detector:
 
         weights: the `Weights` that the base model came from; their sha256 ties the adapter to them.
         """
-        detector_files.save(self, folder, weights)
+        detector_files.save_detector(self, folder, weights)
 
     @classmethod
     def load(cls, folder, clip, weights):
@@ -253,12 +255,12 @@ class Detector:
 
         Raises ValueError if the adapter belongs to other base weights or another version.
         """
-        return detector_files.load(cls, folder, clip, weights)
+        return detector_files.load_detector(cls, folder, clip, weights)
 
 
-def middle_layers(layers, last):
-    """The layers of the memory: half and three quarters of the way, before the `last` ones."""
-    frozen = layers - last                      # 0: what enters the first block
+def middle_states(layers, last):
+    """Hidden states of the memory: half and three quarters of the way, at most what enters LoRA."""
+    frozen = layers - last                      # state n enters block n
     return tuple(sorted({min(max(1, layers // 2), frozen), min(-(-3 * layers // 4), frozen)}))
 
 
@@ -274,7 +276,7 @@ def demo():
                         text_width=64, text_layers=1)
     clip = CLIP(config).initialise(generator)
     good = 0.5 + 0.05 * torch.randn(5, 3, 64, 96, generator=generator).clamp(-1, 1)
-    detector = Detector(clip, "plate", Settings(steps=20, pool=32, batch=8, rank=2, alpha=2))
+    detector = Detector(clip, "plate", DetectorConfig(steps=20, n_train_images=32, batch=8, rank=2, alpha=2))
     trained, total = detector.parameters()
     print(f"training {trained:,} of {total:,} parameters on {len(good) - 1} good pictures")
     detector.fit(good[:4])

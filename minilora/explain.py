@@ -17,7 +17,7 @@ from PIL import Image
 
 from minilora import anomaly_map
 from minilora.bpe import default_tokenizer
-from minilora.coop import STATES
+from minilora.coop import STATE_WORDS
 from minilora.data.images import normalise, read_image
 from minilora.io.cli import command, option_parser
 from minilora.io.files import whole_file
@@ -28,7 +28,7 @@ from minilora.report import html
 from minilora.report.results import colours
 from minilora.train import frozen_states
 
-SIDE = 224                      # of the pictures on the page, pixels
+PAGE_SIDE = 224                      # of the pictures on the page, pixels
 
 
 def heat(values, low=None, high=None):
@@ -37,12 +37,12 @@ def heat(values, low=None, high=None):
     low = values.min() if low is None else low
     high = values.max() if high is None else high
     scaled = (values - low) / max(float(high - low), 1e-9)
-    return shown(Image.fromarray(colours(scaled)), Image.Resampling.NEAREST)
+    return enlarged(Image.fromarray(colours(scaled)), Image.Resampling.NEAREST)
 
 
-def shown(picture, how=Image.Resampling.BICUBIC):
+def enlarged(picture, how=Image.Resampling.BICUBIC):
     """PIL picture, its shorter side SIDE pixels."""
-    return picture.resize([round(SIDE * side / min(picture.size)) for side in picture.size], how)
+    return picture.resize([round(PAGE_SIDE * side / min(picture.size)) for side in picture.size], how)
 
 
 def attention_of_cls(visual, entering, head):
@@ -66,7 +66,7 @@ def changes(visual):
     its largest singular value, cosine between delta and weight."""
     rows = []
     for name, layer in lora_layers(visual).items():
-        delta, weight = layer.delta(), layer.weight
+        delta, weight = layer.delta_weight(), layer.weight
         values = torch.linalg.svdvals(delta)
         rows.append((name, delta.norm().item(), (delta.norm() / weight.norm()).item(),
                      (values[0] / values.sum().clamp(min=1e-12)).item(),
@@ -74,7 +74,7 @@ def changes(visual):
     return rows
 
 
-def table(head, rows):
+def html_table(head, rows):
     """Cells of text as an HTML table."""
     body = "".join("<tr>" + "".join(f"<td>{escape(str(c))}</td>" for c in row) + "</tr>"
                    for row in rows)
@@ -82,7 +82,7 @@ def table(head, rows):
             f"{body}</table></div>")
 
 
-def gallery(pictures):
+def picture_row(pictures):
     """[(PIL picture, caption)] side by side."""
     return '<div class="gallery">' + "".join(
         f"<figure>{html.inline_image(picture, caption)}<figcaption>{escape(caption)}</figcaption>"
@@ -92,17 +92,17 @@ def gallery(pictures):
 def text_part(detector):
     """Tokens of the hand-written prompts, and what the learned context is near to."""
     tokenizer, rows = default_tokenizer(), []
-    for state in STATES:
-        prompt = f"{detector.settings.context} {state} {detector.noun}"
+    for state in STATE_WORDS:
+        prompt = f"{detector.config.context} {state} {detector.class_name}"
         ids = tokenizer.encode(prompt)
         rows.append((prompt, " ".join(tokenizer.decode([i]).strip() for i in ids),
                      " ".join(map(str, ids))))
     words = [" ".join(nearest_words(detector.clip, c, tokenizer))
              for c in detector.prompts.context.detach().flatten(0, -3).unbind(0)]
     cosine = F.cosine_similarity(*detector.learned, dim=0).item()
-    return ("<h2>1. The prompts</h2>" + table(("text", "tokens", "ids"), rows)
+    return ("<h2>1. The prompts</h2>" + html_table(("text", "tokens", "ids"), rows)
             + "<p>The learned context vectors started from the words “"
-            + escape(detector.settings.context) + "”; the nearest tokens to them now are “"
+            + escape(detector.config.context) + "”; the nearest tokens to them now are “"
             + escape("”, “".join(words)) + f"”. Cosine between the texts of “normal” and "
             f"“anomalous”: {cosine:.3f}.</p>")
 
@@ -120,7 +120,7 @@ def shapes_part(detector, pixels, frozen):
     if detector.banks:
         kept = detector.banks["adapted"].tokens
         rows.append(("patches that the memory keeps", tuple(kept.shape)))
-    return "<h2>2. Shapes</h2>" + table(("stage", "shape"), rows)
+    return "<h2>2. Shapes</h2>" + html_table(("stage", "shape"), rows)
 
 
 @torch.no_grad()
@@ -152,20 +152,20 @@ def explain(detector, path, head=0):
              for name, norm, share, first, turn in changes(visual)]
     return "".join([
         f"<h1>{escape(Path(path).name)}</h1><p>{escape(decision)}</p>",
-        gallery([(shown(picture), "the picture")]),
+        picture_row([(enlarged(picture), "the picture")]),
         text_part(detector), shapes_part(detector, pixels, frozen),
         f"<h2>3. Where head {head} of {heads} in the last block looks</h2>",
-        gallery([(heat(looks[0]), "attention of CLS, frozen"),
+        picture_row([(heat(looks[0]), "attention of CLS, frozen"),
                  (heat(looks[1]), "with LoRA")]),
         "<h2>4. Each patch beside the texts</h2>",
-        gallery([(heat(cosine[:, 0].unflatten(0, grid), low, high), "cosine to “normal”"),
+        picture_row([(heat(cosine[:, 0].unflatten(0, grid), low, high), "cosine to “normal”"),
                  (heat(cosine[:, 1].unflatten(0, grid), low, high), "cosine to “anomalous”"),
                  (heat(before.unflatten(0, grid), 0, 1), "probability of “anomalous”, LoRA off"),
                  (heat(after.unflatten(0, grid), 0, 1), "probability of “anomalous”, LoRA on")]),
         "<h2>5. What LoRA changed</h2>",
-        table(("projection", "‖ΔW‖", "of ‖W‖", "largest singular value", "cosine with W"), norms),
-        "<h2>6. The maps, and their scores</h2>", gallery(final),
-        table(("row", "score"), [(row, f"{value:.3f}") for row, value in scores.items()])])
+        html_table(("projection", "‖ΔW‖", "of ‖W‖", "largest singular value", "cosine with W"), norms),
+        "<h2>6. The maps, and their scores</h2>", picture_row(final),
+        html_table(("row", "score"), [(row, f"{value:.3f}") for row, value in scores.items()])])
 
 
 def parser():
@@ -196,7 +196,7 @@ def demo():
     generator = torch.Generator().manual_seed(0)
     clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
                            text_width=64, text_layers=1)).initialise(generator)
-    add_lora(clip.visual, ("q", "v"), (3,), generator=generator)
+    add_lora(clip.visual, ("q", "v"), (2,), generator=generator)
     for layer in lora_layers(clip.visual).values():
         torch.nn.init.normal_(layer.lora_B, std=0.02, generator=generator)
     print("projection           |dW|   of |W|  largest singular value  cosine with W")

@@ -18,22 +18,22 @@ from PIL import Image
 from minilora import __version__
 from minilora.io.cli import command, option_parser
 from minilora.io.files import whole_file, write_json
-from minilora.io.prefetch import ahead
+from minilora.io.prefetch import prefetch
 from minilora.io.transaction import whole_folder
-from minilora.predict import open_judge, pictures_in, read
+from minilora.predict import open_judge, pictures_in, read_or_error
 from minilora.report import contours
 
 CATEGORY = "defect"
-LEAST = 16                      # pixels of the picture; smaller regions are left out
-RESULTS = ("annotations.json", "Annotations", "ImageSets", "masks", "pictures")
+MIN_REGION = 16                      # pixels of the picture; smaller regions are left out
+EXPORT_FILES = ("annotations.json", "Annotations", "ImageSets", "masks", "pictures")
 
 
-def suspicious(detector, picture, least=LEAST):
+def suspicious(detector, picture, least=MIN_REGION):
     """(mask bool (H, W), its regions) in the pixels of a PIL picture; empty if it is judged OK."""
     maps, score = detector.score(detector.prepare(picture)[None])
     height, width = picture.size[::-1]
     whole = F.interpolate(maps[None], (height, width), mode="bilinear")[0, 0]
-    mask = (whole > detector.line(maps, score).item()) & (score > detector.threshold)
+    mask = (whole > detector.pixel_threshold(maps, score).item()) & (score > detector.threshold)
     found = contours.regions(mask, least)
     return sum((region.mask for region in found), start=mask & False), found
 
@@ -106,12 +106,12 @@ def write_one(folder, form, name, picture, mask, found):
             file.write(ElementTree.tostring(voc(name, picture.size, found), encoding="unicode"))
 
 
-def run(options, say):
+def run_export(options, say):
     """Judges every picture and writes the folder.  Returns the exit status."""
     detector = open_judge(options.run, options.model, options.device)
     paths, entries, failed = list(pictures_in(options.paths)), [], 0
-    with whole_folder(options.out, "export", earlier=RESULTS) as staging:
-        for number, (path, picture) in enumerate(zip(paths, ahead(read, paths))):
+    with whole_folder(options.out, "export", earlier=EXPORT_FILES) as staging:
+        for number, (path, picture) in enumerate(zip(paths, prefetch(read_or_error, paths))):
             if isinstance(picture, Exception):
                 say(f"--  not judged: {picture}")
                 failed += 1
@@ -144,7 +144,7 @@ def parser():
     p.add_argument("--format", default="coco", choices=("coco", "voc", "masks"))
     p.add_argument("--runs", action="store_true",
                    help="coco: run lengths for all regions, not only for those with holes")
-    p.add_argument("--least", type=int, default=LEAST, help="pixels of the smallest region")
+    p.add_argument("--least", type=int, default=MIN_REGION, help="pixels of the smallest region")
     p.add_argument("--no-pictures", dest="pictures", action="store_false",
                    help="annotations alone")
     p.add_argument("--model", help="the base weights, if they lie elsewhere now")
@@ -170,7 +170,7 @@ def demo():
 
 
 def main():
-    return run(parser().parse_args(), lambda line: print(line, flush=True))
+    return run_export(parser().parse_args(), lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ Here are the options; runs/run_class.py does one product, runs/run_all.py severa
 import sys
 from pathlib import Path
 
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.data import own_and_visa
-from minilora.data.mvtec import shots_of
+from minilora.data.mvtec import parse_shots
 from minilora.io.cli import command, option_parser
 from minilora.runs import run_all, run_class
 
@@ -20,7 +20,7 @@ DEFAULT = "bottle"
 
 
 def parser():
-    d = Settings()
+    d = DetectorConfig()
     p = option_parser("minilora.fit", __doc__, "for example: python -m minilora.fit --good FOLDER "
                       "--shots 8; exit status: 0 done, 1 an error or a class that failed")
     data = p.add_argument_group("data").add_argument
@@ -41,12 +41,12 @@ def parser():
     model = p.add_argument_group("model").add_argument
     model("--model", help="official name or checkpoint file; else ViT-B/16 if its file is there, "
                           "else the embedded mini-clip")
-    model("--noun", help="what the prompts call the product; else the class name")
+    model("--class-name", "--noun", help="what the prompts call the product; else the class")
     model("--resolution", type=int, default=d.resolution,
           help="of the shorter side, pixels; 0: the model's own")
     model("--square", action="store_true", help="squeeze pictures into squares")
     model("--device", default="cpu", help="cpu, cuda, …")
-    model("--no-turns", dest="turns", action="store_false",
+    model("--no-rotations", "--no-turns", dest="rotations", action="store_false",
           help="products lie as in the shots, and one that is turned is a defect")
     fit = p.add_argument_group("adaptation").add_argument
     fit("--steps", type=int, default=d.steps, help="training steps; 0: no adaptation")
@@ -71,9 +71,9 @@ def parse(arguments):
         raise ValueError("--good and --data exclude each other; give one of them")
     if options.good and (len(options.names or []) > 1 or options.names == ["all"]):
         raise ValueError("--good is one product; give one --class at most, as its name")
-    options.shots = shots_of(options.shots)
+    options.shots = parse_shots(options.shots)
     if options.good:
-        options.names = options.names or [own_and_visa.name_of(options.good)]
+        options.names = options.names or [own_and_visa.product_name(options.good)]
     options.names = options.names or [DEFAULT]
     single = len(options.names) == 1 and (options.names != ["all"] or options.good)
     options.name = options.names[0] if single else None
@@ -81,22 +81,22 @@ def parse(arguments):
     options.out = Path(options.out or f"runs/{options.name}-{ending}" if single else
                        options.out or f"runs/{ending}")
     options.scenes = options.out.parent / "scenes"
-    options.settings = settings_of(options)
+    options.config = config_of(options)
     return options
 
 
-def settings_of(o):
+def config_of(o):
     """The settings that the options ask for; the others keep their defaults."""
-    return Settings(resolution=o.resolution, square=o.square, steps=o.steps, batch=o.batch,
+    return DetectorConfig(resolution=o.resolution, square=o.square, steps=o.steps, batch=o.batch,
                     rate=o.rate, rank=o.rank, alpha=o.alpha, targets=tuple(o.targets),
-                    blocks=o.blocks, turns=o.turns, seed=o.seed)
+                    blocks=o.blocks, rotations=o.rotations, seed=o.seed)
 
 
 def main():
     options = parse(sys.argv[1:])
     if options.name is None:
         return 1 if run_all.run_all(options) else 0
-    run_class.run(options)
+    run_class.run_class(options)
     return 0
 
 

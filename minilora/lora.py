@@ -38,7 +38,7 @@ class LoRALinear(nn.Linear):
                              f"alpha = rank gives a scale of 1")
         super().__init__(in_features, out_features, bias, device, dtype)
         self.rank, self.alpha, self.scale = rank, alpha, alpha / rank
-        self.enabled = True                             # lora_off() switches the detour off
+        self.enabled = True                             # disable_lora() switches the detour off
         self.requires_grad_(False)                      # section 4.1: W is frozen
         self.reset_lora()
 
@@ -69,14 +69,14 @@ class LoRALinear(nn.Linear):
         low = F.linear(x, self.lora_A) * self.scale     # (..., r)  scaled where it is smallest
         return h + F.linear(low, self.lora_B)           # (..., d)  eq. 3; B A is never formed
 
-    def delta(self):
+    def delta_weight(self):
         """Delta W = (alpha / r) B A, (d, k), whether enabled or not."""
         return self.scale * self.lora_B @ self.lora_A
 
     def merged(self):
         """A plain nn.Linear with weight W + Delta W; frozen."""
         linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta")
-        linear.weight = nn.Parameter((self.weight + self.delta()).detach())
+        linear.weight = nn.Parameter((self.weight + self.delta_weight()).detach())
         linear.bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone())
         return linear.requires_grad_(False).train(self.training)
 
@@ -90,7 +90,7 @@ def add_lora(tower, targets=TARGETS, blocks=None, rank=4, alpha=8, generator=Non
     """Replace attention projections by LoRA layers in place; freeze all of tower but A and B.
 
     tower: VisionTransformer or TextTransformer; targets: some of q, k, v, out; blocks: numbers
-    counted from 1, None for all. Returns the dotted names of the new layers.
+    counted from 0, None for all. Returns the dotted names of the new layers.
     Raises ValueError, with nothing replaced, for what the tower does not have or has already.
     """
     wrong = [t for t in targets if t not in TARGETS]
@@ -100,18 +100,18 @@ def add_lora(tower, targets=TARGETS, blocks=None, rank=4, alpha=8, generator=Non
     if not hasattr(tower, "blocks"):
         raise ValueError(f"add_lora: expected a tower with blocks, found {type(tower).__name__}; "
                          f"pass clip.visual or clip.text")
-    numbers = range(1, len(tower.blocks) + 1) if blocks is None else sorted(set(blocks))
-    if not numbers or numbers[0] < 1 or numbers[-1] > len(tower.blocks):
-        raise ValueError(f"add_lora: blocks must be numbers from 1 to {len(tower.blocks)}, found "
+    numbers = range(len(tower.blocks)) if blocks is None else sorted(set(blocks))
+    if not numbers or numbers[0] < 0 or numbers[-1] >= len(tower.blocks):
+        raise ValueError(f"add_lora: blocks must be numbers from 0 to {len(tower.blocks) - 1}, found "
                          f"{list(numbers)}; None takes all")
     new = {}                                            # all are made before any is put in place
     for n in numbers:
         for target in (t for t in TARGETS if t in targets):
-            name = f"blocks.{n - 1}.attn.{target}"
+            name = f"blocks.{n}.attn.{target}"
             if isinstance(tower.get_submodule(name), LoRALinear):
                 raise ValueError(f"add_lora: {name} has LoRA already; merge() the model first")
             new[name] = LoRALinear.from_linear(tower.get_submodule(name), rank, alpha, generator)
-    put(tower, new)
+    replace_modules(tower, new)
     tower.requires_grad_(False)
     for layer in lora_layers(tower).values():           # of an earlier call too
         layer.lora_A.requires_grad_(True)
@@ -119,7 +119,7 @@ def add_lora(tower, targets=TARGETS, blocks=None, rank=4, alpha=8, generator=Non
     return list(new)
 
 
-def put(module, layers):
+def replace_modules(module, layers):
     """Replace submodules by dotted name, in place."""
     for name, layer in layers.items():
         parent, _, child = name.rpartition(".")
@@ -131,12 +131,12 @@ def merge(module):
     if isinstance(module, LoRALinear):
         return module.merged()
     plain = copy.deepcopy(module)
-    put(plain, {name: layer.merged() for name, layer in lora_layers(plain).items()})
+    replace_modules(plain, {name: layer.merged() for name, layer in lora_layers(plain).items()})
     return plain
 
 
 @contextmanager
-def lora_off(module):
+def disable_lora(module):
     """Within the block the module is the pretrained one; each layer's state comes back after it."""
     before = {layer: layer.enabled for layer in lora_layers(module).values()}
     try:
@@ -151,7 +151,7 @@ def lora_off(module):
 @torch.no_grad()
 def delta_norms(module, relative=False):
     """How much was learned where: {name: Frobenius norm of Delta W}; relative: over that of W."""
-    return {name: (layer.delta().norm() / (layer.weight.norm() if relative else 1)).item()
+    return {name: (layer.delta_weight().norm() / (layer.weight.norm() if relative else 1)).item()
             for name, layer in lora_layers(module).items()}
 
 
@@ -176,10 +176,10 @@ def demo():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    print(f"wanted |Delta W| {wanted.norm():.3f}, error {(layer.delta() - wanted).norm():.4f}, "
-          f"rank {torch.linalg.matrix_rank(layer.delta()).item()}")
+    print(f"wanted |Delta W| {wanted.norm():.3f}, error {(layer.delta_weight() - wanted).norm():.4f}, "
+          f"rank {torch.linalg.matrix_rank(layer.delta_weight()).item()}")
     print(f"merged against unmerged: {(merge(layer)(x) - layer(x)).abs().max():.1e}")
-    with lora_off(layer):
+    with disable_lora(layer):
         print(f"switched off it is the pretrained layer: {torch.equal(layer(x), linear(x))}")
 
 

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-SHARE = 0.1             # of all patches that a bank keeps at most
-BYTES = 10_000_000      # and of its size on disk, in half precision
-PROJECTED = 64          # directions in which distances are compared while choosing
+CORESET_SHARE = 0.1             # of all patches that a bank keeps at most
+MAX_BYTES = 10_000_000      # and of its size on disk, in half precision
+PROJECTION_DIM = 64          # directions in which distances are compared while choosing
 
 
-def tokens_of(hidden, layers):
+def patch_descriptors(hidden, layers):
     """What is compared of a picture: patch tokens of some layers, each of length one, side by side.
 
     hidden: list of (B, 1+P, W);  layers: their numbers.  Returns (B, P, len(layers) W), length one.
@@ -40,7 +40,7 @@ def coreset(tokens, count, generator):
     """
     if count >= len(tokens):
         return torch.arange(len(tokens))
-    directions = torch.randn(tokens.shape[1], PROJECTED, generator=generator).to(tokens)
+    directions = torch.randn(tokens.shape[1], PROJECTION_DIM, generator=generator).to(tokens)
     points = tokens @ directions                                            # (N, 64)
     chosen = [int(torch.randint(len(points), (), generator=generator))]
     farthest = torch.full((len(points),), torch.inf, device=points.device)
@@ -58,18 +58,18 @@ class MemoryBank:
     tokens: torch.Tensor
 
     @classmethod
-    def of(cls, pictures, generator):
+    def build(cls, pictures, generator):
         """pictures: list of (P, W), tokens of good pictures."""
         tokens = torch.cat(pictures)
-        most = BYTES // (2 * tokens.shape[1])
-        keep = coreset(tokens, max(1, min(most, round(SHARE * len(tokens)))), generator)
+        most = MAX_BYTES // (2 * tokens.shape[1])
+        keep = coreset(tokens, max(1, min(most, round(CORESET_SHARE * len(tokens)))), generator)
         return cls(tokens[keep].half().float())                 # as it will be stored
 
     def distances(self, tokens):
         """How far each patch is from the bank, (B, P) in [0, 2].  tokens: (B, P, W) of length one."""
         return torch.stack([1 - (picture @ self.tokens.T).amax(1) for picture in tokens]).clamp(0)
 
-    def first(self, width):
+    def truncated(self, width):
         """The same patches by the first `width` of their numbers alone, again of length one."""
         return MemoryBank(F.normalize(self.tokens[:, :width], dim=-1))
 
@@ -95,7 +95,7 @@ def demo():
     pictures = [F.normalize(kinds[(torch.arange(50) == k).long()]
                             + 0.05 * torch.randn(50, 32, generator=generator), dim=-1)
                 for k in range(8)]
-    bank = MemoryBank.of(pictures, generator)
+    bank = MemoryBank.build(pictures, generator)
     rare = ((bank.tokens @ kinds.T).argmax(1) == 1).sum()
     print(f"kept {len(bank.tokens)} of {8 * 50} patches, {rare} of them of the rare kind "
           f"({8 / 400:.0%} of all)")

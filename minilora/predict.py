@@ -27,7 +27,7 @@ from minilora.data.own_and_visa import pictures_below
 from minilora.detector import PRECISIONS, Detector
 from minilora.io.cli import command, option_parser
 from minilora.io.files import load_tensors, whole_file, write_json
-from minilora.io.prefetch import ahead
+from minilora.io.prefetch import prefetch
 from minilora.io.transaction import settle, whole_folder
 
 OUTLINE = (255, 40, 40)
@@ -78,7 +78,7 @@ def open_judge(run, model=None, device="cpu"):
     return detector
 
 
-def outlined(picture, scores, line):
+def draw_outline(picture, scores, line):
     """The picture, PIL RGB, with an outline around what scores above `line`.
 
     scores: (H, W), resized to the picture.
@@ -93,7 +93,7 @@ def outlined(picture, scores, line):
     return Image.composite(colour, picture, Image.fromarray(edge))
 
 
-def read(path):
+def read_or_error(path):
     """The picture, or the error that says why it cannot be read."""
     try:
         return read_image(path)
@@ -101,7 +101,7 @@ def read(path):
         return error
 
 
-def judge(detector, path, picture):
+def judge_picture(detector, path, picture):
     """What is said of one picture, a dict, and its overlay.  Raises what `read` came back with."""
     if isinstance(picture, Exception):
         raise picture
@@ -111,8 +111,8 @@ def judge(detector, path, picture):
     place = [round((x + 0.5) / side, 4) for x, side in zip(place, maps[0].shape)][::-1]
     said = {"file": str(path), "decision": "NG" if bad else "OK", "score": round(score.item(), 6),
             "threshold": round(detector.threshold, 6), "highest_at": place, "error": None}
-    line = detector.line(maps, score).item()
-    return said, outlined(picture, maps[0], line) if bad else picture
+    line = detector.pixel_threshold(maps, score).item()
+    return said, draw_outline(picture, maps[0], line) if bad else picture
 
 
 def overlay_name(number, said):
@@ -131,7 +131,7 @@ def overlays_of(folder):
         return set()
 
 
-def line_of(said, machine):
+def prediction_line(said, machine):
     """One line for a picture: for people, or a JSON object."""
     if machine:
         return json.dumps(said)
@@ -141,7 +141,7 @@ def line_of(said, machine):
             f"{said['file']}")
 
 
-def write_results(folder, results):
+def write_predictions(folder, results):
     """predictions.json and predictions.csv."""
     write_json(folder / "predictions.json", results)
     text = io.StringIO()
@@ -153,7 +153,7 @@ def write_results(folder, results):
         file.write(text.getvalue())
 
 
-def run(options, say):
+def run_predict(options, say):
     """Judges everything.  Returns the exit status."""
     detector = open_judge(options.run, options.model, options.device)
     detector.precision = options.precision
@@ -175,9 +175,9 @@ def judge_all(detector, paths, staging, options, say):
     Overlays can be looked at while the others are judged.
     """
     out, results, begun = Path(options.out), [], time.time()
-    for number, (path, picture) in enumerate(zip(paths, ahead(read, paths))):
+    for number, (path, picture) in enumerate(zip(paths, prefetch(read_or_error, paths))):
         try:
-            said, overlay = judge(detector, path, picture)
+            said, overlay = judge_picture(detector, path, picture)
         except (OSError, ValueError) as error:
             said = {"file": str(path), "decision": None, "score": None,
                     "threshold": round(detector.threshold, 6), "error": str(error)}
@@ -185,13 +185,13 @@ def judge_all(detector, paths, staging, options, say):
             with whole_file(out / overlay_name(number, said)) as file:
                 overlay.save(file, "PNG")
         results.append(said)
-        say(line_of(said, options.json))
+        say(prediction_line(said, options.json))
     bad = sum(said["decision"] == "NG" for said in results)
     failed = sum(said["error"] is not None for said in results)
     if failed == len(results):
         print(f"nothing was judged; {out} stays as it was", file=sys.stderr)
         return 2
-    write_results(staging, results)
+    write_predictions(staging, results)
     other = skipped_in(options.paths)
     if other:
         print(f"skipped, since they do not end in {', '.join(SUFFIXES)}: {', '.join(other[:5])}"
@@ -219,7 +219,7 @@ def parser():
 
 def main():
     try:
-        return run(parser().parse_args(), lambda line: print(line, flush=True))
+        return run_predict(parser().parse_args(), lambda line: print(line, flush=True))
     except BrokenPipeError:                     # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

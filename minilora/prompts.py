@@ -27,11 +27,11 @@ TEMPLATES = (
 )
 
 
-def prompt_ensemble(noun):
+def prompt_ensemble(class_name):
     """All sentences about a product.  Returns (normal, anomalous): 7 x 22 and 4 x 22 strings."""
-    noun = noun.replace("_", " ")
+    class_name = class_name.replace("_", " ")
     return tuple(
-        [template.format(state.format(noun)) for state in states for template in TEMPLATES]
+        [template.format(state.format(class_name)) for state in states for template in TEMPLATES]
         for states in (NORMAL_STATES, ANOMALOUS_STATES)
     )
 

@@ -13,45 +13,45 @@ import torch
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What `descend` needs to know where there are no Settings."""
+class TrainConfig:
+    """What `descend` needs to know where there are no DetectorConfig."""
     steps: int
     batch: int
     rate: float
 
 
-def descent(loss_of, trained, count, settings, generator, unfinished=None):
+def training_steps(loss_of, trained, count, config, generator, resume=None):
     """A fixed number of AdamW steps on random batches, the rate rising and falling once.
 
     loss_of(rows): scalar loss of some of the `count` pictures, by number.  unfinished: an
-    `Unfinished`, whose steps are not made again.  Yields (number of the step, loss) of every step.
+    `ResumePoint`, whose steps are not made again.  Yields (number of the step, loss) of every step.
     Raises ValueError if a loss is not finite.
     """
-    optimiser = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.rate,
-                                                   total_steps=settings.steps)
-    losses = unfinished.restore(trained, optimiser, schedule, generator) if unfinished else []
+    optimiser = torch.optim.AdamW(trained, lr=config.rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.rate,
+                                                   total_steps=config.steps)
+    losses = resume.restore(trained, optimiser, schedule, generator) if resume else []
     yield from enumerate(losses)
-    for step in range(len(losses), settings.steps):
+    for step in range(len(losses), config.steps):
         optimiser.zero_grad()           # before the loss: old gradients need no room beside it
-        loss = loss_of(torch.randperm(count, generator=generator)[:settings.batch])
+        loss = loss_of(torch.randperm(count, generator=generator)[:config.batch])
         loss.backward()
         optimiser.step()
         schedule.step()
         losses.append(loss.item())
         if not torch.isfinite(loss):
             raise ValueError(f"loss is {losses[-1]} at step {step}; expected a finite number; "
-                             f"lower the rate ({settings.rate})")
-        if unfinished:
-            unfinished.keep(trained, optimiser, generator, losses)
+                             f"lower the rate ({config.rate})")
+        if resume:
+            resume.keep(trained, optimiser, generator, losses)
         yield step, losses[-1]
 
 
-def descend(loss_of, trained, count, settings, generator, report=lambda step, loss: None,
-            unfinished=None):
+def run_training(loss_of, trained, count, config, generator, report=lambda step, loss: None,
+            resume=None):
     """All steps of `descent`; report(step, loss) is called after each.  Returns the losses."""
     losses = []
-    for step, loss in descent(loss_of, trained, count, settings, generator, unfinished):
+    for step, loss in training_steps(loss_of, trained, count, config, generator, resume):
         losses.append(loss)
         report(step, loss)
     return losses
@@ -63,8 +63,8 @@ def demo():
     x = torch.rand(64, generator=generator)
     y = 3 * x + 1 + 0.1 * torch.randn(64, generator=generator)
     slope, offset = (torch.zeros((), requires_grad=True) for _ in range(2))
-    losses = descend(lambda rows: (slope * x[rows] + offset - y[rows]).square().mean(),
-                     [slope, offset], 64, Recipe(steps=200, batch=8, rate=0.1), generator)
+    losses = run_training(lambda rows: (slope * x[rows] + offset - y[rows]).square().mean(),
+                     [slope, offset], 64, TrainConfig(steps=200, batch=8, rate=0.1), generator)
     for step in (0, 50, 199):
         print(f"step {step:3d}  loss {losses[step]:.4f}")
     print(f"y = {slope.item():.2f} x + {offset.item():.2f}; the points were drawn around 3 x + 1")

@@ -9,7 +9,8 @@ the whole picture says; the patch tokens left behind still know what is where.
        "AnomalyCLIP", calls the same path DPAM and uses it for defects.
 
 Symbols: B images, R resolution, G = R / patch, P patches (G^2 of a square), W width, E embedding;
-layers count from 1: `hidden[n]` is the output of the n-th block, `hidden[0]` enters the first.
+blocks count from 0, as in the
+state dict; hidden state n enters block n, and the last one leaves the last block.
 Left out: the ResNet towers of C (clip_resnet.py); S's second half, which removes from the patch scores
 what all texts have in common.
 """
@@ -87,7 +88,7 @@ class VisionTransformer(nn.Module):
     def hidden_states(self, x, count=None):
         """All blocks.  x: (B, L, W) from `embed`, or any subset of its tokens with CLS first.
 
-        Returns a list of layers + 1 tensors (B, L, W): [0] is x, [n] the output of the n-th block.
+        Returns a list of tensors (B, L, W): state 0 is x, state n + 1 leaves block n.
         count: stop after so many blocks.
         """
         states = [x]
@@ -116,7 +117,7 @@ class VisionTransformer(nn.Module):
                              f"{last}; it says how many of the last blocks take part")
         y = hidden[layers - last]                                # (B, L, W)
         for block, state in zip(self.blocks[layers - last:], hidden[layers - last:]):
-            y = y + block.attn.value_value(block.ln_1(state))    # hidden[n-1] enters the n-th block
+            y = y + block.attn.value_value(block.ln_1(state))    # state n enters block n
         return self.ln_post(y[:, 1:]) @ self.proj                # (B, L-1, E): CLS is left behind
 
     def encode_image(self, pixels):
@@ -124,20 +125,20 @@ class VisionTransformer(nn.Module):
         x = self.embed(pixels)
         for block in self.blocks[:-1]:
             x = block(x)                                         # V eqs. 2, 3; no state is kept
-        return self.pool(self.blocks[-1].first_token(x))         # CLS is all that is looked at
+        return self.pool(self.blocks[-1].cls_only(x))         # CLS is all that is looked at
 
-    def patch_tokens(self, pixels, layers):
-        """Patch tokens after chosen blocks, ordinary path, in the order asked for.
+    def patch_tokens(self, pixels, blocks):
+        """Patch tokens that leave chosen blocks, ordinary path, in the order asked for.
 
-        pixels: (B, 3, R, R); layers: block numbers, counted from 1.  Returns a list of (B, P, W).
+        pixels: (B, 3, R, R); blocks: numbers counted from 0.  Returns a list of (B, P, W).
         Raises ValueError for a number out of range.
         """
-        wrong = [n for n in layers if not 1 <= n <= len(self.blocks)]
+        wrong = [n for n in blocks if not 0 <= n < len(self.blocks)]
         if wrong:
-            raise ValueError(f"patch_tokens: expected layers from 1 to {len(self.blocks)}, found "
-                             f"{wrong}; the first block is number 1")
+            raise ValueError(f"patch_tokens: expected blocks from 0 to {len(self.blocks) - 1}, "
+                             f"found {wrong}; blocks are counted from 0")
         hidden = self.hidden_states(self.embed(pixels))
-        return [hidden[n][:, 1:] for n in layers]                # (B, P, W) each
+        return [hidden[n + 1][:, 1:] for n in blocks]            # (B, P, W) each
 
     def text_patches(self, pixels):
         """Patches in the texts' space, by the value-value path.  (B, 3, R, R) -> (B, P, E)."""

@@ -77,6 +77,6 @@ def gear_run(tmp_path_factory, tiny_weights):
     root = tmp_path_factory.mktemp("data")
     scene.write_class(root, "gear", good=5, test_good=3, defective=2, resolution=64)
     out = tmp_path_factory.mktemp("runs") / "gear"
-    run_class.run(fit.parse(["--class", "gear", "--shots", "4", "--data", str(root), "--steps", "4",
+    run_class.run_class(fit.parse(["--class", "gear", "--shots", "4", "--data", str(root), "--steps", "4",
                        "--model", str(tiny_weights), "--out", str(out)]), lambda line: None)
     return out, root / "gear"

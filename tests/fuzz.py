@@ -21,10 +21,11 @@ import torch
 from PIL import Image
 
 from minilora.data.images import read_image
-from minilora.data.own_and_visa import COLUMNS, SPLIT, visa_class
+from minilora.data.own_and_visa import SPLIT, VISA_COLUMNS, visa_class
 from minilora.io.files import TensorFileError, load_tensors
-from minilora.io.zip_reader import CheckpointError, read_tensors
-from minilora.runs.run_class import finished
+from minilora.io.unpickler import CheckpointError
+from minilora.io.zip_reader import read_tensors
+from minilora.runs.run_class import finished_metrics
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 
@@ -49,7 +50,7 @@ def read_visa(path):
     return visa_class(root, "nut")
 
 
-VISA = ",".join(COLUMNS) + "\nnut,train,normal,a.png,\nnut,test,anomaly,a.png,a.png\n"
+VISA = ",".join(VISA_COLUMNS) + "\nnut,train,normal,a.png,\nnut,test,anomaly,a.png,a.png\n"
 # name -> (honest content, reader, exceptions that it documents)
 READERS = {
     "weights": (saved({"a": torch.zeros(4), "b": torch.ones(4, 3).half().T}), read_tensors,
@@ -58,7 +59,7 @@ READERS = {
                        "text": "x", "none": None}), load_tensors, TensorFileError),
     "metrics.json": (json.dumps({"fingerprint": "a", "rows": {"adapted": {"image_auroc": 0.5}},
                                  "losses": [1.0]}).encode(),
-                     lambda path: finished(path.parent, "a"), ()),
+                     lambda path: finished_metrics(path.parent, "a"), ()),
     "VisA": (VISA.encode(), read_visa, (ValueError, FileNotFoundError)),
     **{form: (picture(form), read_image, (ValueError, FileNotFoundError)) for form in FORMATS}}
 

@@ -23,7 +23,7 @@ from conftest import TINY
 from minilora.checkpoint.openai_layout import official_state_dict
 from minilora.checkpoint.weights import load_clip, save_official
 from minilora.clip import CLIP, CLIPConfig
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.detector import Detector
 from minilora.io.files import load_tensors, save_tensors
 
@@ -287,7 +287,7 @@ def write_run(folder):
     """A run folder with tiny weights beside it, whose adapter `predict` takes."""
     save_official(tiny_state(), folder / "tiny.pt", half=False)
     clip, weights = load_clip(folder / "tiny.pt")
-    detector = Detector(clip, "plate", Settings(steps=1, pool=2, batch=2))
+    detector = Detector(clip, "plate", DetectorConfig(steps=1, n_train_images=2, batch=2))
     detector.fit(torch.rand(2, 3, SMALL.resolution, SMALL.resolution,
                             generator=torch.Generator().manual_seed(0)))
     detector.save(folder / "run", weights)
@@ -315,7 +315,7 @@ def adapter_as(kind, file="adapter.pt"):
 
 
 def setting(**changes):
-    return adapter_with(lambda c: c["settings"].update(changes))
+    return adapter_with(lambda c: c["config"].update(changes))
 
 
 ADAPTERS = {kind: adapter_as(kind) for kind in (
@@ -324,14 +324,14 @@ ADAPTERS = {kind: adapter_as(kind) for kind in (
     "HTML", "an empty file", "a directory", "an absurd shape", "other weights")}
 ADAPTERS |= {
     "no version": adapter_with(lambda c: {k: v for k, v in c.items() if k != "version"}),
-    "no settings": adapter_with(lambda c: {k: v for k, v in c.items() if k != "settings"}),
-    "settings of no name": setting(colour=3),
-    "settings that are text": setting(rank="four"),
+    "no config": adapter_with(lambda c: {k: v for k, v in c.items() if k != "config"}),
+    "config of no name": setting(colour=3),
+    "config that is text": setting(rank="four"),
     "a resolution for terabytes": setting(resolution=10**6),
     "a smoothing over all bounds": setting(sigma=1e9),
     "a smoothing that is no number": setting(sigma=float("nan")),
     "a setting of an earlier version": setting(scales=[1.0]),
-    "a layer that is not there": setting(memory_layers=[99]),
+    "a layer that is not there": setting(memory_states=[99]),
     "a negative rank": setting(rank=-4),
     "more blocks than there are": setting(blocks=50),
     "a target of no name": setting(targets=["__class__"]),
@@ -354,7 +354,7 @@ ADAPTERS |= {
     "an infinite weight": adapter_with(lambda c: c.update(weight=float("inf"))),
     "no weight": adapter_with(lambda c: {k: v for k, v in c.items() if k != "weight"}),
     "an adapter of an earlier version": adapter_with(lambda c: c.update(version=4)),
-    "a noun that is none": adapter_with(lambda c: c.update(noun=[1])),
+    "a noun that is none": adapter_with(lambda c: c.update(class_name=[1])),
     "a memory of another width": adapter_with(
         lambda c: c.update(tokens=c["tokens"][:, :-1]), "memory.pt"),
     "a memory with NaN": adapter_with(

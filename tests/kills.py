@@ -238,7 +238,7 @@ class Index:
     def __init__(self, folder):
         self.folder, self.out = folder, folder / "index"
         Fit.weights(folder)
-        belt = belts.line(0, "gear", slots=10, resolution=64)
+        belt = belts.product_belt(0, "gear", slots=10, resolution=64)
         pictures = [f.picture for f in belt.frames(2)]
         (folder / "files").mkdir()
         for name, some in (("a.gif", pictures[:50]), ("b.gif", pictures[50:])):

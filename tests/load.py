@@ -54,7 +54,7 @@ def judged(count, model=None):
             model = root / "tiny.pt"
             clip = CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
             save_official(clip, model)
-        run_class.run(fit.parse(["--class", "gear", "--shots", "4", "--data", str(root / "data"),
+        run_class.run_class(fit.parse(["--class", "gear", "--shots", "4", "--data", str(root / "data"),
                            "--steps", "2", "--model", str(model), "--out", str(root / "run")]),
                 lambda line: None)
         pictures(root / "night", count, sorted((data / "test").rglob("*.png")))
@@ -63,7 +63,7 @@ def judged(count, model=None):
             said.append(json.loads(line))
             held.append(resident())
             clock.append(time.perf_counter())
-        predict.run(predict.parser().parse_args([str(root / "run"), str(root / "night"), "--json",
+        predict.run_predict(predict.parser().parse_args([str(root / "run"), str(root / "night"), "--json",
                                                  "--out", str(root / "out")]), look)
         return said, held, clock
 

@@ -8,19 +8,19 @@ from PIL import Image
 
 from minilora.pretrain.teacher import random_teacher
 
-NOUNS = ("BACKGROUND_noise", "sea_horse", "tick")
+CLASS_NAMES = ("BACKGROUND_noise", "sea_horse", "tick")
 
 
 def write_photographs(root, each=10, size=(240, 224)):
     """`each` smooth random pictures in every folder."""
     generator = torch.Generator().manual_seed(0)
-    for noun in NOUNS:
-        (root / noun).mkdir(parents=True)
+    for class_name in CLASS_NAMES:
+        (root / class_name).mkdir(parents=True)
         for k in range(each):
             coarse = torch.rand(1, 3, 12, 12, generator=generator)
             picture = F.interpolate(coarse, size[::-1], mode="bicubic").clamp(0, 1)[0]
             Image.fromarray((picture * 255).byte().permute(1, 2, 0).numpy()).save(
-                root / noun / f"{k:02d}.png")
+                root / class_name / f"{k:02d}.png")
     return root
 
 

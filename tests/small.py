@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from minilora.checkpoint.download import download
+from minilora.checkpoint.download import download_file
 from minilora.clip import CLIPConfig
 from minilora.pretrain import train as pretrain
 from minilora.search import indexing
@@ -47,11 +47,11 @@ def main():
         pretrain.held_out.on_scenes = lambda *arguments, **more: {"accuracy": 0.0, "auroc": 0.5}
         return pretrain.main()
     if what == "index":
-        indexing.PART, indexing.BATCH = 16, 8
+        indexing.PART_ROWS, indexing.BATCH = 16, 8
         return search.main()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        download(f"http://127.0.0.1:{server.server_port}/w.pt", *sys.argv[1:])
+        download_file(f"http://127.0.0.1:{server.server_port}/w.pt", *sys.argv[1:])
         server.shutdown()
 
 

@@ -24,12 +24,12 @@ def test_gaussian_smoothing_equals_scipy(generator, sigma):
             for m in maps.numpy()
         ]
     )
-    assert np.abs(anomaly_map.gaussian(maps, sigma).numpy() - expected).max() < 1e-12
+    assert np.abs(anomaly_map.gaussian_blur(maps, sigma).numpy() - expected).max() < 1e-12
 
 
 def test_smoothing_by_nothing_is_the_map_itself(generator):
     maps = torch.rand(2, 5, 9, generator=generator)
-    assert torch.equal(anomaly_map.gaussian(maps, 0), maps)
+    assert torch.equal(anomaly_map.gaussian_blur(maps, 0), maps)
 
 
 @pytest.mark.parametrize("size", [(5, 9), (9, 5), (2, 40), (1, 7)])
@@ -40,7 +40,7 @@ def test_smoothing_wider_than_a_map_reaches_to_its_shorter_side(generator, size,
     radius = min(4 * int(sigma), min(size) - 1)
     expected = maps.numpy() if radius == 0 else np.stack(
         [gaussian_filter(m, sigma, mode="mirror", radius=radius) for m in maps.numpy()])
-    found = anomaly_map.gaussian(maps, sigma)
+    found = anomaly_map.gaussian_blur(maps, sigma)
     assert np.abs(found.numpy() - expected).max() < 1e-12
     assert maps.min() - 1e-12 <= found.min() and found.max() <= maps.max() + 1e-12
 
@@ -76,7 +76,7 @@ def test_maps_of_rectangles_have_their_rows_and_columns(generator, rows, columns
 def test_image_score_is_the_mean_of_the_highest_pixels():
     maps = torch.arange(1600.0).view(1, 40, 40)
     assert anomaly_map.image_score(maps).item() == pytest.approx((1599 + 1598 + 1597 + 1596) / 4)
-    assert anomaly_map.image_score(maps, top=0).item() == 1599, "at least one"
+    assert anomaly_map.image_score(maps, top_fraction=0).item() == 1599, "at least one"
 
 
 def test_what_the_whole_picture_adds_is_added():

@@ -172,5 +172,5 @@ def test_cls_alone_is_what_the_whole_block_makes_of_it():
     block = Block(128, 2)
     block.initialise(1, torch.Generator().manual_seed(0))
     x = torch.randn(3, 10, 128, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(block.first_token(x), block(x)[:, :1], rtol=0, atol=3e-6)
-    assert not torch.equal(block.first_token(x[:, :5]), block.first_token(x)), "it asks them all"
+    torch.testing.assert_close(block.cls_only(x), block(x)[:, :1], rtol=0, atol=3e-6)
+    assert not torch.equal(block.cls_only(x[:, :5]), block.cls_only(x)), "it asks them all"

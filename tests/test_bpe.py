@@ -2,7 +2,6 @@
 import gzip
 import hashlib
 import json
-from pathlib import Path
 
 import pytest
 import regex
@@ -57,12 +56,12 @@ def test_the_shipped_merges_are_lines_2_to_48895_of_clips_file():
 
 
 def test_a_token_is_a_byte_or_a_pair_of_earlier_tokens(tokenizer):
-    assert (START, END) == (49406, 49407) and len(tokenizer.pieces) == END + 1
-    assert sorted(tokenizer.pieces[:256]) == [bytes([b]) for b in range(256)]
-    assert tokenizer.pieces[256:512] == [piece + b" " for piece in tokenizer.pieces[:256]]
+    assert (START, END) == (49406, 49407) and len(tokenizer.vocab) == END + 1
+    assert sorted(tokenizer.vocab[:256]) == [bytes([b]) for b in range(256)]
+    assert tokenizer.vocab[256:512] == [piece + b" " for piece in tokenizer.vocab[:256]]
     for pair, new in tokenizer.merges.items():
         assert max(pair) < new
-        assert tokenizer.pieces[new] == tokenizer.pieces[pair[0]] + tokenizer.pieces[pair[1]]
+        assert tokenizer.vocab[new] == tokenizer.vocab[pair[0]] + tokenizer.vocab[pair[1]]
 
 
 def test_a_cut_merges_file_is_refused_by_name(tmp_path):
@@ -78,17 +77,17 @@ def test_the_earliest_learned_pair_is_joined_first(tokenizer):
     steps = list(tokenizer.merge_steps("flawless"))
     new = [max(set(after) - set(before)) for before, after in zip(steps, steps[1:])]
     assert new == [534, 572, 632, 1285, 1577, 14268, 15531]
-    assert tokenizer.pieces[15531] == b"flawless "
+    assert tokenizer.vocab[15531] == b"flawless "
 
 
 def test_one_merge_joins_every_occurrence_from_left_to_right():
-    assert bpe.join_pair([1, 2, 1, 2, 3], (1, 2), 9) == [9, 9, 3]
-    assert bpe.join_pair([1, 1, 1], (1, 1), 9) == [9, 1]
+    assert bpe.merge_pair([1, 2, 1, 2, 3], (1, 2), 9) == [9, 9, 3]
+    assert bpe.merge_pair([1, 1, 1], (1, 1), 9) == [9, 1]
 
 
 def test_merges_never_cross_words_digits_or_contractions(tokenizer):
     def pieces(text):
-        return [tokenizer.pieces[n].decode() for n in tokenizer.encode(text)]
+        return [tokenizer.vocab[n].decode() for n in tokenizer.encode(text)]
     assert pieces("it's 42 e-mails!") == ["it ", "'s ", "4 ", "2 ", "e ", "- ", "mails ", "! "]
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from minilora import calibration
-from minilora.synthetic.defects import KINDS
+from minilora.synthetic.defects import DEFECT_KINDS
 
 
 def share(memory, text):
@@ -15,8 +15,8 @@ def share(memory, text):
     """
     told = {"adapted": iter(sum(memory, [])), "text": iter(sum(text, []))}
     detector = SimpleNamespace(
-        settings=SimpleNamespace(seed=1, defects=KINDS), encode=lambda pixels: pixels,
-        row=lambda seen, row, bank: (None, torch.tensor([float(next(told[row]))])))
+        config=SimpleNamespace(seed=1, defects=DEFECT_KINDS), encode=lambda pixels: pixels,
+        map_and_score=lambda seen, row, bank: (None, torch.tensor([float(next(told[row]))])))
     shots = [(None, torch.full((3, 64, 64), 0.5), [None]) for _ in memory]
     return calibration.text_share(detector, shots)
 
@@ -33,7 +33,7 @@ def test_the_share_is_how_far_both_are_above_chance(memory, text, expected):
 
 
 def test_a_detector_is_asked_about_memories_without_the_photograph(tiny_clip, monkeypatch):
-    from minilora.config import Settings
+    from minilora.config import DetectorConfig
     from minilora.detector import Detector
     good, asked = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)), []
     kept = calibration.text_share
@@ -43,7 +43,7 @@ def test_a_detector_is_asked_about_memories_without_the_photograph(tiny_clip, mo
         assert detector.weight == 0, "the row adapted is the memory alone"
         return kept(detector, shots)
     monkeypatch.setattr("minilora.detector.text_share", text_share)
-    detector = Detector(tiny_clip, "plate", Settings(steps=0)).fit(good)
+    detector = Detector(tiny_clip, "plate", DetectorConfig(steps=0)).fit(good)
     assert len(asked) == 3 and len({id(bank) for bank, *_ in asked}) == 3
     assert not any(bank is detector.banks["adapted"] for bank, *_ in asked)
     for (_, picture, copies), shot in zip(asked, good):

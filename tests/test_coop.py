@@ -5,8 +5,8 @@ import torch.nn.functional as F
 
 from minilora.bpe import END, default_tokenizer
 from minilora.clip import CLIP, CLIPConfig
-from minilora.coop import (ANOMALOUS_STATES, NORMAL_STATES, POSITIONS, TEMPLATES, PromptLearner,
-                           end_of_text, ensemble_features, placeholder, prompt_ensemble)
+from minilora.coop import POSITIONS, PromptLearner, end_of_text, ensemble_features, placeholder
+from minilora.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, prompt_ensemble
 
 TINY = CLIPConfig(embed=24, resolution=32, vision_layers=1, vision_width=64, patch=16,
                   text_width=64, text_layers=2)
@@ -24,8 +24,8 @@ def clip():
     return model
 
 
-def learner(clip, noun="bottle", **options):
-    return PromptLearner(clip, TOKENIZER, noun, **{"generator": generator(1), **options})
+def learner(clip, class_name="bottle", **options):
+    return PromptLearner(clip, TOKENIZER, class_name, **{"generator": generator(1), **options})
 
 
 def features_of(clip, *texts):
@@ -56,32 +56,32 @@ def test_ensemble_features_are_the_direction_of_the_mean_direction(clip):
     ("middle", "a photo {} bottle of a."),
     ("front", "{} bottle a photo of a."),
 ])
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_context_started_from_words_is_that_sentence(clip, position, sentence, shared):
+@pytest.mark.parametrize("class_specific", [False, True])
+def test_a_context_started_from_words_is_that_sentence(clip, position, sentence, class_specific):
     # eqs. 2 and 3: before training, vectors that are word embeddings make an ordinary prompt
-    found = learner(clip, length=4, init="a photo of a", position=position, shared=shared)()
+    found = learner(clip, n_ctx=4, init="a photo of a", position=position, class_specific=class_specific)()
     expected = features_of(clip, sentence.format("flawless"), sentence.format("damaged"))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_an_odd_context_puts_the_shorter_half_first(clip):
-    found = learner(clip, length=3, init="photo of a", position="middle")()
+    found = learner(clip, n_ctx=3, init="photo of a", position="middle")()
     expected = features_of(clip, "photo flawless bottle of a.", "photo damaged bottle of a.")
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("noun", ["bottle", "metal_nut", "X ray of x", "zipper-2", "a.b", "naïve"])
+@pytest.mark.parametrize("class_name", ["bottle", "metal_nut", "X ray of x", "zipper-2", "a.b", "naïve"])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_any_noun_keeps_its_own_tokens(clip, noun, position):
-    ids, slots = placeholder(TOKENIZER, noun, 5, position, 77)
+def test_any_noun_keeps_its_own_tokens(clip, class_name, position):
+    ids, slots = placeholder(TOKENIZER, class_name, 5, position, 77)
     for row, places, state in zip(ids, slots, ("flawless", "damaged")):
         rest = [n for place, n in enumerate(row.tolist()) if place not in places.tolist()]
-        sentence = TOKENIZER.tokenize(f"{state} {noun.replace('_', ' ')}.", 77)[0].tolist()
+        sentence = TOKENIZER.tokenize(f"{state} {class_name.replace('_', ' ')}.", 77)[0].tolist()
         assert rest == sentence[:len(rest)]
 
 
 def test_pooling_is_at_the_end_of_text_of_each_placeholder(clip):
-    prompts = learner(clip, "metal nut", length=6)
+    prompts = learner(clip, "metal nut", n_ctx=6)
     # start, 6 X, state, metal, nut, full stop: "flawless" is two tokens, "damaged" is one
     assert TOKENIZER.encode("flawless") != TOKENIZER.encode("damaged")
     lengths = [1 + 6 + len(TOKENIZER.encode(f"{s} metal nut.")) for s in ("flawless", "damaged")]
@@ -93,15 +93,15 @@ def test_the_last_end_of_text_counts_when_a_noun_spells_one_out(clip):
     assert (ids == END).sum(dim=1).tolist() == [2, 1]
     assert end_of_text(ids).tolist() == [4, 2]
     torch.testing.assert_close(
-        learner(clip, "a<|endoftext|>b", length=2, init="photo of")()[1:],
+        learner(clip, "a<|endoftext|>b", n_ctx=2, init="photo of")()[1:],
         features_of(clip, "photo of damaged a<|endoftext|>b."), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("shared", [False, True])
-def test_features_have_length_one_and_the_gradient_reaches_the_context_alone(position, shared):
+@pytest.mark.parametrize("class_specific", [False, True])
+def test_features_have_length_one_and_the_gradient_reaches_the_context_alone(position, class_specific):
     clip = CLIP(TINY).initialise(generator())
-    prompts = learner(clip, position=position, shared=shared)
+    prompts = learner(clip, position=position, class_specific=class_specific)
     found = prompts()
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(2))
     (found @ torch.randn(24, 1, generator=generator(2))).sum().backward()
@@ -113,7 +113,7 @@ def test_features_have_length_one_and_the_gradient_reaches_the_context_alone(pos
 def test_training_moves_the_features_and_no_weight_of_the_tower():
     clip = CLIP(TINY).initialise(generator())
     before = {name: p.clone() for name, p in clip.named_parameters()}
-    prompts = learner(clip, length=4)
+    prompts = learner(clip, n_ctx=4)
     wanted = F.normalize(torch.randn(2, 24, generator=generator(3)), dim=-1)
     optimizer = torch.optim.Adam(prompts.parameters(), lr=0.02)
     for _ in range(40):
@@ -126,7 +126,7 @@ def test_training_moves_the_features_and_no_weight_of_the_tower():
 
 
 def test_contexts_are_specific_to_a_state_unless_shared(clip):
-    own, shared = learner(clip), learner(clip, shared=True)
+    own, shared = learner(clip), learner(clip, class_specific=False)
     assert own.context.shape == (2, 8, 64) and shared.context.shape == (1, 8, 64)
     own()[0].sum().backward()
     assert own.context.grad[0].abs().max() > 0 == own.context.grad[1].abs().max()
@@ -136,11 +136,11 @@ def test_contexts_are_specific_to_a_state_unless_shared(clip):
 
 def test_a_random_context_has_standard_deviation_002_and_comes_from_the_generator(clip):
     # section 3.1
-    first, same = learner(clip, length=60), learner(clip, length=60, init="random")
+    first, same = learner(clip, n_ctx=60), learner(clip, n_ctx=60, init="random")
     assert first.context.std().item() == pytest.approx(0.02, rel=0.05)
     assert torch.equal(first.context, same.context)
     assert not torch.equal(first.context[0], first.context[1])
-    other = learner(clip, length=60, generator=generator(5))
+    other = learner(clip, n_ctx=60, generator=generator(5))
     assert not torch.equal(first.context, other.context)
 
 
@@ -155,7 +155,7 @@ def test_the_learner_saves_its_context_and_not_the_tower(clip):
 def test_each_state_starts_from_a_copy_of_the_words_of_its_own(clip):
     table = clip.text.token_embedding.weight
     before = table.clone()
-    prompts = learner(clip, length=4, init="a photo of a")
+    prompts = learner(clip, n_ctx=4, init="a photo of a")
     prompts.context.data[0].fill_(7)
     assert torch.equal(table, before)
     assert torch.equal(prompts.context[1], before[TOKENIZER.encode("a photo of a")])
@@ -163,12 +163,12 @@ def test_each_state_starts_from_a_copy_of_the_words_of_its_own(clip):
 
 @pytest.mark.parametrize("options, words", [
     ({"position": "back"}, "end, middle, front, found 'back'"),
-    ({"length": 0}, "at least 1, found 0"),
-    ({"init": "a photo of a"}, "must be 8 ordinary tokens, found 4; pass length=4"),
-    ({"length": 3, "init": "a <|endoftext|> of"}, "ordinary tokens"),
-    ({"length": 3, "init": "<|startoftext|> a of"}, "ordinary tokens"),
-    ({"length": 80}, "expected at most 77"),
-    ({"noun": "bottâ€", "position": "front"}, "whole words, found 'bottâ€'"),   # broken unicode
+    ({"n_ctx": 0}, "at least 1, found 0"),
+    ({"init": "a photo of a"}, "must be 8 ordinary tokens, found 4; pass n_ctx=4"),
+    ({"n_ctx": 3, "init": "a <|endoftext|> of"}, "ordinary tokens"),
+    ({"n_ctx": 3, "init": "<|startoftext|> a of"}, "ordinary tokens"),
+    ({"n_ctx": 80}, "expected at most 77"),
+    ({"class_name": "bottâ€", "position": "front"}, "whole words, found 'bottâ€'"),   # broken unicode
 ])
 def test_what_makes_no_prompt_is_refused_by_name(clip, options, words):
     with pytest.raises(ValueError, match=words):

@@ -12,15 +12,15 @@ from minilora import anomaly_map
 from minilora.anomaly_map import image_score
 from minilora.checkpoint.weights import Weights
 from minilora.clip import CLIP, CLIPConfig
-from minilora.config import LIMITS, Settings
+from minilora.config import LIMITS, DetectorConfig
 from minilora.data.images import normalise
-from minilora.detector import ROWS, Detector, folds, middle_layers
+from minilora.detector import ROWS, Detector, folds, middle_states
 from minilora.io.files import load_tensors, save_tensors
-from minilora.lora import lora_layers, lora_off
-from minilora.memory_bank import SHARE
-from minilora.train import adaptation_loss, frozen_states, painted, training_pool
+from minilora.lora import disable_lora, lora_layers
+from minilora.memory_bank import CORESET_SHARE
+from minilora.train import adaptation_loss, frozen_states, synthetic_batches, training_pool
 
-SMALL = Settings(steps=6, batch=4, pool=8, rank=2, alpha=2)
+SMALL = DetectorConfig(steps=6, batch=4, n_train_images=8, rank=2, alpha=2)
 WEIGHTS = Weights("tiny", None, "0" * 64)
 
 
@@ -70,7 +70,7 @@ def fitted(tiny_clip, good, heard):
     (12, 1, (6, 9)), (12, 8, (4,)), (3, 1, (1, 2)), (3, 2, (1,)), (2, 1, (1,))])
 def test_the_memory_looks_at_half_and_three_quarters_of_the_way_before_lora(layers, last,
                                                                             remembered):
-    assert middle_layers(layers, last) == remembered
+    assert middle_states(layers, last) == remembered
     assert max(remembered) <= layers - last
 
 
@@ -83,15 +83,15 @@ def test_lora_is_in_the_last_third_of_the_blocks_or_in_as_many_as_asked_for(laye
     assert len(lora_layers(detector.clip.visual)) == 4 * last, "q, k, v, out of each"
 
 
-@pytest.mark.parametrize("settings, message", [
-    (Settings(memory_layers=(3,)), r"memory_layers \(3,\): expected numbers up to 2"),
-    (Settings(memory_layers=(1, 99)), r"memory_layers \(1, 99\): expected numbers up to 2"),
-    (Settings(memory_layers=(2,), blocks=2), "up to 1, the blocks before LoRA; adapt fewer"),
-    (Settings(blocks=50), "blocks must be numbers from 1 to 3")])
-def test_layers_that_lora_changes_or_that_are_not_there_are_refused_in_words(tiny_clip, settings,
+@pytest.mark.parametrize("config, message", [
+    (DetectorConfig(memory_states=(3,)), r"memory_states \(3,\): expected numbers up to 2"),
+    (DetectorConfig(memory_states=(1, 99)), r"memory_states \(1, 99\): expected numbers up to 2"),
+    (DetectorConfig(memory_states=(2,), blocks=2), "up to 1, which enters the first block with LoRA; adapt"),
+    (DetectorConfig(blocks=50), "blocks must be numbers from 0 to 2")])
+def test_layers_that_lora_changes_or_that_are_not_there_are_refused_in_words(tiny_clip, config,
                                                                              message):
     with pytest.raises(ValueError, match=message):
-        Detector(tiny_clip, "plate", settings)
+        Detector(tiny_clip, "plate", config)
 
 
 # ---- training -----------------------------------------------------------------------------------
@@ -144,10 +144,10 @@ def test_every_trained_tensor_moves_the_score(tiny_clip, good, blocks, heard):
 def gradients(detector, pictures):
     """{name: gradient} of every trained tensor in the first step of a training."""
     clip, layers = detector.clip, len(detector.clip.visual.blocks)
-    entering, coverage = training_pool(clip.visual, pictures, detector.last, detector.settings,
+    entering, coverage = training_pool(clip.visual, pictures, detector.last, detector.config,
                                        seeded())
     loss = adaptation_loss(clip, detector.prompts, torch.stack(entering), torch.stack(coverage),
-                           layers + 1 - detector.last, detector.settings.losses, detector.last)
+                           layers - detector.last, detector.config.losses, detector.last)
     tensors = trained_tensors(detector)
     return dict(zip(tensors, torch.autograd.grad(loss, list(tensors.values()))))
 
@@ -177,7 +177,7 @@ def test_training_on_the_pool_equals_training_on_the_pictures(layers, last, good
     pixels = visual.embed(normalise(good[:4]))
     one, two = (adaptation_loss(clip, detector.prompts, entering, coverage, first, (1, 0.5, 0.1),
                                 last)
-                for entering, first in ((pooled, layers + 1 - last), (pixels, 1)))
+                for entering, first in ((pooled, layers - last), (pixels, 0)))
     assert one.item() == pytest.approx(two.item(), abs=1e-6)
     for a, b in zip(*(torch.autograd.grad(loss, trained) for loss in (one, two))):
         assert torch.allclose(a, b, atol=1e-6) and a.abs().max() > 0
@@ -187,10 +187,10 @@ def test_the_pool_is_what_would_enter_the_first_adapted_block(tiny_clip, good):
     """Of every picture by itself: (1+P, W), and the share of each of its patches (P,)."""
     detector = Detector(tiny_clip, "plate", SMALL)
     entering, coverage = training_pool(tiny_clip.visual, good[:3], 1, SMALL, seeded())
-    assert [x.shape for x in entering] == SMALL.pool * [(17, 64)]
-    assert [x.shape for x in coverage] == SMALL.pool * [(16,)]
+    assert [x.shape for x in entering] == SMALL.n_train_images * [(17, 64)]
+    assert [x.shape for x in coverage] == SMALL.n_train_images * [(16,)]
     marked = [bool(share.any()) for share in coverage]
-    assert sum(marked) == SMALL.pool // 2, "half of the pictures have a defect"
+    assert sum(marked) == SMALL.n_train_images // 2, "half of the pictures have a defect"
     again, _ = training_pool(tiny_clip.visual, good[:3], 1, SMALL, seeded())
     assert all(map(torch.equal, entering, again)) and detector.last == 1
 
@@ -200,7 +200,7 @@ def test_every_photograph_is_shown_with_defects_and_without():
     colours = ((0.8, 0.2, 0.2), (0.2, 0.8, 0.2), (0.2, 0.2, 0.8), (0.8, 0.8, 0.2))
     plain = [torch.tensor(colour)[:, None, None].expand(3, 64, 64) for colour in colours]
     seen = {}
-    for pixels, masks in painted(plain, replace(SMALL, pool=64, batch=4), seeded()):
+    for pixels, masks in synthetic_batches(plain, replace(SMALL, n_train_images=64, batch=4), seeded()):
         for picture, mask in zip(pixels, masks):
             colour = tuple((picture.flatten(1).median(1).values > 0.5).tolist())
             seen.setdefault(colour, []).append(bool(mask.any()))
@@ -243,7 +243,7 @@ def test_the_unadapted_rows_do_not_feel_lora(fitted, good):
 
 
 def test_without_training_lora_on_and_off_agree(tiny_clip, good):
-    detector = Detector(tiny_clip, "plate", Settings(steps=0)).fit(good[:4])
+    detector = Detector(tiny_clip, "plate", DetectorConfig(steps=0)).fit(good[:4])
     rows = detector.rows(good)
     for row, other in (("adapted", "lora-off"), ("text", "zero-shot")):
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(rows[row], rows[other])), row
@@ -257,18 +257,18 @@ def test_a_map_is_the_memory_map_over_its_level_plus_the_weighted_text_map(fitte
     text = anomaly_map.text_map(seen.patches, fitted.learned, fitted.clip.logit_scale.exp())
     both = torch.cat([seen.tokens, F.normalize(seen.patches, dim=-1)], -1) / 2 ** 0.5
     odd = fitted.banks["adapted"].distances(both) / fitted.level + fitted.weight * text
-    expected = anomaly_map.to_pixels(odd, (64, 64), fitted.settings.sigma * 64 / 224)
+    expected = anomaly_map.to_pixels(odd, (64, 64), fitted.config.sigma * 64 / 224)
     assert torch.allclose(fitted.score(good)[0], expected, atol=1e-6)
 
 
 def test_the_memory_compares_frozen_tokens_and_adapted_patches_alike(fitted, good):
     """Both are of length one, so the cosine of both together is the mean of their cosines."""
     seen, other = fitted.encode(good[:1]), fitted.encode(good[4:])
-    tokens = [fitted.memory_tokens(s, "adapted")[0] for s in (seen, other)]
+    tokens = [fitted.bank_features(s, "adapted")[0] for s in (seen, other)]
     parts = [torch.cosine_similarity(a[0], b[0], dim=-1)
              for a, b in ((seen.tokens, other.tokens), (seen.patches, other.patches))]
     assert torch.allclose((tokens[0] * tokens[1]).sum(-1), (parts[0] + parts[1]) / 2, atol=1e-5)
-    assert torch.equal(fitted.memory_tokens(seen, "memory"), seen.tokens), "no texts, no adaptation"
+    assert torch.equal(fitted.bank_features(seen, "memory"), seen.tokens), "no texts, no adaptation"
     both, frozen = (fitted.banks[name].tokens for name in ("adapted", "memory"))
     assert torch.allclose(frozen.norm(dim=-1), torch.ones(len(frozen)), atol=1e-6)
     assert torch.allclose(frozen, both[:, :frozen.shape[1]] * 2 ** 0.5, atol=1e-3), "the same patches"
@@ -282,25 +282,25 @@ def test_the_whole_picture_adds_its_probability_to_the_score_and_nothing_to_the_
         logits = clip.similarity(clip.encode_image(normalise(good)), fitted.learned)
         whole = logits.softmax(-1)[:, 1]
     maps, scores = fitted.score(good)
-    top = image_score(maps, fitted.settings.top)
-    added = fitted.settings.picture_weight * fitted.weight * whole
+    top = image_score(maps, fitted.config.top_fraction)
+    added = fitted.config.picture_weight * fitted.weight * whole
     assert torch.allclose(scores - top, added, atol=1e-5) and (whole > 1e-4).all()
     memory, alone = fitted.rows(good)["memory"]
-    assert torch.equal(alone, image_score(memory, fitted.settings.top)), "no text in that row"
+    assert torch.equal(alone, image_score(memory, fitted.config.top_fraction)), "no text in that row"
 
 
 def test_a_pixel_is_suspicious_where_the_map_alone_would_make_the_picture_ng(fitted, good):
     maps, scores = fitted.score(good)
-    flat = fitted.line(maps, scores)[:, None, None].expand_as(maps)     # such a map throughout
-    whole = scores - image_score(maps, fitted.settings.top)
-    assert torch.allclose(image_score(flat, fitted.settings.top, whole),
+    flat = fitted.pixel_threshold(maps, scores)[:, None, None].expand_as(maps)     # such a map throughout
+    whole = scores - image_score(maps, fitted.config.top_fraction)
+    assert torch.allclose(image_score(flat, fitted.config.top_fraction, whole),
                           torch.full((len(good),), fitted.threshold), atol=1e-5)
 
 
 def test_lora_is_on_again_after_scoring(fitted, good):
     fitted.rows(good)
     assert all(layer.enabled for layer in lora_layers(fitted.clip.visual).values())
-    with lora_off(fitted.clip.visual):
+    with disable_lora(fitted.clip.visual):
         assert not any(layer.enabled for layer in lora_layers(fitted.clip.visual).values())
 
 
@@ -318,15 +318,15 @@ def test_the_memory_knows_its_own_shots_and_not_a_stranger(fitted, good):
 
 @pytest.mark.parametrize("turns", [True, False])
 def test_every_shot_is_remembered_in_four_directions_unless_told_otherwise(tiny_clip, good, turns):
-    detector = Detector(tiny_clip, "plate", replace(SMALL, steps=0, turns=turns))
-    copies = detector.copies_of(good[:3])
+    detector = Detector(tiny_clip, "plate", replace(SMALL, steps=0, rotations=turns))
+    copies = detector.rotated_copies(good[:3])
     assert [number for number, _ in copies] == (4 if turns else 1) * [0, 1, 2]
     for k, (number, picture) in enumerate(copies):
         assert torch.equal(picture, torch.rot90(good[number], k // 3, (1, 2)))
     detector.fit(good[:3])
     assert set(detector.banks) == {"memory", "lora-off", "adapted"}
     for bank in detector.banks.values():
-        assert len(bank.tokens) == round(SHARE * 16 * len(copies))
+        assert len(bank.tokens) == round(CORESET_SHARE * 16 * len(copies))
 
 
 def test_the_memory_without_lora_does_not_depend_on_training(good):
@@ -342,10 +342,10 @@ def test_the_memory_without_lora_does_not_depend_on_training(good):
 def left_out(detector, pictures):
     """Scores of shots and their turned copies, each by a memory to which none of a shot's copies was
     ever offered."""
-    scores, copies = [], detector.copies_of(pictures)
+    scores, copies = [], detector.rotated_copies(pictures)
     for k in range(len(pictures)):
-        bank = detector.bank_of([detector.encode(p[None]) for n, p in copies if n != k], "adapted")
-        scores += [detector.row(detector.encode(p[None]), "adapted", bank)[1] for n, p in copies
+        bank = detector.build_bank([detector.encode(p[None]) for n, p in copies if n != k], "adapted")
+        scores += [detector.map_and_score(detector.encode(p[None]), "adapted", bank)[1] for n, p in copies
                    if n == k]
     return torch.cat(scores)
 
@@ -390,7 +390,7 @@ def test_the_same_photograph_several_times_is_no_error(tiny_clip, good, count):
 
 def test_remembering_twice_changes_nothing(fitted, good):
     before = fitted.level, fitted.weight, fitted.threshold
-    fitted.remember(good[:4])
+    fitted.build_memory(good[:4])
     assert (fitted.level, fitted.weight, fitted.threshold) == pytest.approx(before, rel=1e-5)
 
 
@@ -400,7 +400,7 @@ def test_remembering_twice_changes_nothing(fitted, good):
 def test_a_picture_keeps_its_aspect_unless_a_square_is_asked_for(tiny_clip, square, size):
     detector = Detector(tiny_clip, "plate", replace(SMALL, square=square))
     assert detector.prepare(Image.new("RGB", (350, 200))).shape == (3, *size)
-    assert not Settings().square
+    assert not DetectorConfig().square
 
 
 @pytest.mark.parametrize("shapes", [[(64, 96)], [(64, 96), (96, 64)], [(64, 64), (64, 96)]])
@@ -421,7 +421,7 @@ def test_a_turned_picture_is_as_good_as_before(tiny_clip):
     wide = discs(2, 64, 96)
     detector = Detector(tiny_clip, "plate", replace(SMALL, steps=0)).fit(wide)
     shown = [detector.encode(torch.rot90(wide[:1], turn, (2, 3))) for turn in range(4)]
-    everything = [detector.encode(p[None], lora=False) for _, p in detector.copies_of(wide)]
+    everything = [detector.encode(p[None], lora=False) for _, p in detector.rotated_copies(wide)]
     tokens = torch.cat([seen.tokens[0] for seen in everything])
     for seen in shown:
         assert (1 - (seen.tokens[0] @ tokens.T).amax(1)).abs().max() < 1e-5
@@ -459,15 +459,15 @@ def test_very_long_pictures_can_be_learned(tiny_clip):
 
 # ---- limits -------------------------------------------------------------------------------------
 
-ENDS = [(name, end) for name in ("sigma", "text_weight", "picture_weight", "top",
+ENDS = [(name, end) for name in ("sigma", "text_weight", "picture_weight", "top_fraction",
                                  "false_positive_rate", "angle") for end in LIMITS[name]]
-SMALLEST = [(name, LIMITS[name][0]) for name in ("steps", "batch", "pool", "rate", "rank", "alpha",
+SMALLEST = [(name, LIMITS[name][0]) for name in ("steps", "batch", "n_train_images", "rate", "rank", "alpha",
                                                  "blocks")]
-LARGE = [("steps", 1), ("steps", 40), ("batch", 4096), ("pool", 40), ("rate", 0.1), ("rank", 64),
+LARGE = [("steps", 1), ("steps", 40), ("batch", 4096), ("n_train_images", 40), ("rate", 0.1), ("rank", 64),
          ("alpha", 64), ("blocks", 2), ("resolution", 16), ("resolution", 96),
-         ("memory_layers", (1,)), ("memory_layers", (1, 2)), ("memory_layers", (2, 2)),
+         ("memory_states", (1,)), ("memory_states", (1, 2)), ("memory_states", (2, 2)),
          ("targets", ("q",)), ("targets", ("k", "out")), ("losses", (1.0, 0.0, 0.0)),
-         ("turns", False), ("square", True), ("seed", 0), ("context", "x")]
+         ("rotations", False), ("square", True), ("seed", 0), ("context", "x")]
 
 
 @pytest.mark.parametrize("name, value", ENDS + SMALLEST + LARGE)
@@ -507,7 +507,7 @@ def test_a_saved_detector_scores_exactly_as_before(fitted, good, tmp_path):
     """The bank was rounded to half precision before anything was computed with it."""
     fitted.save(tmp_path, WEIGHTS)
     loaded = Detector.load(tmp_path, fresh_clip(), WEIGHTS)
-    assert loaded.settings == fitted.settings
+    assert loaded.config == fitted.config
     for name in ("threshold", "level", "weight"):
         assert getattr(loaded, name) == getattr(fitted, name), name
     for pictures in (good, discs(2, 64, 96, seed=1)):
@@ -536,13 +536,13 @@ def test_a_level_or_weight_that_is_none_is_refused(fitted, tmp_path, change):
         Detector.load(tmp_path, fresh_clip(), WEIGHTS)
 
 
-@pytest.mark.parametrize("version", [5, 7, None])
+@pytest.mark.parametrize("version", [6, 8, None])
 def test_an_adapter_of_another_version_is_refused(fitted, tmp_path, version):
     fitted.save(tmp_path, WEIGHTS)
     saved = load_tensors(tmp_path / "adapter.pt")
-    assert saved["version"] == 6
+    assert saved["version"] == 7
     save_tensors(tmp_path / "adapter.pt", saved | {"version": version})
-    with pytest.raises(ValueError, match=f"expected format 6, found {version}; fit again"):
+    with pytest.raises(ValueError, match=f"expected format 7, found {version}; fit again"):
         Detector.load(tmp_path, fresh_clip(), WEIGHTS)
 
 

@@ -48,7 +48,7 @@ def test_attention_of_cls_is_the_first_row_of_the_softmax(tiny_clip):
 
 def test_what_lora_changed_equals_the_singular_values_of_b_times_a(tiny_clip):
     generator = torch.Generator().manual_seed(0)
-    add_lora(tiny_clip.visual, ("q",), (3,), rank=2, alpha=4, generator=generator)
+    add_lora(tiny_clip.visual, ("q",), (2,), rank=2, alpha=4, generator=generator)
     (layer,) = lora_layers(tiny_clip.visual).values()
     torch.nn.init.normal_(layer.lora_B, std=0.1, generator=generator)
     with torch.no_grad():
@@ -63,6 +63,6 @@ def test_what_lora_changed_equals_the_singular_values_of_b_times_a(tiny_clip):
 
 def test_heat_runs_from_the_lowest_to_the_highest_value():
     image = explain.heat(torch.arange(4.0).view(2, 2))
-    assert isinstance(image, Image.Image) and image.size == (explain.SIDE, explain.SIDE)
-    dark, bright = image.getpixel((0, 0)), image.getpixel((explain.SIDE - 1, explain.SIDE - 1))
+    assert isinstance(image, Image.Image) and image.size == (explain.PAGE_SIDE, explain.PAGE_SIDE)
+    dark, bright = image.getpixel((0, 0)), image.getpixel((explain.PAGE_SIDE - 1, explain.PAGE_SIDE - 1))
     assert sum(dark) < sum(bright)

@@ -18,7 +18,7 @@ from minilora.checkpoint.weights import save_official
 from minilora.detector import Detector
 from minilora.fit import parse
 from minilora.report import contours
-from minilora.runs.run_class import run
+from minilora.runs.run_class import run_class
 from minilora.scenes import scene
 
 MASKS = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**81 - 1)).map(
@@ -97,7 +97,7 @@ def fitted(tmp_path, tiny_clip, monkeypatch):
     options = parse(["--class", "gear", "--shots", "2", "--steps", "1", "--data",
                      str(tmp_path / "data"), "--model", str(tmp_path / "tiny.pt"), "--out",
                      str(tmp_path / "run")])
-    run(options, say=lambda line: None)
+    run_class(options, say=lambda line: None)
 
     def known(detector, pixels):                        # an L-shaped region in every second picture
         known.calls += 1
@@ -114,7 +114,7 @@ def test_what_the_whole_picture_adds_is_taken_from_the_threshold(fitted, monkeyp
     detector = open_judge(fitted / "run", str(fitted / "tiny.pt"))
     picture = Image.new("RGB", (64, 64))
     before = export.suspicious(detector, picture)[0]            # the known region
-    monkeypatch.setattr(Detector, "line", lambda *_: torch.tensor([1e9]))
+    monkeypatch.setattr(Detector, "pixel_threshold", lambda *_: torch.tensor([1e9]))
     known = Detector.score
     known.calls = 0
     assert before.any() and not export.suspicious(detector, picture)[0].any()
@@ -124,7 +124,7 @@ def exported(folder, form, *more):
     options = export.parser().parse_args([
         str(folder / "run"), str(folder / "data/gear/test"), "--model", str(folder / "tiny.pt"),
         "--format", form, "--out", str(folder / "out"), *more])
-    return export.run(options, lambda line: None), folder / "out"
+    return export.run_export(options, lambda line: None), folder / "out"
 
 
 def test_coco_is_read_by_pycocotools(fitted, capsys):
@@ -187,7 +187,7 @@ def test_small_regions_are_left_out_and_a_bad_picture_is_named(fitted):
 def test_a_run_without_a_threshold_is_refused(fitted):
     options = parse(["--class", "gear", "--shots", "0", "--data", str(fitted / "data"), "--model",
                      str(fitted / "tiny.pt"), "--out", str(fitted / "bare")])
-    run(options, say=lambda line: None)
+    run_class(options, say=lambda line: None)
     with pytest.raises(ValueError, match="has no threshold"):
-        export.run(export.parser().parse_args([str(fitted / "bare"), "x", "--model",
+        export.run_export(export.parser().parse_args([str(fitted / "bare"), "x", "--model",
                                                str(fitted / "tiny.pt")]), print)

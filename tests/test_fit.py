@@ -38,7 +38,7 @@ def done(folder, tiny_weights, tmp_path_factory):
     options = fit.parse(["--class", "gear", "--shots", "4", "--data", str(folder),
                          "--model", str(tiny_weights), "--steps", "4",
                          "--out", str(tmp_path_factory.mktemp("runs") / "one")])
-    return options, run_class.run(options, lines.append), "\n".join(lines)
+    return options, run_class.run_class(options, lines.append), "\n".join(lines)
 
 
 def test_a_run_leaves_adapter_memory_metrics_scores_and_maps(done):
@@ -86,14 +86,14 @@ def test_the_same_command_gives_the_same_numbers(done, tmp_path):
     options, metrics, _ = done
     command = ["--class", "gear", "--shots", "4", "--data", str(options.data),
                "--model", str(options.model), "--steps", "4", "--out", str(tmp_path)]
-    again = run_class.run(fit.parse(command), lambda line: None)
+    again = run_class.run_class(fit.parse(command), lambda line: None)
     assert again["rows"] == metrics["rows"] and again["threshold"] == metrics["threshold"]
 
 
 def run_with(folder, tiny_weights, out, *extra):
     command = ["--class", "gear", "--data", str(folder), "--model", str(tiny_weights),
                "--out", str(out), *extra]
-    return run_class.run(fit.parse(command), lambda line: None)
+    return run_class.run_class(fit.parse(command), lambda line: None)
 
 
 def test_zero_shots_means_zero_shot(folder, tiny_weights, tmp_path):
@@ -123,7 +123,7 @@ def test_without_data_the_embedded_scenes_are_drawn_and_named(tiny_weights, tmp_
     monkeypatch.setattr(scene, "write_class", few)
     lines = []
     command = ["--class", "nut", "--shots", "2", "--steps", "1", "--model", str(tiny_weights)]
-    metrics = run_class.run(fit.parse(command), lines.append)
+    metrics = run_class.run_class(fit.parse(command), lines.append)
     assert metrics["data"]["name"].startswith("embedded scenes") and "embedded scenes" in lines[1]
     assert (tmp_path / "runs/nut-2shot-seed1/metrics.json").exists()
 
@@ -153,7 +153,7 @@ def test_auroc_is_missing_where_there_is_one_class_only():
     maps, labels = torch.rand(2, 4, 4), torch.tensor([0, 0])
     row = results.row_metrics(torch.rand(2), maps, labels, torch.zeros(2, 4, 4, dtype=torch.bool))
     assert set(row.values()) == {None}
-    assert "--" in results.table({"memory": row}, {"memory": ""})
+    assert "--" in results.text_table({"memory": row}, {"memory": ""})
 
 
 def test_odd_numbered_pictures_count_from_zero():
@@ -183,7 +183,7 @@ def test_pictures_of_many_shapes_are_judged_in_their_order(tiny_clip):
     generator = torch.Generator().manual_seed(0)
     shapes = [(64, 96), (64, 64), (64, 96), (96, 64), (64, 64)]
     pictures = [torch.rand(3, *shape, generator=generator) for shape in shapes]
-    maps, scores = run_class.judge(detector, [pictures[:3], pictures[3:]])["zero-shot"]
+    maps, scores = run_class.score_pictures(detector, [pictures[:3], pictures[3:]])["zero-shot"]
     assert [tuple(m.shape) for m in maps] == shapes and scores.shape == (5,)
     for picture, found, score in zip(pictures, maps, scores):
         alone, its_score = detector.score(picture[None])
@@ -199,13 +199,13 @@ def test_wide_and_tall_pictures_keep_their_aspect_from_file_to_map(tiny_weights,
             image.resize(sides, Image.Resampling.NEAREST).save(path)
     options = fit.parse(["--class", "gear", "--shots", "3", "--data", str(tmp_path), "--steps", "2",
                          "--model", str(tiny_weights), "--out", str(tmp_path / "run")])
-    metrics = run_class.run(options, lambda line: None)
+    metrics = run_class.run_class(options, lambda line: None)
     assert 0 <= metrics["rows"]["adapted"]["pixel_auroc"] <= 1
     sizes = {Image.open(path).size for path in (options.out / "maps").glob("*.jpg")}
     assert sizes == {(4 * (96 + 4), 64 + 18), (4 * (64 + 4), 96 + 18)}
     detector = open_run(options.out)
     for path in sorted((root / "test").rglob("*.png"))[:3]:
-        said, outlined = predict.judge(detector, path, read_image(path))
+        said, outlined = predict.judge_picture(detector, path, read_image(path))
         assert outlined.size == Image.open(path).size and said["decision"] in ("OK", "NG")
 
 

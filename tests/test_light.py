@@ -4,7 +4,7 @@ import torch
 
 from minilora.auroc import auroc
 from minilora.checkpoint.weights import load_clip
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.data.images import load_squares
 from minilora.data.mvtec import load_class
 from minilora.detector import Detector
@@ -22,13 +22,13 @@ def metal(tmp_path_factory):
                       "metal")
     clip, _ = load_clip("mini-clip")
     shots = load_squares([s.path for s in data.train], 224)
-    detector = Detector(clip, "metal", Settings(steps=0)).fit(shots)
+    detector = Detector(clip, "metal", DetectorConfig(steps=0)).fit(shots)
     good, bad = (load_squares([s.path for s in data.test if s.label == label], 224)
                  for label in (0, 1))
 
     @torch.no_grad()
     def scores(pixels):
-        return detector.row(detector.encode(pixels, lora=False), "memory")[1]
+        return detector.map_and_score(detector.encode(pixels, lora=False), "memory")[1]
     return scores, good, bad, shots
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from sklearn.neighbors import NearestNeighbors
 
 from minilora import memory_bank
-from minilora.memory_bank import SHARE, MemoryBank, coreset, tokens_of
+from minilora.memory_bank import CORESET_SHARE, MemoryBank, coreset, patch_descriptors
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def cover(tokens, kept):
 def test_a_token_is_that_of_some_layers_side_by_side_and_of_length_one(generator):
     """So the cosine of two tokens is the mean of the cosines of their layers."""
     hidden = [torch.randn(2, 10, 8, generator=generator) for _ in range(4)]
-    tokens = tokens_of(hidden, (1, 3))
+    tokens = patch_descriptors(hidden, (1, 3))
     assert tokens.shape == (2, 9, 16), "CLS is left out"
     assert torch.allclose(tokens.norm(dim=-1), torch.ones(2, 9))
     first, second = tokens[0, 2], tokens[1, 5]
@@ -60,7 +60,7 @@ def test_the_coreset_is_the_greedy_search_for_the_farthest_point(monkeypatch):
     """Gonzalez 1985, written out, where the random projection keeps all directions."""
     tokens = unit(60, 8, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(torch, "randn", lambda *shape, generator: torch.eye(*shape))
-    monkeypatch.setattr(memory_bank, "PROJECTED", 8)
+    monkeypatch.setattr(memory_bank, "PROJECTION_DIM", 8)
     found = coreset(tokens, 12, torch.Generator().manual_seed(1)).tolist()
     chosen = [found[0]]
     while len(chosen) < 12:
@@ -87,29 +87,29 @@ def test_a_coreset_as_large_as_what_is_offered_is_all_of_it(generator):
 
 def test_a_bank_keeps_a_tenth_of_the_patches(generator):
     pictures = list(unit(5, 40, 8, generator=generator, dtype=torch.float32))
-    bank = MemoryBank.of(pictures, generator)
-    assert bank.tokens.shape == (round(SHARE * 200), 8)
+    bank = MemoryBank.build(pictures, generator)
+    assert bank.tokens.shape == (round(CORESET_SHARE * 200), 8)
     every = torch.cat(pictures)
     assert ((bank.tokens @ every.T).amax(1) > 0.999).all(), "each is one of those offered"
-    assert len(MemoryBank.of(pictures[:1], generator).tokens) == 4
-    assert len(MemoryBank.of([pictures[0][:3]], generator).tokens) == 1, "at least one"
+    assert len(MemoryBank.build(pictures[:1], generator).tokens) == 4
+    assert len(MemoryBank.build([pictures[0][:3]], generator).tokens) == 1, "at least one"
 
 
 def test_a_bank_is_no_larger_than_ten_megabytes(generator, monkeypatch):
     pictures = list(unit(5, 40, 8, generator=generator, dtype=torch.float32))
-    assert memory_bank.BYTES == 10_000_000
-    monkeypatch.setattr(memory_bank, "BYTES", 100)
-    bank = MemoryBank.of(pictures, generator)
+    assert memory_bank.MAX_BYTES == 10_000_000
+    monkeypatch.setattr(memory_bank, "MAX_BYTES", 100)
+    bank = MemoryBank.build(pictures, generator)
     assert len(bank.tokens) == 6 and bank.state()["tokens"].nbytes == 96
-    monkeypatch.setattr(memory_bank, "BYTES", 3)
-    assert len(MemoryBank.of(pictures, generator).tokens) == 1
+    monkeypatch.setattr(memory_bank, "MAX_BYTES", 3)
+    assert len(MemoryBank.build(pictures, generator).tokens) == 1
 
 
 # ---- stored -------------------------------------------------------------------------------------
 
 @pytest.fixture
 def bank(generator):
-    return MemoryBank.of(list(unit(3, 40, 8, generator=generator, dtype=torch.float32)), generator)
+    return MemoryBank.build(list(unit(3, 40, 8, generator=generator, dtype=torch.float32)), generator)
 
 
 def test_a_stored_bank_is_the_bank_to_the_last_digit(bank, generator):

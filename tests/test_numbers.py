@@ -11,13 +11,13 @@ from torch import nn
 from minilora import anomaly_map, fit
 from minilora.auroc import auroc
 from minilora.checkpoint.weights import load_clip
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.detector import Detector
 from minilora.lora import LoRALinear, merge
 from minilora.runs import run_class
 from minilora.scenes import scene
 
-SMALL = Settings(steps=2, pool=4, batch=2, rank=2, alpha=2)
+SMALL = DetectorConfig(steps=2, n_train_images=4, batch=2, rank=2, alpha=2)
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def test_a_loss_that_is_no_number_stops_the_training_with_its_cause(clip):
 
 def test_a_rate_that_blows_up_stops_with_its_cause(clip):
     with pytest.raises(ValueError, match="rate: expected 0 to 10"):
-        Settings(rate=1e30)
+        DetectorConfig(rate=1e30)
     with pytest.raises(ValueError, match="sigma: expected 0 to 100"):
-        Settings(sigma=float("nan"))
+        DetectorConfig(sigma=float("nan"))
 
 
 # ---- little data --------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_an_all_black_mask_leaves_pixel_metrics_undefined(tmp_path, tiny_weights
 def fitted(folder, weights):
     options = fit.parse(["--class", "gear", "--shots", "3", "--data", str(folder / "data"),
                          "--model", str(weights), "--steps", "1", "--out", str(folder / "run")])
-    run_class.run(options, lambda line: None)
+    run_class.run_class(options, lambda line: None)
     return json.loads((folder / "run" / "metrics.json").read_text())
 
 

@@ -106,7 +106,7 @@ def test_one_folder_with_all_of_them_gives_an_answer_each(gear_run, tmp_path):
     options = predict.parser().parse_args([str(run), *sorted(str(p) for p in folder.iterdir()),
                                            "--json", "--out", str(tmp_path / "out")])
     lines = []
-    assert predict.run(options, lines.append) == 2, "something was not judged"
+    assert predict.run_predict(options, lines.append) == 2, "something was not judged"
     said = {os.path.basename(one["file"]): one for one in map(json.loads, lines)}
     assert said.keys() == READ.keys() | NOT_READ.keys()
     assert all(said[name]["decision"] in ("OK", "NG") for name in READ)

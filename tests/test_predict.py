@@ -25,7 +25,7 @@ def finished(gear_run):
 def judged(run, paths, out, *extra):
     lines = []
     options = predict.parser().parse_args([str(run), *map(str, paths), "--out", str(out), *extra])
-    return predict.run(options, lines.append), lines
+    return predict.run_predict(options, lines.append), lines
 
 
 def test_predictions_are_the_scores_of_the_run(finished, tmp_path):
@@ -98,7 +98,7 @@ def test_the_outline_runs_around_what_is_suspicious():
     scores = torch.zeros(16, 16)
     scores[4:8, 4:8] = 1
     picture = Image.new("RGB", (64, 64), (10, 10, 10))
-    drawn = predict.outlined(picture, scores, 0.5)
+    drawn = predict.draw_outline(picture, scores, 0.5)
     red = [(x, y) for x in range(64) for y in range(64)
            if drawn.getpixel((x, y)) == predict.OUTLINE]
     assert red and all(10 <= x < 38 and 10 <= y < 38 for x, y in red)
@@ -109,18 +109,18 @@ def test_the_outline_takes_account_of_what_the_whole_picture_adds(monkeypatch, f
     run, data, _ = finished
     detector = with_threshold(run, 0.5)
     lines = []
-    monkeypatch.setattr(predict, "outlined", lambda picture, maps, line: lines.append(line))
-    monkeypatch.setattr(Detector, "line", lambda *_: torch.tensor([0.125]))
+    monkeypatch.setattr(predict, "draw_outline", lambda picture, maps, line: lines.append(line))
+    monkeypatch.setattr(Detector, "pixel_threshold", lambda *_: torch.tensor([0.125]))
     monkeypatch.setattr(Detector, "score",
                         lambda *_: (torch.zeros(1, 64, 64), torch.tensor([0.75])))
     path = data / "train" / "good" / "000.png"
-    predict.judge(detector, path, Image.open(path))
+    predict.judge_picture(detector, path, Image.open(path))
     assert lines == [0.125]
 
 
 def test_a_run_without_threshold_is_an_error(finished, tiny_weights, tmp_path):
     _, data, _ = finished
-    run_class.run(fit.parse(["--class", "gear", "--shots", "0", "--data", str(data.parent),
+    run_class.run_class(fit.parse(["--class", "gear", "--shots", "0", "--data", str(data.parent),
                        "--model", str(tiny_weights), "--out", str(tmp_path)]), lambda line: None)
     command = [sys.executable, "-m", "minilora.predict", str(tmp_path), str(data)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPO)

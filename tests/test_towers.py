@@ -12,7 +12,7 @@ import torch
 from conftest import REPO, shared_path
 
 from minilora.bpe import END
-from minilora.checkpoint.weights import clip_from_state_dict
+from minilora.checkpoint.openai_layout import clip_from_state_dict
 from minilora.clip import CLIP, VIT_B_16, VIT_L_14, CLIPConfig
 from minilora.text import TextTransformer
 from minilora.vit import VisionTransformer
@@ -97,14 +97,14 @@ def test_features_and_logits_agree_with_openai(golden):
 
 # ---- image tower --------------------------------------------------------------------------------
 
-def test_patch_tokens_count_layers_from_one_and_leave_cls_out(tiny):
+def test_patch_tokens_count_blocks_from_zero_and_leave_cls_out(tiny):
     clip, images = tiny
     hidden = clip.visual.hidden_states(clip.visual.embed(images))
-    third, first = clip.visual.patch_tokens(images, [3, 1])
+    third, first = clip.visual.patch_tokens(images, [2, 0])
     assert torch.equal(first, hidden[1][:, 1:]) and torch.equal(third, hidden[3][:, 1:])
-    for layers in ([0], [4], [1, -1]):
-        with pytest.raises(ValueError, match="from 1 to 3"):
-            clip.visual.patch_tokens(images, layers)
+    for blocks in ([3], [0, -1]):
+        with pytest.raises(ValueError, match="from 0 to 2"):
+            clip.visual.patch_tokens(images, blocks)
 
 
 def test_patches_are_numbered_row_by_row(tiny):

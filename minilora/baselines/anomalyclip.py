@@ -20,21 +20,21 @@ from minilora.bpe import default_tokenizer
 from minilora.coop import PromptLearner
 from minilora.data.images import normalise
 from minilora.losses import cross_entropy, dice_loss, focal_loss
-from minilora.train import MARKED
-from minilora.training_steps import Recipe, descend
+from minilora.train import MIN_COVERAGE
+from minilora.training_steps import TrainConfig, run_training
 
-LENGTH = 12                     # context vectors of each prompt
-RECIPE = Recipe(300, 8, 1e-3)
+N_CTX = 12                     # context vectors of each prompt
+TRAIN_CONFIG = TrainConfig(300, 8, 1e-3)
 
 
 class AnomalyCLIP:
     """Zero-shot on the product it is tested on.  clip stays as it is."""
 
-    def __init__(self, clip, resolution=None, recipe=RECIPE, seed=1):
+    def __init__(self, clip, resolution=None, recipe=TRAIN_CONFIG, seed=1):
         self.clip, self.recipe = clip.requires_grad_(False), recipe
         self.resolution = resolution or clip.config.resolution
         self.generator = torch.Generator().manual_seed(seed)
-        self.prompts = PromptLearner(clip, default_tokenizer(), "object", length=LENGTH,
+        self.prompts = PromptLearner(clip, default_tokenizer(), "object", n_ctx=N_CTX,
                                      generator=self.generator)
 
     @torch.no_grad()
@@ -54,7 +54,7 @@ class AnomalyCLIP:
         """Learns from other products.  pictures: (N, 3, R, R) in [0, 1];  masks: bool (N, R, R)."""
         picture, patches = (torch.cat(part) for part in
                             zip(*(self.features(p) for p in pictures.split(8))))
-        target = F.avg_pool2d(masks.float(), self.clip.visual.patch).flatten(1) > MARKED
+        target = F.avg_pool2d(masks.float(), self.clip.visual.patch).flatten(1) > MIN_COVERAGE
         target, label = (x.to(picture.device) for x in (target.float(), masks.flatten(1).any(1)))
 
         def loss_of(rows):
@@ -62,7 +62,7 @@ class AnomalyCLIP:
             return (cross_entropy(logits, label[rows].long()) + focal_loss(odd, target[rows])
                     + dice_loss(odd, target[rows]) + dice_loss(1 - odd, 1 - target[rows]))
 
-        self.losses = descend(loss_of, [self.prompts.context], len(pictures), self.recipe,
+        self.losses = run_training(loss_of, [self.prompts.context], len(pictures), self.recipe,
                               self.generator)
         return self
 
@@ -83,7 +83,7 @@ def demo():
     masks = torch.zeros(24, 64, 64, dtype=torch.bool)
     masks[::2, 16:40, 16:40] = True
     pictures = torch.where(masks[:, None], pictures - 0.4, pictures)
-    judge = AnomalyCLIP(clip, recipe=Recipe(150, 8, 1e-2)).fit(pictures[:16], masks[:16])
+    judge = AnomalyCLIP(clip, recipe=TrainConfig(150, 8, 1e-2)).fit(pictures[:16], masks[:16])
     print(f"trained {judge.prompts.context.numel()} numbers on 16 pictures of other products")
     print(f"loss {judge.losses[0]:.3f} -> {judge.losses[-1]:.3f}")
     maps, scores = judge.score(pictures[16:])

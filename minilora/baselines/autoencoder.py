@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minilora.anomaly_map import gaussian, image_score
+from minilora.anomaly_map import gaussian_blur, image_score
 from minilora.data.images import augment
-from minilora.training_steps import Recipe, descend
+from minilora.training_steps import TrainConfig, run_training
 
 RESOLUTION, CODE = 128, 128
 WIDTHS = (3, 32, 64, 96, 128)
-RECIPE = Recipe(300, 8, 2e-3)
+TRAIN_CONFIG = TrainConfig(300, 8, 2e-3)
 
 
-class Encoder(nn.Module):
+class ConvEncoder(nn.Module):
     """(B, 3, 128, 128) -> (B, CODE).  bias: without, no constant can be learned (svdd.py)."""
 
     def __init__(self, bias=True):
@@ -39,7 +39,7 @@ class Encoder(nn.Module):
         return self.fc(self.plane(x).flatten(1))
 
 
-class Decoder(nn.Module):
+class ConvDecoder(nn.Module):
     """(B, CODE) -> (B, 3, 128, 128) in (0, 1)."""
 
     def __init__(self):
@@ -55,7 +55,7 @@ class Decoder(nn.Module):
         return x.sigmoid()
 
 
-def shown(pictures, count):
+def repeated_rows(pictures, count):
     """Numbers of pictures so that at least `count` can be drawn: a few are shown several times."""
     return torch.arange(max(len(pictures), count)) % len(pictures)
 
@@ -65,30 +65,30 @@ class Autoencoder:
 
     resolution = RESOLUTION
 
-    def __init__(self, recipe=RECIPE, seed=1, bias=True):
+    def __init__(self, recipe=TRAIN_CONFIG, seed=1, bias=True):
         self.recipe, self.generator = recipe, torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)                     # torch draws a layer's weights globally
-            self.encoder, self.decoder = Encoder(bias), Decoder()
+            self.encoder, self.decoder = ConvEncoder(bias), ConvDecoder()
 
     def parameters(self):
         return [*self.encoder.parameters(), *self.decoder.parameters()]
 
     def fit(self, pictures):
-        rows_of = shown(pictures, self.recipe.batch)
+        rows_of = repeated_rows(pictures, self.recipe.batch)
 
         def loss_of(rows):
             batch = augment(pictures[rows_of[rows]], self.generator)
             return F.mse_loss(self.decoder(self.encoder(batch)), batch)
 
-        self.losses = descend(loss_of, self.parameters(), len(rows_of), self.recipe, self.generator)
+        self.losses = run_training(loss_of, self.parameters(), len(rows_of), self.recipe, self.generator)
         return self
 
     @torch.no_grad()
     def score(self, pixels):
         """Maps (B, R, R) and scores (B,)."""
         again = self.decoder(self.encoder(pixels))
-        maps = gaussian((again - pixels).square().mean(1), 4 * RESOLUTION / 224)
+        maps = gaussian_blur((again - pixels).square().mean(1), 4 * RESOLUTION / 224)
         return maps, image_score(maps)
 
 
@@ -106,7 +106,7 @@ def discs():
 
 def demo():
     good, bad = discs()
-    judge = Autoencoder(Recipe(60, 8, 2e-3)).fit(good[:8])
+    judge = Autoencoder(TrainConfig(60, 8, 2e-3)).fit(good[:8])
     print(f"{sum(p.numel() for p in judge.parameters()):,} parameters, "
           f"error {judge.losses[0]:.4f} -> {judge.losses[-1]:.4f}")
     for name, picture in (("good", good[8:]), ("defective", bad)):

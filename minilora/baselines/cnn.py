@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-WIDTH = 64                      # features before the last layer
+CNN_FEATURES = 64                      # features before the last layer
 
 
 class SmallCNN(nn.Module):
@@ -20,8 +20,8 @@ class SmallCNN(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 5, padding=2)
         self.conv2 = nn.Conv2d(16, 32, 5, padding=2)
-        self.conv3 = nn.Conv2d(32, WIDTH, 3, padding=1)
-        self.dropout, self.fc = nn.Dropout(dropout), nn.Linear(WIDTH, classes)
+        self.conv3 = nn.Conv2d(32, CNN_FEATURES, 3, padding=1)
+        self.dropout, self.fc = nn.Dropout(dropout), nn.Linear(CNN_FEATURES, classes)
 
     def features(self, x):
         """x: (B, 3, R, R), normalised -> (B, 64)."""

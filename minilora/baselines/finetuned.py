@@ -18,12 +18,12 @@ from torch import nn
 
 from minilora.anomaly_map import image_score, text_map, to_pixels
 from minilora.bpe import default_tokenizer
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.coop import PromptLearner
 from minilora.data.images import normalise
 from minilora.losses import dice_loss, focal_loss
-from minilora.train import MARKED, adapt, adaptation_loss, frozen_states, painted
-from minilora.training_steps import descend
+from minilora.train import MIN_COVERAGE, adapt, adaptation_loss, frozen_states, synthetic_batches
+from minilora.training_steps import run_training
 
 FULL_RATE = 2e-5                # LoRA's rate would destroy what CLIP knows
 PROBE_RATE = 1e-2               # a convex problem in standardised features
@@ -32,19 +32,19 @@ PROBE_RATE = 1e-2               # a convex problem in standardised features
 class Trained:
     """What the three share: a map from patch scores.  clip belongs to it and may be changed."""
 
-    def __init__(self, clip, noun, settings=Settings()):
-        self.clip, self.settings = clip.requires_grad_(False), settings
-        self.resolution = settings.resolution or clip.config.resolution
-        self.generator = torch.Generator().manual_seed(settings.seed)
+    def __init__(self, clip, class_name, config=DetectorConfig()):
+        self.clip, self.config = clip.requires_grad_(False), config
+        self.resolution = config.resolution or clip.config.resolution
+        self.generator = torch.Generator().manual_seed(config.seed)
         tokenizer = default_tokenizer()
-        self.prompts = PromptLearner(clip, tokenizer, noun.replace("_", " "), init=settings.context,
-                                     length=len(tokenizer.encode(settings.context)))
+        self.prompts = PromptLearner(clip, tokenizer, class_name.replace("_", " "), init=config.context,
+                                     n_ctx=len(tokenizer.encode(config.context)))
 
     @torch.no_grad()
     def score(self, pixels):
         """Maps (B, R, R) and scores (B,).  pixels: (B, 3, R, R) in [0, 1]."""
         odd = self.patch_scores(pixels.to(self.clip.logit_scale.device))                 # (B, P)
-        sigma = self.settings.sigma * self.resolution / 224
+        sigma = self.config.sigma * self.resolution / 224
         maps = to_pixels(odd, pixels.shape[-2:], sigma).cpu()
         return maps, image_score(maps)
 
@@ -57,7 +57,7 @@ class CoOp(Trained):
     """Context vectors alone."""
 
     def fit(self, pictures):
-        adapt(self.clip, self.prompts, pictures, self.clip.visual.last, self.settings, self.generator,
+        adapt(self.clip, self.prompts, pictures, self.clip.visual.last, self.config, self.generator,
               lambda step, loss: None)
         return self
 
@@ -68,11 +68,11 @@ class FullFineTuning(Trained):
     def fit(self, pictures):
         visual = self.clip.visual.requires_grad_(True)
         pool = [(p.half(), F.avg_pool2d(m, visual.patch).flatten(1))
-                for p, m in painted(pictures, self.settings, self.generator)]
+                for p, m in synthetic_batches(pictures, self.config, self.generator)]
         pixels, coverage = (torch.cat(column) for column in zip(*pool))
         trained = [*visual.parameters(), self.prompts.context]
-        descend(lambda rows: self.loss(pixels[rows], coverage[rows]), trained, len(pixels),
-                replace(self.settings, rate=FULL_RATE), self.generator)
+        run_training(lambda rows: self.loss(pixels[rows], coverage[rows]), trained, len(pixels),
+                replace(self.config, rate=FULL_RATE), self.generator)
         visual.requires_grad_(False)
         return self
 
@@ -81,7 +81,7 @@ class FullFineTuning(Trained):
         visual = self.clip.visual
         entering = visual.embed(normalise(pixels.float().to(visual.proj.device)))
         return adaptation_loss(self.clip, self.prompts, entering, coverage.to(visual.proj.device),
-                               1, self.settings.losses)
+                               0, self.config.losses)
 
 
 class LinearProbe(Trained):
@@ -89,14 +89,14 @@ class LinearProbe(Trained):
 
     def fit(self, pictures):
         visual, pool = self.clip.visual, []
-        for pixels, masks in painted(pictures, self.settings, self.generator):
+        for pixels, masks in synthetic_batches(pictures, self.config, self.generator):
             tokens = frozen_states(visual, pixels)[-1][:, 1:]     # (B, P, W)
             pool.append((tokens, F.avg_pool2d(masks, visual.patch).flatten(1)))
         tokens, coverage = (torch.cat(column) for column in zip(*pool))
         self.start(tokens)
-        target = (coverage > MARKED).float().to(tokens.device)
-        descend(lambda rows: self.loss(tokens[rows], target[rows]), self.layer.parameters(),
-                len(tokens), replace(self.settings, rate=PROBE_RATE), self.generator)
+        target = (coverage > MIN_COVERAGE).float().to(tokens.device)
+        run_training(lambda rows: self.loss(tokens[rows], target[rows]), self.layer.parameters(),
+                len(tokens), replace(self.config, rate=PROBE_RATE), self.generator)
         return self
 
     def start(self, tokens):
@@ -124,12 +124,12 @@ def demo():
     good = 0.5 + 0.05 * torch.randn(5, 3, 64, 64, generator=generator).clamp(-1, 1)
     bad = good[4:].clone()
     bad[0, :, 16:40, 16:40] = 0.1
-    settings = Settings(steps=100, pool=64, batch=8)
+    config = DetectorConfig(steps=100, n_train_images=64, batch=8)
     for method in (CoOp, FullFineTuning, LinearProbe):
-        config = CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
+        clip_config = CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
                             text_width=64, text_layers=1)
-        clip = CLIP(config).initialise(torch.Generator().manual_seed(0))
-        judge = method(clip, "plate", settings).fit(good[:4])
+        clip = CLIP(clip_config).initialise(torch.Generator().manual_seed(0))
+        judge = method(clip, "plate", config).fit(good[:4])
         scores = [judge.score(picture)[1].item() for picture in (good[4:], bad)]
         print(f"{method.__name__:15s} good {scores[0]:.3f}   defective {scores[1]:.3f}")
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 BETA = 0.99                     # a class of 100 pictures and more has "enough"
-TEMPERATURE = 0.1
+CONTRAST_TEMPERATURE = 0.1
 
 
 def class_weights(counts, beta=BETA):
@@ -28,7 +28,7 @@ def class_weights(counts, beta=BETA):
     return (weights * len(weights) / weights.sum()).float()
 
 
-def balanced_contrast(features, targets, prototypes, temperature=TEMPERATURE):
+def balanced_contrast(features, targets, prototypes, temperature=CONTRAST_TEMPERATURE):
     """Eq. 6: of each picture the mean of -log of its share over those of its class, (B,).
 
     features: (B, D), prototypes: (C, D), of any length;  targets: (B,).

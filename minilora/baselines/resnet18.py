@@ -14,7 +14,7 @@ from torch import nn
 from minilora.checkpoint.openai_layout import COUNTER, check_keys
 from minilora.io.zip_reader import read_tensors
 
-WIDTH = 512                     # features before the last layer
+RESNET18_FEATURES = 512                     # features before the last layer
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 
 
@@ -51,7 +51,7 @@ class ResNet18(nn.Module):
             inside, width = widths[stage - 1], widths[stage]
             blocks = BasicBlock(inside, width, 1 if stage == 1 else 2), BasicBlock(width, width, 1)
             setattr(self, f"layer{stage}", nn.Sequential(*blocks))
-        self.dropout, self.fc, self.frozen = nn.Dropout(dropout), nn.Linear(WIDTH, classes), ()
+        self.dropout, self.fc, self.frozen = nn.Dropout(dropout), nn.Linear(RESNET18_FEATURES, classes), ()
 
     def stem(self, x):
         x = self.bn1(self.conv1(x)).relu()              # (B, 64, R / 2, R / 2)

@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from minilora.anomaly_map import to_pixels
-from minilora.baselines.autoencoder import CODE, RESOLUTION, Encoder, discs, shown
+from minilora.baselines.autoencoder import CODE, RESOLUTION, ConvEncoder, discs, repeated_rows
 from minilora.data.images import augment
-from minilora.training_steps import Recipe, descend
+from minilora.training_steps import TrainConfig, run_training
 
-TEMPERATURE = 0.2
-RECIPE = Recipe(300, 16, 1e-3)
+NT_XENT_TEMPERATURE = 0.2
+TRAIN_CONFIG = TrainConfig(300, 16, 1e-3)
 
 
-def nt_xent(one, two, temperature=TEMPERATURE):
+def nt_xent(one, two, temperature=NT_XENT_TEMPERATURE):
     """Eq. 1, mean over both views of every picture.  one, two: (N, D) of any length."""
     z = F.normalize(torch.cat([one, two]), dim=-1)                          # (2N, D)
     logits = z @ z.T / temperature
@@ -32,7 +32,7 @@ def nt_xent(one, two, temperature=TEMPERATURE):
     return F.cross_entropy(logits, partner)
 
 
-def view(pixels, generator):
+def simclr_view(pixels, generator):
     """A picture turned, moved and relit more than a detector's training would."""
     return augment(pixels, generator, angle=20, shift=0.1, brightness=0.3, contrast=0.3, gamma=0.3)
 
@@ -47,26 +47,26 @@ class SimCLR:
 
     resolution = RESOLUTION
 
-    def __init__(self, recipe=RECIPE, seed=1):
+    def __init__(self, recipe=TRAIN_CONFIG, seed=1):
         self.recipe, self.generator = recipe, torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)                     # torch draws a layer's weights globally
-            self.encoder = Encoder()
+            self.encoder = ConvEncoder()
             self.projection = nn.Sequential(nn.ReLU(), nn.Linear(CODE, 64))  # thrown away later
 
     def parameters(self):
         return [*self.encoder.parameters(), *self.projection.parameters()]
 
     def fit(self, pictures):
-        rows_of = shown(pictures, self.recipe.batch)
+        rows_of = repeated_rows(pictures, self.recipe.batch)
 
         def loss_of(rows):
             batch = pictures[rows_of[rows].unique()]    # a picture is no negative of itself
-            one, two = (self.projection(self.encoder(view(batch, self.generator)))
+            one, two = (self.projection(self.encoder(simclr_view(batch, self.generator)))
                         for _ in range(2))
             return nt_xent(one, two)
 
-        self.losses = descend(loss_of, self.parameters(), len(rows_of), self.recipe, self.generator)
+        self.losses = run_training(loss_of, self.parameters(), len(rows_of), self.recipe, self.generator)
         with torch.no_grad():
             copies = torch.cat([pictures] + [augment(pictures, self.generator) for _ in range(3)])
             whole, cells = zip(*[self.features(part) for part in copies.split(32)])
@@ -89,7 +89,7 @@ class SimCLR:
 
 def demo():
     good, bad = discs()
-    judge = SimCLR(Recipe(40, 16, 1e-3)).fit(good[:8])
+    judge = SimCLR(TrainConfig(40, 16, 1e-3)).fit(good[:8])
     print(f"loss {judge.losses[0]:.2f} -> {judge.losses[-1]:.2f}")
     for name, picture in (("good", good[8:]), ("defective", bad)):
         print(f"{name:10s} score {judge.score(picture)[1].item():.4f}")

@@ -24,7 +24,7 @@ CROP = 0.1                      # of the side at most, on each edge
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SupervisedConfig:
     """What is chosen before any picture is seen.  loss: "plain", "weighted" or "contrastive"."""
     network: str = "cnn"
     augmented: bool = False
@@ -37,9 +37,9 @@ class Recipe:
     resolution: int = 128
 
 
-RECIPES = {"CNN": Recipe(), "CNN, augmented": Recipe(augmented=True),
-           "ResNet-18": Recipe("resnet18", True),
-           "ResNet-18, dropout, cosine": Recipe("resnet18", True, 0.5, True)}
+RECIPES = {"CNN": SupervisedConfig(), "CNN, augmented": SupervisedConfig(augmented=True),
+           "ResNet-18": SupervisedConfig("resnet18", True),
+           "ResNet-18, dropout, cosine": SupervisedConfig("resnet18", True, 0.5, True)}
 
 
 def cropped(pixels, generator):
@@ -62,7 +62,7 @@ class Supervised:
             torch.manual_seed(seed)                     # torch draws a layer's weights globally
             net = make.SmallCNN(classes, recipe.dropout) if make is cnn else \
                 make.ResNet18(classes, recipe.dropout)
-            self.prototypes = nn.Parameter(torch.randn(classes, make.WIDTH))
+            self.prototypes = nn.Parameter(torch.randn(classes, make.CNN_FEATURES))
         if start and make is resnet18:
             resnet18.load_backbone(net, start).freeze("stem", "layer1", "layer2")
         self.net = net
@@ -136,7 +136,7 @@ def demo():
         return (0.3 + 0.4 * shapes[kinds][:, None] + noise).clamp(0, 1)
     pixels, others = draw(targets), draw(new)
     for loss in ("plain", "weighted", "contrastive"):
-        judge = Supervised(Recipe(loss=loss, epochs=40, resolution=64), 3).fit(pixels, targets)
+        judge = Supervised(SupervisedConfig(loss=loss, epochs=40, resolution=64), 3).fit(pixels, targets)
         right = judge.probabilities(others).argmax(1) == new
         print(f"{loss:12s} right on discs, squares, crosses: "
               + "  ".join(f"{right[new == k].float().mean():.0%}" for k in range(3)))

@@ -12,13 +12,13 @@ from dataclasses import replace
 
 import torch
 
-from minilora.baselines.autoencoder import RESOLUTION, Autoencoder, discs, shown
+from minilora.baselines.autoencoder import RESOLUTION, Autoencoder, discs, repeated_rows
 from minilora.data.images import augment
-from minilora.training_steps import Recipe, descend
+from minilora.training_steps import TrainConfig, run_training
 
-RECIPE = Recipe(200, 8, 3e-4)
-START = 2e-3                    # rate of the autoencoder before
-EPS = 0.1                       # a centre too near 0 could be met by f = 0; as in the authors' code
+TRAIN_CONFIG = TrainConfig(200, 8, 3e-4)
+PRETRAIN_RATE = 2e-3                    # rate of the autoencoder before
+CENTRE_EPS = 0.1                       # a centre too near 0 could be met by f = 0; as in the authors' code
 
 
 class DeepSVDD:
@@ -26,9 +26,9 @@ class DeepSVDD:
 
     resolution = RESOLUTION
 
-    def __init__(self, recipe=RECIPE, seed=1):
+    def __init__(self, recipe=TRAIN_CONFIG, seed=1):
         self.recipe = recipe
-        self.start = Autoencoder(replace(recipe, rate=START), seed, bias=False)
+        self.start = Autoencoder(replace(recipe, rate=PRETRAIN_RATE), seed, bias=False)
         self.encoder, self.generator = self.start.encoder, self.start.generator
 
     def parameters(self):
@@ -36,17 +36,17 @@ class DeepSVDD:
 
     def fit(self, pictures):
         self.start.fit(pictures)
-        rows_of = shown(pictures, self.recipe.batch)
+        rows_of = repeated_rows(pictures, self.recipe.batch)
         with torch.no_grad():
             centre = self.encoder(pictures).mean(0)
-        near = centre.abs() < EPS
-        self.centre = torch.where(near, EPS * torch.where(centre < 0, -1.0, 1.0), centre)
+        near = centre.abs() < CENTRE_EPS
+        self.centre = torch.where(near, CENTRE_EPS * torch.where(centre < 0, -1.0, 1.0), centre)
 
         def loss_of(rows):
             batch = augment(pictures[rows_of[rows]], self.generator)
             return (self.encoder(batch) - self.centre).square().sum(1).mean()
 
-        self.losses = descend(loss_of, self.parameters(), len(rows_of), self.recipe, self.generator)
+        self.losses = run_training(loss_of, self.parameters(), len(rows_of), self.recipe, self.generator)
         return self
 
     @torch.no_grad()
@@ -57,7 +57,7 @@ class DeepSVDD:
 
 def demo():
     good, bad = discs()
-    judge = DeepSVDD(Recipe(60, 8, 3e-4)).fit(good[:8])
+    judge = DeepSVDD(TrainConfig(60, 8, 3e-4)).fit(good[:8])
     print(f"mean distance to the centre {judge.losses[0]:.3f} -> {judge.losses[-1]:.3f}")
     for name, picture in (("good", good[8:]), ("defective", bad)):
         print(f"{name:10s} score {judge.score(picture)[1].item():.3f}")

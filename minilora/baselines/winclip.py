@@ -27,7 +27,7 @@ from minilora.data.images import normalise
 from minilora.losses import similarity_logits
 
 SCALES = (2, 3)                 # sides of the windows, in patches
-PATCH_BLOCK = -2                # WinCLIP+'s third scale: patches of the last block but one
+PATCH_STATE = -2                # WinCLIP+'s third scale: patches that enter the last block
 
 
 def windows(grid, side):
@@ -49,9 +49,9 @@ def harmonic(scores, index, patches):
 class WinCLIP:
     """Zero-shot, and with `fit` on good pictures WinCLIP+.  clip is not changed."""
 
-    def __init__(self, clip, noun, resolution=None):
+    def __init__(self, clip, class_name, resolution=None):
         self.clip, self.resolution = clip, resolution or clip.config.resolution
-        self.text = ensemble_features(clip, default_tokenizer(), noun.replace("_", " "))  # (2, E)
+        self.text = ensemble_features(clip, default_tokenizer(), class_name.replace("_", " "))  # (2, E)
         self.memory = None
 
     @torch.no_grad()
@@ -68,7 +68,7 @@ class WinCLIP:
             parts = torch.cat([cls, tokens], dim=1).split(4096)
             seen = torch.cat([visual.pool(visual.hidden_states(p)[-1]) for p in parts])
             looks[side] = seen.view(len(x), len(index), -1)              # (B, Q, E)
-        return visual.pool(hidden[-1]), looks, hidden[PATCH_BLOCK][:, 1:]
+        return visual.pool(hidden[-1]), looks, hidden[PATCH_STATE][:, 1:]
 
     def fit(self, pictures):
         """Remembers windows and patches of good pictures, (K, 3, R, R) in [0, 1].  Returns self."""

@@ -13,42 +13,42 @@ from pathlib import Path
 import torch
 
 from minilora.checkpoint.adapter import adapter_state, load_adapter_state
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.io.files import load_tensors, save_tensors
 from minilora.memory_bank import MemoryBank
 
-VERSION = 6                     # in adapter.pt, of what `save` writes together
+ADAPTER_VERSION = 7                     # in adapter.pt, of what `save` writes together
 
 
-def save(detector, folder, weights):
+def save_detector(detector, folder, weights):
     """Writes adapter.pt and memory.pt into a folder.  weights: see `Detector.save`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {key: list(value) if isinstance(value, tuple) else value
-                for key, value in asdict(detector.settings).items()}
+    config = {key: list(value) if isinstance(value, tuple) else value
+                for key, value in asdict(detector.config).items()}
     if detector.banks:
         save_tensors(folder / "memory.pt", detector.banks["adapted"].state())
     learned = detector.hand_written if detector.learned is None else detector.learned
     save_tensors(folder / "adapter.pt", {
-        "version": VERSION, "noun": detector.noun, "settings": settings,
+        "version": ADAPTER_VERSION, "class_name": detector.class_name, "config": config,
         "weights": {"name": weights.name, "sha256": weights.sha256, "path": str(weights.path)},
         "lora": adapter_state(detector.clip.visual), "context": detector.prompts.context.detach(),
         "text": learned, "level": detector.level, "weight": detector.weight,
         "threshold": detector.threshold})
 
 
-def load(make, folder, clip, weights):
+def load_detector(make, folder, clip, weights):
     """The detector that `save` wrote.  make(clip, noun, settings) gives a new one.
 
     Raises ValueError if the adapter belongs to other base weights or another version.
     """
     path = Path(folder) / "adapter.pt"
     saved = load_tensors(path)
-    if saved.get("version") != VERSION:
-        raise ValueError(f"{path}: expected format {VERSION}, found {saved.get('version')}; "
+    if saved.get("version") != ADAPTER_VERSION:
+        raise ValueError(f"{path}: expected format {ADAPTER_VERSION}, found {saved.get('version')}; "
                          "fit again")
     try:
-        return restored(make, saved, path, clip, weights)
+        return detector_from_content(make, saved, path, clip, weights)
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"{path} or memory.pt beside it is not what minilora writes "
                          f"({type(error).__name__}: {error}); fit again") from error
@@ -57,15 +57,15 @@ def load(make, folder, clip, weights):
         raise error if known else ValueError(f"{path}: {error}") from error
 
 
-def restored(make, saved, path, clip, weights):
+def detector_from_content(make, saved, path, clip, weights):
     """The detector in the content of adapter.pt; whatever is wrong with it raises something."""
     if saved["weights"]["sha256"] != weights.sha256:
         raise ValueError(f"{path} was fitted on {saved['weights']['name']} "
                          f"(sha256 {saved['weights']['sha256'][:12]}…), found {weights.name} "
                          f"({weights.sha256[:12]}…); load it onto the weights it was fitted on")
-    settings = Settings(**{key: tuple(value) if isinstance(value, list) else value
-                           for key, value in saved["settings"].items()})
-    detector = make(clip, saved["noun"], settings)
+    config = DetectorConfig(**{key: tuple(value) if isinstance(value, list) else value
+                           for key, value in saved["config"].items()})
+    detector = make(clip, saved["class_name"], config)
     load_adapter_state(clip.visual, saved["lora"])
     detector.prompts.context.data.copy_(saved["context"])
     text, threshold = saved["text"].to(detector.device), saved["threshold"]
@@ -82,10 +82,10 @@ def restored(make, saved, path, clip, weights):
     detector.level, detector.weight = level, weight
     memory = path.with_name("memory.pt")
     if memory.exists():
-        frozen = len(detector.memory_layers) * clip.config.vision_width
+        frozen = len(detector.memory_states) * clip.config.vision_width
         bank = MemoryBank.from_state(load_tensors(memory), frozen + clip.config.embed,
                                      detector.device)
-        detector.banks = {"adapted": bank, "memory": bank.first(frozen)}
+        detector.banks = {"adapted": bank, "memory": bank.truncated(frozen)}
     return detector
 
 
@@ -98,11 +98,11 @@ def demo():
     from minilora.clip import CLIP, CLIPConfig
     from minilora.lora import add_lora
 
-    def make(clip, noun, settings):
+    def make(clip, class_name, config):
         """The parts of a `Detector` that are stored, untrained."""
-        add_lora(clip.visual, settings.targets, (3,), settings.rank, settings.alpha)
+        add_lora(clip.visual, config.targets, (2,), config.rank, config.alpha)
         return SimpleNamespace(
-            clip=clip, noun=noun, settings=settings, device=torch.device("cpu"), memory_layers=(1,),
+            clip=clip, class_name=class_name, config=config, device=torch.device("cpu"), memory_states=(1,),
             prompts=SimpleNamespace(context=torch.nn.Parameter(torch.zeros(2, 4, 64))),
             learned=torch.eye(2, 32), threshold=1.5, level=0.25, weight=0.5,
             banks={"adapted": MemoryBank(torch.eye(5, 96))})
@@ -111,14 +111,14 @@ def demo():
                                  torch.Generator().manual_seed(0)) for _ in range(2)]
     weights = Weights("toy", None, "0" * 64)
     with tempfile.TemporaryDirectory() as folder:
-        save(make(clips[0], "plate", Settings()), folder, weights)
+        save_detector(make(clips[0], "plate", DetectorConfig()), folder, weights)
         for name in ("adapter.pt", "memory.pt"):
             print(f"{name}  {(Path(folder) / name).stat().st_size:,} bytes")
-        again = load(make, folder, clips[1], weights)
-        print(f"read again: {again.noun}, threshold {again.threshold}, memory of "
+        again = load_detector(make, folder, clips[1], weights)
+        print(f"read again: {again.class_name}, threshold {again.threshold}, memory of "
               f"{len(again.banks['adapted'].tokens)} patches")
         try:
-            load(make, folder, clips[1], Weights("other", None, "1" * 64))
+            load_detector(make, folder, clips[1], Weights("other", None, "1" * 64))
         except ValueError as error:
             print("refused:", str(error).split(" was ")[1])
 

@@ -29,7 +29,7 @@ class DownloadError(OSError):
     """A download that did not finish; the message says why and whether trying again resumes it."""
 
 
-def download(url, path, sha256):
+def download_file(url, path, sha256):
     """Fetch `url` to `path` and return the path.  Raises DownloadError.
 
     sha256: 64 hex digits that the whole file must have; otherwise nothing is kept.
@@ -194,7 +194,7 @@ def demo():
         original.write_bytes(Shaky.content)
         for _ in range(2):
             try:
-                download(url, path, sha256_of(original))
+                download_file(url, path, sha256_of(original))
             except DownloadError as error:
                 print(error)
             print("weights.pt is there:", path.exists())

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from minilora.clip import CLIP, CLIPConfig
 from minilora.clip_resnet import STRIDE
-from minilora.io.zip_reader import CheckpointError
+from minilora.io.unpickler import CheckpointError
 from minilora.synthetic.sampling import one_thread
 
 SCALARS = ("input_resolution", "context_length", "vocab_size")  # in official files, no weights
@@ -108,7 +108,7 @@ def official_state_dict(clip):
     """
     official, fused = {}, {}
     for name, tensor in clip.state_dict().items():
-        key, part = official_key(name)
+        key, part = openai_key(name)
         if part:
             fused.setdefault(key, {})[part] = tensor
         else:
@@ -140,7 +140,7 @@ def own_parts(key, tensor):
         yield name.replace(".attn.out_proj.", ".attn.out."), tensor
 
 
-def official_key(name):
+def openai_key(name):
     """(official key, which part of it: "q", "k", "v", or "" for the whole) for one of our names."""
     for ours, theirs in BLOCKS.items():
         if name.startswith(ours):
@@ -156,7 +156,7 @@ def official_shapes(clip):
     """Official key -> shape, for every weight that a model like `clip` needs."""
     shapes = {}
     for name, tensor in clip.state_dict().items():
-        key, part = official_key(name)
+        key, part = openai_key(name)
         shapes[key] = (3 * len(tensor), *tensor.shape[1:]) if part else tuple(tensor.shape)
     return shapes
 

@@ -24,16 +24,13 @@ import torch
 from minilora.checkpoint import download as http
 from minilora.checkpoint.openai_layout import (check_keys, clip_from_state_dict,
                                                config_from_state_dict, empty_clip, official_shapes,
-                                               official_state_dict, split_in_proj)
+                                               official_state_dict)
 from minilora.clip import CLIP, CLIPConfig
 from minilora.io import paths
 from minilora.io.cli import option_parser
 from minilora.io.files import sha256_of, whole_file
-from minilora.io.zip_reader import CheckpointError, check_kind, read_tensors
-
-__all__ = ["CheckpointError", "OFFICIAL", "Weights", "clip_from_state_dict",
-           "config_from_state_dict", "describe", "download", "find_weights", "load_clip",
-           "official_state_dict", "read_state_dict", "save_official", "split_in_proj"]
+from minilora.io.unpickler import CheckpointError
+from minilora.io.zip_reader import check_kind, read_tensors
 
 ADDRESS = "https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
 
@@ -58,7 +55,7 @@ OFFICIAL = {name: Official(file, sha256, ADDRESS.format(sha256=sha256, file=file
     ("RN50", "RN50.pt",
      "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"))}
 PREFERRED = "ViT-B/16"          # taken without being asked for, if its file is there
-EMBEDDED = "mini-clip"          # otherwise this one, which is part of the package
+EMBEDDED_MODEL = "mini-clip"          # otherwise this one, which is part of the package
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ def load_clip(name_or_path=None, device="cpu"):
     progress.  Raises CheckpointError in words for a user: which file, what was expected and found.
     """
     if name_or_path in OFFICIAL and find_file(OFFICIAL[name_or_path].file) is None:
-        download(name_or_path)
+        download_official(name_or_path)
     path = find_path(name_or_path)
     with ThreadPoolExecutor(1) as pool:
         sha256 = pool.submit(sha256_of, path)                   # beside it: hashing frees the GIL
@@ -94,7 +91,7 @@ def load_clip(name_or_path=None, device="cpu"):
         except CheckpointError as error:
             text = str(error)
             raise CheckpointError(text if str(path) in text else f"{path}: {text}") from error
-    return clip.to(device), Weights(name_of(path, sha256.result()), path, sha256.result())
+    return clip.to(device), Weights(published_name(path, sha256.result()), path, sha256.result())
 
 
 def find_weights(name_or_path=None):
@@ -105,21 +102,21 @@ def find_weights(name_or_path=None):
     """
     path = find_path(name_or_path)
     sha256 = sha256_of(path)
-    return Weights(name_of(path, sha256), path, sha256)
+    return Weights(published_name(path, sha256), path, sha256)
 
 
 def is_published(name):
     """Whether weights of this name can be found without a path."""
-    return name in OFFICIAL or name == EMBEDDED
+    return name in OFFICIAL or name == EMBEDDED_MODEL
 
 
 def find_path(name_or_path):
     """The file that a name, a path or None stands for, as in `find_weights`."""
     if name_or_path is None:
-        path = find_file(OFFICIAL[PREFERRED].file) or find_file(f"{EMBEDDED}.pt")
-        missing = f"{OFFICIAL[PREFERRED].file} or {EMBEDDED}.pt"
+        path = find_file(OFFICIAL[PREFERRED].file) or find_file(f"{EMBEDDED_MODEL}.pt")
+        missing = f"{OFFICIAL[PREFERRED].file} or {EMBEDDED_MODEL}.pt"
     elif is_published(name_or_path):
-        missing = OFFICIAL[name_or_path].file if name_or_path in OFFICIAL else f"{EMBEDDED}.pt"
+        missing = OFFICIAL[name_or_path].file if name_or_path in OFFICIAL else f"{EMBEDDED_MODEL}.pt"
         path = find_file(missing)
     else:
         path, missing = Path(name_or_path), None
@@ -141,23 +138,23 @@ def find_file(file):
     return next((path for path in candidates if path.is_file()), None)
 
 
-def name_of(path, sha256):
+def published_name(path, sha256):
     """What weights are called: as published only if the hash says so."""
     for name, official in OFFICIAL.items():
         if sha256 == official.sha256:
             return name
         if path.name == official.file:
             return f"{path.name}, not the published {name}"
-    return EMBEDDED if path.name == f"{EMBEDDED}.pt" else path.name
+    return EMBEDDED_MODEL if path.name == f"{EMBEDDED_MODEL}.pt" else path.name
 
 
 def check_name(name):
     """Raise CheckpointError for a name that is neither a file nor a model that can be used."""
     raise CheckpointError(f"{name}: expected a .pt file or one of {', '.join(OFFICIAL)}, "
-                          f"{EMBEDDED}; found neither a file nor a model of this name")
+                          f"{EMBEDDED_MODEL}; found neither a file nor a model of this name")
 
 
-def download(name, folder=None):
+def download_official(name, folder=None):
     """Fetch a published file, verify its SHA-256, and return its path.
 
     folder: by default weights/ of a checkout, otherwise the user's cache.  A file that is there and
@@ -170,7 +167,7 @@ def download(name, folder=None):
     if path.is_file() and sha256_of(path) == official.sha256:
         return path
     try:
-        return http.download(official.url, path, official.sha256)
+        return http.download_file(official.url, path, official.sha256)
     except http.DownloadError as error:
         raise CheckpointError(f"{name} could not be downloaded: {error}\n"
                               f"By hand: put {official.file} into {path.parent}\n"
@@ -199,12 +196,12 @@ def save_official(clip_or_state, path, half=True):
         torch.save(state, file)
 
 
-def describe(path):
+def describe_checkpoint(path):
     """Print what is inside a file.  Raises CheckpointError after that if it is no CLIP for us."""
     state = read_state_dict(path)
     sha256 = sha256_of(path)
     dtypes = Counter(str(value.dtype).removeprefix("torch.") for value in state.values())
-    print(f"{path}: {name_of(Path(path), sha256)}")
+    print(f"{path}: {published_name(Path(path), sha256)}")
     print(f"sha256      {sha256}")
     print(f"keys        {len(state)}: " + ", ".join(f"{n} {kind}" for kind, n in dtypes.items()))
     print(f"config      {config_from_state_dict(state)}")
@@ -223,7 +220,7 @@ def demo():
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "small.pt"
         save_official(clip, path)
-        describe(path)
+        describe_checkpoint(path)
         again, weights = load_clip(path)
         pairs = zip(clip.parameters(), again.parameters())
         off = max((a - b).abs().max().item() for a, b in pairs)
@@ -245,9 +242,9 @@ def main():
                         "otherwise the user's cache)")
     options = parser.parse_args()
     if options.download:
-        print(f"{download(options.download, options.folder)} is there and has the right sha256")
+        print(f"{download_official(options.download, options.folder)} is there and has the right sha256")
     if options.file:
-        describe(options.file)
+        describe_checkpoint(options.file)
     if not (options.download or options.file):
         demo()
 

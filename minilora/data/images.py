@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)      # of CLIP's training pictures, red green blue
-STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)      # of CLIP's training pictures, red green blue
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 EXIF_ORIENTATION = 0x0112
-LONGEST = 4                                     # times the shorter side; longer ones are cut
+MAX_ASPECT = 4                                     # times the shorter side; longer ones are cut
 PADDING = {"reflect": "reflection", "replicate": "border"}      # ours: grid_sample's word for it
 
 
@@ -122,7 +122,7 @@ def to_patches(image, resolution, patch):
     return _tensor(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)).float() / 255
 
 
-def strips(size, patch):
+def strip_bounds(size, patch):
     """How a long picture is cut, so that no strip is longer than LONGEST times its shorter side.
 
     size: (H, W) pixels, whole patches.  Returns [(first pixel, last, first patch to keep, last)] of
@@ -130,7 +130,7 @@ def strips(size, patch):
     overlap by half of the shorter side or more, and a patch is kept where it lies farther inside.
     """
     short, long = (side // patch for side in sorted(size))
-    length, overlap = min(long, LONGEST * short), (short + 1) // 2
+    length, overlap = min(long, MAX_ASPECT * short), (short + 1) // 2
     count = 1 + math.ceil((long - length) / (length - overlap))
     starts = [round(k * (long - length) / max(1, count - 1)) for k in range(count)]
     seams = [0, *((a + length + b) // 2 for a, b in zip(starts, starts[1:])), long]
@@ -138,11 +138,11 @@ def strips(size, patch):
             for start, low, high in zip(starts, seams, seams[1:])]
 
 
-def in_strips(pixels, patch):
+def cut_strips(pixels, patch):
     """(..., H, W) -> its strips, each (..., H, W) of its own; a picture of usual aspect is one."""
     axis = -2 if pixels.shape[-2] > pixels.shape[-1] else -1
     return [pixels.narrow(axis, first, last - first)
-            for first, last, _, _ in strips(pixels.shape[-2:], patch)]
+            for first, last, _, _ in strip_bounds(pixels.shape[-2:], patch)]
 
 
 def load_squares(paths, resolution):
@@ -154,7 +154,7 @@ def normalise(pixels):
     """(..., 3, R, R), float in [0, 1] or uint8, to what the tower expects: (x - MEAN) / STD."""
     if pixels.dtype == torch.uint8:
         pixels = pixels.float() / 255
-    mean, std = (pixels.new_tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    mean, std = (pixels.new_tensor(v).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     return (pixels - mean) / std
 
 
@@ -184,11 +184,11 @@ def _uniform(generator, count, limit):
     return (2 * torch.rand(count, generator=generator, device=generator.device) - 1) * limit
 
 
-def augment(pixels, generator, turns=True, flips=True, angle=5.0, shift=0.02, padding="reflect",
+def augment(pixels, generator, rotations=True, flips=True, angle=5.0, shift=0.02, padding="reflect",
             brightness=0.1, contrast=0.1, gamma=0.1):
     """Each picture of a batch turned, moved and lit a little differently: still a good picture.
 
-    pixels: (B, 3, H, W) in [0, 1].  turns: by 0, 90, 180 or 270 degrees, 0 or 180 where H is not W;
+    pixels: (B, 3, H, W) in [0, 1].  rotations: by 0, 90, 180 or 270 degrees, 0 or 180 where H is not W;
     flips: left-right (both are exact); angle: at most so many degrees more; shift: at most this
     share of the sides; padding: what comes in from outside, "reflect" or "replicate"; brightness is
     added, contrast multiplies the distance from the picture's mean, gamma is an exponent e^u. 0 or
@@ -204,7 +204,7 @@ def augment(pixels, generator, turns=True, flips=True, angle=5.0, shift=0.02, pa
     if not count:
         return pixels.clone()
     dice = torch.randint(8, (count,), generator=generator, device=generator.device).tolist()
-    pixels = torch.stack([_turn(x, step * (d % 4) if turns else 0, flips and d >= 4)
+    pixels = torch.stack([_turn(x, step * (d % 4) if rotations else 0, flips and d >= 4)
                           for x, d in zip(pixels, dice)])
     if angle or shift:
         pixels = _move(pixels, _uniform(generator, count, math.radians(angle)),

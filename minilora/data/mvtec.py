@@ -19,13 +19,8 @@ from pathlib import Path
 
 import torch
 
-from minilora.data.images import (augment, clip_preprocess, normalise, open_image, read_header,
-                                  read_image, read_mask, to_square)
+from minilora.data.images import read_header
 from minilora.io.cli import option_parser
-
-__all__ = ["Dataset", "Sample", "augment", "clip_preprocess", "few_shot", "find_data",
-           "list_classes", "load_class", "normalise", "open_image", "read_header", "read_image",
-           "read_mask", "summary", "to_square"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MOST = 20                       # lines of complaint about one class
@@ -124,7 +119,7 @@ def load_class(root, class_name):
     return Dataset(root, class_name, train, test)
 
 
-def shots_of(text):
+def parse_shots(text):
     """What --shots says: a number from 0, or "all".  Raises ValueError for anything else."""
     if text == "all":
         return text
@@ -201,7 +196,7 @@ def _class_summary(base):
         yield f"  ! and {len(faults) - MOST} more"
 
 
-def summary(root):
+def data_summary(root):
     """Lines that say what a data folder holds: classes, counts, sizes, modes, what is missing."""
     root = Path(root)
     classes = list_classes(root) if root.is_dir() else []
@@ -236,7 +231,7 @@ def main():
     folder = parser.parse_args().dir
     if folder is None:
         return demo()
-    for line in summary(folder):
+    for line in data_summary(folder):
         print(line)
 
 

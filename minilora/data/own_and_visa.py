@@ -14,7 +14,7 @@ from minilora.data.images import load_squares
 from minilora.data.mvtec import SUFFIXES, Dataset, Sample, list_classes, load_class, unequal_masks
 
 SPLIT = Path("split_csv") / "1cls.csv"
-COLUMNS = ("object", "split", "label", "image", "mask")
+VISA_COLUMNS = ("object", "split", "label", "image", "mask")
 UNKNOWN = "unknown"             # kind of a picture of which nothing is known; its label is None
 
 
@@ -40,7 +40,7 @@ def visa_rows(root):
     path = Path(root) / SPLIT
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
+        missing = [c for c in VISA_COLUMNS if c not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"{path}: column {', '.join(missing)} missing, found "
                              f"{', '.join(reader.fieldnames or ['nothing'])}; take the file that "
@@ -51,8 +51,8 @@ def visa_rows(root):
             raise ValueError(f"{path}, line {reader.line_num}: {error}; take the file that comes "
                              "with VisA") from error
     for number, row in enumerate(rows, 2):
-        if any(row[column] is None for column in COLUMNS):
-            raise ValueError(f"{path}, line {number}: expected {len(COLUMNS)} columns, found "
+        if any(row[column] is None for column in VISA_COLUMNS):
+            raise ValueError(f"{path}, line {number}: expected {len(VISA_COLUMNS)} columns, found "
                              "fewer; take the file that comes with VisA")
         if not row["object"] or set(row["object"]) & set("/\\:\0") or row["object"] == "..":
             raise ValueError(f"{path}, line {number}: object {row['object']!r}; expected a name, "
@@ -115,13 +115,13 @@ def own_pictures(good, test=None, name=None):
     for path in pictures_below(test) if test else ():
         kind = path.relative_to(test).parts[0] if path.parent != Path(test) else UNKNOWN
         judged.append(Sample(path, kind, {UNKNOWN: None, "good": 0}.get(kind, 1)))
-    return Dataset(Path(good), name or name_of(good), train, judged)
+    return Dataset(Path(good), name or product_name(good), train, judged)
 
 
 def load_pictures(folder, resolution=224):
     """Every picture in a folder and the folders in it, sorted: squares (N, 3, R, R) in [0, 1].
 
-    A detector fitted to them needs `Settings(square=True)` if it is to judge files of another
+    A detector fitted to them needs `DetectorConfig(square=True)` if it is to judge files of another
     aspect by `predict`; `Detector.prepare` keeps the aspect.
     Raises FileNotFoundError if there is none.
     """
@@ -132,7 +132,7 @@ def load_pictures(folder, resolution=224):
     return load_squares(paths, resolution)
 
 
-def name_of(folder):
+def product_name(folder):
     """What a folder of good pictures is called: its name, or that of the one above if it is "good"
     or "train"."""
     path = Path(folder).resolve()
@@ -156,7 +156,7 @@ def demo():
         for sample in data.test:
             print(f"  {sample.path.relative_to(root)}  kind {sample.kind}, label {sample.label}")
         (root / SPLIT).parent.mkdir()
-        (root / SPLIT).write_text(",".join(COLUMNS) + "\nspoon,train,normal,spoon/good/1.jpg,\n"
+        (root / SPLIT).write_text(",".join(VISA_COLUMNS) + "\nspoon,train,normal,spoon/good/1.jpg,\n"
                                   "spoon,test,normal,new/good/4.jpg,\n")
         data = open_class(root, "spoon")
         print(f"{layout_of(root)}: {', '.join(class_names(root))}, {len(data.train)} to learn from")

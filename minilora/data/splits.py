@@ -18,7 +18,7 @@ import torch
 
 from minilora.data.mvtec import Dataset, Sample, few_shot
 
-GOOD = "good"
+GOOD_KIND = "good"
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ def split(data, labels, seed, tail=1.0, good=None):
     Raises ValueError for a class without kinds of defects, or for too many labels.
     """
     generator = torch.Generator().manual_seed(seed)
-    kinds = sorted({s.kind for s in data.test} - {GOOD})
+    kinds = sorted({s.kind for s in data.test} - {GOOD_KIND})
     if not kinds:
         raise ValueError(f"class {data.name}: expected folders of defects in {data.root}/test; "
                          "without labelled defects there is nothing to learn them from")
-    train, test = [], [s for s in data.test if s.kind == GOOD]
+    train, test = [], [s for s in data.test if s.kind == GOOD_KIND]
     for number, kind in enumerate(kinds):
         samples = [s for s in data.test if s.kind == kind]
         order = torch.randperm(len(samples), generator=generator).tolist()
@@ -64,13 +64,13 @@ def split(data, labels, seed, tail=1.0, good=None):
         wanted = min(most, max(2, round(most * tail ** number)))
         train += [samples[k] for k in sorted(order[:wanted])]
     good = min(len(data.train), len(train) if good is None else good)
-    return Split(few_shot(data.train, good, seed) + train, test, (GOOD, *kinds))
+    return Split(few_shot(data.train, good, seed) + train, test, (GOOD_KIND, *kinds))
 
 
 def demo():
-    samples = [Sample(Path(f"{kind}/{k:02}.png"), kind, int(kind != GOOD))
-               for kind, count in ((GOOD, 6), ("crack", 10), ("stain", 8)) for k in range(count)]
-    good = [Sample(Path(f"train/{k:02}.png"), GOOD, 0) for k in range(30)]
+    samples = [Sample(Path(f"{kind}/{k:02}.png"), kind, int(kind != GOOD_KIND))
+               for kind, count in ((GOOD_KIND, 6), ("crack", 10), ("stain", 8)) for k in range(count)]
+    good = [Sample(Path(f"train/{k:02}.png"), GOOD_KIND, 0) for k in range(30)]
     data = Dataset(Path("nut"), "nut", good, samples)
     for labels, tail, many in (("all", 1.0, None), (2, 1.0, None), ("all", 0.5, 30)):
         chosen = split(data, labels, seed=1, tail=tail, good=many)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from minilora.io.unpickler import DTYPES
-from minilora.io.zip_reader import PLAIN, Archive, CheckpointError
+from minilora.io.unpickler import DTYPES, CheckpointError
+from minilora.io.zip_reader import PLAIN, Archive
 
 FULL = (errno.ENOSPC, errno.EDQUOT)                 # the disk, or what this user may have of it
 READABLE = set(DTYPES.values())

@@ -10,7 +10,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 
-def ahead(work, items, depth=4):
+def prefetch(work, items, depth=4):
     """Yields work(item) for every item, in order, computed in a thread up to `depth` items ahead.
 
     What work raises is raised here, at the item's turn.  However many items there are, at most
@@ -40,7 +40,7 @@ def demo():
     begun = time.perf_counter()
     plain = [judge(read(item)) for item in items]
     between = time.perf_counter()
-    overlapped = [judge(picture) for picture in ahead(read, items)]
+    overlapped = [judge(picture) for picture in prefetch(read, items)]
     done = time.perf_counter()
     print(f"the same in the same order: {plain == overlapped}")
     print(f"one after the other {between - begun:.2f} s, overlapped {done - between:.2f} s")

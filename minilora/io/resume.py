@@ -14,7 +14,7 @@ import torch
 from minilora.io.files import TensorFileError, load_tensors, save_tensors
 
 
-class Unfinished:
+class ResumePoint:
     """A resume point in a file.
 
     mark: fingerprint of everything that the training depends on; a point of another is not used.
@@ -87,8 +87,8 @@ def demo():
 
     with tempfile.TemporaryDirectory() as folder:
         whole = train(10)
-        train(6, Unfinished(f"{folder}/unfinished.pt", "demo", every=0))
-        resumed = train(10, Unfinished(f"{folder}/unfinished.pt", "demo", every=0))
+        train(6, ResumePoint(f"{folder}/unfinished.pt", "demo", every=0))
+        resumed = train(10, ResumePoint(f"{folder}/unfinished.pt", "demo", every=0))
     print(f"ten steps, and six and four resumed, are equal: {torch.equal(whole, resumed)}")
 
 

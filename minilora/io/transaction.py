@@ -75,7 +75,7 @@ def publish(folder):
             if path.is_symlink() or folder.resolve() not in (there, *there.parents):
                 raise ValueError(f"{path} leads out of {folder}; remove the link")
         for name in (staging / COMPLETE).read_text("utf-8").split():
-            remove(folder / Path(name).name)
+            remove_result(folder / Path(name).name)
         complete(staging, ())                           # or a second attempt would remove new ones
         for source, target in zip(new, places):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def complete(staging, earlier):
     os.replace(file.name, staging / COMPLETE)
 
 
-def remove(path):
+def remove_result(path):
     """An earlier result: a file, or the pictures and descriptions in a folder."""
     if path.is_dir() and not path.is_symlink():
         for file in (*path.glob("*.png"), *path.glob("*.xml")):

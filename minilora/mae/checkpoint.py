@@ -27,10 +27,10 @@ ENCODER = {"encoder.cls": "cls_token", "encoder.positions": "pos_embed",
            "encoder.embed": "patch_embed.proj", "encoder.norm": "norm"}
 DECODER = {"mask_token": "mask_token", "positions": "decoder_pos_embed",
            "narrow": "decoder_embed", "norm": "decoder_norm", "paint": "decoder_pred"}
-ROWS = ("cls_token", "mask_token")              # (1, 1, W) there, (W,) here
+TOKEN_KEYS = ("cls_token", "mask_token")              # (1, 1, W) there, (W,) here
 
 
-def official_key(name):
+def mae_official_key(name):
     """(key in the official layout, which third of it or None) of our parameter `name`."""
     module, _, kind = name.rpartition(".")
     if ".blocks." in f".{name}":
@@ -47,10 +47,10 @@ def official_state(mae):
     """{official key: tensor} of a MaskedAutoencoder."""
     thirds, state = {}, {}
     for name, value in mae.state_dict().items():
-        key, third = official_key(name)
+        key, third = mae_official_key(name)
         if third is not None:
             thirds.setdefault(key, []).append(value)            # q, k, v, in this order
-        elif key in ROWS:
+        elif key in TOKEN_KEYS:
             state[key] = value[None, None]
         else:
             state[key] = value[None] if key.endswith("pos_embed") else value
@@ -61,11 +61,11 @@ def own_state(state, names):
     """{our name: tensor} for `names` out of the official layout."""
     own = {}
     for name in names:
-        key, third = official_key(name)
+        key, third = mae_official_key(name)
         value = state[key].float()
         if third is not None:
             value = value.chunk(3)[third]
-        own[name] = value.flatten() if key in ROWS else value[0] if key.endswith("pos_embed") \
+        own[name] = value.flatten() if key in TOKEN_KEYS else value[0] if key.endswith("pos_embed") \
             else value
     return own
 
@@ -109,7 +109,7 @@ def from_official(state):
     return encoder.eval()
 
 
-def load(path):
+def load_mae(path):
     """MaskedAutoencoder, or MAEEncoder of a file without decoder.  Raises ValueError."""
     tensors = read_tensors(path)
     official = {key.removeprefix("model."): value for key, value in tensors.items()
@@ -126,7 +126,7 @@ def load(path):
     return mae.eval()
 
 
-def save(mae, path):
+def save_mae(mae, path):
     """Writes a MaskedAutoencoder in our layout."""
     save_tensors(path, {"config": asdict(mae.config), "state": dict(mae.state_dict())})
 
@@ -139,12 +139,12 @@ def demo():
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mae_visualize.pth"
         torch.save({"model": official_state(mae)}, path)
-        again = load(path)
+        again = load_mae(path)
     same = all(torch.equal(a, b) for a, b in zip(mae.state_dict().values(),
                                                  again.state_dict().values()))
     print(f"written in the official layout and read back, equal: {same}")
     for name in ("encoder.cls", "encoder.blocks.0.attn.q.weight", "blocks.0.mlp.c_fc.bias"):
-        key, third = official_key(name)
+        key, third = mae_official_key(name)
         print(f"{name:32s} {key}" + ("" if third is None else f", third {third + 1} of 3"))
     with torch.device("meta"):
         encoder = MAEEncoder(MAE_B_16)

@@ -15,13 +15,13 @@ import torch
 from minilora.anomaly_map import image_score, to_pixels
 from minilora.data.images import augment, normalise
 from minilora.mae.model import MAE_MINI, MaskedAutoencoder
-from minilora.training_steps import Recipe, descend
+from minilora.training_steps import TrainConfig, run_training
 
 ROUNDS = 2                      # partitions of the patches into quarters; each is visible once
-RECIPE = Recipe(400, 8, 1e-3)
+TRAIN_CONFIG = TrainConfig(400, 8, 1e-3)
 
 
-def train(mae, pictures, recipe, generator, report=lambda step, loss: None, unfinished=None):
+def train_mae(mae, pictures, recipe, generator, report=lambda step, loss: None, resume=None):
     """Masked training on turned and relit pictures.  pictures: (K, 3, R, R) in [0, 1].
 
     Fewer pictures than a batch are shown several times in it, each under its own mask.  Returns the
@@ -35,8 +35,8 @@ def train(mae, pictures, recipe, generator, report=lambda step, loss: None, unfi
         noise = torch.rand(len(batch), grid * grid, generator=generator)
         return mae.loss(batch.to(mae.mask_token.device), noise.to(mae.mask_token.device))
 
-    return descend(loss_of, list(mae.parameters()), len(rows_of), recipe, generator, report,
-                   unfinished)
+    return run_training(loss_of, list(mae.parameters()), len(rows_of), recipe, generator, report,
+                   resume)
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def reconstruction_errors(mae, pixels, rounds=ROUNDS, seed=0):
     return errors / times.clamp(min=1)
 
 
-def judged(mae, pixels, part=16):
+def map_and_score(mae, pixels, part=16):
     """Maps (B, R, R) and scores (B,) of pictures (B, 3, R, R) in [0, 1], `part` at a time."""
     side = mae.config.resolution
     errors = torch.cat([reconstruction_errors(mae, some) for some in pixels.split(part)])
@@ -73,7 +73,7 @@ def judged(mae, pixels, part=16):
 class MaskedReconstruction:
     """Fit to good pictures, score others."""
 
-    def __init__(self, config=MAE_MINI, recipe=RECIPE, seed=1):
+    def __init__(self, config=MAE_MINI, recipe=TRAIN_CONFIG, seed=1):
         self.generator = torch.Generator().manual_seed(seed)
         config = replace(config, normalise_pixels=False)
         self.model, self.recipe = MaskedAutoencoder(config).initialise(self.generator), recipe
@@ -83,13 +83,13 @@ class MaskedReconstruction:
         return list(self.model.parameters())
 
     def fit(self, pictures):
-        self.losses = train(self.model, pictures, self.recipe, self.generator)
+        self.losses = train_mae(self.model, pictures, self.recipe, self.generator)
         self.model.eval()
         return self
 
     def score(self, pixels):
         """Maps (B, R, R) and scores (B,).  pixels: (B, 3, R, R) in [0, 1]."""
-        return judged(self.model, pixels)
+        return map_and_score(self.model, pixels)
 
 
 def demo():
@@ -101,7 +101,7 @@ def demo():
     bad[:, :, 24:40, 24:40] = 0.9
     config = replace(MAE_MINI, width=64, heads=1, layers=2, patch=8, resolution=64,
                      decoder_width=32, decoder_layers=1, decoder_heads=1)
-    judge = MaskedReconstruction(config, Recipe(120, 8, 1e-3)).fit(good[:8])
+    judge = MaskedReconstruction(config, TrainConfig(120, 8, 1e-3)).fit(good[:8])
     print(f"loss {judge.losses[0]:.3f} -> {judge.losses[-1]:.3f}")
     for name, picture in (("good", good[8:]), ("defective", bad)):
         maps, score = judge.score(picture)

@@ -28,7 +28,7 @@ from torch import nn
 
 from minilora.attention import Block
 
-EPS = 1e-6                      # of every layer norm, and of normalised pixels
+LAYER_NORM_EPS = 1e-6                      # of every layer norm, and of normalised pixels
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def sine_cosine(width, grid):
 
 def tower(width, heads, layers):
     """Blocks with the exact GELU."""
-    return nn.ModuleList(Block(width, heads, F.gelu, EPS) for _ in range(layers))
+    return nn.ModuleList(Block(width, heads, F.gelu, LAYER_NORM_EPS) for _ in range(layers))
 
 
 class MAEEncoder(nn.Module):
@@ -114,7 +114,7 @@ class MAEEncoder(nn.Module):
         self.cls = nn.Parameter(torch.zeros(width))
         self.register_buffer("positions", sine_cosine(width, config.resolution // config.patch))
         self.blocks = tower(width, config.heads, config.layers)
-        self.norm = nn.LayerNorm(width, EPS)
+        self.norm = nn.LayerNorm(width, LAYER_NORM_EPS)
 
     def tokens(self, pixels):
         """(B, 3, R, R) -> (B, P, W), positions added."""
@@ -147,7 +147,7 @@ class MaskedAutoencoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.register_buffer("positions", sine_cosine(width, config.resolution // config.patch))
         self.blocks = tower(width, config.decoder_heads, config.decoder_layers)
-        self.norm = nn.LayerNorm(width, EPS)
+        self.norm = nn.LayerNorm(width, LAYER_NORM_EPS)
         self.paint = nn.Linear(width, config.patch ** 2 * 3)
 
     @torch.no_grad()
@@ -184,7 +184,7 @@ class MaskedAutoencoder(nn.Module):
         """Mean and deviation of each patch, (B, P, 1); 0 and 1 where pixels are left plain."""
         if not self.config.normalise_pixels:
             return 0.0, 1.0
-        return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + EPS).sqrt()
+        return patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + LAYER_NORM_EPS).sqrt()
 
     def target(self, pixels):
         """What is to be painted, (B, P, p * p * 3)."""

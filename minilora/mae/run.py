@@ -20,23 +20,23 @@ from minilora import __version__
 from minilora.anomaly_map import to_pixels
 from minilora.auroc import auroc
 from minilora.data import splits
-from minilora.data.images import MEAN, STD, load_squares, normalise
-from minilora.data.mvtec import few_shot, shots_of
+from minilora.data.images import CLIP_MEAN, CLIP_STD, load_squares, normalise
+from minilora.data.mvtec import few_shot, parse_shots
 from minilora.io.cli import ProgressLine, option_parser
 from minilora.io.files import digest_of, sha256_of, whole_file, write_json
-from minilora.io.resume import Unfinished
+from minilora.io.resume import ResumePoint
 from minilora.io.transaction import RESUME, whole_folder
 from minilora.mae import checkpoint as mae_checkpoint
 from minilora.mae import model, transfer
-from minilora.mae.detector import judged, train
+from minilora.mae.detector import map_and_score, train_mae
 from minilora.mae.model import (MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MaskedAutoencoder,
                                 patchify, random_masking, unpatchify)
 from minilora.report import results
 from minilora.runs.run_class import load_masks, open_data
-from minilora.training_steps import Recipe
+from minilora.training_steps import TrainConfig
 
 CONFIGS = {"mini": MAE_MINI, "ViT-B/16": MAE_B_16, "ViT-L/16": MAE_L_16, "ViT-H/14": MAE_H_14}
-RESULTS = ("mae.pt", "grid.png", "metrics.json")
+MAE_FILES = ("mae.pt", "grid.png", "metrics.json")
 SHOWN = 6                       # pictures of the grid
 
 
@@ -72,7 +72,7 @@ def model_of(options, generator):
         config = replace(CONFIGS[options.size], mask_ratio=options.mask_ratio,
                          normalise_pixels=not options.plain_pixels)
         return MaskedAutoencoder(config).initialise(generator)
-    loaded = mae_checkpoint.load(options.weights)
+    loaded = mae_checkpoint.load_mae(options.weights)
     config = replace(loaded.config, mask_ratio=options.mask_ratio,
                      normalise_pixels=not options.plain_pixels)
     mae = MaskedAutoencoder(config).initialise(generator)
@@ -90,13 +90,13 @@ def mark_of(options, shots, config):
 
 
 @torch.no_grad()
-def grid(mae, pixels, seed=0):
+def reconstruction_grid(mae, pixels, seed=0):
     """A PIL picture: rows of original, masked and painted in.  pixels: (N, 3, R, R) in [0, 1]."""
     side = mae.config.resolution // mae.config.patch
     noise = torch.rand(len(pixels), side * side, generator=torch.Generator().manual_seed(seed))
     _, hidden = random_masking(noise, mae.config.mask_ratio)
     grey = torch.where(hidden[..., None], torch.tensor(0.5), patchify(pixels, mae.config.patch))
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     painted = mae.expected(normalise(pixels), noise) * std + mean
     columns = pixels, unpatchify(grey, mae.config.patch), painted.clamp(0, 1)
     rows = [torch.cat([c[k] for c in columns], dim=2) for k in range(len(pixels))]
@@ -108,7 +108,7 @@ def as_detector(mae, data, resolution):
     """Reconstruction error as a detector: {metric: value} on all test pictures."""
     pixels = load_squares([s.path for s in data.test], resolution)
     masks = load_masks(data.test, [pixels.shape[2:]] * len(pixels))
-    maps, scores = judged(mae, pixels)
+    maps, scores = map_and_score(mae, pixels)
     truth = torch.tensor([s.label for s in data.test])
     return results.row_metrics(scores, maps, truth, masks)
 
@@ -140,27 +140,27 @@ def on_labels(mae, data, options, resolution):
     return found
 
 
-def run(options, say):
+def run_mae(options, say):
     """The whole job.  Returns the content of metrics.json."""
     options.out = options.out or Path(f"runs/mae-{options.name}")
     options.good, options.scenes = None, options.out.parent / "scenes"
     data, data_name = open_data(options)
-    shots = few_shot(data.train, shots_of(options.shots), options.seed)
+    shots = few_shot(data.train, parse_shots(options.shots), options.seed)
     generator, begun = torch.Generator().manual_seed(options.seed), time.time()
     mae = model_of(options, generator).to(options.device)
     resolution = mae.config.resolution
     pictures = load_squares([s.path for s in shots], resolution)
-    with whole_folder(options.out, "mae", earlier=RESULTS) as staging:
+    with whole_folder(options.out, "mae", earlier=MAE_FILES) as staging:
         say(f"data     {data_name}: {data.root}, class {data.name}, {len(shots)} good pictures")
         say(f"model    {sum(p.numel() for p in mae.parameters()):,} parameters, "
             f"{mae.config.mask_ratio:.0%} of the patches hidden")
-        unfinished = Unfinished(staging / RESUME, mark_of(options, shots, mae.config),
+        resume = ResumePoint(staging / RESUME, mark_of(options, shots, mae.config),
                                 options.save_every)
-        done = len(kept["losses"]) if (kept := unfinished.saved()) else 0
-        losses = train(mae, pictures, Recipe(options.steps, options.batch, options.rate), generator,
-                       ProgressLine(options.steps, done), unfinished) if options.steps else []
+        done = len(kept["losses"]) if (kept := resume.saved()) else 0
+        losses = train_mae(mae, pictures, TrainConfig(options.steps, options.batch, options.rate), generator,
+                       ProgressLine(options.steps, done), resume) if options.steps else []
         mae = mae.cpu().eval()
-        mae_checkpoint.save(mae, staging / "mae.pt")
+        mae_checkpoint.save_mae(mae, staging / "mae.pt")
         metrics = {"class": data.name, "data": data_name, "shots": len(shots),
                    "config": asdict(mae.config), "losses": losses}
         known = bool(data.test) and {s.label for s in data.test} == {0, 1}
@@ -171,15 +171,15 @@ def run(options, say):
         some = (data.test or shots)[::max(1, len(data.test) // SHOWN)][:SHOWN]
         shown = load_squares([s.path for s in some], resolution)
         with whole_file(staging / "grid.png") as file:
-            grid(mae, shown).save(file, "PNG")
+            reconstruction_grid(mae, shown).save(file, "PNG")
         metrics["seconds"] = time.time() - begun
         write_json(staging / "metrics.json", metrics)
-    tell(metrics, say)
+    print_mae_results(metrics, say)
     say(f"written  {options.out}: mae.pt, grid.png, metrics.json ({metrics['seconds']:.0f} s)")
     return metrics
 
 
-def tell(metrics, say):
+def print_mae_results(metrics, say):
     if "reconstruction" in metrics:
         row = metrics["reconstruction"]
         say("reconstruction error as a detector: image AUROC "
@@ -204,7 +204,7 @@ def main():
     """The job; without any option the demonstration of mae/model.py."""
     if len(sys.argv) == 1:
         return model.demo()
-    run(parser().parse_args(), lambda line: print(line, flush=True))
+    run_mae(parser().parse_args(), lambda line: print(line, flush=True))
     return 0
 
 

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from minilora.data.images import augment, normalise
-from minilora.train import MARKED
-from minilora.training_steps import Recipe, descend
+from minilora.train import MIN_COVERAGE
+from minilora.training_steps import TrainConfig, run_training
 
-PART = 32                       # pictures that go through the encoder together
+ENCODE_BATCH = 32                       # pictures that go through the encoder together
 
 
-PROBE, FINETUNE, SEGMENT = Recipe(300, 64, 1e-2), Recipe(150, 16, 3e-4), Recipe(300, 1024, 1e-2)
+PROBE, FINETUNE, SEGMENT = TrainConfig(300, 64, 1e-2), TrainConfig(150, 16, 3e-4), TrainConfig(300, 1024, 1e-2)
 
 
 class Linear(nn.Module):
@@ -46,14 +46,14 @@ def pooled(encoder, pixels):
 
 @torch.no_grad()
 def in_parts(function, pixels):
-    return torch.cat([function(part) for part in pixels.split(PART)])
+    return torch.cat([function(part) for part in pixels.split(ENCODE_BATCH)])
 
 
 def probe(encoder, pixels, targets, classes, generator):
     """A `Linear` that tells classes by frozen features.  pixels: (N, 3, R, R) in [0, 1]."""
     features = in_parts(lambda p: pooled(encoder, p), pixels)
     head = Linear(features, classes)
-    descend(lambda rows: F.cross_entropy(head(features[rows]), targets[rows]),
+    run_training(lambda rows: F.cross_entropy(head(features[rows]), targets[rows]),
             list(head.parameters()), len(features), PROBE, generator)
     return head
 
@@ -66,7 +66,7 @@ def finetune(encoder, pixels, targets, classes, generator):
         batch = augment(pixels[rows], generator)
         return F.cross_entropy(head(pooled(encoder, batch)), targets[rows])
 
-    descend(loss_of, [*head.parameters(), *encoder.parameters()], len(pixels), FINETUNE, generator)
+    run_training(loss_of, [*head.parameters(), *encoder.parameters()], len(pixels), FINETUNE, generator)
     return head
 
 
@@ -81,10 +81,10 @@ def segment(encoder, pixels, masks, generator):
     tokens = in_parts(lambda p: encoder(normalise(p))[:, 1:], pixels)               # (N, P, W)
     side = round(tokens.shape[1] ** 0.5)
     share = F.adaptive_avg_pool2d(masks.float()[:, None], side).flatten(1)          # (N, P)
-    tokens, target = tokens.flatten(0, 1), (share > MARKED).float().flatten()
+    tokens, target = tokens.flatten(0, 1), (share > MIN_COVERAGE).float().flatten()
     head = Linear(tokens, 1)
     weight = (1 - target.mean()) / target.mean().clamp(min=1e-6)                    # few are marked
-    descend(lambda rows: F.binary_cross_entropy_with_logits(
+    run_training(lambda rows: F.binary_cross_entropy_with_logits(
         head(tokens[rows])[:, 0], target[rows], pos_weight=weight), list(head.parameters()),
         len(tokens), SEGMENT, generator)
     return head

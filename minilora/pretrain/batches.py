@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from minilora.clip import CLIPConfig
-from minilora.pretrain.captions import KINDS, NORMAL, NOUNS, UNMENTIONED
+from minilora.pretrain.captions import CAPTION_KINDS, CLASS_NAMES, NORMAL, UNMENTIONED
 from minilora.scenes.materials import COLOURS, FIELDS
 from minilora.scenes.scene import random_scene
 
@@ -42,9 +42,9 @@ class SceneStream(Dataset):
     def __getitem__(self, index):
         scene = random_scene(self.first + index)
         colour, material = (scene.words + (None,))[:2]
-        facts = [NOUNS.index(scene.noun), list(COLOURS).index(colour),
+        facts = [CLASS_NAMES.index(scene.class_name), list(COLOURS).index(colour),
                  list(FIELDS).index(material) if material else UNMENTIONED,
-                 KINDS.index(scene.flaw) if scene.flaw else NORMAL]
+                 CAPTION_KINDS.index(scene.flaw) if scene.flaw else NORMAL]
         coverage = F.avg_pool2d(scene.mask[None].float(), MINI.patch)[0]  # (14, 14)
         return (scene.picture * 255).round().byte(), coverage, torch.tensor(facts)
 
@@ -87,7 +87,7 @@ class Buffer:
         return batch
 
 
-def view(pictures, coverage, generator, window, whole=0.5, turning=True):
+def crop_views(pictures, coverage, generator, window, whole=0.5, turning=True):
     """What of each picture is encoded: a window of it in full detail, or the whole in half detail.
 
     pictures: uint8 (B, 3, R, R);  coverage: (B, G, G);  window: patches a side.  Returns pictures
@@ -161,7 +161,7 @@ def demo():
         flawed = (facts[:, 3] != NORMAL).sum()
         print(f"step {step}: {buffer.count} scenes drawn, "
               f"batch {tuple(pictures.shape)}, {flawed} flawed")
-    cut, covered, places = view(pictures, coverage, generator, 7)
+    cut, covered, places = crop_views(pictures, coverage, generator, 7)
     whole = (places[:, 0, 0] < 0).sum()
     print(f"views {tuple(cut.shape)}: {whole} in half detail, {4 - whole} windows")
 

@@ -24,25 +24,25 @@ from minilora.scenes.outlines import FAMILIES
 from minilora.scenes.scene import PHRASES
 from minilora.synthetic.sampling import choose, uniform
 
-KINDS = list(PHRASES)
-NOUNS = list(FAMILIES) + [f"{name} surface" for name in FIELDS]
+CAPTION_KINDS = list(PHRASES)
+CLASS_NAMES = list(FAMILIES) + [f"{name} surface" for name in FIELDS]
 # of captions: two more than WinCLIP's, three fewer, in this order, or no log would repeat
-TEMPLATES = (*prompts.TEMPLATES[:13], "a photo of a small {}.", "a photo of a large {}.",
+CAPTION_TEMPLATES = (*prompts.TEMPLATES[:13], "a photo of a small {}.", "a photo of a large {}.",
              "a black and white photo of a {}.", "a low resolution photo of the {}.",
              *prompts.TEMPLATES[-4:])
 UNMENTIONED, NORMAL, DAMAGED = -1, -2, -3  # what a caption may say of an attribute or the state
-PASTED = len(KINDS)                        # state of a photograph with a pasted defect of any kind
+PASTED = len(CAPTION_KINDS)                        # state of a photograph with a pasted defect of any kind
 
 
-def caption(facts, generator, tokenizer, nouns=NOUNS):
+def caption(facts, generator, tokenizer, class_names=CLASS_NAMES):
     """Two sentences on one picture, true and false about its state, and what both mention.
 
     nouns: what the first of the facts counts.  Returns (own text, other text, mentioned (2, 4) with
     UNMENTIONED where nothing is said).
     Now and then the noun is a random token, so that the tower copes with nouns it has never read.
     """
-    noun, colour, material, state = facts
-    said = [noun, colour, material]
+    class_name, colour, material, state = facts
+    said = [class_name, colour, material]
     for k, chance in enumerate((0.15, 0.15, 0.15)):
         if uniform(generator) < chance:
             said[k] = UNMENTIONED
@@ -53,21 +53,21 @@ def caption(facts, generator, tokenizer, nouns=NOUNS):
         name = tokenizer.decode([token]).strip() or "object"
     words = [list(COLOURS)[said[1]]] if said[1] >= 0 else []
     words += [list(FIELDS)[said[2]]] if said[2] >= 0 else []
-    phrase = " ".join(words + [nouns[noun] if said[0] >= 0 else name])
-    kind = state if state >= 0 else int(torch.randint(len(KINDS), (), generator=generator))
+    phrase = " ".join(words + [class_names[class_name] if said[0] >= 0 else name])
+    kind = state if state >= 0 else int(torch.randint(len(CAPTION_KINDS), (), generator=generator))
     damaged = DAMAGED if kind == PASTED or uniform(generator) < 0.5 else kind
-    flawed = choose(generator, ANOMALOUS_STATES) if damaged == DAMAGED else PHRASES[KINDS[kind]]
+    flawed = choose(generator, ANOMALOUS_STATES) if damaged == DAMAGED else PHRASES[CAPTION_KINDS[kind]]
     good = choose(generator, NORMAL_STATES[1:] + ("good {}",) + NORMAL_STATES[:1])
-    template = choose(generator, TEMPLATES)
+    template = choose(generator, CAPTION_TEMPLATES)
     pair = [(template.format(good.format(phrase)), said + [NORMAL]),
             (template.format(flawed.format(phrase)), said + [damaged])]
     own, other = pair if state == NORMAL else pair[::-1]
     return own[0], other[0], [own[1], other[1]]
 
 
-def naming(facts, generator, nouns):
+def naming(facts, generator, class_names):
     """A sentence that names a thing and leaves its state open: (text, what it mentions (4,))."""
-    text = choose(generator, TEMPLATES[:15]).format(nouns[facts[0]])
+    text = choose(generator, CAPTION_TEMPLATES[:15]).format(class_names[facts[0]])
     return text, [facts[0], UNMENTIONED, UNMENTIONED, UNMENTIONED]
 
 
@@ -83,7 +83,7 @@ def also_true(facts, mentioned):
     return things.all(-1) & ((said == UNMENTIONED) | (said == state) | (damage & (state >= 0)))
 
 
-def contrast(image, own, other, scale, true):
+def contrastive_loss(image, own, other, scale, true):
     """InfoNCE both ways.  image, own, other: (B, E) normalised; true: (B, 2B) from `also_true`."""
     logits = scale * image @ torch.cat([own, other]).T  # (B, 2B)
     right = torch.eye(len(image), 2 * len(image), dtype=torch.bool, device=image.device)
@@ -93,7 +93,7 @@ def contrast(image, own, other, scale, true):
     return (F.cross_entropy(logits, target) + F.cross_entropy(back, target)) / 2
 
 
-def locate(patches, normal, damaged, scale, coverage):
+def localisation_loss(patches, normal, damaged, scale, coverage):
     """Each patch against its own scene's two captions.  patches: (B, P, E);  coverage: (B, P).
 
     Patches with a trace of a defect (under 15 %) count for neither side; the defective ones, few as
@@ -108,8 +108,8 @@ def locate(patches, normal, damaged, scale, coverage):
 
 def demo():
     generator, tokenizer = torch.Generator().manual_seed(0), default_tokenizer()
-    scenes = [[NOUNS.index("nut"), 2, 0, KINDS.index("scratch")],
-              [NOUNS.index("bottle"), 0, 7, NORMAL]]
+    scenes = [[CLASS_NAMES.index("nut"), 2, 0, CAPTION_KINDS.index("scratch")],
+              [CLASS_NAMES.index("bottle"), 0, 7, NORMAL]]
     pairs = [caption(facts, generator, tokenizer) for facts in scenes]
     for own, other, _ in pairs:
         print(f"true: {own:62s} false: {other}")
@@ -118,7 +118,7 @@ def demo():
     image = F.normalize(torch.randn(2, 8, generator=generator), dim=-1)
     nothing = torch.zeros(2, 4, dtype=torch.bool)
     for name, text in (("matching", image), ("swapped", image.flip(0))):
-        print(f"loss of {name} texts: {contrast(image, text, -text, 10.0, nothing):.3f}")
+        print(f"loss of {name} texts: {contrastive_loss(image, text, -text, 10.0, nothing):.3f}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,10 @@ from minilora.pretrain.teacher_targets import GRID, LAYERS, WHOLE, WHOLE_KEPT
 
 
 def read_after(layers):
-    """After which of so many blocks each layer of the teacher is predicted: {layer: block}."""
+    """From which hidden state each layer of the teacher is predicted: {teacher's layer: state}.
+
+    layers: blocks of the tower; state n enters block n.
+    """
     return {n: max(1, round(layers * (k + 1) / (len(LAYERS) + 1)))
             for k, n in enumerate(sorted(LAYERS))}
 
@@ -81,7 +84,7 @@ def whole(heads, hidden, target):
 
 
 def read_by_memory(layers):
-    """The blocks whose tokens a memory compares: the two in the middle."""
+    """The hidden states whose tokens a memory compares: the two in the middle."""
     return layers // 2, layers // 2 + 1
 
 
@@ -132,7 +135,7 @@ def relit(pixels, generator, light=0.25, tint=0.08, noise=0.04):
 
 def demo():
     generator = torch.Generator().manual_seed(0)
-    print("read after blocks:", {n: read_after(n) for n in (5, 8)})
+    print("teacher's layers are predicted from hidden states:", {n: read_after(n) for n in (5, 8)})
     target = torch.randn(2, GRID, GRID, 4, 3, generator=generator)
     for name, places in (("a window", torch.arange(GRID * GRID).view(GRID, GRID)[:7, :7]),
                          ("all, in half detail", torch.full((7, 7), -1))):

@@ -5,7 +5,7 @@
                  teacher's variance that is explained, on every tenth photograph
     memory       image AUROC of a plain memory of patches on products in a folder, for looking only
 
-The plain memory: L2-normalised patch tokens of two blocks side by side, of the good pictures and
+The plain memory: L2-normalised patch tokens of two states side by side, of the good pictures and
 their three rotations; 1 - cosine to the nearest; smoothed; mean of the top 0.3 % of pixels
 (Roth et al. 2022, "PatchCore", without its coreset).
 
@@ -23,13 +23,13 @@ from minilora.data.images import load_squares, normalise
 from minilora.data.mvtec import few_shot, list_classes, load_class
 from minilora.pretrain import distillation
 from minilora.pretrain.batches import SceneStream
-from minilora.pretrain.captions import NORMAL, NOUNS, UNMENTIONED
+from minilora.pretrain.captions import CLASS_NAMES, NORMAL, UNMENTIONED
 from minilora.pretrain.teacher_targets import LAYERS, WHOLE
 
 FIRST = 10_000_000              # number of the first scene held out
 
 
-def encode(clip, pictures, device):
+def encode_pictures(clip, pictures, device):
     """uint8 (B, 3, R, R) -> (B, E)."""
     return torch.cat([clip.encode_image(normalise(part.float() / 255).to(device))
                       for part in pictures.split(64)])
@@ -41,9 +41,9 @@ def zero_shot(clip, tokenizer, image, sentences):
     return clip.similarity(image, clip.encode_text(ids)).cpu()
 
 
-def named(clip, tokenizer, image, nouns):
+def named(clip, tokenizer, image, class_names):
     """The number of the noun that fits best, (B,)."""
-    return zero_shot(clip, tokenizer, image, [f"a photo of a {noun}." for noun in nouns]).argmax(1)
+    return zero_shot(clip, tokenizer, image, [f"a photo of a {class_name}." for class_name in class_names]).argmax(1)
 
 
 def damage(clip, tokenizer, image):
@@ -53,7 +53,7 @@ def damage(clip, tokenizer, image):
 
 
 @cache
-def drawn(first, count, workers=0):
+def held_out_scenes(first, count, workers=0):
     """(pictures uint8 (B, 3, R, R), facts (B, 4)) of scenes, drawn once."""
     scenes = list(DataLoader(SceneStream(first, first + count), 32, num_workers=workers))
     return torch.cat([s[0] for s in scenes]), torch.cat([s[2] for s in scenes])
@@ -62,9 +62,9 @@ def drawn(first, count, workers=0):
 @torch.no_grad()
 def on_scenes(clip, tokenizer, device, count=256, workers=0):
     """{"accuracy", "auroc"} on drawn scenes."""
-    pictures, facts = drawn(FIRST, count, workers)
-    image = encode(clip, pictures, device)
-    right = named(clip, tokenizer, image, NOUNS) == facts[:, 0]
+    pictures, facts = held_out_scenes(FIRST, count, workers)
+    image = encode_pictures(clip, pictures, device)
+    right = named(clip, tokenizer, image, CLASS_NAMES) == facts[:, 0]
     return {"accuracy": right.float().mean().item(),
             "auroc": auroc(damage(clip, tokenizer, image), facts[:, 3] != NORMAL)}
 
@@ -92,36 +92,36 @@ def on_photographs(clip, heads, tokenizer, photographs, device, count=400):
             errors[n] = errors.get(n, 0) + error.item() * len(part) / len(numbers)
     image, facts = torch.cat(images), torch.cat(facts)
     asked = (facts[:, 3] == NORMAL) & (facts[:, 0] != UNMENTIONED)
-    right = named(clip, tokenizer, image, photographs.nouns) == facts[:, 0]
+    right = named(clip, tokenizer, image, photographs.class_names) == facts[:, 0]
     return {"names": right[asked].float().mean().item(),
             "photo_auroc": auroc(damage(clip, tokenizer, image), facts[:, 3] != NORMAL),
             **{f"explained{n}": 1 - error for n, error in errors.items()}}
 
 
 @torch.no_grad()
-def memory_tokens(visual, pixels, blocks):
-    """Patch tokens of some blocks, each of length one, side by side: (B, P, len(blocks) W)."""
+def memory_tokens(visual, pixels, states):
+    """Patch tokens of some states, each of length one, side by side: (B, P, len(states) W)."""
     parts = []
     for part in pixels.split(32):
         hidden = visual.hidden_states(visual.embed(normalise(part).to(visual.proj.device)),
-                                      max(blocks))
-        parts.append(torch.cat([F.normalize(hidden[n][:, 1:], dim=-1) for n in blocks], -1))
+                                      max(states))
+        parts.append(torch.cat([F.normalize(hidden[n][:, 1:], dim=-1) for n in states], -1))
     return F.normalize(torch.cat(parts), dim=-1)
 
 
-def plain_memory(visual, shots, pictures, blocks):
+def plain_memory(visual, shots, pictures, states):
     """Image scores (B,) of `pictures` by a plain memory of `shots`, both (B, 3, R, R) in [0, 1]."""
     turned = torch.cat([torch.rot90(shots, k, (2, 3)) for k in range(4)])
-    bank = memory_tokens(visual, turned, blocks).flatten(0, 1)              # (M, W)
+    bank = memory_tokens(visual, turned, states).flatten(0, 1)              # (M, W)
     side, scores = pictures.shape[-1], []
-    for part in memory_tokens(visual, pictures, blocks).split(4):
+    for part in memory_tokens(visual, pictures, states).split(4):
         distance = 1 - (part @ bank.T).amax(-1)                             # (4, P)
         maps = to_pixels(distance.cpu(), (side, side), 4.0 * side / 224)
         scores.append(image_score(maps))
     return torch.cat(scores)
 
 
-def on_products(visual, root, blocks, seeds=(1,), shots=8):
+def on_products(visual, root, states, seeds=(1,), shots=8):
     """{class: image AUROC of the plain memory} on even-numbered test pictures, mean over seeds."""
     found = {}
     for name in list_classes(root):
@@ -132,7 +132,7 @@ def on_products(visual, root, blocks, seeds=(1,), shots=8):
         runs = []
         for seed in seeds:
             good = load_squares([s.path for s in few_shot(data.train, shots, seed)], 224)
-            runs.append(auroc(plain_memory(visual, good, pictures, blocks), labels))
+            runs.append(auroc(plain_memory(visual, good, pictures, states), labels))
         found[name] = sum(runs) / len(runs)
     return found
 

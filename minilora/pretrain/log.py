@@ -43,13 +43,13 @@ def head_of(options, seconds, drawn):
     the last name is kept.
     """
     own = {k: Path(v).name if k in SOURCES and v else v for k, v in vars(options).items()}
-    settings = " ".join(f"--{k.replace('_', '-')}"
+    config = " ".join(f"--{k.replace('_', '-')}"
                         + ("" if v is True else f" {shlex.quote(str(v))}") for k, v in own.items()
                         if v is not None and v is not False and k not in UNSAID)
     begun = "random numbers"
     if options.start:
         begun = f"{own['start']}, sha256 {sha256_of(options.start)}"
-    return [f"python -m minilora.pretrain {settings}", f"started from {begun}",
+    return [f"python -m minilora.pretrain {config}", f"started from {begun}",
             f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
             f"{machine_of(options.device)}; {seconds / 3600:.2f} hours; scenes drawn: {drawn}"]
 

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 
 from minilora.data.images import normalise
 from minilora.pretrain import distillation
-from minilora.pretrain.batches import embed_view, view, visible_facts
-from minilora.pretrain.captions import NORMAL, NOUNS, also_true, caption, contrast, locate, naming
+from minilora.pretrain.batches import crop_views, embed_view, visible_facts
+from minilora.pretrain.captions import (CLASS_NAMES, NORMAL, also_true, caption, contrastive_loss,
+                                        localisation_loss, naming)
 from minilora.pretrain.teacher_targets import PATCH, WHOLE
 from minilora.synthetic.sampling import chance
 
@@ -28,7 +29,7 @@ LOSSES = ("contrast", "locate", "dense", "whole", "relation")
 def seen_of(pictures, coverage, full, generator, **how):
     """What of each picture is encoded, and where it lies: pictures, coverage, patches' places."""
     if not full:
-        return view(pictures, coverage, generator, coverage.shape[1] // 2, **how)
+        return crop_views(pictures, coverage, generator, coverage.shape[1] // 2, **how)
     places = torch.arange(coverage[0].numel()).view(coverage[0].shape).expand(coverage.shape)
     return pictures, coverage, places
 
@@ -47,20 +48,20 @@ def photographs_seen(batch, full, generator):
     pictures, coverage, places = seen_of(pictures, coverage, full, generator, whole=0.25,
                                          turning=False)             # the teacher saw them upright
     facts = visible_facts(facts, coverage)
-    facts[:, 0] += len(NOUNS) * (facts[:, 0] >= 0)                  # their nouns follow the scenes'
+    facts[:, 0] += len(CLASS_NAMES) * (facts[:, 0] >= 0)                  # their nouns follow the scenes'
     targets = {n: target if n == WHOLE else distillation.targets_of(target, places)
                for n, target in targets.items()}
     return (pictures, coverage, places, facts), targets
 
 
-def sentences_of(facts, generator, tokenizer, nouns, photographs):
+def sentences_of(facts, generator, tokenizer, class_names, photographs):
     """Texts of a batch: (own, other, flawless, damaged: lists of B strings; mentioned (2B, 4)).
 
     Half of the photographs whose kind is known have a caption that only names it.  photographs: how
     many of the first rows are such.
     """
     rows = facts.tolist()
-    pairs = [caption(f, generator, tokenizer, nouns) for f in rows]
+    pairs = [caption(f, generator, tokenizer, class_names) for f in rows]
     mentioned = [p[2][0] for p in pairs] + [p[2][1] for p in pairs]
     own, other = [p[0] for p in pairs], [p[1] for p in pairs]
     normal = [f[3] == NORMAL for f in rows]
@@ -68,11 +69,11 @@ def sentences_of(facts, generator, tokenizer, nouns, photographs):
     damaged = [b if good else a for a, b, good in zip(own, other, normal)]
     for k, f in enumerate(rows[:photographs]):
         if f[0] >= 0 and chance(generator, 0.5):
-            own[k], mentioned[k] = naming(f, generator, nouns)
+            own[k], mentioned[k] = naming(f, generator, class_names)
     return own, other, flawless, damaged, torch.tensor(mentioned)
 
 
-def read(scenes, photographs, tokenizer, nouns, full, generator, grid=None):
+def prepare_step(scenes, photographs, tokenizer, class_names, full, generator, grid=None):
     """What a step looks at and reads, before a tower is asked: a dict of tensors on the CPU.
 
     scenes: a batch of `Buffer`, or None;  photographs: one of `Photographs`, or None;  nouns: what
@@ -95,7 +96,7 @@ def read(scenes, photographs, tokenizer, nouns, full, generator, grid=None):
         seen.append((pictures, coverage, places, visible_facts(scenes[2], coverage)))
     pictures, coverage, places, facts = (torch.cat(column) for column in zip(*seen))
     places, count = None if grid else places, len(photographs[0]) if photographs else 0
-    *texts, mentioned = sentences_of(facts, generator, tokenizer, nouns, count)
+    *texts, mentioned = sentences_of(facts, generator, tokenizer, class_names, count)
     distinct = {text: k for k, text in enumerate(dict.fromkeys(sum(texts, [])))}
     gains = 1 + 0.3 * (torch.rand(len(facts) - count, 1, 1, 1, generator=generator) - 0.5)
     return {"pictures": pictures, "coverage": coverage.flatten(1), "places": places, "count": count,
@@ -134,8 +135,8 @@ def losses_of(clip, heads, step, photographs, generator, options):
         whole = distillation.whole(heads, first, targets[WHOLE]) if count else None
     own, other, flawless, damaged = (text[rows] for rows in step["texts"])
     scale = clip.logit_scale.exp()
-    found = {"contrast": contrast(image, own, other, scale, step["true"]),
-             "locate": locate(local, flawless, damaged, scale, step["coverage"])}
+    found = {"contrast": contrastive_loss(image, own, other, scale, step["true"]),
+             "locate": localisation_loss(local, flawless, damaged, scale, step["coverage"])}
     if count:
         found |= {"dense": sum(dense.values()) / len(dense), "whole": whole,
                   "relation": distillation.relation(first, inner)}
@@ -150,7 +151,7 @@ def demo():
     from minilora.clip import CLIP, CLIPConfig
     generator, tokenizer = torch.Generator().manual_seed(0), default_tokenizer()
     facts = torch.tensor([[2, 5, 1, 0], [3, 5, 1, NORMAL]])
-    own, other, _, _, mentioned = sentences_of(facts, generator, tokenizer, NOUNS, 0)
+    own, other, _, _, mentioned = sentences_of(facts, generator, tokenizer, CLASS_NAMES, 0)
     for k in range(2):
         print(f"{own[k]:60s} not: {other[k]}")
     clip = CLIP(CLIPConfig(embed=32, resolution=224, vision_layers=2, vision_width=64, patch=16,
@@ -158,7 +159,7 @@ def demo():
     coverage = torch.zeros(2, 14, 14)
     coverage[0, 3:5, 3:5] = 1
     pictures = torch.randint(0, 256, (2, 3, 224, 224), generator=generator, dtype=torch.uint8)
-    step = read((pictures, coverage, facts), None, tokenizer, NOUNS, True, generator)
+    step = prepare_step((pictures, coverage, facts), None, tokenizer, CLASS_NAMES, True, generator)
     losses = losses_of(clip, None, step, None, generator,
                        SimpleNamespace(device="cpu", dtype="float32"))
     print({name: round(value.item(), 3) for name, value in losses.items()})

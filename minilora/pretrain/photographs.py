@@ -35,7 +35,7 @@ from minilora.pretrain.teacher_targets import (GRID, LAYERS, PATCH, WHOLE, WHOLE
 from minilora.synthetic.defects import paste_defect
 from minilora.synthetic.sampling import chance, log_uniform, uniform
 
-SIDE = 224
+PHOTO_SIDE = 224
 SAMPLE = 512                    # pictures from which mean and components are computed
 DONE = "views.json"             # written last: what the folder holds
 EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -48,14 +48,14 @@ def find_photographs(root):
     """
     folders = sorted(p for p in Path(root).glob("*") if p.is_dir())
     named = [p for p in folders if not p.name.startswith("BACKGROUND")]
-    nouns = [p.name.replace("_", " ").lower() for p in named]
+    class_names = [p.name.replace("_", " ").lower() for p in named]
     found = [(path, named.index(folder) if folder in named else UNMENTIONED)
              for folder in folders for path in sorted(folder.iterdir())
              if path.suffix.lower() in EXTENSIONS]
     if not found:
         raise ValueError(f"{root}: expected folders of photographs named by what they show, like "
                          f"sunflower/1.jpg, found none; correct --photos or leave it away")
-    return found, nouns
+    return found, class_names
 
 
 def is_held_out(index):
@@ -80,38 +80,38 @@ class Crops(Dataset):
 
     def __getitem__(self, index):
         number, copy = self.items[index]
-        path, noun = self.photographs[number]
+        path, class_name = self.photographs[number]
         generator = torch.Generator().manual_seed((number << 8) + copy)
         image, fixed = read_image(path), is_held_out(number)
         side = min(image.size) * (1 if fixed else log_uniform(generator, 0.5, 1))
         left, top = ((length - side) * (0.5 if fixed else uniform(generator))
                      for length in image.size)
-        picture = to_square(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC,
-                                         (left, top, left + side, top + side)), SIDE)
+        picture = to_square(image.resize((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.BICUBIC,
+                                         (left, top, left + side, top + side)), PHOTO_SIDE)
         if not fixed and chance(generator, 0.5):
             picture = picture.flip(2)
         if not fixed and chance(generator, 0.25):
             picture = torch.rot90(picture, int(torch.randint(1, 4, (), generator=generator)),
                                   (1, 2))
         damaged = copy == 1 if fixed else chance(generator, 0.5)
-        mask = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+        mask = torch.zeros(PHOTO_SIDE, PHOTO_SIDE, dtype=torch.bool)
         if damaged:
             picture, mask = paste_defect(picture, generator)
-        facts = torch.tensor([noun, UNMENTIONED, UNMENTIONED, PASTED if damaged else NORMAL])
+        facts = torch.tensor([class_name, UNMENTIONED, UNMENTIONED, PASTED if damaged else NORMAL])
         return (picture * 255).round().byte(), mask, facts, number
 
 
-def recut(picture, mask, generator, size=(SIDE, SIDE), least=0.6):
+def recut(picture, mask, generator, size=(PHOTO_SIDE, PHOTO_SIDE), least=0.6):
     """A part of a kept picture in another size, perhaps mirrored, and its mask.
 
     picture: uint8 (3, R, R);  mask: bool (R, R);  size: (H, W), whose aspect the part has;  least:
     its share of the largest such part.
     """
-    share = log_uniform(generator, least, 1) * SIDE / max(size)
+    share = log_uniform(generator, least, 1) * PHOTO_SIDE / max(size)
     part = []
     for length in size:
         side = round(share * length)
-        at = int(torch.randint(SIDE - side + 1, (), generator=generator))
+        at = int(torch.randint(PHOTO_SIDE - side + 1, (), generator=generator))
         part.append(slice(at, at + side))
     picture = F.interpolate(picture[:, part[0], part[1]][None], size, mode="bilinear")[0]
     mask = F.interpolate(mask[part[0], part[1]][None, None].byte(), size, mode="nearest")[0, 0] > 0
@@ -125,8 +125,8 @@ def coverage_of(masks):
 
 def columns_of(count, live=False):
     """{name: (shape, dtype)} of everything that is kept of `count` pictures."""
-    columns = {"pictures": ((count, 3, SIDE, SIDE), np.uint8),
-               "masks": ((count, SIDE, SIDE // 8), np.uint8), "facts": ((count, 4), np.int16),
+    columns = {"pictures": ((count, 3, PHOTO_SIDE, PHOTO_SIDE), np.uint8),
+               "masks": ((count, PHOTO_SIDE, PHOTO_SIDE // 8), np.uint8), "facts": ((count, 4), np.int16),
                "photograph": ((count,), np.int32)}
     if live:
         return columns
@@ -149,7 +149,7 @@ class Photographs:
     """
 
     def __init__(self, photos, teacher, crops, live=False, device="cpu"):
-        photographs, self.nouns = find_photographs(photos)
+        photographs, self.class_names = find_photographs(photos)
         self.crops, self.live, self.device = Crops(photographs, crops), live, torch.device(device)
         self.network = load_teacher(teacher).to(device)
         self.columns = None
@@ -220,7 +220,7 @@ def store(photographs, folder, workers, report=print):
     """
     done, count, live = Path(folder) / DONE, len(photographs.crops), photographs.live
     if not done.is_file() or json.loads(done.read_text("utf-8"))["mark"] != photographs.mark:
-        report(f"{count:,} pictures of {len(photographs.nouns)} kinds"
+        report(f"{count:,} pictures of {len(photographs.class_names)} kinds"
                + ("" if live else ": the teacher looks at each once")
                + f"; {gigabytes(count, live):.1f} GB in {folder}, which can be deleted")
         with whole_folder(folder, "views") as staging:
@@ -259,12 +259,12 @@ def write(photographs, folder, workers, report):
 def demo():
     """Two noise photographs in folders, cut out; the teacher is not asked."""
     with tempfile.TemporaryDirectory() as folder:
-        for noun in ("sea_horse", "BACKGROUND_noise"):
-            (Path(folder) / noun).mkdir()
+        for class_name in ("sea_horse", "BACKGROUND_noise"):
+            (Path(folder) / class_name).mkdir()
             noise = np.random.default_rng(0).integers(0, 256, (240, 300, 3), np.uint8)
-            Image.fromarray(noise).save(Path(folder) / noun / "1.png")
-        found, nouns = find_photographs(folder)
-        print(f"nouns {nouns}, of {[(path.parent.name, noun) for path, noun in found]}")
+            Image.fromarray(noise).save(Path(folder) / class_name / "1.png")
+        found, class_names = find_photographs(folder)
+        print(f"nouns {class_names}, of {[(path.parent.name, class_name) for path, class_name in found]}")
         crops = Crops(found, 3)
         for k in range(3):
             picture, mask, facts, number = crops[k]

@@ -29,14 +29,14 @@ from minilora.checkpoint.weights import load_clip, save_official
 from minilora.clip import CLIP
 from minilora.io.cli import option_parser
 from minilora.io.files import digest_of, save_tensors, sha256_of
-from minilora.io.resume import Unfinished
+from minilora.io.resume import ResumePoint
 from minilora.io.transaction import RESUME, whole_folder
 from minilora.pretrain import distillation, held_out
 from minilora.pretrain.batches import MINI, Buffer, low_priority
-from minilora.pretrain.captions import NOUNS
+from minilora.pretrain.captions import CLASS_NAMES
 from minilora.pretrain.grow import grown
 from minilora.pretrain.log import SOURCES, head_of, read_log, write_log
-from minilora.pretrain.objective import LOSSES, losses_of, read
+from minilora.pretrain.objective import LOSSES, losses_of, prepare_step
 from minilora.pretrain.photographs import Photographs, store
 from minilora.synthetic.sampling import choose
 
@@ -94,9 +94,9 @@ def open_photographs(options, report=print):
 class Steps(Dataset):
     """What each step reads, from a generator of its own, so that processes can read ahead."""
 
-    def __init__(self, buffer, photographs, tokenizer, nouns, options):
+    def __init__(self, buffer, photographs, tokenizer, class_names, options):
         self.buffer, self.photographs, self.options = buffer, photographs, options
-        self.tokenizer, self.nouns = tokenizer, nouns
+        self.tokenizer, self.class_names = tokenizer, class_names
 
     def __getitem__(self, step):
         generator = torch.Generator().manual_seed((self.options.seed << 32) + step)
@@ -107,7 +107,7 @@ class Steps(Dataset):
         full = in_full(step, self.options.steps, self.options.full)
         grid = choose(generator, GRIDS) if self.options.grids else None
         batches = batches_of(self.buffer, self.photographs, full, generator, self.options, grid)
-        return read(*batches, self.tokenizer, self.nouns, full, generator, grid)
+        return prepare_step(*batches, self.tokenizer, self.class_names, full, generator, grid)
 
     def ahead(self, first):
         """From step `first` on, read by processes, without end: --minutes may ask for more."""
@@ -128,10 +128,10 @@ def start(options, generator):
     return clip.to(options.device), heads.to(options.device)
 
 
-def train(options, report=print, unfinished=None):
+def pretrain(options, report=print, resume=None):
     """Runs a training, or goes on with it.  Returns (clip, log), the log a list of a dict a step.
 
-    unfinished: an `Unfinished`, from which a training that was stopped goes on.
+    unfinished: an `ResumePoint`, from which a training that was stopped goes on.
     """
     if options.ahead and options.fresh:
         raise ValueError(f"--ahead {options.ahead} needs all scenes before the first step, found "
@@ -140,16 +140,16 @@ def train(options, report=print, unfinished=None):
         raise ValueError(f"--minutes leaves open when the last steps begin, found --full "
                          f"{options.full}; give --full 0 or 1 as well")
     tokenizer, photographs = default_tokenizer(), open_photographs(options, report)
-    nouns = NOUNS + (photographs.nouns if photographs else [])
+    class_names = CLASS_NAMES + (photographs.class_names if photographs else [])
     generator = torch.Generator().manual_seed(options.seed)
     clip, heads = start(options, generator)
     model = nn.ModuleDict({"clip": clip, "heads": heads})
     optimiser = optimiser_for([clip] + [heads] * bool(photographs), options.rate)
-    log = restore(unfinished, model, optimiser, generator, report) if unfinished else []
+    log = restore(resume, model, optimiser, generator, report) if resume else []
     first = len(log)
     buffer = Buffer(options.buffer, options.fresh, drawn_first(options), first, options.steps,
                     options.workers)
-    steps = Steps(buffer, photographs, tokenizer, nouns, options)
+    steps = Steps(buffer, photographs, tokenizer, class_names, options)
     ahead = steps.ahead(first) if options.ahead else None
     begun, spent, step = time.time(), log[-1]["seconds"] if log else 0.0, first
     while step < min(options.steps, options.stop or options.steps):
@@ -175,8 +175,8 @@ def train(options, report=print, unfinished=None):
             found = measure(clip, heads, tokenizer, photographs, options)
             report("held out: " + ", ".join(f"{name} {x:.3f}" for name, x in found.items()))
             log[-1] |= found
-        if unfinished and step % options.save_every == 0 and not last:
-            keep(unfinished, model, optimiser, generator, log)
+        if resume and step % options.save_every == 0 and not last:
+            keep(resume, model, optimiser, generator, log)
     return clip, log
 
 
@@ -215,16 +215,16 @@ def progress(row, rate, options):
             f"{(options.steps - row['step'] - 1) / rate / 60:.0f} min left")
 
 
-def keep(unfinished, model, optimiser, generator, log):
+def keep(resume, model, optimiser, generator, log):
     """Writes a point to go on from."""
-    save_tensors(unfinished.path, {
-        "mark": unfinished.mark, "model": dict(model.state_dict()), "log": log,
+    save_tensors(resume.path, {
+        "mark": resume.mark, "model": dict(model.state_dict()), "log": log,
         "optimiser": dict(optimiser.state_dict()["state"]), "generator": generator.get_state()})
 
 
-def restore(unfinished, model, optimiser, generator, report):
+def restore(resume, model, optimiser, generator, report):
     """Brings everything to where a training was stopped.  Returns its log, or []."""
-    saved = unfinished.saved()
+    saved = resume.saved()
     if not saved:
         return []
     model.load_state_dict(saved["model"])
@@ -240,8 +240,8 @@ def measure(clip, heads, tokenizer, photographs, options):
     if photographs:
         found |= held_out.on_photographs(clip, heads, tokenizer, photographs, options.device)
     if options.products:
-        blocks = distillation.read_by_memory(options.layers)
-        products = held_out.on_products(clip.visual, options.products, blocks)
+        states = distillation.read_by_memory(options.layers)
+        products = held_out.on_products(clip.visual, options.products, states)
         found |= {f"memory_{name}": value for name, value in products.items()}
     return found
 
@@ -340,7 +340,7 @@ def check(path, count, given, report=print):
         names = ("contrast", "locate", "relation")
         options.threads, options.dtype = given.threads, "float32"
     torch.set_num_threads(options.threads)
-    _, log = train(options, report)
+    _, log = pretrain(options, report)
     worst = max(abs(float(row[name]) - again[name]) for row, again in zip(rows, log)
                 for name in names)
     report(f"first {len(log)} steps of {path}, {', '.join(names)}: largest difference {worst:.2g}")
@@ -354,12 +354,12 @@ def main():
     torch.set_num_threads(options.threads)
     out = Path(options.out)
     with whole_folder(out.parent, f"pretrain-{out.stem}") as staging:
-        unfinished = Unfinished(staging / RESUME, digest_of(
+        resume = ResumePoint(staging / RESUME, digest_of(
             {k: v for k, v in vars(options).items() if k not in FREE}, torch.__version__))
-        clip, log = train(options, lambda line: print(line, flush=True), unfinished)
+        clip, log = pretrain(options, lambda line: print(line, flush=True), resume)
         save_official(clip.cpu(), staging / out.name)
         scenes = held_out.on_scenes(clip, default_tokenizer(), "cpu", 1024, options.workers)
         head = head_of(options, log[-1]["seconds"], drawn_first(options) + options.fresh * len(log))
         write_log(staging / f"{out.stem}.log.csv", log, head + [
-            f"held-out scenes (1,024): zero-shot accuracy over {len(NOUNS)} nouns "
+            f"held-out scenes (1,024): zero-shot accuracy over {len(CLASS_NAMES)} nouns "
             f"{scenes['accuracy']:.4f}, damaged against flawless AUROC {scenes['auroc']:.4f}"])

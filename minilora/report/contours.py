@@ -15,8 +15,8 @@ from minilora.metrics.aupro import connected_regions
 
 # a step along an edge, and the ways to go on from there: a left turn first, so that pixels which
 # touch at a corner stay in one outline
-LEFT = {(0, 1): (-1, 0), (-1, 0): (0, -1), (0, -1): (1, 0), (1, 0): (0, 1)}
-RIGHT = {there: here for here, there in LEFT.items()}
+TURN_LEFT = {(0, 1): (-1, 0), (-1, 0): (0, -1), (0, -1): (1, 0), (1, 0): (0, 1)}
+TURN_RIGHT = {there: here for here, there in TURN_LEFT.items()}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def outlines(mask):
                 del left[place]
             place = place[0] + step[0], place[1] + step[1]
             ways = left.get(place, ())
-            turn = next((way for way in (LEFT[step], step, RIGHT[step]) if way in ways), None)
+            turn = next((way for way in (TURN_LEFT[step], step, TURN_RIGHT[step]) if way in ways), None)
             if turn != step:                            # a corner, or the end
                 corners.append((place[1], place[0]))
             if turn is None:

@@ -58,7 +58,7 @@ polyline.line-2, line.line-2 { stroke-dasharray: 2 3; }
   table.rows th { font-size: .6rem; } table.rows th:last-child { display: none; }
   table.rows td.words { grid-column: 1 / -1; min-width: 0; color: var(--soft); } }
 """
-COLUMNS = {"image_auroc": "image AUROC", "image_ap": "AP", "image_f1_max": "best F1",
+REPORT_COLUMNS = {"image_auroc": "image AUROC", "image_ap": "AP", "image_f1_max": "best F1",
            "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro": "AUPRO"}
 
 
@@ -85,7 +85,7 @@ def inline_image(image, alt, width=900):
     return f'<img alt="{escape(alt, quote=True)}" src="data:image/jpeg;base64,{code}">'
 
 
-def percent(value):
+def html_percent(value):
     return "–" if value is None else f"{100 * value:.1f}"
 
 
@@ -119,11 +119,11 @@ def numbers_and_words(head, lines):
     return f'<div class="wide"><table class="rows"><tr>{head}</tr>{body}</table></div>'
 
 
-def table(rows, explain):
+def rows_table(rows, explain):
     """All rows, the last one, by which pictures are judged, in bold."""
-    lines = [(escape(name), [*(percent(row.get(key)) for key in COLUMNS), explain[name]],
+    lines = [(escape(name), [*(html_percent(row.get(key)) for key in REPORT_COLUMNS), explain[name]],
               name == list(rows)[-1]) for name, row in rows.items()]
-    return numbers_and_words(("row, per cent", *COLUMNS.values(), ""), lines)
+    return numbers_and_words(("row, per cent", *REPORT_COLUMNS.values(), ""), lines)
 
 
 def charts(metrics, scores, labels):
@@ -189,12 +189,12 @@ def kinds(metrics, judged):
         path, score, sample = mine[len(mine) // 2]
         picture = inline(path, f"{kind}: input, mask, map and overlay")
         out += (f"<figure>{picture}<figcaption>{escape(kind)}: {len(mine)} pictures, image AUROC "
-                f"against the good ones {percent(value)}; shown is the middle one, score "
+                f"against the good ones {html_percent(value)}; shown is the middle one, score "
                 f"{score:.3f}</figcaption></figure>")
     return out
 
 
-def summary(metrics):
+def decision_sentence(metrics):
     """One sentence that says how good the decisions are."""
     counts = metrics["decisions"]
     if counts is None:
@@ -216,10 +216,10 @@ def write_page(path, metrics, explain, scores, samples, panels, command):
     best = list(scores)[-1]
     judged = list(zip(panels, scores[best], samples))
     title = f"{metrics['class']}: {metrics['shots']} shots, seed {metrics['seed']}"
-    body = [f"<h1>{escape(title)}</h1><p>{escape(summary(metrics))}</p>",
+    body = [f"<h1>{escape(title)}</h1><p>{escape(decision_sentence(metrics))}</p>",
             '<p class="soft">Panels show, from left to right, the picture, its mask, the map of '
             "anomaly scores and both together.</p>",
-            table(metrics["rows"], explain) if {0, 1} <= {s.label for s in samples} else "",
+            rows_table(metrics["rows"], explain) if {0, 1} <= {s.label for s in samples} else "",
             charts(metrics, scores, [s.label for s in samples]),
             mistakes(judged, metrics["threshold"]), kinds(metrics, judged),
             "<h2>What was run</h2>", facts(metrics, command)]
@@ -229,11 +229,11 @@ def write_page(path, metrics, explain, scores, samples, panels, command):
 
 def demo():
     row = {"image_auroc": 0.97, "image_ap": None}
-    print(table({"memory": row}, {"memory": "frozen features"})[:150], "…")
+    print(rows_table({"memory": row}, {"memory": "frozen features"})[:150], "…")
     metrics = {"threshold": 1.0, "losses": [0.9, 0.5, 0.3],
                "decisions": {"found": 9, "defective": 10, "false_alarms": 1, "good": 20,
                              "unlabelled": 0}}
-    print(summary(metrics))
+    print(decision_sentence(metrics))
     drawn = charts(metrics, {"memory": [0.2, 0.4, 1.4]}, [0, 0, 1])
     print(f"{drawn.count('<svg')} charts, {len(drawn):,} characters, "
           f"scripts: {drawn.count('<script')}, addresses: {drawn.count('http')}")

@@ -24,7 +24,7 @@ from minilora.metrics.aupro import aupro
 from minilora.metrics.average_precision import average_precision, f1_max
 
 IMAGE_METRICS = {"image_auroc": auroc, "image_ap": average_precision, "image_f1_max": f1_max}
-GOOD, BAD = (46, 125, 50), (198, 40, 40)  # frame of the panel: OK, NG
+OK_COLOUR, NG_COLOUR = (46, 125, 50), (198, 40, 40)  # frame of the panel: OK, NG
 
 
 def defined(metric, scores, labels):
@@ -90,7 +90,7 @@ def percent(value):
     return "    --" if value is None else f"{100 * value:6.1f}"
 
 
-def table(rows, explain):
+def text_table(rows, explain):
     """The rows as text, per cent, one decimal.  rows: {name: metrics};  explain: {name: words}."""
     heads = [name + suffix for suffix in ("", "_odd")
              for name in ("image_auroc", "pixel_auroc", "aupro")]
@@ -145,7 +145,7 @@ def panel(pixels, mask, scores, low, high, title, good):
              np.repeat(mask.numpy()[..., None] * np.uint8(255), 3, 2))
     row = np.concatenate([np.pad(p, ((0, 0), (2, 2), (0, 0)))
                           for p in (picture, truth, heat, overlay)], axis=1)
-    frame = (110, 110, 110) if good is None else GOOD if good else BAD
+    frame = (110, 110, 110) if good is None else OK_COLOUR if good else NG_COLOUR
     canvas = Image.new("RGB", (row.shape[1], row.shape[0] + 18), frame)
     canvas.paste(Image.fromarray(row), (0, 18))
     ImageDraw.Draw(canvas).text((4, 3), title, fill="white")
@@ -185,7 +185,7 @@ def demo():
     masks[1::2, 8:16, 8:16] = True
     maps[1::2, 8:16, 8:16] += 0.5
     row = row_metrics(maps.flatten(1).amax(1), maps, labels, masks)
-    print(table({"memory": row}, {"memory": "random maps, raised by one half inside the masks"}))
+    print(text_table({"memory": row}, {"memory": "random maps, raised by one half inside the masks"}))
     picture = torch.rand(3, 32, 32, generator=generator)
     image = panel(picture, masks[1], maps[1], 0, 1.5, "NG", False)
     print(f"a panel of four pictures of 32 x 32 has {image.width} x {image.height} pixels")

@@ -8,14 +8,14 @@ Symbols: W, H width and height in pixels of the drawing.  Leaves out: everything
 import math
 from html import escape
 
-W, H, LEFT, BOTTOM, TOP = 360, 240, 44, 36, 10
+CHART_WIDTH, CHART_HEIGHT, LEFT_MARGIN, BOTTOM_MARGIN, TOP_MARGIN = 360, 240, 44, 36, 10
 
 
 def place(x, y, x_range, y_range):
     """Data to pixels of the drawing."""
     (a, b), (c, d) = x_range, y_range
-    return (LEFT + (x - a) / ((b - a) or 1) * (W - LEFT - 10),
-            H - BOTTOM - (y - c) / ((d - c) or 1) * (H - BOTTOM - TOP))
+    return (LEFT_MARGIN + (x - a) / ((b - a) or 1) * (CHART_WIDTH - LEFT_MARGIN - 10),
+            CHART_HEIGHT - BOTTOM_MARGIN - (y - c) / ((d - c) or 1) * (CHART_HEIGHT - BOTTOM_MARGIN - TOP_MARGIN))
 
 
 def ticks(low, high):
@@ -29,18 +29,18 @@ def ticks(low, high):
 
 def frame(title, x_label, y_label, x_range, y_range, content):
     """A whole drawing: axes with round ticks, labels, and a description for screen readers."""
-    parts = [f'<svg viewBox="0 0 {W} {H}" role="img" aria-label="{escape(title)}">'
+    parts = [f'<svg viewBox="0 0 {CHART_WIDTH} {CHART_HEIGHT}" role="img" aria-label="{escape(title)}">'
              f"<title>{escape(title)}</title>"]
     for x in ticks(*x_range):
         px, _ = place(x, y_range[0], x_range, y_range)
-        parts.append(f'<text x="{px:.1f}" y="{H - BOTTOM + 14}" text-anchor="middle">{x:.3g}'
+        parts.append(f'<text x="{px:.1f}" y="{CHART_HEIGHT - BOTTOM_MARGIN + 14}" text-anchor="middle">{x:.3g}'
                      "</text>")
     for y in ticks(*y_range):
         _, py = place(x_range[0], y, x_range, y_range)
-        parts.append(f'<line class="grid" x1="{LEFT}" y1="{py:.1f}" x2="{W - 10}" y2="{py:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 5}" y="{py + 4:.1f}" text-anchor="end">{y:.3g}</text>')
-    parts.append(f'<text x="{(LEFT + W) / 2}" y="{H - 5}" text-anchor="middle">{escape(x_label)}'
-                 f'</text><text transform="translate(11 {(H - BOTTOM) / 2}) rotate(-90)" '
+        parts.append(f'<line class="grid" x1="{LEFT_MARGIN}" y1="{py:.1f}" x2="{CHART_WIDTH - 10}" y2="{py:.1f}"/>')
+        parts.append(f'<text x="{LEFT_MARGIN - 5}" y="{py + 4:.1f}" text-anchor="end">{y:.3g}</text>')
+    parts.append(f'<text x="{(LEFT_MARGIN + CHART_WIDTH) / 2}" y="{CHART_HEIGHT - 5}" text-anchor="middle">{escape(x_label)}'
+                 f'</text><text transform="translate(11 {(CHART_HEIGHT - BOTTOM_MARGIN) / 2}) rotate(-90)" '
                  f'text-anchor="middle">{escape(y_label)}</text>')
     return "".join([*parts, *content, "</svg>"])
 
@@ -55,9 +55,9 @@ def lines(title, x_label, y_label, series, x_range=None, y_range=None):
         path = " ".join("{:.1f},{:.1f}".format(*place(x, y, x_range, y_range)) for x, y in values)
         content.append(f'<polyline class="line-{k}" points="{path}"/>')
         if len(series) > 1:
-            y = H - BOTTOM - 12 - 15 * (len(series) - 1 - k)
-            content.append(f'<line class="line-{k}" x1="{W - 118}" y1="{y - 4}" x2="{W - 100}" '
-                           f'y2="{y - 4}"/><text x="{W - 95}" y="{y}">{escape(name)}</text>')
+            y = CHART_HEIGHT - BOTTOM_MARGIN - 12 - 15 * (len(series) - 1 - k)
+            content.append(f'<line class="line-{k}" x1="{CHART_WIDTH - 118}" y1="{y - 4}" x2="{CHART_WIDTH - 100}" '
+                           f'y2="{y - 4}"/><text x="{CHART_WIDTH - 95}" y="{y}">{escape(name)}</text>')
     return frame(title, x_label, y_label, x_range, y_range, content)
 
 
@@ -76,14 +76,14 @@ def histogram(title, x_label, good, bad, mark=None, bins=20):
         for k, count in enumerate(column):
             if count:
                 x, y = place(low + (k + shift) * step, count, x_range, y_range)
-                width = (W - LEFT - 10) / bins / 2
+                width = (CHART_WIDTH - LEFT_MARGIN - 10) / bins / 2
                 content.append(f'<rect class="bar-{name}" x="{x:.1f}" y="{y:.1f}" '
-                               f'width="{width:.1f}" height="{H - BOTTOM - y:.1f}"/>')
+                               f'width="{width:.1f}" height="{CHART_HEIGHT - BOTTOM_MARGIN - y:.1f}"/>')
     if mark is not None:
         x, y = place(mark, y_range[1], x_range, y_range)
-        side = ("end", -4) if x > W / 2 else ("start", 4)
+        side = ("end", -4) if x > CHART_WIDTH / 2 else ("start", 4)
         content.append(f'<line class="mark" x1="{x:.1f}" y1="{y:.1f}" x2="{x:.1f}" '
-                       f'y2="{H - BOTTOM}"/><text x="{x + side[1]:.1f}" y="{TOP + 10}" '
+                       f'y2="{CHART_HEIGHT - BOTTOM_MARGIN}"/><text x="{x + side[1]:.1f}" y="{TOP_MARGIN + 10}" '
                        f'text-anchor="{side[0]}">threshold</text>')
     return frame(title, x_label, "pictures", x_range, y_range, content)
 

@@ -30,7 +30,7 @@ from minilora.report.results import markdown_table, percent
 from minilora.runs import run_class
 from minilora.scenes import scene
 
-COLUMNS = {"zero-shot": ("zero-shot", "image_auroc"), "memory": ("memory", "image_auroc"),
+SUMMARY_COLUMNS = {"zero-shot": ("zero-shot", "image_auroc"), "memory": ("memory", "image_auroc"),
            "adapted": ("adapted", "image_auroc"), "pixel": ("adapted", "pixel_auroc"),
            "AUPRO": ("adapted", "aupro")}                # heading: (row, metric)
 DAY = datetime.timedelta(hours=24)                       # a process may wait that long for another
@@ -81,7 +81,7 @@ def run_all(options, say=print):
             say(f"\n{name}  ({number + 1} of {len(names)})")
             one = argparse.Namespace(**{**vars(options), "name": name, "out": options.out / name})
             try:
-                results[name] = run_class.run(one, say, again=options.force)
+                results[name] = run_class.run_class(one, say, again=options.force)
             except EXPECTED as error:
                 results[name] = {"class": name, "error": str(error)}
                 say(f"failed: {error}")
@@ -111,9 +111,9 @@ def leave(status):
 
 
 def values_of(metrics):
-    """The numbers of one class under COLUMNS, None where there is none."""
+    """The numbers of one class under SUMMARY_COLUMNS, None where there is none."""
     rows = metrics.get("rows", {})
-    return [rows.get(row, {}).get(metric) for row, metric in COLUMNS.values()]
+    return [rows.get(row, {}).get(metric) for row, metric in SUMMARY_COLUMNS.values()]
 
 
 def decisions_of(metrics):
@@ -134,7 +134,7 @@ def lines_of(results):
     lines = [[m["class"], *(percent(v).strip() for v in values_of(m)), decisions_of(m)]
              for m in results]
     lines.append(["mean", *means_of(results), f"of {len(results)} classes"])
-    return ["%", *COLUMNS, "threshold"], lines + unseen_lines(results)
+    return ["%", *SUMMARY_COLUMNS, "threshold"], lines + unseen_lines(results)
 
 
 def means_of(results):
@@ -146,7 +146,7 @@ def means_of(results):
 
 def unseen_lines(results):
     """Of embedded classes: what pretraining never saw, two classes and one kind of defect."""
-    drawn = [m for m in results if m.get("data", {}).get("name") == run_class.EMBEDDED]
+    drawn = [m for m in results if m.get("data", {}).get("name") == run_class.EMBEDDED_DATA]
     unseen = [m for m in drawn if m["class"] in scene.UNSEEN_CLASSES]
     dents = [m["kinds"][scene.UNSEEN_FLAW] for m in drawn if scene.UNSEEN_FLAW in m["kinds"]]
     lines = []
@@ -155,7 +155,7 @@ def unseen_lines(results):
                       "never in pretraining"])
     if dents:
         cells = ["" if name != "adapted" else percent(statistics.mean(dents)).strip()
-                 for name in COLUMNS]
+                 for name in SUMMARY_COLUMNS]
         lines.append([scene.UNSEEN_FLAW, *cells, "a kind of defect never in pretraining"])
     return lines
 
@@ -176,7 +176,7 @@ def as_markdown(results):
 def as_csv(results):
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(["class", *COLUMNS, "threshold", "seconds"])
+    writer.writerow(["class", *SUMMARY_COLUMNS, "threshold", "seconds"])
     for m in results:
         writer.writerow([m["class"], *("" if v is None else f"{v:.6f}" for v in values_of(m)),
                          m.get("threshold"), m.get("seconds")])
@@ -192,7 +192,7 @@ def as_page(results, options):
         first = (f'<a href="{escape(name, quote=True)}/report.html">{escape(name)}</a>'
                  if linked else escape(name))
         rows.append((first, others, not metrics))
-    words = (f"{options.shots} shots, seed {options.settings.seed}. Image AUROC of three rows, pixel AUROC "
+    words = (f"{options.shots} shots, seed {options.config.seed}. Image AUROC of three rows, pixel AUROC "
              "and AUPRO of the row adapted, per cent; what the threshold, set by good pictures "
              "alone, achieves on the test pictures.")
     return html.document("All classes", f"<h1>All classes</h1><p>{escape(words)}</p>"

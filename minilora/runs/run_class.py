@@ -18,24 +18,24 @@ import torch
 
 from minilora import __version__
 from minilora.checkpoint.weights import load_clip
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.data import own_and_visa
 from minilora.data.images import read_image, read_mask
 from minilora.data.mvtec import few_shot, find_data
 from minilora.detector import ROWS, Detector
 from minilora.io.cli import ProgressLine
 from minilora.io.files import digest_of, sha256_of, write_json
-from minilora.io.prefetch import ahead
-from minilora.io.resume import Unfinished
+from minilora.io.prefetch import prefetch
+from minilora.io.resume import ResumePoint
 from minilora.io.transaction import RESUME, settle, whole_folder
 from minilora.report import html, results
 from minilora.scenes import scene
-from minilora.train import of_one_shape
+from minilora.train import group_by_shape
 
-SCORED = 8                      # pictures that go through the tower together
-EMBEDDED = "embedded scenes (drawn)"
+SCORE_BATCH = 8                      # pictures that go through the tower together
+EMBEDDED_DATA = "embedded scenes (drawn)"
 EXPLAINED = {name: row.explained for name, row in ROWS.items()}
-RESULTS = ("adapter.pt", "memory.pt", "metrics.json", "scores.csv", "maps", "report.html")
+RUN_FILES = ("adapter.pt", "memory.pt", "metrics.json", "scores.csv", "maps", "report.html")
 
 
 def open_data(options):
@@ -46,10 +46,10 @@ def open_data(options):
     if root is not None:
         return own_and_visa.open_class(root, options.name), own_and_visa.layout_of(root)
     folder = scene.write_class(options.scenes, options.name)
-    return own_and_visa.open_class(folder.parent, options.name), EMBEDDED
+    return own_and_visa.open_class(folder.parent, options.name), EMBEDDED_DATA
 
 
-def load_pictures(samples, prepare):
+def prepare_pictures(samples, prepare):
     """N of (3, H, W) in [0, 1].  prepare: of a `Detector`."""
     return [prepare(read_image(s.path)) for s in samples]
 
@@ -65,15 +65,15 @@ def load_masks(samples, sizes):
             for s, size in zip(samples, sizes)]
 
 
-def judge(detector, batches):
+def score_pictures(detector, batches):
     """Maps and image scores of every row.  Returns {row: (N maps (H, W), scores (N,))}.
 
-    batches: lists of pictures (3, H, W), SCORED of them each; those of one shape go together.
+    batches: lists of pictures (3, H, W), SCORE_BATCH of them each; those of one shape go together.
     """
     maps, scores = {}, {}
     for pictures in batches:
         found = [None] * len(pictures)
-        for group in of_one_shape(pictures):
+        for group in group_by_shape(pictures):
             rows = detector.rows(torch.stack([pictures[k] for k in group]))
             for n, k in enumerate(group):
                 found[k] = {row: (m[n], s[n]) for row, (m, s) in rows.items()}
@@ -94,40 +94,39 @@ def peak_memory(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def introduce(detector, weights, data, data_name, options, say):
+def print_introduction(detector, weights, data, data_name, options, say):
     """The first lines: which weights, which data, which device, how much is trained."""
     trained, total = detector.parameters()
-    settings, last = detector.settings, len(detector.clip.visual.blocks)
-    first = last + 1 - detector.last
-    where = f"block {last}" if first == last else f"blocks {first}-{last}"
+    config, blocks = detector.config, range(len(detector.clip.visual.blocks))[-detector.last:]
+    where = f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {blocks[0]}-{blocks[-1]}"
     small = ", a small model, for trying things out" if weights.name == "mini-clip" else ""
     say(f"weights  {weights.name}{small}  (sha256 {weights.sha256[:12]}…)")
-    new = data_name == EMBEDDED and data.name in scene.UNSEEN_CLASSES
+    new = data_name == EMBEDDED_DATA and data.name in scene.UNSEEN_CLASSES
     say(f"data     {data_name}: {data.root}, class {data.name}, {len(data.train)} good pictures, "
         f"{len(data.test)} to judge{'; a class never in pretraining' if new else ''}")
     say(f"device   {options.device}, {torch.get_num_threads()} threads, resolution "
         f"{detector.resolution}")
     say(f"training {trained:,} of {total:,} parameters ({trained / total:.2%}): LoRA "
-        f"r={settings.rank} on {','.join(settings.targets)} of {where}, "
+        f"r={config.rank} on {','.join(config.targets)} of {where}, "
         f"{detector.prompts.context.shape[1]} context vectors a prompt")
 
 
-def fingerprint(settings, weights, data, options):
+def fingerprint(config, weights, data, options):
     """What a run depends on, as 16 hexadecimal digits: a run with the same need not be repeated."""
     files = [(str(path), s.label, path.stat().st_size, path.stat().st_mtime_ns)
              for s in data.train + data.test for path in (s.path, s.mask_path) if path]
-    return digest_of(__version__, asdict(settings), weights.sha256, data.name, options.noun,
+    return digest_of(__version__, asdict(config), weights.sha256, data.name, options.class_name,
                      options.shots, options.device, files)
 
 
-def training_mark(settings, weights, shots, noun, device):
+def training_fingerprint(config, weights, shots, class_name, device):
     """The same of a training alone, to the last bit: its pictures, and what rounds."""
-    return digest_of(__version__, asdict(settings), weights.sha256, noun, device,
+    return digest_of(__version__, asdict(config), weights.sha256, class_name, device,
                      [sha256_of(s.path) for s in shots], torch.__version__,
                      torch.get_num_threads())
 
 
-def finished(folder, mark):
+def finished_metrics(folder, mark):
     """The metrics of a run folder that was written with this fingerprint, else None."""
     try:
         kept = json.loads((folder / "metrics.json").read_text("utf-8"))
@@ -138,7 +137,7 @@ def finished(folder, mark):
     return kept if whole else None
 
 
-def run(options, say=print, again=True):
+def run_class(options, say=print, again=True):
     """The whole job.  Returns the content of metrics.json.
 
     again: whether to do it once more if the folder holds a finished run with the same fingerprint.
@@ -148,33 +147,33 @@ def run(options, say=print, again=True):
         raise ValueError(f"--device {options.device}: no such device here; use --device cpu")
     clip, weights = load_clip(options.model, options.device)
     data, data_name = open_data(options)
-    settings = options.settings
-    mark = fingerprint(settings, weights, data, options)
+    config = options.config
+    mark = fingerprint(config, weights, data, options)
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file; give a folder")
     settle(options.out)
-    kept = None if again else finished(options.out, mark)
+    kept = None if again else finished_metrics(options.out, mark)
     if kept:
         say(f"finished {options.out}, nothing has changed since; --force repeats it")
         return kept
-    detector = Detector(clip, options.noun or data.name, settings)
-    with whole_folder(options.out, "fit", earlier=RESULTS) as staging:
+    detector = Detector(clip, options.class_name or data.name, config)
+    with whole_folder(options.out, "fit", earlier=RUN_FILES) as staging:
         if (options.out / "metrics.json").exists():
             say(f"replaces the earlier run in {options.out}")
-        introduce(detector, weights, data, data_name, options, say)
-        shots = few_shot(data.train, options.shots, options.settings.seed)
-        unfinished = Unfinished(staging / RESUME, training_mark(
-            settings, weights, shots, detector.noun, options.device), options.save_every)
-        done = len(kept["losses"]) if (kept := unfinished.saved()) else 0
+        print_introduction(detector, weights, data, data_name, options, say)
+        shots = few_shot(data.train, options.shots, options.config.seed)
+        resume = ResumePoint(staging / RESUME, training_fingerprint(
+            config, weights, shots, detector.class_name, options.device), options.save_every)
+        done = len(kept["losses"]) if (kept := resume.saved()) else 0
         if done:
             say(f"goes on at step {done}, where the same training was stopped")
         if shots:
-            detector.fit(load_pictures(shots, detector.prepare),
-                         ProgressLine(settings.steps, done), unfinished)
+            detector.fit(prepare_pictures(shots, detector.prepare),
+                         ProgressLine(config.steps, done), resume)
         detector.save(staging, weights)
-        metrics = describe(detector, weights, data, data_name, options) | {
+        metrics = run_metadata(detector, weights, data, data_name, options) | {
             "fingerprint": mark, "drawn": [os.path.relpath(s.path, data.root) for s in shots]}
-        metrics = write_results(staging, detector, data.test, metrics, begun, options, say)
+        metrics = write_run_results(staging, detector, data.test, metrics, begun, options, say)
     if not data.test and shots:
         say(f"threshold {detector.threshold:.3f}, from {len(shots)} good pictures; next: "
             f"python -m minilora.predict {options.out} PICTURES")
@@ -185,7 +184,7 @@ def run(options, say=print, again=True):
     return metrics
 
 
-def write_results(folder, detector, samples, metrics, begun, options, say):
+def write_run_results(folder, detector, samples, metrics, begun, options, say):
     """Judges the test pictures, if there are any; writes all that a run leaves beside the detector.
 
     metrics: what `describe` says.  Returns them with the results.
@@ -193,7 +192,7 @@ def write_results(folder, detector, samples, metrics, begun, options, say):
     if samples:
         scores, results, panels = evaluate(detector, samples, folder)
         metrics = metrics | results
-        tell(metrics, say)
+        print_results(metrics, say)
     metrics |= {"seconds": time.time() - begun, "peak_memory_bytes": peak_memory(options.device)}
     write_json(folder / "metrics.json", metrics)
     if samples:
@@ -202,13 +201,13 @@ def write_results(folder, detector, samples, metrics, begun, options, say):
     return metrics
 
 
-def tell(metrics, say):
+def print_results(metrics, say):
     """The table, and what the threshold achieves."""
     if any(value is not None for row in metrics["rows"].values() for value in row.values()):
-        say(results.table(metrics["rows"], EXPLAINED))
+        say(results.text_table(metrics["rows"], EXPLAINED))
         best = list(metrics["rows"])[-1]
         say(f"image AUROC of each kind of defect against the good pictures, row {best}:")
-        drawn = metrics["data"]["name"] == EMBEDDED
+        drawn = metrics["data"]["name"] == EMBEDDED_DATA
         for kind, value in metrics["kinds"].items():
             new = "   never in pretraining" if drawn and kind == scene.UNSEEN_FLAW else ""
             say(f"  {kind:20s} {results.percent(value)}{new}")
@@ -221,11 +220,11 @@ def tell(metrics, say):
             "{false_alarms} of {good} good ones too".format(**metrics, **counts))
 
 
-def describe(detector, weights, data, data_name, options):
+def run_metadata(detector, weights, data, data_name, options):
     """What metrics.json says of a run beside its results."""
     trained, total = detector.parameters()
     return {"version": __version__, "class": data.name, "shots": options.shots,
-            "seed": options.settings.seed, "model": {"name": weights.name, "sha256": weights.sha256},
+            "seed": options.config.seed, "model": {"name": weights.name, "sha256": weights.sha256},
             "data": {"name": data_name, "root": str(data.root)}, "device": options.device,
             "resolution": detector.resolution, "trainable_parameters": trained,
             "total_parameters": total, "threshold": detector.threshold,
@@ -237,15 +236,15 @@ def evaluate(detector, samples, out):
 
     Pictures of unknown label (None) are judged like the others; metrics count the others alone.
     """
-    parts = [samples[k:k + SCORED] for k in range(0, len(samples), SCORED)]
+    parts = [samples[k:k + SCORE_BATCH] for k in range(0, len(samples), SCORE_BATCH)]
     pictures = []                                           # shown beside their maps, later
 
     def load(part):
-        loaded = load_pictures(part, detector.prepare)
+        loaded = prepare_pictures(part, detector.prepare)
         pictures.extend(loaded)
         return loaded
 
-    rows = judge(detector, ahead(load, parts))
+    rows = score_pictures(detector, prefetch(load, parts))
     masks = load_masks(samples, [picture.shape[1:] for picture in pictures])
     maps, scores = rows.get("adapted", rows["zero-shot"])
     results.write_scores(out / "scores.csv", samples, scores, detector.threshold)
@@ -280,12 +279,12 @@ def demo():
         save_official(clip.initialise(torch.Generator().manual_seed(0)), weights)
         scene.write_class(root, "gear", good=3, test_good=2, defective=1, resolution=64)
         options = SimpleNamespace(          # what fit.py makes of the command line
-            name="gear", shots=2, data=folder, good=None, test=None, noun=None,
+            name="gear", shots=2, data=folder, good=None, test=None, class_name=None,
             model=str(weights), device="cpu", out=root / "run", save_every=10.0, command="demo",
-            settings=Settings(steps=2))
-        run(options, say=lambda line: None)
+            config=DetectorConfig(steps=2))
+        run_class(options, say=lambda line: None)
         print("a run folder:", ", ".join(sorted(p.name for p in options.out.iterdir())))
-        same = run(options, say=lambda line: print(line.replace(folder, "…")), again=False)
+        same = run_class(options, say=lambda line: print(line.replace(folder, "…")), again=False)
         print(f"threshold {same['threshold']:.3f}, fingerprint {same['fingerprint']}")
 
 

@@ -23,13 +23,13 @@ from PIL import Image, ImageDraw, ImageFont
 from minilora.data.frames import Frame, save_video
 from minilora.io.cli import option_parser
 from minilora.io.files import whole_file, write_json
-from minilora.scenes.flaws import KINDS, add_flaw
+from minilora.scenes.flaws import FLAW_KINDS, add_flaw
 from minilora.scenes.materials import paint, random_material
 from minilora.scenes.outlines import FAMILIES, random_pose, random_style
 from minilora.scenes.scene import UNSEEN_CLASSES, compose, seed_for
 from minilora.synthetic.sampling import chance, choose, uniform
 
-GAP = 2.0                       # pictures' widths from the middle of one slot to the next
+SLOT_GAP = 2.0                       # pictures' widths from the middle of one slot to the next
 SEEN = tuple(f for f in FAMILIES if f not in (*UNSEEN_CLASSES, "sheet"))
 
 Slot = namedtuple("Slot", "style flaw label removed", defaults=(None, None, None, False))
@@ -40,7 +40,7 @@ class Pass:
     """What passes, and when its middle is in the picture, seconds."""
     start: float
     end: float
-    noun: str
+    class_name: str
     words: tuple                # colour and material
     flaw: "str | None"
     label: "str | None"         # serial number
@@ -99,7 +99,7 @@ class Belt:
 
     def passes(self):
         """[Pass] of all slots that hold a part."""
-        half = self.period / GAP / 2
+        half = self.period / SLOT_GAP / 2
         out = []
         for k, slot in enumerate(self.slots):
             middle = (k + 0.5) * self.period
@@ -118,7 +118,7 @@ class Belt:
     def picture(self, time):
         """PIL RGB (R, R) at a time in seconds."""
         R = self.resolution
-        speed = GAP * R / self.period                           # pixels a second, to the left
+        speed = SLOT_GAP * R / self.period                           # pixels a second, to the left
         shift = int(time * speed) % (2 * R)
         shown = self.ground.crop((shift, 0, shift + R, R))
         for k, (slot, part) in enumerate(zip(self.slots, self.sprites)):
@@ -140,10 +140,10 @@ class Belt:
 
 
 def any_flaw(generator):
-    return choose(generator, list(KINDS))
+    return choose(generator, list(FLAW_KINDS))
 
 
-def mixed(number, families=SEEN + UNSEEN_CLASSES, slots=12, damaged=0.3, seed=0, **options):
+def mixed_belt(number, families=SEEN + UNSEEN_CLASSES, slots=12, damaged=0.3, seed=0, **options):
     """A belt on which four products pass in any order, as a `Belt`."""
     generator = seed_for("mixed belt", seed, number)
     names = [families[k] for k in torch.randperm(len(families), generator=generator)[:4]]
@@ -154,7 +154,7 @@ def mixed(number, families=SEEN + UNSEEN_CLASSES, slots=12, damaged=0.3, seed=0,
     return Belt(plan, generator, **options)
 
 
-def line(number, family, slots=12, damaged=0.3, labels=False, seed=0, **options):
+def product_belt(number, family, slots=12, damaged=0.3, labels=False, seed=0, **options):
     """A belt with one product, as a `Belt`.  At least one part is damaged, one is not."""
     generator = seed_for("line", seed, family, number)
     style = random_style(generator, family)
@@ -182,10 +182,10 @@ def parser():
 
 
 def demo():
-    belt = line(0, "nut", slots=4, labels=True, resolution=64)
+    belt = product_belt(0, "nut", slots=4, labels=True, resolution=64)
     print(f"{belt.seconds:.0f} s of belt")
     for p in belt.passes():
-        print(f"{p.start:5.2f} to {p.end:5.2f} s: {p.label}, {' '.join(p.words)} {p.noun}, "
+        print(f"{p.start:5.2f} to {p.end:5.2f} s: {p.label}, {' '.join(p.words)} {p.class_name}, "
               f"{p.flaw or 'flawless'}")
     grey = [np.asarray(belt.picture(t).convert("L")).std() for t in (0, 1.25, 2.5, 3.75, 5)]
     print("spread of grey values:", "  ".join(f"{v:.0f}" for v in grey),
@@ -199,9 +199,9 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     truth = {}
     for k in range(options.videos):
-        settings = {"slots": options.slots, "seed": options.seed, "resolution": options.resolution}
-        belt = mixed(k, **settings) if options.kind == "mixed" else line(
-            k, (SEEN + UNSEEN_CLASSES)[k % (len(SEEN) + 2)], labels=options.labels, **settings)
+        config = {"slots": options.slots, "seed": options.seed, "resolution": options.resolution}
+        belt = mixed_belt(k, **config) if options.kind == "mixed" else product_belt(
+            k, (SEEN + UNSEEN_CLASSES)[k % (len(SEEN) + 2)], labels=options.labels, **config)
         path = options.out / f"belt-{k:03d}.mp4"
         with whole_file(path) as file:
             save_video(file, belt.frames(options.rate), options.rate)

@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
-from minilora.scenes.materials import COLOURS, fractal, grid, noise, paint, random_material, white
+from minilora.scenes.materials import (COLOURS, fractal, paint, pixel_grid, random_material,
+                                       value_noise, white)
 from minilora.synthetic.sampling import choose, log_uniform, uniform
 
-VISIBLE = 0.04   # change of a colour channel, on [0, 1], from which a pixel counts as defective
+MIN_CHANGE = 0.04   # change of a colour channel, on [0, 1], from which a pixel counts as defective
 STRIKING = 0.12  # a defect has at least 0.15 % of the picture that changed by so much
 
 
@@ -45,12 +46,12 @@ def walk(site, length, steps, bend, generator, angle=None):
 
 def spot(site, size, resolution, generator, edge=0.15, ragged=0.35):
     """Soft irregular blob (R, R) in [0, 1]."""
-    y, x = grid(resolution)
+    y, x = pixel_grid(resolution)
     a, stretch = uniform(generator, 0, pi), uniform(generator, 0.6, 1.6)
     v, u = y - site[0], x - site[1]
     v, u = (v * cos(a) - u * sin(a)) * stretch, (v * sin(a) + u * cos(a)) / stretch
     r = (v * v + u * u).sqrt() / size
-    bumps = ragged * noise(generator, resolution, max(3, int(2.5 / size)))
+    bumps = ragged * value_noise(generator, resolution, max(3, int(2.5 / size)))
     return ((1 + bumps - r) / edge).clamp(0, 1)
 
 
@@ -120,7 +121,7 @@ def spots(p, site, size, g):
 
 def warped(p, site, size, g, push):
     """Resamples around the site; push (R, R, 2) is where each pixel looks, in half-pictures."""
-    y, x = grid(p.shape[-1])
+    y, x = pixel_grid(p.shape[-1])
     near = torch.exp(-((y - site[0]) ** 2 + (x - site[1]) ** 2) / size**2)[..., None]
     where = torch.stack((x, y), -1) + near * push
     return F.grid_sample(p[None], where[None], align_corners=False, padding_mode="reflection")[0]
@@ -140,14 +141,14 @@ def uneven(p, site, size, g):
 
 
 def rough(p, site, size, g):
-    grit = noise(g, p.shape[-1], 70) + white(g, p.shape[-1])
+    grit = value_noise(g, p.shape[-1], 70) + white(g, p.shape[-1])
     return p + uniform(g, 0.25, 0.5) * grit * spot(site, size, p.shape[-1], g, 0.3)
 
 
 def misplaced(p, site, size, g):
     shift = [int(c * p.shape[-1]) for c in (uniform(g, 0.1, 0.5), uniform(g, 0.1, 0.5))]
     moved = torch.roll(p if uniform(g) < 0.5 else p.transpose(1, 2), shift, (1, 2))
-    y, x = grid(p.shape[-1])
+    y, x = pixel_grid(p.shape[-1])
     h, w = size * uniform(g, 0.5, 1.5), size * uniform(g, 0.5, 1.5)
     area = ((y - site[0]).abs() < h) & ((x - site[1]).abs() < w)
     return torch.where(area, moved, p)
@@ -155,7 +156,7 @@ def misplaced(p, site, size, g):
 
 def dent(p, site, size, g):
     """Pushed-in surface: bright on one flank, dark on the other, the texture pinched together."""
-    y, x = grid(p.shape[-1])
+    y, x = pixel_grid(p.shape[-1])
     v, u, a, size = (y - site[0]), (x - site[1]), uniform(g, 0, 2 * pi), size + 0.06
     bump = torch.exp(-(v * v + u * u) / size**2)
     slope = (v * sin(a) + u * cos(a)) / size * bump
@@ -170,7 +171,7 @@ def broken(p, site, size, g, behind):
     return mix(p, inside, area)
 
 
-KINDS = {
+FLAW_KINDS = {
     "scratch": scratch, "crack": crack, "stain": stain, "hole": hole,
     "contamination": contamination, "thread": thread, "spots": spots, "bent": bent,
     "uneven": uneven, "rough": rough, "misplaced": misplaced, "broken": broken, "dent": dent,
@@ -190,9 +191,9 @@ def add_flaw(kind, picture, part, behind, generator):
         place = int(places[torch.randint(len(places), (), generator=generator)])
         site = tuple((c + 0.5) / R * 2 - 1 for c in divmod(place, R))
         size = log_uniform(generator, 0.08, 0.5) * (1 + 0.15 * attempt)
-        flawed = KINDS[kind](picture, site, size, generator, *extra).clamp(0, 1)
+        flawed = FLAW_KINDS[kind](picture, site, size, generator, *extra).clamp(0, 1)
         change = (flawed - picture).abs().amax(0)
-        mask = change > VISIBLE
+        mask = change > MIN_CHANGE
         if (change > STRIKING).sum() >= 1.5e-3 * R * R:
             return flawed, mask
     return flawed, mask
@@ -202,7 +203,7 @@ def demo():
     generator = torch.Generator().manual_seed(0)
     picture = paint(random_material(generator, "metal"), generator, 64)
     part, behind = torch.ones(64, 64, dtype=torch.bool), torch.zeros(3, 64, 64)
-    for kind in list(KINDS)[-10:]:
+    for kind in list(FLAW_KINDS)[-10:]:
         _, mask = add_flaw(kind, picture, part, behind, generator)
         print(f"{kind:13s} changes {mask.float().mean():6.2%} of the picture")
 

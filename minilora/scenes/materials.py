@@ -31,7 +31,7 @@ COLOURS = {
 
 
 @lru_cache(maxsize=8)
-def grid(resolution):
+def pixel_grid(resolution):
     """Coordinates of the pixel centres, y down and x right, each (R, R) in (-1, 1)."""
     line = (torch.arange(resolution) + 0.5) / resolution * 2 - 1
     return torch.meshgrid(line, line, indexing="ij")
@@ -42,7 +42,7 @@ def white(generator, resolution):
     return 0.5 * torch.randn(resolution, resolution, generator=generator)
 
 
-def noise(generator, resolution, rows, cols=None):
+def value_noise(generator, resolution, rows, cols=None):
     """Smooth value noise with `rows` x `cols` cells, (R, R), mostly within [-1, 1]."""
     cols = cols or rows
     coarse = torch.rand(1, 1, rows + 2, cols + 2, generator=generator) * 2 - 1
@@ -55,7 +55,7 @@ def fractal(generator, resolution, cells, octaves=4, gain=0.55):
     total, strength = torch.zeros(resolution, resolution), 1.0
     for octave in range(octaves):
         size = min(cells * 2**octave, resolution // 2)
-        total += strength * noise(generator, resolution, size)
+        total += strength * value_noise(generator, resolution, size)
         strength *= gain
     return total / 1.6
 
@@ -80,39 +80,39 @@ def wave(generator, coordinate, cycles):
 
 
 def brushed(g, R, s, y, x):
-    lines = noise(g, R, 2 + int(s / 8), R // 2) + 0.7 * noise(g, R, 3, int(4 * s))
-    return 0.5 * lines + 0.5 * noise(g, R, 2)
+    lines = value_noise(g, R, 2 + int(s / 8), R // 2) + 0.7 * value_noise(g, R, 3, int(4 * s))
+    return 0.5 * lines + 0.5 * value_noise(g, R, 2)
 
 
 def cast(g, R, s, y, x):
-    return 0.6 * fractal(g, R, int(2 * s)) + 0.4 * noise(g, R, R // 3)
+    return 0.6 * fractal(g, R, int(2 * s)) + 0.4 * value_noise(g, R, R // 3)
 
 
 def wood(g, R, s, y, x):
-    bent = x + 0.25 * noise(g, R, 2, 3) + 0.03 * noise(g, R, 3, int(4 * s))
-    return 0.5 * wave(g, bent, 0.7 * s) + 0.4 * noise(g, R, 4, R // 2) + 0.2 * noise(g, R, 2)
+    bent = x + 0.25 * value_noise(g, R, 2, 3) + 0.03 * value_noise(g, R, 3, int(4 * s))
+    return 0.5 * wave(g, bent, 0.7 * s) + 0.4 * value_noise(g, R, 4, R // 2) + 0.2 * value_noise(g, R, 2)
 
 
 def leather(g, R, s, y, x):
-    return 1 - 2.4 * (noise(g, R, int(3 * s)).abs() * noise(g, R, int(2 * s)).abs()).sqrt()
+    return 1 - 2.4 * (value_noise(g, R, int(3 * s)).abs() * value_noise(g, R, int(2 * s)).abs()).sqrt()
 
 
 def granite(g, R, s, y, x):
-    return torch.tanh(2 * noise(g, R, int(R / 2.5)) + 2 * noise(g, R, int(3 * s)))
+    return torch.tanh(2 * value_noise(g, R, int(R / 2.5)) + 2 * value_noise(g, R, int(3 * s)))
 
 
 def woven(g, R, s, y, x):
     cycles = 2.5 * s
-    y, x = y + 0.01 * noise(g, R, 6), x + 0.01 * noise(g, R, 6)
-    return 0.7 * wave(g, y, cycles) * wave(g, x, cycles) + 0.4 * noise(g, R, R // 3)
+    y, x = y + 0.01 * value_noise(g, R, 6), x + 0.01 * value_noise(g, R, 6)
+    return 0.7 * wave(g, y, cycles) * wave(g, x, cycles) + 0.4 * value_noise(g, R, R // 3)
 
 
 def carpet(g, R, s, y, x):
-    return 0.6 * noise(g, R, R // 2) + 0.5 * noise(g, R, R // 4) + 0.2 * noise(g, R, int(s))
+    return 0.6 * value_noise(g, R, R // 2) + 0.5 * value_noise(g, R, R // 4) + 0.2 * value_noise(g, R, int(s))
 
 
 def plastic(g, R, s, y, x):
-    return 0.5 * noise(g, R, 2) + 0.2 * noise(g, R, int(s))
+    return 0.5 * value_noise(g, R, 2) + 0.2 * value_noise(g, R, int(s))
 
 
 def marble(g, R, s, y, x):
@@ -120,24 +120,24 @@ def marble(g, R, s, y, x):
 
 
 def foam(g, R, s, y, x):
-    return torch.tanh(4 * noise(g, R, int(4 * s)) + 1.5) - 0.3 * noise(g, R, 3).abs()
+    return torch.tanh(4 * value_noise(g, R, int(4 * s)) + 1.5) - 0.3 * value_noise(g, R, 3).abs()
 
 
 def paper(g, R, s, y, x):
-    return 0.4 * noise(g, R, R // 2, R // 6) + 0.4 * noise(g, R, R // 6, R // 2)
+    return 0.4 * value_noise(g, R, R // 2, R // 6) + 0.4 * value_noise(g, R, R // 6, R // 2)
 
 
 def baked(g, R, s, y, x):
-    crumb = 0.5 * fractal(g, R, int(s)) + 0.3 * noise(g, R, R // 3)
-    return crumb - 2.0 * (noise(g, R, int(1.5 * s)) > 0.85).float()
+    crumb = 0.5 * fractal(g, R, int(s)) + 0.3 * value_noise(g, R, R // 3)
+    return crumb - 2.0 * (value_noise(g, R, int(1.5 * s)) > 0.85).float()
 
 
 def ribbed(g, R, s, y, x):
-    return 0.8 * wave(g, x, 1.5 * s) + 0.2 * noise(g, R, 3)
+    return 0.8 * wave(g, x, 1.5 * s) + 0.2 * value_noise(g, R, 3)
 
 
 def dotted(g, R, s, y, x):
-    return torch.tanh(6 * (wave(g, y, s) * wave(g, x, s) - 0.5)) + 0.1 * noise(g, R, R // 3)
+    return torch.tanh(6 * (wave(g, y, s) * wave(g, x, s) - 0.5)) + 0.1 * value_noise(g, R, R // 3)
 
 
 FIELDS = {
@@ -166,7 +166,7 @@ def random_material(generator, name=None, colour=None, contrast=None):
 
 def paint(material, generator, resolution):
     """One realisation of a material, (3, R, R), about [0, 1]."""
-    y, x = grid(resolution)
+    y, x = pixel_grid(resolution)
     field = FIELDS[material.name](generator, resolution, material.scale, y, x)
     field = field if material.upright else field.T
     if material.grain > 0.004 and material.contrast > 0.01:

@@ -14,7 +14,7 @@ from math import cos, pi, sin
 
 import torch
 
-from minilora.scenes.materials import COLOURS, GREY, grid, random_material
+from minilora.scenes.materials import COLOURS, GREY, pixel_grid, random_material
 from minilora.synthetic.sampling import choose, uniform
 
 
@@ -262,7 +262,7 @@ def random_pose(style, generator):
 
 def shapes(style, pose, generator, resolution):
     """Signed distances in pixels, back to front: list of (R, R)."""
-    y, x = grid(resolution)
+    y, x = pixel_grid(resolution)
     y, x = (y - pose.dy) / pose.scale, (x - pose.dx) / pose.scale
     v, u = y * cos(pose.angle) - x * sin(pose.angle), y * sin(pose.angle) + x * cos(pose.angle)
     own = tuple(torch.rand(8, generator=generator).tolist())

@@ -22,8 +22,8 @@ from PIL import Image
 
 from minilora.io.cli import option_parser
 from minilora.metrics.aupro import connected_regions
-from minilora.scenes.flaws import KINDS, add_flaw
-from minilora.scenes.materials import grid, paint, random_material, white
+from minilora.scenes.flaws import FLAW_KINDS, add_flaw
+from minilora.scenes.materials import paint, pixel_grid, random_material, white
 from minilora.scenes.outlines import FAMILIES, random_pose, random_style, shapes
 from minilora.synthetic.sampling import choose, uniform
 
@@ -56,7 +56,7 @@ class Scene:
 
     picture: torch.Tensor  # (3, R, R) in [0, 1]
     mask: torch.Tensor     # (R, R) bool
-    noun: str
+    class_name: str
     words: tuple           # colour and, unless the noun says it, material
     flaw: str | None       # kind of the defect
 
@@ -92,7 +92,7 @@ def compose(style, pose, generator, resolution):
 def light(picture, generator, strength):
     """Exposure, contrast, colour cast, a gradient, blur and sensor noise: none of them a defect."""
     R, s = picture.shape[-1], strength
-    y, x = grid(R)
+    y, x = pixel_grid(R)
     ramp = 1 + 0.25 * s * (uniform(generator, -1, 1) * y + uniform(generator, -1, 1) * x)
     cast = 1 + 0.04 * s * torch.randn(3, 1, 1, generator=generator)
     picture = picture * ramp * cast * (1 + 0.25 * s * uniform(generator, -1, 1))
@@ -111,9 +111,9 @@ def draw(style, generator, flaw=None, resolution=224, lighting=0.3):
     if flaw is not None:
         picture, mask = add_flaw(flaw, picture, part, behind, generator)
     body = style.layers[0]
-    noun = f"{body.name} surface" if style.family == "sheet" else style.family
+    class_name = f"{body.name} surface" if style.family == "sheet" else style.family
     words = (body.colour,) if style.family == "sheet" else (body.colour, body.name)
-    return Scene(light(picture, generator, lighting), mask, noun, words, flaw)
+    return Scene(light(picture, generator, lighting), mask, class_name, words, flaw)
 
 
 def zoomed(scene, generator):
@@ -134,7 +134,7 @@ def random_scene(seed, resolution=224):
     generator = seed_for("pretrain", seed)
     parts = [f for f in FAMILIES if f not in UNSEEN_CLASSES + ("sheet",)]
     family = choose(generator, parts + 5 * ["sheet"])
-    kinds = [k for k in KINDS if k != UNSEEN_FLAW]
+    kinds = [k for k in FLAW_KINDS if k != UNSEEN_FLAW]
     flaw = choose(generator, kinds) if uniform(generator) < 0.5 else None
     scene = draw(random_style(generator, family), generator, flaw, resolution, lighting=0.7)
     return zoomed(scene, generator) if uniform(generator) < 0.4 else scene
@@ -153,7 +153,7 @@ def product(name):
     return style, kinds
 
 
-def outlined(mask, reach=4, least=12):
+def filled_outline(mask, reach=4, least=12):
     """A defect as a person would outline it: gaps of 2 `reach` pixels closed, specks left out.
 
     mask: (R, R) bool, the pixels that changed.  Regions of less than `least` pixels are specks,
@@ -168,7 +168,7 @@ def outlined(mask, reach=4, least=12):
     return kept[0]
 
 
-def save(scene, folder, kind, number):
+def save_scene(scene, folder, kind, number):
     """Writes test/<kind>/NNN.png and, for a defect, its mask, as MVTec AD names them."""
     pixels = (scene.picture * 255).round().byte().permute(1, 2, 0).numpy()
     picture = folder / ("train/good" if kind == "train" else f"test/{kind}") / f"{number:03d}.png"
@@ -177,7 +177,7 @@ def save(scene, folder, kind, number):
     if scene.flaw is not None:
         mask = folder / "ground_truth" / kind / f"{number:03d}_mask.png"
         mask.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(outlined(scene.mask).numpy().astype(np.uint8) * 255).save(mask)
+        Image.fromarray(filled_outline(scene.mask).numpy().astype(np.uint8) * 255).save(mask)
 
 
 def write_class(root, name, good=24, test_good=24, defective=10, resolution=256, seed=0):
@@ -192,13 +192,13 @@ def write_class(root, name, good=24, test_good=24, defective=10, resolution=256,
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as unfinished:
-        drawn = Path(unfinished) / name
+    with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as resume:
+        drawn = Path(resume) / name
         for kind, count in (("train", good), ("good", test_good), *((k, defective) for k in kinds)):
             for number in range(count):
-                flaw = kind if kind in KINDS else None
+                flaw = kind if kind in FLAW_KINDS else None
                 scene = draw(style, seed_for(name, kind, number, seed), flaw, resolution)
-                save(scene, drawn, kind, number)
+                save_scene(scene, drawn, kind, number)
         drawn.rename(folder)
     return folder
 
@@ -208,7 +208,7 @@ def demo():
         style, _ = product(name)
         scene = draw(style, seed_for(name), kinds[0], resolution=64)
         unseen = " (never in pretraining)" if family in UNSEEN_CLASSES else ""
-        print(f"{name:8s} {' '.join(scene.words)} {scene.noun}: {PHRASES[kinds[0]].format('it')}, "
+        print(f"{name:8s} {' '.join(scene.words)} {scene.class_name}: {PHRASES[kinds[0]].format('it')}, "
               f"{scene.mask.float().mean():.1%} of the picture{unseen}")
 
 

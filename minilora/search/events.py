@@ -78,7 +78,7 @@ def overlap(a, b):
     return max(0.0, both) / union if union > 0 else 0.0
 
 
-def average_precision(found, true, least=0.5):
+def event_average_precision(found, true, least=0.5):
     """Of one query: mean over the true events of the precision at which each is found.
 
     found: [Event];  true: [(file, start, end)];  least: overlap that counts.  Every true event can
@@ -100,13 +100,13 @@ def average_precision(found, true, least=0.5):
 
 def mean_average_precision(queries, least=0.5):
     """Mean over queries [(found, true)] that have a true event."""
-    values = [v for v in (average_precision(f, t, least) for f, t in queries) if v is not None]
+    values = [v for v in (event_average_precision(f, t, least) for f, t in queries) if v is not None]
     if not values:
         raise ValueError("mAP: no query has a true event; it is undefined then")
     return sum(values) / len(values)
 
 
-def top(queries, k, least=0.5):
+def hit_at_k(queries, k, least=0.5):
     """Share of queries that have, among their best k, an event that overlaps a true one."""
     hits = 0
     for found, true in queries:
@@ -132,7 +132,7 @@ def demo():
               "  ".join(f"{e.start:.1f}-{e.end:.1f}" for e in found))
     true = [("belt.mp4", 5, 10), ("belt.mp4", 20, 23)]
     for least in (0.3, 0.5, 0.7):
-        print(f"average precision at overlap {least}: {average_precision(found, true, least):.2f}")
+        print(f"average precision at overlap {least}: {event_average_precision(found, true, least):.2f}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from minilora.io.files import digest_of, whole_file
 
-LISTS, PROBES, ROWS = 1024, 16, 200
+LISTS, PROBES, NEAREST_ROWS = 1024, 16, 200
 TRAINED = 40                    # rows a centre is learned from
 PLACES = 2**20                  # more rows than a part ever has
 
@@ -57,7 +57,7 @@ def build(index):
     return path
 
 
-def files_near(index, query, rows=ROWS):
+def files_near(index, query, rows=NEAREST_ROWS):
     """Paths of the files that hold the `rows` frames nearest to a query (E,), as a set."""
     faiss = package()
     if not index.parts():

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from minilora.io.files import TensorFileError, load_tensors, save_tensors, write_json
 
-VERSION = 2
+INDEX_VERSION = 2
 
 
 @dataclass
@@ -59,8 +59,8 @@ class Index:
         path = Path(folder) / "index.json"
         try:
             kept = json.loads(path.read_text("utf-8"))
-            if kept["version"] != VERSION:
-                raise ValueError(f"format {kept['version']}, expected {VERSION}")
+            if kept["version"] != INDEX_VERSION:
+                raise ValueError(f"format {kept['version']}, expected {INDEX_VERSION}")
             index = cls(folder, kept["model"], kept["sha256"], kept["sampling"], kept["reads"])
             index.entries = {e["path"]: entry_of(e) for e in kept["files"]}
         except FileNotFoundError as error:
@@ -73,7 +73,7 @@ class Index:
 
     def write(self):
         write_json(self.folder / "index.json", {
-            "version": VERSION, "model": self.model, "sha256": self.sha256,
+            "version": INDEX_VERSION, "model": self.model, "sha256": self.sha256,
             "sampling": self.sampling, "reads": self.reads,
             "files": [vars(e) for e in self.entries.values()]})
 

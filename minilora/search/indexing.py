@@ -19,10 +19,10 @@ from minilora.io.files import TensorFileError, digest_of, save_tensors
 from minilora.io.transaction import only_one
 from minilora.search.index import Entry, Index, likeness
 
-PART, BATCH = 4096, 32          # rows of a part; frames that are encoded together
+PART_ROWS, BATCH = 4096, 32          # rows of a part; frames that are encoded together
 
 
-class Encoder:
+class FrameEncoder:
     """A CLIP's features of frames.  clip: a `CLIP`, ViT or ResNet;  read: PIL -> str, or None."""
 
     def __init__(self, clip, read=None):
@@ -55,7 +55,7 @@ def update(index, paths, encoder, say=lambda line: None):
                 known = index.entries.get(name)
                 if known and (known.size, known.changed) == (stamp.st_size, stamp.st_mtime_ns):
                     continue
-                entry = encode(index, encoder, path, name, stamp, stills)
+                entry = index_file(index, encoder, path, name, stamp, stills)
             except (OSError, ValueError) as error:
                 failed.append((str(path), str(error)))
                 index.entries.pop(name, None)
@@ -71,7 +71,7 @@ def update(index, paths, encoder, say=lambda line: None):
     return failed
 
 
-def encode(index, encoder, path, name, stamp, stills):
+def index_file(index, encoder, path, name, stamp, stills):
     """The Entry of a file with several frames; a single one waits among `stills`, and is None."""
     mark = digest_of(name, stamp.st_size, stamp.st_mtime_ns, index.sha256, index.sampling,
                      index.reads)
@@ -84,7 +84,7 @@ def encode(index, encoder, path, name, stamp, stills):
         return None
     pieces, frames = [], chain((first, second), frames)
     while piece := write_part(index, encoder, f"frames-{mark}-{len(pieces):05d}",
-                              islice(frames, PART)):
+                              islice(frames, PART_ROWS)):
         pieces.append(piece)
     return Entry(name, stamp.st_size, stamp.st_mtime_ns, pieces)
 
@@ -162,7 +162,7 @@ class Stills:
         self.index.write()
 
 
-def remove(index, paths):
+def remove_files(index, paths):
     """Takes files, or all below folders, out of the index.  Returns how many."""
     gone = [name for name in index.entries for path in map(Path, paths)
             if path.resolve() in (Path(name), *Path(name).parents)]
@@ -199,7 +199,7 @@ def demo():
             best = int(values.argmax())
             print(f"{Path(path).name:9s} {len(times)} frames, greenest at {times[best]:.1f} s: "
                   f"{values[best]:.2f}")
-        print("removed:", remove(index, [folder / "red.png"]), "left:", len(index.entries))
+        print("removed:", remove_files(index, [folder / "red.png"]), "left:", len(index.entries))
 
 
 if __name__ == "__main__":

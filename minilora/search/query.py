@@ -30,18 +30,18 @@ from minilora.io.cli import option_parser
 from minilora.io.files import whole_file, write_json
 from minilora.search import events, faiss_index, speech
 from minilora.search.index import Index, likeness, reading
-from minilora.search.indexing import Encoder, remove, update
+from minilora.search.indexing import FrameEncoder, remove_files, update
 from minilora.search.ocr import Reader
-from minilora.search.results import best_frames, contact_sheet, line_of, result_page
+from minilora.search.results import best_frames, contact_sheet, event_line, result_page
 
-TEMPLATES = ("{}.", "a photo of {}.", "a close-up photo of {}.")
+QUERY_TEMPLATES = ("{}.", "a photo of {}.", "a close-up photo of {}.")
 AWAY = 0.5                      # weight of what must not be there
-WIDTH, GAP = 1.0, 0.5           # seconds, of `events.events`; what they give: bench.search
+SMOOTHING_WIDTH, EVENT_GAP = 1.0, 0.5           # seconds, of `events.events`; what they give: bench.search
 
 
 def text_features(clip, text):
     """(E,) of length one: mean over a few sentences."""
-    ids = default_tokenizer().tokenize([t.format(text) for t in TEMPLATES])
+    ids = default_tokenizer().tokenize([t.format(text) for t in QUERY_TEMPLATES])
     with torch.no_grad():
         features = F.normalize(clip.encode_text(ids.to(clip.logit_scale.device)), dim=-1)
     return F.normalize(features.mean(0), dim=-1).float().cpu()
@@ -58,7 +58,7 @@ def query_features(clip, texts=(), without=(), like=()):
         wanted.append(text_features(clip, first))
         away += others
     if like:
-        wanted += Encoder(clip).pictures([read_image(path) for path in like]).float()
+        wanted += FrameEncoder(clip).pictures([read_image(path) for path in like]).float()
     if not wanted:
         raise ValueError('nothing to look for; give a text, for example "a damaged gear", or '
                          "--like PICTURE")
@@ -68,7 +68,7 @@ def query_features(clip, texts=(), without=(), like=()):
     return query
 
 
-def find(index, value_of, count, width=WIDTH, gap=GAP, files=None, floor=None):
+def find(index, value_of, count, width=SMOOTHING_WIDTH, gap=EVENT_GAP, files=None, floor=None):
     """The best `count` Events, best first, and {file: (times, values)}.
 
     value_of, files: as `Index.curves` takes them;  width, gap, floor: as `events.events`.  A file
@@ -87,7 +87,7 @@ def find(index, value_of, count, width=WIDTH, gap=GAP, files=None, floor=None):
     return sorted(found, key=lambda event: -event.score)[:count], curves
 
 
-def find_read(index, text, count, gap=GAP):
+def find_read(index, text, count, gap=EVENT_GAP):
     """As `find`, where a text can be read in the picture.  No event where it cannot."""
     if not index.reads:
         raise ValueError(f"{index.folder} was made without --ocr; make a new index with it")
@@ -126,7 +126,7 @@ def run_index(options, say):
     paths = list(files_in(options.paths))
     if not paths:
         raise FileNotFoundError(f"no picture or video in {', '.join(options.paths)}")
-    failed = update(index, paths, Encoder(clip, Reader() if options.ocr else None), say)
+    failed = update(index, paths, FrameEncoder(clip, Reader() if options.ocr else None), say)
     say(f"written  {options.out}: {len(index.entries)} files, "
         f"{sum(e.rows() for e in index.entries.values()):,} frames, {len(failed)} left out")
     return 2 if failed else 0
@@ -144,7 +144,7 @@ def run_query(options, say):
                              files)
     words = options.reads or " and ".join(options.texts) or f"like {', '.join(options.like)}"
     for rank, event in enumerate(found, 1):
-        say(line_of(rank, event))
+        say(event_line(rank, event))
     if not found:
         say(f"nothing found for {words}")
     hand_out(words, found, curves, options)
@@ -163,12 +163,12 @@ def hand_out(words, found, curves, options):
         with whole_file(options.page, "w") as file:
             file.write(result_page(words, found, curves, pictures))
     if options.speak or options.speak_to:
-        speech.speak(speech.summary(words, found), options.speak_to)
+        speech.speak(speech.spoken_summary(words, found), options.speak_to)
 
 
 def run_remove(options, say):
     index = Index.open(options.index)
-    say(f"removed {remove(index, options.paths)} files, {len(index.entries)} left")
+    say(f"removed {remove_files(index, options.paths)} files, {len(index.entries)} left")
     return 0
 
 
@@ -199,8 +199,8 @@ def parser():
     add("--like", nargs="+", default=[], metavar="PICTURE", help="look for what is like these")
     add("--reads", metavar="TEXT", help="look for text in the picture instead; needs index --ocr")
     add("-k", dest="count", type=int, default=10, help="events at most")
-    add("--smooth", type=float, default=WIDTH, help="window of the mean over time, seconds")
-    add("--gap", type=float, default=GAP, help="a dip of so many seconds does not end an event")
+    add("--smooth", type=float, default=SMOOTHING_WIDTH, help="window of the mean over time, seconds")
+    add("--gap", type=float, default=EVENT_GAP, help="a dip of so many seconds does not end an event")
     add("--fast", action="store_true", help="only files whose frames faiss finds "
         "near; for millions of frames; needs minilora[faiss]")
     add("--json", type=Path, help="file for the events")
@@ -221,7 +221,7 @@ def demo():
     values = 0.2 + 0.01 * torch.sin(5 * times)
     values[6:9] += 0.1
     for rank, event in enumerate(events.events("belt.mp4", times, values, count=2), 1):
-        print(line_of(rank, event))
+        print(event_line(rank, event))
 
 
 def main():

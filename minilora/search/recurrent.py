@@ -77,7 +77,7 @@ class GRUCell(Cell):
         return (1 - keep) * new + keep * h
 
 
-CELLS = {"RNN": RNNCell, "LSTM": LSTMCell, "GRU": GRUCell}
+RECURRENT_CELLS = {"RNN": RNNCell, "LSTM": LSTMCell, "GRU": GRUCell}
 
 
 def unroll(cell, inputs):
@@ -113,12 +113,12 @@ def back_through_time(cell, inputs, wanted):
 class SequenceClassifier(nn.Module):
     """Which class a whole sequence is, from the last state, or from the mean of all inputs.
 
-    kind: one of CELLS, or "mean", which cannot know an order.
+    kind: one of RECURRENT_CELLS, or "mean", which cannot know an order.
     """
 
     def __init__(self, kind, inputs, hidden, classes, generator=None):
         super().__init__()
-        self.cell = CELLS[kind](inputs, hidden, generator) if kind in CELLS else None
+        self.cell = RECURRENT_CELLS[kind](inputs, hidden, generator) if kind in RECURRENT_CELLS else None
         self.head = nn.Linear(hidden if self.cell else inputs, classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -139,7 +139,7 @@ def demo():
     rows = torch.arange(64)
     inputs[rows, early, first] += 2                     # one event, and later the other
     inputs[rows, early + 6, 1 - first] += 2
-    for kind in (*CELLS, "mean"):
+    for kind in (*RECURRENT_CELLS, "mean"):
         net = SequenceClassifier(kind, 2, 16, 2, torch.Generator().manual_seed(1))
         optimiser = torch.optim.Adam(net.parameters(), 1e-2)
         for _ in range(80):

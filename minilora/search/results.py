@@ -17,7 +17,7 @@ def clock(seconds):
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
 
 
-def line_of(rank, event):
+def event_line(rank, event):
     when = ("" if event.start == event.end == 0 else
             f"  {clock(event.start)} to {clock(event.end)}, best at {clock(event.peak)}")
     return f"{rank:3d}  {event.score:6.3f}  {event.file}{when}"
@@ -48,7 +48,7 @@ def contact_sheet(found, pictures, columns=5):
     return sheet
 
 
-def gallery(found, pictures):
+def event_gallery(found, pictures):
     """The best frame of each event."""
     return '<div class="gallery">' + "".join(
         "<figure>" + html.inline_image(pictures[e.file, e.peak], f"{Path(e.file).name} at "
@@ -74,10 +74,10 @@ def result_page(title, found, curves, pictures):
                              {"similarity": points}, None, (values.min().item(),
                                                             values.max().item()))
         parts.append(f'<h2>{html.escape(Path(path).name)}</h2><div class="charts"><figure>{chart}'
-                     f"</figure></div>{gallery([e for e in found if e.file == path], pictures)}")
+                     f"</figure></div>{event_gallery([e for e in found if e.file == path], pictures)}")
     single = [e for e in found if e.file not in long]
     if single:
-        parts.append(f"<h2>Pictures</h2>{gallery(single, pictures)}")
+        parts.append(f"<h2>Pictures</h2>{event_gallery(single, pictures)}")
     return html.document(title, "".join(parts))
 
 
@@ -92,7 +92,7 @@ def demo():
         belt[0].save(path, save_all=True, append_images=belt[1:], duration=500)
         found = [Event(path, 1.0, 2.5, 2.0, 0.31), Event(path, 4.0, 5.5, 5.0, 0.28)]
         for rank, event in enumerate(found, 1):
-            print(line_of(rank, event._replace(file="belt.gif")))
+            print(event_line(rank, event._replace(file="belt.gif")))
         pictures = best_frames(found)
         print("grey at the peaks:", *(p.getpixel((9, 9))[0] for p in pictures.values()))
         print("contact sheet:", contact_sheet(found, pictures).size)

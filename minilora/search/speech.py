@@ -19,7 +19,7 @@ def spoken(seconds):
     return " ".join(([name(minutes, "minute")] if minutes else []) + [name(rest, "second")])
 
 
-def summary(words, found, most=5):
+def spoken_summary(words, found, most=5):
     """A few sentences on the best events.  words: what was looked for;  found: [Event]."""
     if not found:
         return f"Nothing found for {words}."
@@ -62,8 +62,8 @@ def speak_by_network(text, path, error):
 def demo():
     from minilora.search.events import Event
     found = [Event("belt-003.mp4", 61.2, 63.9, 62.5, 0.31), Event("part.png", 0, 0, 0, 0.28)]
-    print(summary("a damaged gear", found))
-    print(summary("a red cable", []))
+    print(spoken_summary("a damaged gear", found))
+    print(spoken_summary("a red cable", []))
 
 
 if __name__ == "__main__":

@@ -31,17 +31,18 @@ import torch
 import torch.nn.functional as F
 
 from minilora.synthetic.sampling import chance, choose, log_uniform, one_thread, uniform
-from minilora.synthetic.shapes import crack, find_object, perlin_noise, pick_place, region, rim_of
+from minilora.synthetic.shapes import (crack_shape, find_object, perlin_noise, pick_place, region,
+                                       rim_of)
 from minilora.synthetic.textures import TEXTURES, Source, facets, flat, jitter, moved
 
-VISIBLE = 10 / 255              # a pixel that changes by no more in any channel looks the same
-LEAST = 0.0008                  # share of the picture that a defect must visibly change
+MIN_VISIBLE_CHANGE = 10 / 255              # a pixel that changes by no more in any channel looks the same
+MIN_CHANGED_SHARE = 0.0008                  # share of the picture that a defect must visibly change
 AREA = (0.002, 0.15)            # share of the picture that a region covers, log-uniform
 TRIES = 8
 
 
 @dataclass(frozen=True)
-class Scene(Source):
+class DefectContext(Source):
     """A picture, and where in it the object is."""
     cells: "torch.Tensor | None" = None         # bool (28, 28), see regions.find_object
     background: "torch.Tensor | None" = None    # (3, R, R) without it; None: it fills the frame
@@ -81,7 +82,7 @@ def perlin(scene):
     return scene.region("cloud") * log_uniform(g, 0.2, 1), choose(g, TEXTURES)(scene)
 
 
-def stain(scene):
+def paste_stain(scene):
     """A spot of some colour, perhaps with a darker rim; or a larger one, only lit differently."""
     g = scene.generator
     light = chance(g, 0.4)
@@ -95,14 +96,14 @@ def stain(scene):
     return alpha * log_uniform(g, 0.25, 1), flat(scene)
 
 
-def line(scene):
+def paste_line(scene):
     """A crack or a scratch: a gap, a shadow or a gleam along a random walk."""
     g, size = scene.generator, scene.resolution
     place, wander = scene.place(), 0.02 if chance(g, 0.3) else uniform(g, 0.1, 0.4)
     length, width = log_uniform(g, 0.1, 0.9) * size, log_uniform(g, 0.006, 0.035) * size
-    alpha = crack(size, place, length, width, g, wander)
+    alpha = crack_shape(size, place, length, width, g, wander)
     if wander > 0.1 and chance(g, 0.4):                     # a branch
-        alpha = torch.maximum(alpha, crack(size, place, length / 2, width / 2, g, wander))
+        alpha = torch.maximum(alpha, crack_shape(size, place, length / 2, width / 2, g, wander))
     if scene.background is not None and chance(g, 0.3):     # a gap
         content = scene.background
     elif chance(g, 0.6):
@@ -165,15 +166,15 @@ def texture(scene):
     return alpha, scene.pixels + log_uniform(g, 0.05, 0.25) * grain
 
 
-MAKERS = {"cutpaste": cutpaste, "scar": scar, "perlin": perlin, "stain": stain,
-          "crack": line, "missing": missing, "shatter": shatter, "warp": warp,
+MAKERS = {"cutpaste": cutpaste, "scar": scar, "perlin": perlin, "stain": paste_stain,
+          "crack": paste_line, "missing": missing, "shatter": shatter, "warp": warp,
           "texture": texture}
-KINDS = tuple(MAKERS)
+DEFECT_KINDS = tuple(MAKERS)
 
 
 def changed(new, old, alpha):
     """The mask, bool (R, R): what differs visibly, and gaps of up to about 2 % of the side."""
-    seen = (new - old).abs().amax(0) > VISIBLE
+    seen = (new - old).abs().amax(0) > MIN_VISIBLE_CHANGE
     reach = max(1, seen.shape[-1] // 100)                   # 2 at 224
     closed = ~_grow(~_grow(seen, reach), reach)             # dilated, then eroded
     return (closed & (alpha > 0)) | seen
@@ -206,12 +207,12 @@ def _paste(pixels, generator, kind, others):
     home, pixels = pixels.device, pixels.detach().float().cpu()
     others = None if others is None else others.float().cpu()
     cells, background = find_object(pixels)
-    scene = Scene(pixels, generator, others, cells, background)
+    scene = DefectContext(pixels, generator, others, cells, background)
     grey = (pixels.amax(0) - pixels.amin(0)).max() < 0.02
     for _ in range(TRIES):
-        alpha, content = MAKERS[kind or choose(generator, KINDS)](scene)
+        alpha, content = MAKERS[kind or choose(generator, DEFECT_KINDS)](scene)
         new, mask = _blend(pixels, alpha, content, grey)
-        if mask.float().mean() >= LEAST:
+        if mask.float().mean() >= MIN_CHANGED_SHARE:
             return new.to(home), mask.to(home)
     alpha = scene.region("blob", place=scene.place(), area=scene.size(0.01))
     opposite = (pixels.mean((1, 2), keepdim=True) < 0.5).float()
@@ -264,7 +265,7 @@ def _check(pixels, kind, others):
         raise ValueError(f"others must be pictures like the first, (K, 3, {pixels.shape[1]}, "
                          f"{pixels.shape[2]}), found {tuple(others.shape)}")
     if kind is not None and kind not in MAKERS:
-        raise ValueError(f"unknown kind of defect {kind!r}; expected one of {', '.join(KINDS)}")
+        raise ValueError(f"unknown kind of defect {kind!r}; expected one of {', '.join(DEFECT_KINDS)}")
 
 
 def demo():
@@ -274,7 +275,7 @@ def demo():
     disc = (side[:, None] ** 2 + side ** 2 < 0.6).float() * 0.4
     picture = (0.3 + disc + 0.1 * perlin_noise(112, 28, g)).expand(3, -1, -1)
     print("kind       mask, % of the picture      mean change in it   on the object")
-    for kind in KINDS:
+    for kind in DEFECT_KINDS:
         drawn = [paste_defect(picture, g, kind) for _ in range(10)]
         area = sorted(100 * mask.float().mean().item() for _, mask in drawn)
         change = sum((new - picture).abs().amax(0)[mask].mean().item() for new, mask in drawn) / 10

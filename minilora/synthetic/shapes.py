@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from minilora.synthetic.sampling import choose, uniform
 
-CELLS = 28              # the object is looked for on a grid of so many cells a side
+OBJECT_CELLS = 28              # the object is looked for on a grid of so many cells a side
 
 
 def perlin_noise(resolution, cells, generator):
@@ -68,12 +68,12 @@ def find_object(pixels):
     colour, as with a texture that fills the frame, or the guess is nearly everything or nothing:
     all cells, and None.
     """
-    small = F.adaptive_avg_pool2d(pixels, CELLS)                                # (3, 28, 28)
+    small = F.adaptive_avg_pool2d(pixels, OBJECT_CELLS)                                # (3, 28, 28)
     border = torch.cat([small[:, 0], small[:, -1], small[:, 1:-1, 0], small[:, 1:-1, -1]], 1)
     usual = border.median(1).values                                             # (3,)
     away = (small - usual[:, None, None]).abs().amax(0)                         # (28, 28)
     spread = (border - usual[:, None]).abs().amax(0)                            # (108,)
-    inner = F.pad(torch.ones(CELLS - 4, CELLS - 4, dtype=torch.bool), (2, 2, 2, 2))
+    inner = F.pad(torch.ones(OBJECT_CELLS - 4, OBJECT_CELLS - 4, dtype=torch.bool), (2, 2, 2, 2))
     cells = (away > 0.12) & inner
     if ((spread < 0.12).float().mean() < 0.7 or not 0.04 < cells.float().mean() < 0.9
             or away[cells].mean() < 4 * spread.mean()):     # no farther off than the border varies
@@ -105,7 +105,7 @@ def pick_place(cells, resolution, generator):
     if not len(inside):
         inside = torch.ones_like(cells).nonzero()
     spot = choose(generator, inside) + torch.rand(2, generator=generator)       # in cells
-    return (spot * resolution / CELLS - 0.5).tolist()
+    return (spot * resolution / OBJECT_CELLS - 0.5).tolist()
 
 
 def region(shape, resolution, place, area, generator, stretch=1.0, angle=None, soft=1.0):
@@ -168,7 +168,7 @@ def _cloud(u, v, area, generator):
 SHAPES = {"disc": _disc, "bar": _bar, "blob": _blob, "shard": _shard, "cloud": _cloud}
 
 
-def crack(resolution, place, length, width, generator, wander=0.25):
+def crack_shape(resolution, place, length, width, generator, wander=0.25):
     """alpha (R, R) of a line that wanders: discs of falling width along a random walk.
 
     length, width in pixels; wander: standard deviation of the change of direction at each step of
@@ -204,7 +204,7 @@ def demo():
     for shape in SHAPES:
         area = [region(shape, 224, (112, 112), 0.02 * 224 ** 2, g).mean() for _ in range(20)]
         print(f"  {shape:6} {sum(area) / 20:.2%}")
-    alpha = crack(32, (16, 16), 40, 2, g)[8:24:4]
+    alpha = crack_shape(32, (16, 16), 40, 2, g)[8:24:4]
     print("a crack, every 4th row:")
     for row in alpha.tolist():
         print("  " + "".join(" .+#"[round(3 * value)] for value in row))

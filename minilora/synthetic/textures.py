@@ -80,7 +80,7 @@ def shuffled(source):
     return moved(source)[:, rows % size][:, :, columns % size]
 
 
-def noise(source):
+def two_colour_noise(source):
     """Two colours mixed by Perlin noise of two scales."""
     g = source.generator
     mix = sum(perlin_noise(source.resolution, choose(g, (4, 8, 16, 32, 64)), g) for _ in range(2))
@@ -120,7 +120,7 @@ def facets(source, place, reach):
     return moved(source).clamp(0.1, 1) * shade + glint
 
 
-TEXTURES = (noise, stripes, shuffled, recoloured)       # what DRAEM has a texture set for
+TEXTURES = (two_colour_noise, stripes, shuffled, recoloured)       # what DRAEM has a texture set for
 
 
 def demo():

@@ -12,11 +12,11 @@ from minilora.baselines.anomalyclip import AnomalyCLIP
 from minilora.baselines.finetuned import CoOp, FullFineTuning, LinearProbe
 from minilora.baselines.winclip import WinCLIP, harmonic, windows
 from minilora.clip import CLIP, CLIPConfig
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.data.images import normalise
-from minilora.training_steps import Recipe
+from minilora.training_steps import TrainConfig
 
-SMALL = Settings(steps=5, batch=4, pool=8)
+SMALL = DetectorConfig(steps=5, batch=4, n_train_images=8)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_object_agnostic_prompts_are_the_same_for_every_product(tiny_clip, good)
     before = copy.deepcopy(tiny_clip.state_dict())
     masks = torch.zeros(4, 64, 64, dtype=torch.bool)
     masks[::2, 16:48, 16:48] = True
-    judge = AnomalyCLIP(tiny_clip, recipe=Recipe(40, 4, 1e-2))
+    judge = AnomalyCLIP(tiny_clip, recipe=TrainConfig(40, 4, 1e-2))
     shown = torch.where(masks[:, None], 1 - good, good)
     judge.fit(shown, masks)
     assert judge.losses[-1] < judge.losses[0]

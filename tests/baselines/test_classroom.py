@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilora.baselines import resnet18
-from minilora.baselines.autoencoder import Autoencoder, Encoder, discs, shown
+from minilora.baselines.autoencoder import Autoencoder, ConvEncoder, discs, repeated_rows
 from minilora.baselines.long_tail import balanced_contrast, by_frequency, class_weights, compensated
 from minilora.baselines.simclr import SimCLR, nt_xent
-from minilora.baselines.supervised import RECIPES, Recipe, Supervised, cropped
+from minilora.baselines.supervised import RECIPES, Supervised, SupervisedConfig, cropped
 from minilora.baselines.svdd import DeepSVDD
-from minilora.checkpoint.weights import CheckpointError
 from minilora.io.files import save_tensors
+from minilora.io.unpickler import CheckpointError
 from minilora.mae.detector import MaskedReconstruction, reconstruction_errors
 from minilora.mae.model import MAE_MINI, MAEConfig
-from minilora.training_steps import Recipe as Steps
+from minilora.training_steps import TrainConfig as Steps
 
 
 def draw(seed, *shape):
@@ -176,7 +176,7 @@ def test_a_network_learns_to_tell_two_kinds(loss):
     stripes = torch.stack([line.expand(64, 64), line[:, None].expand(64, 64)]).float()
     targets = torch.arange(16) % 2
     pixels = (stripes[targets][:, None] * 0.5 + 0.2 + 0.05 * draw(0, 16, 3, 64, 64)).clamp(0, 1)
-    judge = Supervised(Recipe(loss=loss, resolution=64, batch=4), 2).fit(pixels[:12], targets[:12])
+    judge = Supervised(SupervisedConfig(loss=loss, resolution=64, batch=4), 2).fit(pixels[:12], targets[:12])
     odds = judge.probabilities(pixels[12:])
     assert torch.allclose(odds.sum(1), torch.ones(4))
     assert torch.equal(odds.argmax(1), targets[12:])
@@ -184,7 +184,7 @@ def test_a_network_learns_to_tell_two_kinds(loss):
 
 def test_a_run_can_be_repeated():
     pixels, targets = draw(0, 6, 3, 64, 64).sigmoid(), torch.tensor([0, 1, 2, 0, 1, 2])
-    recipe = Recipe(augmented=True, dropout=0.2, resolution=64, epochs=2, batch=3)
+    recipe = SupervisedConfig(augmented=True, dropout=0.2, resolution=64, epochs=2, batch=3)
     found = []
     for state in (1, 2):
         torch.manual_seed(state)                        # of torch's global generator: no matter
@@ -219,7 +219,7 @@ def test_an_autoencoder_shows_the_place():
 def test_the_encoder_of_svdd_has_no_constants():
     """Propositions 1 and 2: with a bias the centre itself could be learned."""
     assert all(p.ndim > 1 for p in DeepSVDD().parameters())
-    assert not Encoder(bias=False)(torch.zeros(1, 3, 128, 128)).any()
+    assert not ConvEncoder(bias=False)(torch.zeros(1, 3, 128, 128)).any()
 
 
 def test_the_centre_keeps_away_from_zero():
@@ -247,8 +247,8 @@ def test_simclr_scores_pictures_and_places():
 
 
 def test_few_pictures_are_shown_several_times():
-    assert shown(torch.zeros(3, 1), 8).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-    assert shown(torch.zeros(9, 1), 8).tolist() == list(range(9))
+    assert repeated_rows(torch.zeros(3, 1), 8).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert repeated_rows(torch.zeros(9, 1), 8).tolist() == list(range(9))
 
 
 def test_every_patch_is_judged_by_masks_that_hide_it():

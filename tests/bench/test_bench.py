@@ -115,12 +115,12 @@ def test_points_of_the_curve_are_means_over_classes_and_deviations_over_seeds():
 def test_coop_forgets_nothing_and_full_fine_tuning_is_measured_on_the_same_scenes(options,
                                                                                   monkeypatch):
     from bench import forgetting
-    from minilora.config import Settings
+    from minilora.config import DetectorConfig
     monkeypatch.setattr(options, "count", 12, raising=False)
     monkeypatch.setattr(options, "device", "cpu")
     data = forgetting.load_class(options.data, "gear")
-    settings = Settings(steps=40, pool=32, rate=2e-2)
-    found = {m: forgetting.after(m, data, settings, options) for m in forgetting.METHODS}
+    config = DetectorConfig(steps=40, n_train_images=32, rate=2e-2)
+    found = {m: forgetting.after(m, data, config, options) for m in forgetting.METHODS}
     assert found["CoOp"] == found["before"], "both towers stay as they are"
     assert found["LoRA"] != found["before"]
     assert all(0 <= v <= 1 for row in found.values() for v in row.values())

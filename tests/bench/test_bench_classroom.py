@@ -100,7 +100,7 @@ def test_scenes_are_drawn_once_and_probed(tmp_path, monkeypatch):
     monkeypatch.setattr(mae, "NEW", 3)
     path = tmp_path / "scenes.pt"
     first = mae.kept_scenes(path, 32)
-    monkeypatch.setattr(mae, "drawn", None)
+    monkeypatch.setattr(mae, "labelled_scenes", None)
     again = mae.kept_scenes(path, 32)
     assert torch.equal(first["pictures"], again["pictures"]) and len(again["truth"]) == 3
     config = replace(mae.SCENES, resolution=32, width=64, heads=1, layers=1, decoder_width=32,

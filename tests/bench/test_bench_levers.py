@@ -75,7 +75,7 @@ def test_every_kind_of_lever_runs_and_is_kept(folder, tiny_weights, tmp_path, mo
         return (tmp_path / "ablation.md").read_text()
     text = command()
     assert all(f"| {label} |" in text for label in only)
-    monkeypatch.setattr(ablation, "load_pictures", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(ablation, "prepare_pictures", lambda *_: pytest.fail("computed again"))
     assert command() == text
 
 

@@ -81,9 +81,9 @@ def test_the_plain_step_and_the_one_with_reuse_compute_the_same_loss():
     reuse = Training(METHODS[REUSE], SMALL, 2, 2)
     same_weights(reuse, plain)
     pixels, coverage = plain.hold_pool()
-    tokens = frozen_states(plain.clip.visual, pixels.float(), plain.first - 1)[-1]
+    tokens = frozen_states(plain.clip.visual, pixels.float(), plain.first)[-1]
     ours = adaptation_loss(plain.clip, plain.prompts, tokens, coverage, plain.first,
-                           plain.settings.losses)
+                           plain.config.losses)
     assert plain.loss(pixels, coverage).item() == pytest.approx(ours.item(), abs=1e-6)
     assert reuse.loss(tokens, coverage).item() == pytest.approx(ours.item(), abs=1e-6)
 

@@ -80,7 +80,7 @@ def test_what_is_asked_of_belts_has_answers(tmp_path, tiny_clip, monkeypatch):
     passes = [p for belt in made.values() for p in belt.passes()]
     assert sum(len(a[4]) for a in asked if a[0] == "by name") == 12
     assert sum(len(a[4]) for a in asked if a[0] == "damaged part") == sum(
-        p.noun == "gear" and p.flaw is not None for p in passes[12:])
+        p.class_name == "gear" and p.flaw is not None for p in passes[12:])
 
 
 def test_tables_of_all_parts(tmp_path, monkeypatch, capsys):

@@ -93,9 +93,9 @@ def test_imports_are_timed_in_fresh_processes_without_the_start_of_python():
 
 
 def fitted(way, steps=8):
-    settings = against_peft.settings_of(steps, 16)
-    clip, prompts, pictures = against_peft.prepared(way, TINY, settings)
-    return against_peft.fit(way, clip, prompts, pictures, settings), clip
+    config = against_peft.config_of(steps, 16)
+    clip, prompts, pictures = against_peft.prepared(way, TINY, config)
+    return against_peft.fit(way, clip, prompts, pictures, config), clip
 
 
 def test_three_ways_of_adapting_take_the_same_steps():
@@ -113,11 +113,11 @@ def test_three_ways_of_adapting_take_the_same_steps():
 
 
 def test_minilora_is_timed_as_it_is():
-    settings = against_peft.settings_of(4, 16)
-    clip, prompts, pictures = against_peft.prepared(against_peft.OURS, TINY, settings)
-    generator = torch.Generator().manual_seed(settings.seed)
+    config = against_peft.config_of(4, 16)
+    clip, prompts, pictures = against_peft.prepared(against_peft.OURS, TINY, config)
+    generator = torch.Generator().manual_seed(config.seed)
     last = value_value_blocks(TINY.vision_layers)
-    losses = adapt(clip, prompts, pictures, last, settings, generator, lambda step, loss: None)
+    losses = adapt(clip, prompts, pictures, last, config, generator, lambda step, loss: None)
     assert fitted(against_peft.OURS, 4)[0]["losses"] == losses
 
 

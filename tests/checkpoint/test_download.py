@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 
 from minilora.checkpoint import download as module
-from minilora.checkpoint.download import DownloadError, Progress, download
+from minilora.checkpoint.download import DownloadError, Progress, download_file
 from minilora.io.files import sha256_of
 
 CONTENT = bytes(range(256)) * 4000                              # 1,024,000 bytes
@@ -86,7 +86,7 @@ def names(folder):
 
 
 def test_a_download_arrives_whole_and_says_how_far_it_is(server, right, tmp_path, capsys):
-    path = download(server.url, tmp_path / "new" / "weights.pt", right)
+    path = download_file(server.url, tmp_path / "new" / "weights.pt", right)
     assert path.read_bytes() == CONTENT
     assert names(path.parent) == ["weights.pt"]
     lines = capsys.readouterr().out.splitlines()
@@ -98,10 +98,10 @@ def test_a_cut_download_goes_on_where_it_stopped(server, right, tmp_path):
     path = tmp_path / "weights.pt"
     for arrived in (300_000, 600_000, 900_000):
         with pytest.raises(DownloadError, match=f"{arrived:,} of 1,024,000 bytes.*to continue"):
-            download(server.url, path, right)
+            download_file(server.url, path, right)
         assert names(tmp_path) == ["weights.pt.part"]
     server.cut = None
-    download(server.url, path, right)
+    download_file(server.url, path, right)
     assert server.asked == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-"]
     assert path.read_bytes() == CONTENT and names(tmp_path) == ["weights.pt"]
 
@@ -109,7 +109,7 @@ def test_a_cut_download_goes_on_where_it_stopped(server, right, tmp_path):
 def test_a_server_that_ignores_range_starts_over(server, right, tmp_path):
     (tmp_path / "weights.pt.part").write_bytes(CONTENT[:1000])
     server.ranges = False
-    download(server.url, tmp_path / "weights.pt", right)
+    download_file(server.url, tmp_path / "weights.pt", right)
     assert server.asked == ["bytes=1000-"]
     assert (tmp_path / "weights.pt").read_bytes() == CONTENT
 
@@ -117,7 +117,7 @@ def test_a_server_that_ignores_range_starts_over(server, right, tmp_path):
 def test_a_part_that_is_complete_only_needs_its_name(server, right, tmp_path):
     """The process died between the last byte and the renaming."""
     (tmp_path / "weights.pt.part").write_bytes(CONTENT)
-    download(server.url, tmp_path / "weights.pt", right)
+    download_file(server.url, tmp_path / "weights.pt", right)
     assert names(tmp_path) == ["weights.pt"]
 
 
@@ -125,7 +125,7 @@ def test_a_server_that_continues_elsewhere_is_not_believed(server, right, tmp_pa
     (tmp_path / "weights.pt.part").write_bytes(CONTENT[:1000])
     server.shift = 5
     with pytest.raises(DownloadError, match="bytes from 1000, got them from 1005"):
-        download(server.url, tmp_path / "weights.pt", right)
+        download_file(server.url, tmp_path / "weights.pt", right)
     assert (tmp_path / "weights.pt.part").read_bytes() == CONTENT[:1000]
 
 
@@ -133,30 +133,30 @@ def test_wrong_content_keeps_nothing_and_spares_what_was_there(server, tmp_path)
     path = tmp_path / "weights.pt"
     path.write_bytes(b"the old one")
     with pytest.raises(DownloadError, match="sha256 0000.*found [0-9a-f]{64} over 1,024,000"):
-        download(server.url, path, "0" * 64)
+        download_file(server.url, path, "0" * 64)
     assert path.read_bytes() == b"the old one" and names(tmp_path) == ["weights.pt"]
 
 
 def test_a_stale_part_is_thrown_away_by_its_hash(server, right, tmp_path):
     (tmp_path / "weights.pt.part").write_bytes(b"x" * 1000)     # of some other file
     with pytest.raises(DownloadError, match="nothing was kept, try again"):
-        download(server.url, tmp_path / "weights.pt", right)
-    download(server.url, tmp_path / "weights.pt", right)
+        download_file(server.url, tmp_path / "weights.pt", right)
+    download_file(server.url, tmp_path / "weights.pt", right)
     assert (tmp_path / "weights.pt").read_bytes() == CONTENT
 
 
 def test_without_a_length_the_hash_decides_whether_it_is_whole(server, right, tmp_path, capsys):
     server.says_length = False
-    download(server.url, tmp_path / "weights.pt", right)
+    download_file(server.url, tmp_path / "weights.pt", right)
     assert "1.0 MB, " in capsys.readouterr().out
     server.cut = 10
     with pytest.raises(DownloadError, match="over 10 bytes"):
-        download(server.url, tmp_path / "other.pt", right)
+        download_file(server.url, tmp_path / "other.pt", right)
 
 
 def test_a_missing_address_gives_the_servers_answer(server, right, tmp_path):
     with pytest.raises(DownloadError, match="127.0.0.1:[0-9]+ answers 404 Not Found for http"):
-        download(server.url + "x", tmp_path / "weights.pt", right)
+        download_file(server.url + "x", tmp_path / "weights.pt", right)
     assert names(tmp_path) == []
 
 
@@ -166,14 +166,14 @@ def test_no_server_is_said_with_its_name(right, tmp_path, monkeypatch):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(DownloadError, match=f"cannot reach 127.0.0.1:{port}: .*refused"):
-        download(f"http://127.0.0.1:{port}{PATH}", tmp_path / "weights.pt", right)
+        download_file(f"http://127.0.0.1:{port}{PATH}", tmp_path / "weights.pt", right)
     assert names(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(server, right, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DownloadError, match="cannot write .*file.weights.pt.part"):
-        download(server.url, tmp_path / "file" / "weights.pt", right)
+        download_file(server.url, tmp_path / "file" / "weights.pt", right)
 
 
 def test_progress_is_one_line_on_a_terminal_and_ten_in_a_log(capsys, monkeypatch):
@@ -197,7 +197,7 @@ def test_cuts_at_random_bytes_never_make_a_part_a_whole(server, right, tmp_path,
     for _ in range(200):
         server.cut = draw.randrange(1, 300_000)
         try:
-            download(server.url, tmp_path / "weights.pt", right)
+            download_file(server.url, tmp_path / "weights.pt", right)
             break
         except DownloadError as error:
             assert "cut" in str(error) and names(tmp_path) == ["weights.pt.part"]
@@ -209,15 +209,15 @@ def test_a_server_that_falls_silent_is_left_and_what_came_is_kept(server, right,
     monkeypatch.setattr(module, "SILENCE", 0.2)
     server.cut, server.hangs = 300_000, 1.0
     with pytest.raises(DownloadError, match="300,000 of 1,024,000 bytes arrived"):
-        download(server.url, tmp_path / "weights.pt", right)
+        download_file(server.url, tmp_path / "weights.pt", right)
     assert (tmp_path / "weights.pt.part").stat().st_size == 300_000
 
 
 def test_a_redirect_is_followed_and_a_circle_is_not(server, right, tmp_path):
     there = server.url.removesuffix(PATH)
-    assert download(f"{there}/moved", tmp_path / "a.pt", right).read_bytes() == CONTENT
+    assert download_file(f"{there}/moved", tmp_path / "a.pt", right).read_bytes() == CONTENT
     with pytest.raises(DownloadError, match="127.0.0.1:.* answers 302"):
-        download(f"{there}/round/", tmp_path / "b.pt", right)
+        download_file(f"{there}/round/", tmp_path / "b.pt", right)
     assert names(tmp_path) == ["a.pt"] and len(server.asked) <= 10
 
 
@@ -233,5 +233,5 @@ def test_the_proxy_of_the_environment_is_used(server, right, tmp_path, monkeypat
     """The address exists nowhere; the proxy is asked for it and answers."""
     monkeypatch.setenv("http_proxy", server.url.removesuffix(PATH))
     monkeypatch.setenv("no_proxy", "")
-    download(f"http://no-such-host.invalid{PATH}", tmp_path / "weights.pt", right)
+    download_file(f"http://no-such-host.invalid{PATH}", tmp_path / "weights.pt", right)
     assert (tmp_path / "weights.pt").read_bytes() == CONTENT

@@ -15,15 +15,16 @@ from conftest import REPO, shared_path
 
 from minilora.attention import MultiHeadAttention
 from minilora.checkpoint import weights as module
-from minilora.checkpoint.openai_layout import empty_clip, official_shapes, own_parts
-from minilora.checkpoint.weights import (OFFICIAL, CheckpointError, clip_from_state_dict,
-                                         config_from_state_dict, describe, download, find_weights,
-                                         load_clip, official_state_dict, read_state_dict,
-                                         save_official)
+from minilora.checkpoint.openai_layout import (clip_from_state_dict, config_from_state_dict,
+                                               empty_clip, official_shapes, official_state_dict,
+                                               own_parts)
+from minilora.checkpoint.weights import (OFFICIAL, describe_checkpoint, download_official,
+                                         find_weights, load_clip, read_state_dict, save_official)
 from minilora.clip import CLIP, VIT_B_16, VIT_B_32, VIT_L_14, VIT_L_14_336, CLIPConfig
 from minilora.detector import Detector
 from minilora.io import paths
 from minilora.io.files import sha256_of
+from minilora.io.unpickler import CheckpointError
 
 SMALL = CLIPConfig(embed=32, resolution=64, vision_layers=2, vision_width=128, patch=16,
                    vocab=100, text_width=64, text_layers=1)
@@ -335,7 +336,7 @@ def test_no_weights_at_all_is_said_with_the_folders_and_the_commands(folders):
     ("ViT-B/8", "ViT-B/8: expected a .pt file or one of ViT-B/16, .*mini-clip; found neither"),
     ("no/such.pt", "no/such.pt: expected a .pt file or one of")])
 def test_an_unknown_name_is_answered_with_the_known_ones(name, words):
-    for ask in (load_clip, find_weights, download):
+    for ask in (load_clip, find_weights, download_official):
         with pytest.raises(CheckpointError, match=words):
             ask(name)
 
@@ -391,7 +392,7 @@ def test_a_damaged_published_file_is_replaced_by_asking_for_the_download(folders
     (folders[0] / "ViT-B-16.pt").write_bytes(b"PK\x03\x04 half of it")
     with pytest.raises(CheckpointError, match="is cut off or damaged"):
         load_clip("ViT-B/16")
-    assert sha256_of(download("ViT-B/16")) == published.sha256
+    assert sha256_of(download_official("ViT-B/16")) == published.sha256
 
 
 def test_offline_the_message_says_which_file_to_put_where(folders, published, monkeypatch):
@@ -440,6 +441,6 @@ def test_the_command_answers_mistakes_in_one_line_not_with_a_traceback(tmp_path)
 def test_what_is_inside_is_shown_even_of_a_file_that_cannot_be_used(tmp_path, capsys):
     torch.save({"some.weight": torch.zeros(2).half()}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="not the weights of a CLIP .*1 others .some.weight"):
-        describe(tmp_path / "other.pt")
+        describe_checkpoint(tmp_path / "other.pt")
     assert "keys        1: 1 float16" in capsys.readouterr().out
     assert read_state_dict(tmp_path / "other.pt")["some.weight"].shape == (2,)

@@ -1,5 +1,4 @@
 """Lessons about pixels: what CLIP sees, where we differ from it on purpose, and augmentation."""
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +7,9 @@ from conftest import REPO, shared_path
 from PIL import Image
 
 from minilora.data import images
-from minilora.data.images import (MEAN, STD, augment, clip_preprocess, in_strips, normalise,
-                                  open_image, read_header, read_image, read_mask, strips,
-                                  to_patches, to_square)
+from minilora.data.images import (CLIP_MEAN, CLIP_STD, augment, clip_preprocess, cut_strips,
+                                  normalise, open_image, read_header, read_image, read_mask,
+                                  strip_bounds, to_patches, to_square)
 
 KEPT = REPO / "tests/fixtures/preprocess"       # two of the eight, for everybody
 NAMES = ("sq224", "land", "port", "tiny", "gray", "rgba", "wide", "pal")
@@ -86,7 +85,7 @@ def test_a_resolution_that_is_no_multiple_of_the_patch_is_rounded_to_one():
                                   (48, 1008), (4800, 224)])
 def test_long_pictures_are_cut_into_strips_that_keep_every_patch_once(size):
     pixels = torch.arange(size[0] * size[1]).view(1, *size)
-    cut, pieces = strips(size, 16), in_strips(pixels, 16)
+    cut, pieces = strip_bounds(size, 16), cut_strips(pixels, 16)
     long, short = max(size), min(size)
     assert (len(cut) == 1) == (long <= 4 * short)
     axis, kept = (1 if size[0] > size[1] else 2), []
@@ -119,9 +118,9 @@ def test_grey_becomes_three_equal_channels():
 
 
 def test_normalising_gives_clips_mean_zero_and_spread_one():
-    grey = torch.tensor(MEAN).view(3, 1, 1).expand(3, 4, 4)
+    grey = torch.tensor(CLIP_MEAN).view(3, 1, 1).expand(3, 4, 4)
     assert normalise(grey).abs().max() == 0
-    above = grey + torch.tensor(STD).view(3, 1, 1)
+    above = grey + torch.tensor(CLIP_STD).view(3, 1, 1)
     assert torch.allclose(normalise(above), torch.ones(3, 4, 4), atol=1e-6)     # float32 rounding
     levels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     assert torch.equal(normalise(levels), normalise(levels.float() / 255))
@@ -244,7 +243,7 @@ def test_quarter_turns_and_flips_only_move_pixels():
 
 def test_everything_switched_off_is_the_identity():
     pixels = batch()
-    same = augment(pixels, seeded(0), turns=False, flips=False, angle=0, shift=0, brightness=0,
+    same = augment(pixels, seeded(0), rotations=False, flips=False, angle=0, shift=0, brightness=0,
                    contrast=0, gamma=0)
     assert torch.equal(same, pixels)
 
@@ -321,7 +320,7 @@ def test_what_comes_in_from_outside_is_no_black_corner(padding):
 
 def test_light_changes_keep_the_range_and_the_order_of_grey_levels():
     ramp = torch.linspace(0, 1, 24).expand(50, 3, 24, 24)
-    lit = augment(ramp, seeded(0), turns=False, flips=False, angle=0, shift=0, brightness=0.3,
+    lit = augment(ramp, seeded(0), rotations=False, flips=False, angle=0, shift=0, brightness=0.3,
                   contrast=0.5, gamma=0.5)
     assert lit.min() >= 0 and lit.max() <= 1
     assert (lit.diff(dim=-1) >= 0).all(), "a brighter pixel stays the brighter one"

@@ -10,8 +10,8 @@ from conftest import REPO, shared_path
 from PIL import Image
 
 from minilora.data import mvtec
-from minilora.data.mvtec import (Sample, few_shot, find_data, list_classes, load_class, read_mask,
-                                 summary)
+from minilora.data.images import read_mask
+from minilora.data.mvtec import Sample, data_summary, few_shot, find_data, list_classes, load_class
 
 
 def save(path, size=(12, 10), mode="RGB"):
@@ -166,7 +166,7 @@ def test_a_named_data_folder_that_is_not_there_is_never_passed_over(tmp_path, mo
 # The summary
 
 def test_the_summary_lists_counts_sizes_modes_and_missing_masks(folder):
-    lines = list(summary(folder))
+    lines = list(data_summary(folder))
     assert lines[:4] == ["bolt", "  train     1   good 1", "  test      0   ",
                          "  12x10; RGB 1"]
     nut = lines[lines.index("nut"):]
@@ -181,18 +181,18 @@ def test_the_summary_names_what_is_wrong_and_goes_on(folder):
     save(folder / "nut/ground_truth/scratch/077_mask.png", mode="L")
     for i in range(30):
         save(folder / f"nut/test/dent/{i:03}.png", size=(20 + i, 10), mode="L")
-    text = "\n".join(summary(folder))
+    text = "\n".join(data_summary(folder))
     assert "cannot read picture" in text and "L 30" in text and "RGB 7" in text
     assert "mask 10x12, picture 12x10: " in text
     assert "31 sizes, 12-49 wide, 10-10 high" in text
     assert "and 13 more" in text                            # 33 faults, 20 of them shown
     assert text.count("\n  ! ") == 21
     with pytest.raises(FileNotFoundError, match="no class found in"):
-        list(summary(folder / "nut"))
+        list(data_summary(folder / "nut"))
 
 
 def test_the_summary_knows_the_real_classes():
-    text = "\n".join(summary(shared_path("mvtec")))
+    text = "\n".join(data_summary(shared_path("mvtec")))
     assert "contamination 21" in text and "masks 63 of 63" in text and "!" not in text
     bottle = load_class(shared_path("mvtec"), "bottle")
     assert len(bottle.train) == 209 and len(bottle.test) == 83

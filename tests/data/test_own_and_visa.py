@@ -66,7 +66,7 @@ def test_own_pictures_get_threshold_and_maps_and_no_invented_metrics(own, tiny_w
     options = fit.parse(["--good", str(own / "my spoon"), "--test", str(own / "line 2"), "--shots",
                          "all", "--steps", "2", "--model", str(tiny_weights),
                          "--out", str(tmp_path / "run")])
-    metrics = run_class.run(options, lines.append)
+    metrics = run_class.run_class(options, lines.append)
     assert metrics["threshold"] > 0 and len(list((tmp_path / "run" / "maps").iterdir())) == 4
     assert all(v is None for row in metrics["rows"].values() for v in row.values())
     assert metrics["decisions"]["unlabelled"] == 4
@@ -81,7 +81,7 @@ def test_own_pictures_get_threshold_and_maps_and_no_invented_metrics(own, tiny_w
 def test_own_pictures_alone_give_a_run_that_can_predict(own, tiny_weights, tmp_path):
     options = fit.parse(["--good", str(own / "my spoon"), "--shots", "3", "--steps", "1",
                          "--model", str(tiny_weights), "--out", str(tmp_path / "run")])
-    assert run_class.run(options, lambda line: None)["threshold"] > 0
+    assert run_class.run_class(options, lambda line: None)["threshold"] > 0
     assert (tmp_path / "run" / "adapter.pt").is_file()
 
 
@@ -92,7 +92,7 @@ def test_metrics_count_what_is_labelled_and_judge_the_rest(own, tiny_weights, tm
     options = fit.parse(["--good", str(own / "my spoon"), "--test", str(own / "line 2"), "--shots",
                          "all", "--steps", "1", "--model", str(tiny_weights),
                          "--out", str(tmp_path / "run")])
-    metrics = run_class.run(options, lambda line: None)
+    metrics = run_class.run_class(options, lambda line: None)
     assert metrics["rows"]["adapted"]["image_auroc"] is not None
     assert metrics["rows"]["adapted"]["pixel_auroc"] is None, "there are no masks"
     assert set(metrics["kinds"]) == {"burnt"}

@@ -4,17 +4,17 @@ import time
 
 import pytest
 
-from minilora.io.prefetch import ahead
+from minilora.io.prefetch import prefetch
 
 
 def test_results_come_in_order_and_all_of_them():
-    assert list(ahead(lambda k: k * k, range(20), depth=3)) == [k * k for k in range(20)]
-    assert list(ahead(lambda k: k, [])) == []
+    assert list(prefetch(lambda k: k * k, range(20), depth=3)) == [k * k for k in range(20)]
+    assert list(prefetch(lambda k: k, [])) == []
 
 
 def test_the_next_items_are_computed_while_the_caller_is_busy():
     begun = [threading.Event() for _ in range(3)]
-    results = ahead(lambda k: begun[k].set() or k, range(3), depth=1)
+    results = prefetch(lambda k: begun[k].set() or k, range(3), depth=1)
     assert next(results) == 0
     assert begun[1].wait(5), "not before it is asked for"
     assert list(results) == [1, 2]
@@ -23,14 +23,14 @@ def test_the_next_items_are_computed_while_the_caller_is_busy():
 def test_never_more_than_depth_results_wait():
     """A folder may hold more pictures than fit into memory."""
     computed = []
-    results = ahead(lambda k: computed.append(k), range(100), depth=4)
+    results = prefetch(lambda k: computed.append(k), range(100), depth=4)
     next(results)
     time.sleep(0.1)
     assert 1 <= len(computed) <= 5
 
 
 def test_an_error_is_raised_at_its_items_turn():
-    results = ahead(lambda k: 1 // (2 - k), range(4))
+    results = prefetch(lambda k: 1 // (2 - k), range(4))
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -38,7 +38,7 @@ def test_an_error_is_raised_at_its_items_turn():
 
 def test_whoever_stops_early_does_not_wait_for_the_rest():
     computed = []
-    results = ahead(lambda k: time.sleep(0.01) or computed.append(k), range(1000), depth=100)
+    results = prefetch(lambda k: time.sleep(0.01) or computed.append(k), range(1000), depth=100)
     next(results)
     results.close()
     assert len(computed) < 50

@@ -3,21 +3,21 @@
 import pytest
 import torch
 
-from minilora.config import Settings
+from minilora.config import DetectorConfig
 from minilora.detector import Detector
 from minilora.io.files import load_tensors, save_tensors
-from minilora.io.resume import Unfinished
+from minilora.io.resume import ResumePoint
 
-SMALL = Settings(steps=6, pool=8, batch=4, rank=2, alpha=2)
+SMALL = DetectorConfig(steps=6, n_train_images=8, batch=4, rank=2, alpha=2)
 
 
-def fitted(clip, good, unfinished=None, stop=None):
+def fitted(clip, good, resume=None, stop=None):
     def report(step, loss):
         if step + 1 == stop:
             raise KeyboardInterrupt
     detector = Detector(clip, "plate", SMALL)
     try:
-        return detector.fit(good, report, unfinished)
+        return detector.fit(good, report, resume)
     except KeyboardInterrupt:
         return None
 
@@ -35,7 +35,7 @@ def fresh_clip(tiny_weights):
 
 @pytest.mark.parametrize("stop", [1, 3, 6])
 def test_a_resumed_fit_equals_an_uninterrupted_one(fresh_clip, good, tmp_path, stop):
-    point = Unfinished(tmp_path / "unfinished.pt", "mark", every=0)
+    point = ResumePoint(tmp_path / "unfinished.pt", "mark", every=0)
     assert fitted(fresh_clip(), good, point, stop) is None
     assert len(point.saved()["losses"]) == stop
     whole, resumed = fitted(fresh_clip(), good), fitted(fresh_clip(), good, point)
@@ -48,12 +48,12 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(fresh_clip, good, tmp_path, s
 
 def test_a_point_of_another_training_or_a_damaged_one_is_not_used(fresh_clip, good, tmp_path):
     path = tmp_path / "unfinished.pt"
-    fitted(fresh_clip(), good, Unfinished(path, "mark", every=0), 3)
-    assert Unfinished(path, "another").saved() is None
+    fitted(fresh_clip(), good, ResumePoint(path, "mark", every=0), 3)
+    assert ResumePoint(path, "another").saved() is None
     path.write_bytes(path.read_bytes()[:-100])
-    assert Unfinished(path, "mark").saved() is None
+    assert ResumePoint(path, "mark").saved() is None
     whole = fitted(fresh_clip(), good)
-    assert fitted(fresh_clip(), good, Unfinished(path, "mark", every=0)).losses == whole.losses
+    assert fitted(fresh_clip(), good, ResumePoint(path, "mark", every=0)).losses == whole.losses
 
 
 def test_the_schedule_goes_on_too(fresh_clip, good, tmp_path):
@@ -62,21 +62,21 @@ def test_the_schedule_goes_on_too(fresh_clip, good, tmp_path):
     rates = []
     for stop in (1, 2, 4):
         path.unlink(missing_ok=True)
-        fitted(fresh_clip(), good, Unfinished(path, "mark", every=0), stop)
+        fitted(fresh_clip(), good, ResumePoint(path, "mark", every=0), stop)
         rates.append(load_tensors(path)["rate"])
     assert len(set(rates)) == 3 and max(rates) <= SMALL.rate
 
 
 def test_points_are_not_closer_than_asked_for(fresh_clip, good, tmp_path):
-    fitted(fresh_clip(), good, Unfinished(tmp_path / "a.pt", "mark", every=3600), 5)
+    fitted(fresh_clip(), good, ResumePoint(tmp_path / "a.pt", "mark", every=3600), 5)
     assert not (tmp_path / "a.pt").exists()
 
 
 def test_a_point_that_does_not_fit_the_training_is_an_error_and_not_half_used(fresh_clip, good,
                                                                               tmp_path):
     path = tmp_path / "unfinished.pt"
-    fitted(fresh_clip(), good, Unfinished(path, "mark", every=0), 3)
+    fitted(fresh_clip(), good, ResumePoint(path, "mark", every=0), 3)
     saved = load_tensors(path)
     save_tensors(path, saved | {"trained": saved["trained"][:-1]})
     with pytest.raises(ValueError):
-        fitted(fresh_clip(), good, Unfinished(path, "mark", every=0))
+        fitted(fresh_clip(), good, ResumePoint(path, "mark", every=0))

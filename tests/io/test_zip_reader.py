@@ -15,7 +15,8 @@ from hostile import Call, write_pickle, write_tensor
 
 from minilora.checkpoint.openai_layout import official_state_dict
 from minilora.clip import CLIP, CLIPConfig
-from minilora.io.zip_reader import CheckpointError, read_tensors
+from minilora.io.unpickler import CheckpointError
+from minilora.io.zip_reader import read_tensors
 
 SMALL = CLIPConfig(embed=32, resolution=64, vision_layers=2, vision_width=128, patch=16,
                    vocab=100, text_width=64, text_layers=1)

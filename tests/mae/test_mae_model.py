@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilora.checkpoint.weights import CheckpointError
+from minilora.io.unpickler import CheckpointError
 from minilora.mae import checkpoint as mae_checkpoint
 from minilora.mae.model import (MAE_B_16, MAE_H_14, MAE_L_16, MAEConfig, MAEEncoder,
                                 MaskedAutoencoder, patchify, random_masking, sine_cosine,
@@ -147,7 +147,7 @@ def test_training_learns_a_pattern(mae):
 def test_the_official_layout_is_read(mae, tmp_path):
     path = tmp_path / "mae_visualize_vit.pth"
     torch.save({"model": OrderedDict(mae_checkpoint.official_state(mae))}, path)
-    again = mae_checkpoint.load(path)
+    again = mae_checkpoint.load_mae(path)
     assert again.config == SMALL
     with torch.no_grad():
         assert torch.equal(again(PICTURES, NOISE)[0], mae.eval()(PICTURES, NOISE)[0])
@@ -157,7 +157,7 @@ def test_a_file_of_the_encoder_alone_is_read_as_one(mae, tmp_path):
     state = {k: v for k, v in mae_checkpoint.official_state(mae).items()
              if "decoder" not in k and k != "mask_token"}
     torch.save({"model": state}, tmp_path / "mae_pretrain_vit.pth")
-    encoder = mae_checkpoint.load(tmp_path / "mae_pretrain_vit.pth")
+    encoder = mae_checkpoint.load_mae(tmp_path / "mae_pretrain_vit.pth")
     assert isinstance(encoder, MAEEncoder)
     with torch.no_grad():
         assert torch.equal(encoder(PICTURES), mae.eval().encoder(PICTURES))
@@ -196,10 +196,10 @@ def test_what_does_not_fit_is_named(mae, tmp_path):
         wrong = {k: v for k, v in (state | change).items() if v is not None}
         torch.save({"model": wrong}, tmp_path / "wrong.pth")
         with pytest.raises(CheckpointError, match=text):
-            mae_checkpoint.load(tmp_path / "wrong.pth")
+            mae_checkpoint.load_mae(tmp_path / "wrong.pth")
     torch.save({"config": {"width": 64}, "state": {"a": torch.zeros(1)}}, tmp_path / "ours.pt")
     with pytest.raises(ValueError, match="ours.pt: expected a masked autoencoder"):
-        mae_checkpoint.load(tmp_path / "ours.pt")
+        mae_checkpoint.load_mae(tmp_path / "ours.pt")
 
 
 @pytest.mark.parametrize("numbers", [{"mask_ratio": 1.0}, {"mask_ratio": 0.0}, {"resolution": 50}])

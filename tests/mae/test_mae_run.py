@@ -20,7 +20,7 @@ SMALL = MAEConfig(width=64, layers=2, heads=1, patch=16, resolution=64, decoder_
 def options(tmp_path, monkeypatch):
     monkeypatch.setitem(mae_run.CONFIGS, "mini", SMALL)
     for name in ("PROBE", "FINETUNE", "SEGMENT"):
-        monkeypatch.setattr(transfer, name, transfer.Recipe(3, 4, 1e-3))
+        monkeypatch.setattr(transfer, name, transfer.TrainConfig(3, 4, 1e-3))
     scene.write_class(tmp_path / "data", "gear", good=5, test_good=3, defective=4, resolution=64)
 
     def make(*more, out="out"):
@@ -36,7 +36,7 @@ def silent(line):
 
 def test_model_grid_and_figures_are_written(options):
     made = options("--probe", "--finetune")
-    metrics = mae_run.run(made, silent)
+    metrics = mae_run.run_mae(made, silent)
     kept = json.loads((made.out / "metrics.json").read_text())
     assert kept == json.loads(json.dumps(metrics)) and len(kept["losses"]) == 4
     assert {"image_auroc", "pixel_auroc"} <= set(kept["reconstruction"])
@@ -45,13 +45,13 @@ def test_model_grid_and_figures_are_written(options):
     assert 0 <= kept["segmentation"]["pixel_auroc"] <= 1
     with Image.open(made.out / "grid.png") as picture:
         assert picture.size == (3 * 64, 6 * 64)
-    assert mae_checkpoint.load(made.out / "mae.pt").config == SMALL
+    assert mae_checkpoint.load_mae(made.out / "mae.pt").config == SMALL
     assert sorted(p.name for p in made.out.iterdir() if p.name[0] != ".") == [
         "grid.png", "mae.pt", "metrics.json"]
 
 
 def test_a_training_that_was_stopped_goes_on_bit_for_bit(options, monkeypatch):
-    whole = mae_run.run(options(), silent)
+    whole = mae_run.run_mae(options(), silent)
     stopped = options(out="stopped")
 
     class Stop(mae_run.ProgressLine):
@@ -60,8 +60,8 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(options, monkeypatch):
                 raise KeyboardInterrupt
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(mae_run, "ProgressLine", Stop)
-        mae_run.run(stopped, silent)
-    again = mae_run.run(stopped, silent)
+        mae_run.run_mae(stopped, silent)
+    again = mae_run.run_mae(stopped, silent)
     assert again["losses"] == whole["losses"] and again["reconstruction"] == whole["reconstruction"]
 
 
@@ -79,7 +79,7 @@ def test_weights_of_the_official_layout_are_a_start(options, tmp_path):
 def test_the_grid_shows_the_picture_what_is_left_and_what_is_painted():
     mae = MaskedAutoencoder(SMALL).initialise(torch.Generator().manual_seed(0))
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    image = torch.from_numpy(np.array(mae_run.grid(mae, pixels)))
+    image = torch.from_numpy(np.array(mae_run.reconstruction_grid(mae, pixels)))
     original, masked, painted = image.float().split(64, dim=1)
     grey = (masked - 127.5).abs().amax(-1) <= 1
     assert grey.float().mean() > 0.74
@@ -90,4 +90,4 @@ def test_the_grid_shows_the_picture_what_is_left_and_what_is_painted():
 
 def test_shots_that_are_no_number_are_refused(options):
     with pytest.raises(ValueError, match="--shots many: expected a whole number"):
-        mae_run.run(options("--shots", "many"), lambda line: None)
+        mae_run.run_mae(options("--shots", "many"), lambda line: None)

@@ -23,9 +23,9 @@ def drawn(sources):
 
 
 def test_folder_names_are_the_nouns_and_background_has_none(sources):
-    found, nouns = photographs.find_photographs(sources[0])
-    assert nouns == ["sea horse", "tick"] and len(found) == 30
-    assert {path.parent.name: noun for path, noun in found} == {
+    found, class_names = photographs.find_photographs(sources[0])
+    assert class_names == ["sea horse", "tick"] and len(found) == 30
+    assert {path.parent.name: class_name for path, class_name in found} == {
         "BACKGROUND_noise": UNMENTIONED, "sea_horse": 0, "tick": 1}
 
 

@@ -12,10 +12,11 @@ from photographs import write_photographs, write_teacher
 from minilora.bpe import default_tokenizer
 from minilora.clip import CLIP, CLIPConfig
 from minilora.data.images import normalise
-from minilora.io.resume import Unfinished
+from minilora.io.resume import ResumePoint
 from minilora.pretrain import batches, captions, held_out, objective
 from minilora.pretrain import train as pretrain
-from minilora.pretrain.captions import DAMAGED, KINDS, NORMAL, NOUNS, PASTED, UNMENTIONED
+from minilora.pretrain.captions import (CAPTION_KINDS, CLASS_NAMES, DAMAGED, NORMAL, PASTED,
+                                        UNMENTIONED)
 
 TINY = CLIPConfig(embed=16, resolution=224, vision_layers=2, vision_width=64, patch=16,
                   text_width=64, text_layers=1)
@@ -50,7 +51,7 @@ def test_views_cut_pictures_and_masks_at_the_same_place(generator):
     coverage = torch.rand(16, 14, 14, generator=generator)
     grey = (coverage.repeat_interleave(16, 1).repeat_interleave(16, 2) * 255).byte()
     pictures = grey[:, None].repeat(1, 3, 1, 1)
-    cut, covered, places = batches.view(pictures, coverage, generator, 7)
+    cut, covered, places = batches.crop_views(pictures, coverage, generator, 7)
     assert cut.shape == (16, 3, 112, 112)
     assert (places[:, 0, 0] < 0).any() and (places[:, 0, 0] >= 0).any(), "both kinds of view"
     mean = F.avg_pool2d(cut[:, 0].float(), 16) / 255
@@ -59,7 +60,7 @@ def test_views_cut_pictures_and_masks_at_the_same_place(generator):
 
 def test_a_turned_window_lies_where_the_turned_picture_has_it(generator):
     coverage = torch.rand(32, 14, 14, generator=generator)
-    _, covered, places = batches.view(torch.zeros(32, 3, 224, 224).byte(), coverage, generator, 7)
+    _, covered, places = batches.crop_views(torch.zeros(32, 3, 224, 224).byte(), coverage, generator, 7)
     turns, seen = list(itertools.product((False, True), repeat=3)), set()
     for whole, window, place in zip(coverage, covered, places):
         if place[0, 0] >= 0:
@@ -72,10 +73,10 @@ def test_a_turned_window_lies_where_the_turned_picture_has_it(generator):
 
 def test_a_caption_speaks_of_its_scene(generator):
     tokenizer = default_tokenizer()
-    facts = [NOUNS.index("nut"), 2, 0, KINDS.index("scratch")]
+    facts = [CLASS_NAMES.index("nut"), 2, 0, CAPTION_KINDS.index("scratch")]
     for _ in range(50):
         own, other, (mentioned, wrong) = captions.caption(facts, generator, tokenizer)
-        assert mentioned[3] in (DAMAGED, KINDS.index("scratch")) and wrong[3] == NORMAL
+        assert mentioned[3] in (DAMAGED, CAPTION_KINDS.index("scratch")) and wrong[3] == NORMAL
         assert mentioned[:3] == wrong[:3], "the hard negative differs in the state alone"
         assert ("nut" in own) == (mentioned[0] != UNMENTIONED)
         assert ("blue" in own) == (mentioned[1] != UNMENTIONED)
@@ -99,7 +100,7 @@ def test_contrast_is_cross_entropy_both_ways_without_what_also_holds(generator):
     logits = 5 * image @ torch.cat([own, other]).T
     target = torch.arange(3)
     plain = (F.cross_entropy(logits, target) + F.cross_entropy(logits[:, :3].T, target)) / 2
-    assert torch.allclose(captions.contrast(image, own, other, 5, true), plain)
+    assert torch.allclose(captions.contrastive_loss(image, own, other, 5, true), plain)
     true[0, 1] = true[0, 0] = True  # text 1 holds for picture 0; so does its own, of course
     weights = logits.exp()
     first = -math.log(weights[0, 0] / (weights[0].sum() - weights[0, 1]))
@@ -107,18 +108,18 @@ def test_contrast_is_cross_entropy_both_ways_without_what_also_holds(generator):
     columns = [weights[:, 0].sum(), weights[1:, 1].sum(), weights[:, 2].sum()]
     back = [-math.log(weights[k, k] / columns[k]) for k in range(3)]
     expected = (first + sum(rest)) / 6 + sum(back) / 6
-    assert captions.contrast(image, own, other, 5, true).item() == pytest.approx(expected, rel=1e-5)
+    assert captions.contrastive_loss(image, own, other, 5, true).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_locate_is_small_where_patches_point_to_their_own_state():
     normal, damaged = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     coverage = torch.tensor([[0.0, 1.0, 0.05, 0.0]])
     right = torch.tensor([[[1.0, 0], [0, 1], [0, 1], [1, 0]]])
-    assert captions.locate(right, normal, damaged, 20.0, coverage) < 1e-6
-    assert captions.locate(right.flip(-1), normal, damaged, 20.0, coverage) > 10
+    assert captions.localisation_loss(right, normal, damaged, 20.0, coverage) < 1e-6
+    assert captions.localisation_loss(right.flip(-1), normal, damaged, 20.0, coverage) > 10
     touched = right.clone()
     touched[0, 2] = torch.tensor([1.0, 0.0])  # a patch with a trace of a defect counts for neither
-    assert captions.locate(touched, normal, damaged, 20.0, coverage) < 1e-6
+    assert captions.localisation_loss(touched, normal, damaged, 20.0, coverage) < 1e-6
 
 
 def test_learning_rate_rises_stays_and_falls_to_zero():
@@ -137,12 +138,12 @@ def test_until_it_falls_a_training_does_not_know_how_long_it_is():
 
 
 def test_a_photograph_is_named_or_told_by_its_state(generator):
-    nouns, tokenizer = NOUNS + ["sea horse"], default_tokenizer()
-    facts = torch.tensor([[len(NOUNS), UNMENTIONED, UNMENTIONED, state]
+    class_names, tokenizer = CLASS_NAMES + ["sea horse"], default_tokenizer()
+    facts = torch.tensor([[len(CLASS_NAMES), UNMENTIONED, UNMENTIONED, state]
                           for state in (NORMAL, PASTED) * 20]
                          + [[UNMENTIONED, UNMENTIONED, UNMENTIONED, NORMAL]] * 10)
     own, other, flawless, damaged, mentioned = objective.sentences_of(
-        facts, generator, tokenizer, nouns, len(facts))
+        facts, generator, tokenizer, class_names, len(facts))
     silent = [k for k in range(50) if mentioned[k, 3] == UNMENTIONED]
     assert 10 < len(silent) < 30 and max(silent) < 40, "a thing without a name is told by its state"
     assert all("sea horse" in own[k] for k in silent)
@@ -154,12 +155,12 @@ def test_a_photograph_is_named_or_told_by_its_state(generator):
 
 
 def test_another_picture_of_the_same_kind_is_no_negative():
-    kind = len(NOUNS)
+    kind = len(CLASS_NAMES)
     facts = torch.tensor([[kind, -1, -1, NORMAL], [kind, -1, -1, PASTED],
                           [kind + 1, -1, -1, NORMAL]])
     mentioned = torch.tensor([[kind, -1, -1, UNMENTIONED],          # "a photo of a sea horse"
                               [kind, -1, -1, DAMAGED],
-                              [UNMENTIONED, -1, -1, KINDS.index("crack")]])
+                              [UNMENTIONED, -1, -1, CAPTION_KINDS.index("crack")]])
     assert captions.also_true(facts, mentioned).tolist() == [
         [True, False, False], [True, True, True], [False, False, False]]
 
@@ -199,20 +200,20 @@ def equal(one, two):
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, tiny, photographs,
                                                         with_photographs):
     words = photographs if with_photographs else ()
-    whole, log = pretrain.train(options(tmp_path, "whole", *words), silent)
-    point = Unfinished(tmp_path / "point", "mark")
-    pretrain.train(options(tmp_path, "parts", *words, stop=3), silent, point)  # leaves step 2's
-    parts, again = pretrain.train(options(tmp_path, "parts", *words), silent, point)
+    whole, log = pretrain.pretrain(options(tmp_path, "whole", *words), silent)
+    point = ResumePoint(tmp_path / "point", "mark")
+    pretrain.pretrain(options(tmp_path, "parts", *words, stop=3), silent, point)  # leaves step 2's
+    parts, again = pretrain.pretrain(options(tmp_path, "parts", *words), silent, point)
     assert [row["loss"] for row in log] == [row["loss"] for row in again]
     assert equal(whole, parts)
-    other, _ = pretrain.train(options(tmp_path, "parts", *words, seed=2, steps=2), silent,
-                              Unfinished(point.path, "of seed 2"))
+    other, _ = pretrain.pretrain(options(tmp_path, "parts", *words, seed=2, steps=2), silent,
+                              ResumePoint(point.path, "of seed 2"))
     assert not equal(other, parts), "a point of another training is not used"
 
 
 def test_the_log_holds_every_loss_and_what_is_measured(tmp_path, tiny, photographs, monkeypatch):
     monkeypatch.setattr(held_out, "FIRST", 500)
-    _, log = pretrain.train(options(tmp_path, "a", *photographs, steps=2, measure_every=1), silent)
+    _, log = pretrain.pretrain(options(tmp_path, "a", *photographs, steps=2, measure_every=1), silent)
     assert {*objective.LOSSES, "names", "photo_auroc", "accuracy", "auroc", "explained9",
             "explained18", "explained30", "explained39", "explained51"} <= set(log[-1])
     total = sum(weight * log[0][name] for name, weight in zip(objective.LOSSES, (1, 2, 10, 1, 5)))
@@ -222,9 +223,9 @@ def test_the_log_holds_every_loss_and_what_is_measured(tmp_path, tiny, photograp
 @pytest.mark.parametrize("name", objective.LOSSES)
 def test_every_loss_can_be_switched_off(tmp_path, tiny, photographs, name):
     others = {other: 0.0 for other in objective.LOSSES if other != name}
-    nothing, _ = pretrain.train(options(tmp_path, "a", *photographs, steps=2, rate=0.1,
+    nothing, _ = pretrain.pretrain(options(tmp_path, "a", *photographs, steps=2, rate=0.1,
                                         **{**others, name: 0.0}), silent)
-    alone, log = pretrain.train(options(tmp_path, "a", *photographs, steps=2, rate=0.1, **others),
+    alone, log = pretrain.pretrain(options(tmp_path, "a", *photographs, steps=2, rate=0.1, **others),
                                 silent)
     assert not equal(nothing, alone)
     assert log[0]["loss"] == pytest.approx(log[0][name] * getattr(options(tmp_path, "a"), name))
@@ -233,7 +234,7 @@ def test_every_loss_can_be_switched_off(tmp_path, tiny, photographs, name):
 @pytest.mark.parametrize("name, rate", [("dense", 3e-3), ("relation", 3e-3)])
 def test_the_teacher_is_learned(tmp_path, tiny, photographs, name, rate):
     alone = {other: 0.0 for other in objective.LOSSES if other != name}
-    _, log = pretrain.train(options(tmp_path, "a", *photographs, steps=40, rate=rate, batch=16,
+    _, log = pretrain.pretrain(options(tmp_path, "a", *photographs, steps=40, rate=rate, batch=16,
                                     photo_share=1.0, **alone), silent)
     first, last = (sum(row[name] for row in part) / 5 for part in (log[:5], log[-5:]))
     assert last < 0.92 * first
@@ -256,10 +257,10 @@ def test_pictures_in_full_come_a_quarter_as_many(tmp_path):
 def test_steps_read_ahead_are_the_same_however_many_processes_read(tmp_path, tiny, photographs):
     words = {"live": True, "full": 1.0, "fresh": 0, "batch": 16, "views": str(tmp_path / "views")}
     (one, log), (two, again) = (
-        pretrain.train(options(tmp_path, "a", *photographs, **{**words, "ahead": count}), silent)
+        pretrain.pretrain(options(tmp_path, "a", *photographs, **{**words, "ahead": count}), silent)
         for count in (1, 2))
     assert [row["loss"] for row in log] == [row["loss"] for row in again] and equal(one, two)
-    drawn, _ = pretrain.train(options(tmp_path, "a", *photographs, **words, ahead=1, workers=1),
+    drawn, _ = pretrain.pretrain(options(tmp_path, "a", *photographs, **words, ahead=1, workers=1),
                               silent)
     assert equal(one, drawn), "scenes drawn when asked for are those drawn before the first step"
 
@@ -274,7 +275,7 @@ def test_pictures_of_many_aspects_are_learned_from(tmp_path, tiny, photographs, 
         return kept(clip, heads, step, *others)
     monkeypatch.setattr(pretrain, "losses_of", losses_of)
     monkeypatch.setattr(pretrain, "GRIDS", ((6, 12), (12, 6), (9, 9)))
-    pretrain.train(options(tmp_path, "a", *photographs, **words, grids=True, steps=6), silent)
+    pretrain.pretrain(options(tmp_path, "a", *photographs, **words, grids=True, steps=6), silent)
     assert set(seen) == {(96, 192), (192, 96), (144, 144)}
 
 
@@ -293,7 +294,7 @@ def test_a_scene_in_another_aspect_keeps_its_defect_in_place(generator):
                                             ({"live": True, "full": 0.5}, "--full 1")])
 def test_what_reading_ahead_and_live_need_is_said(tmp_path, tiny, photographs, words, missing):
     with pytest.raises(ValueError, match=missing):
-        pretrain.train(options(tmp_path, "a", *photographs, **words), silent)
+        pretrain.pretrain(options(tmp_path, "a", *photographs, **words), silent)
 
 
 def test_a_schedule_in_minutes_is_as_long_as_fits_and_stays_once_the_rate_falls(tmp_path):
@@ -307,4 +308,4 @@ def test_a_schedule_in_minutes_is_as_long_as_fits_and_stays_once_the_rate_falls(
 
 def test_photographs_without_a_teacher_are_refused(tmp_path):
     with pytest.raises(ValueError, match="--photos needs --teacher"):
-        pretrain.train(options(tmp_path, "a", "--photos", str(tmp_path)), silent)
+        pretrain.pretrain(options(tmp_path, "a", "--photos", str(tmp_path)), silent)

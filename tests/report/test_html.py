@@ -50,7 +50,7 @@ def written(tmp_path):
         panels.append(path)
         samples.append(SimpleNamespace(kind="crack <b>" if label else "good", label=label,
                                        path=path))
-    row = {name: 0.5 for name in html.COLUMNS}
+    row = {name: 0.5 for name in html.REPORT_COLUMNS}
     metrics = {"class": "nut & bolt", "shots": 4, "seed": 1, "threshold": 0.5, "seconds": 12.0,
                "model": {"name": "tiny", "sha256": "0" * 64}, "peak_memory_bytes": None,
                "data": {"name": "scenes", "root": "here"}, "device": "cpu", "resolution": 64,

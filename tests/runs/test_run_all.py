@@ -61,9 +61,9 @@ def test_every_class_has_its_folder_and_the_summary_has_their_mean(done):
 def test_finished_classes_are_skipped_unless_something_changed(done, monkeypatch):
     monkeypatch.setattr(run_class, "evaluate", lambda *_: pytest.fail("done again"))
     run_all.run_all(done, lambda line: None)
-    for change in ({"force": True}, {"settings": replace(done.settings, steps=3)},
-                   {"noun": "wheel"},
-                   {"settings": replace(done.settings, seed=2)}):
+    for change in ({"force": True}, {"config": replace(done.config, steps=3)},
+                   {"class_name": "wheel"},
+                   {"config": replace(done.config, seed=2)}):
         for key, value in change.items():
             monkeypatch.setattr(done, key, value)
         with pytest.raises(pytest.fail.Exception, match="done again"):
@@ -112,7 +112,7 @@ def test_all_means_the_embedded_classes_where_there_is_no_data(monkeypatch, tmp_
 def test_what_pretraining_never_saw_is_summarised_apart():
     row = lambda v: {"adapted": {"image_auroc": v, "pixel_auroc": v, "aupro": v}}
     made = lambda name, v, drawn: {"class": name, "rows": row(v), "kinds": {"dent": v / 2},
-                                   "data": {"name": run_class.EMBEDDED if drawn else "VisA"}}
+                                   "data": {"name": run_class.EMBEDDED_DATA if drawn else "VisA"}}
     results = [made("nut", 0.9, True), made("gear", 0.7, True), made("mesh", 0.5, True)]
     *_, mean, unseen, dent = run_all.lines_of(results)[1]
     assert mean[3] == "70.0" and unseen[0] == "gear and mesh" and unseen[3] == "60.0"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minilora.scenes import belts
-from minilora.scenes.belts import Belt, Slot, line, mixed
+from minilora.scenes.belts import Belt, Slot, mixed_belt, product_belt
 from minilora.scenes.outlines import random_style
 from minilora.scenes.scene import seed_for
 
@@ -68,18 +68,18 @@ def test_the_light_changes_slowly_and_a_lamp_fails_once():
 
 
 def test_the_same_number_is_the_same_belt_and_seeds_differ():
-    one, two, other = mixed(3, seed=1, resolution=32), mixed(3, seed=1, resolution=32), \
-        mixed(3, seed=2, resolution=32)
+    one, two, other = mixed_belt(3, seed=1, resolution=32), mixed_belt(3, seed=1, resolution=32), \
+        mixed_belt(3, seed=2, resolution=32)
     assert one.passes() == two.passes() != other.passes()
     assert one.picture(2.5).tobytes() == two.picture(2.5).tobytes()
-    assert len({p.noun for p in one.passes()}) <= 4 and len(one.passes()) == 12
+    assert len({p.class_name for p in one.passes()}) <= 4 and len(one.passes()) == 12
 
 
 @pytest.mark.parametrize("family", ["gear", "mesh", "bottle"])
 def test_a_line_has_one_product_good_and_damaged(family):
-    belt = line(0, family, slots=5, labels=True, resolution=64)
+    belt = product_belt(0, family, slots=5, labels=True, resolution=64)
     passes = belt.passes()
-    assert {p.noun for p in passes} == {family}
+    assert {p.class_name for p in passes} == {family}
     assert 0 < sum(p.flaw is not None for p in passes) < 5
     assert all(p.label.startswith("SN ") for p in passes)
     belt.picture(2.5)
@@ -93,6 +93,6 @@ def test_the_command_writes_videos_and_what_is_in_them(tmp_path, monkeypatch, ca
     assert len(truth) == 2 and truth[0]["start"] == 1.25
     with av.open(str(tmp_path / "belt-000.mp4")) as video:
         shown = [grey(frame.to_image()) for frame in video.decode(video=0)]
-    drawn = [grey(f.picture) for f in mixed(0, slots=2, seed=1, resolution=64).frames(4)]
+    drawn = [grey(f.picture) for f in mixed_belt(0, slots=2, seed=1, resolution=64).frames(4)]
     assert len(shown) == len(drawn) == 40
     assert np.mean([np.abs(a - b).mean() for a, b in zip(shown, drawn)]) < 6

@@ -6,10 +6,10 @@ import torch
 from minilora.data.mvtec import load_class
 from minilora.metrics.aupro import connected_regions
 from minilora.scenes import scene
-from minilora.scenes.flaws import KINDS, VISIBLE, add_flaw
+from minilora.scenes.flaws import FLAW_KINDS, MIN_CHANGE, add_flaw
 from minilora.scenes.materials import FIELDS, paint, random_material
 from minilora.scenes.outlines import FAMILIES, random_pose, random_style
-from minilora.scenes.scene import outlined
+from minilora.scenes.scene import filled_outline
 
 
 def test_a_scene_depends_on_its_seed_alone():
@@ -18,7 +18,7 @@ def test_a_scene_depends_on_its_seed_alone():
     assert not torch.equal(first.picture, other.picture)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FLAW_KINDS)
 def test_the_mask_is_exactly_what_the_flaw_changed(kind):
     generator = scene.seed_for("test", kind)
     style = random_style(generator, "plate")
@@ -27,7 +27,7 @@ def test_the_mask_is_exactly_what_the_flaw_changed(kind):
     flawed, mask = add_flaw(kind, picture, part, behind, generator)
     change = (flawed - picture).abs().amax(0)
     assert mask.sum() >= 6, "an invisible defect"
-    assert (change[mask] > VISIBLE).all() and (change[~mask] <= VISIBLE).all()
+    assert (change[mask] > MIN_CHANGE).all() and (change[~mask] <= MIN_CHANGE).all()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -47,8 +47,8 @@ def test_a_material_is_a_texture_not_a_constant(name):
 
 def test_pretraining_never_sees_the_classes_and_the_flaw_that_are_kept_back():
     drawn = [scene.random_scene(k, resolution=32) for k in range(400)]
-    assert not {s.noun for s in drawn} & set(scene.UNSEEN_CLASSES)
-    assert {s.flaw for s in drawn} == {None, *KINDS} - {scene.UNSEEN_FLAW}, "all others do occur"
+    assert not {s.class_name for s in drawn} & set(scene.UNSEEN_CLASSES)
+    assert {s.flaw for s in drawn} == {None, *FLAW_KINDS} - {scene.UNSEEN_FLAW}, "all others do occur"
     assert 120 < sum(s.flaw is None for s in drawn) < 280, "about half of them flawless"
     assert scene.UNSEEN_FLAW not in scene.PHRASES, "no caption can name it"
 
@@ -92,7 +92,7 @@ def test_an_interrupted_class_is_not_taken_for_a_whole_one(tmp_path, monkeypatch
         if kind == "good":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(scene, "save", stop)
+    monkeypatch.setattr(scene, "save_scene", stop)
     with pytest.raises(KeyboardInterrupt):
         scene.write_class(tmp_path, "metal", good=1, resolution=32)
     assert list(tmp_path.iterdir()) == []
@@ -107,9 +107,9 @@ def test_an_outline_closes_gaps_and_leaves_specks_out():
     mask = torch.zeros(64, 64, dtype=torch.bool)
     mask[20:30:2, 20:30:2] = True                       # a speckled defect
     mask[50, 50] = True                                 # and a speck
-    drawn = outlined(mask)
+    drawn = filled_outline(mask)
     assert connected_regions(drawn[None]).max() == 0 and drawn[20:29, 20:29].all()
     assert drawn.sum() == 81, "closing does not grow a region"
     alone = torch.zeros(64, 64, dtype=torch.bool)
     alone[0, 0] = True
-    assert torch.equal(outlined(alone), alone), "what is there alone stays"
+    assert torch.equal(filled_outline(alone), alone), "what is there alone stays"

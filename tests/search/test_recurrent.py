@@ -15,7 +15,7 @@ def draw(seed, *shape):
 @pytest.mark.parametrize("kind", PEERS)
 def test_a_cell_is_that_of_torch_over_a_whole_sequence(kind):
     theirs = PEERS[kind](5, 7, batch_first=True)
-    cell = recurrent.CELLS[kind](5, 7)
+    cell = recurrent.RECURRENT_CELLS[kind](5, 7)
     cell.load_state_dict({k.removesuffix("_l0"): v for k, v in theirs.state_dict().items()})
     inputs = draw(0, 3, 20, 5)
     assert (recurrent.unroll(cell, inputs) - theirs(inputs)[0]).abs().max() < 1e-6
@@ -24,7 +24,7 @@ def test_a_cell_is_that_of_torch_over_a_whole_sequence(kind):
 @pytest.mark.parametrize("kind", PEERS)
 def test_gradients_are_those_of_torch(kind):
     theirs = PEERS[kind](4, 6, batch_first=True)
-    cell = recurrent.CELLS[kind](4, 6)
+    cell = recurrent.RECURRENT_CELLS[kind](4, 6)
     cell.load_state_dict({k.removesuffix("_l0"): v for k, v in theirs.state_dict().items()})
     inputs, weight = draw(0, 2, 9, 4), draw(1, 2, 9, 6)
     (recurrent.unroll(cell, inputs) * weight).sum().backward()

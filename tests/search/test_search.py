@@ -16,7 +16,7 @@ from minilora.search import events, faiss_index, indexing, speech
 from minilora.search import index as module
 from minilora.search import query as search
 from minilora.search.index import Index
-from minilora.search.indexing import Encoder, remove, update
+from minilora.search.indexing import FrameEncoder, remove_files, update
 from minilora.search.ocr import Reader
 from minilora.search.results import CAPTION, TILE
 
@@ -173,14 +173,14 @@ def test_rows_are_those_of_the_file_they_stand_for(tmp_path, files):
 def test_removed_files_leave_nothing_behind(tmp_path, files):
     index = fresh(tmp_path / "i")
     update(index, frames.files_in([files]), Colours())
-    assert remove(index, [files / "belt.mp4"]) == 1
+    assert remove_files(index, [files / "belt.mp4"]) == 1
     assert len(list((tmp_path / "i" / "parts").iterdir())) == 1
-    assert remove(Index.open(tmp_path / "i"), [files]) == 3
+    assert remove_files(Index.open(tmp_path / "i"), [files]) == 3
     assert not list((tmp_path / "i" / "parts").iterdir())
 
 
 def test_an_interrupted_index_goes_on_and_counts_nothing_twice(tmp_path, files, monkeypatch):
-    monkeypatch.setattr(indexing, "PART", 2)
+    monkeypatch.setattr(indexing, "PART_ROWS", 2)
     monkeypatch.setattr(indexing, "BATCH", 2)
     index, stopped = fresh(tmp_path / "i"), Colours(limit=4)
     with pytest.raises(KeyboardInterrupt):
@@ -366,7 +366,7 @@ def test_without_an_offline_voice_a_file_comes_from_the_network(tmp_path, monkey
 def test_the_summary_names_events_and_times():
     found = [events.Event("/x/belt.mp4", 61.2, 62.6, 62, 0.3),
              events.Event("/x/a.png", 0, 0, 0, 0.2)]
-    assert speech.summary("a gear", found) == (
+    assert speech.spoken_summary("a gear", found) == (
         "2 events for a gear. Number 1: belt, from 1 minute 1 second to 1 minute 3 seconds. "
         "Number 2: a.")
 
@@ -418,22 +418,22 @@ def test_average_precision_over_time_is_that_of_ranked_lists():
         found = [events.Event(str(k), 0 if r else 50, 10 if r else 60, 5, s)
                  for k, (r, s) in enumerate(zip(right, scores))]
         true = [(str(k), 0, 10) for k in np.flatnonzero(right)]
-        assert events.average_precision(found, true) == pytest.approx(
+        assert events.event_average_precision(found, true) == pytest.approx(
             average_precision_score(right, scores))
 
 
 def test_a_true_event_is_found_once():
     twice = [events.Event("a", 0, 10, 5, 0.9), events.Event("a", 0, 9, 5, 0.8)]
-    assert events.average_precision(twice, [("a", 0, 10)]) == 1.0
-    assert events.average_precision(twice, [("a", 0, 10), ("b", 0, 10)]) == 0.5
-    assert events.average_precision([], []) is None
+    assert events.event_average_precision(twice, [("a", 0, 10)]) == 1.0
+    assert events.event_average_precision(twice, [("a", 0, 10), ("b", 0, 10)]) == 0.5
+    assert events.event_average_precision([], []) is None
     assert events.overlap((0, 10), (5, 15)) == pytest.approx(1 / 3)
 
 
 def test_top_k_and_the_harmonic_mean():
     good, bad = events.Event("a", 0, 10, 5, 0.5), events.Event("a", 20, 30, 25, 0.9)
     queries = [([good, bad], [("a", 0, 10)]), ([good], [("a", 0, 8)])]
-    assert events.top(queries, 1) == 0.5 and events.top(queries, 2) == 1.0
+    assert events.hit_at_k(queries, 1) == 0.5 and events.hit_at_k(queries, 2) == 1.0
     assert events.harmonic_mean(0.9, 0.45) == pytest.approx(0.6)
     assert events.harmonic_mean(0, 0) == 0
 
@@ -500,7 +500,7 @@ def test_without_takes_off_what_must_not_be_there(tiny_clip):
 
 def test_a_picture_is_nearest_to_itself(tmp_path, files, tiny_clip):
     index = fresh(tmp_path / "i")
-    update(index, frames.files_in([files]), Encoder(tiny_clip))
+    update(index, frames.files_in([files]), FrameEncoder(tiny_clip))
     query = search.query_features(tiny_clip, like=[files / "blue ö.png"])
     found, curves = search.find(index, module.likeness(query), 2)
     names = {Path(e.file).name for e in found}

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from minilora.synthetic import defects, shapes, textures
-from minilora.synthetic.defects import AREA, KINDS, VISIBLE, changed, paste_anywhere, paste_defect
+from minilora.synthetic.defects import (AREA, DEFECT_KINDS, MIN_VISIBLE_CHANGE, changed,
+                                        paste_anywhere, paste_defect)
 from minilora.synthetic.sampling import log_uniform
-from minilora.synthetic.shapes import crack, find_object, perlin_noise, pick_place, region, rim_of
+from minilora.synthetic.shapes import (crack_shape, find_object, perlin_noise, pick_place, region,
+                                       rim_of)
 from minilora.synthetic.textures import Source, facets, moved, recoloured, shuffled
 
 R = 64
@@ -98,12 +100,12 @@ def test_long_regions_fade_as_softly_across_their_length():
 
 
 def test_a_straight_scratch_is_as_long_as_asked_and_a_crack_is_not():
-    straight = crack(200, (100, 100), 80, 3, seeded(), wander=0).nonzero().float()
+    straight = crack_shape(200, (100, 100), 80, 3, seeded(), wander=0).nonzero().float()
     assert 76 < (straight[-1] - straight[0]).norm() < 90
     assert (straight.mean(0) - 100).abs().max() < 3, "place is its middle"
-    crooked = crack(200, (100, 100), 80, 3, seeded(), wander=0.5).nonzero().float()
+    crooked = crack_shape(200, (100, 100), 80, 3, seeded(), wander=0.5).nonzero().float()
     assert torch.cdist(crooked, crooked).max() < 70
-    assert crack(50, (0, 0), 200, 5, seeded()).shape == (50, 50)        # cut off at the edge
+    assert crack_shape(50, (0, 0), 200, 5, seeded()).shape == (50, 50)        # cut off at the edge
 
 
 def test_log_uniform_takes_every_factor_as_often():
@@ -180,7 +182,7 @@ def test_facets_are_flat_pieces_with_sharp_edges():
 
 # The defect and its mask
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEFECT_KINDS)
 @pytest.mark.parametrize("picture", (part(), surface()), ids=("part", "surface"))
 def test_the_mask_is_what_visibly_changed(kind, picture):
     """No visible change outside; inside, only pinholes within a pixel or two of a change."""
@@ -189,14 +191,14 @@ def test_the_mask_is_what_visibly_changed(kind, picture):
         new, mask = paste_defect(picture, g, kind)
         assert new.shape == picture.shape and mask.shape == (R, R) and mask.dtype == torch.bool
         assert mask.any() and new.min() >= 0 and new.max() <= 1
-        seen = (new - picture).abs().amax(0) > VISIBLE
+        seen = (new - picture).abs().amax(0) > MIN_VISIBLE_CHANGE
         assert not (seen & ~mask).any()
         near = F.max_pool2d(seen.float()[None], 3, 1, 1)[0] > 0
         assert not (mask & ~near).any()
     assert torch.equal(picture, before), "the good picture stays good"
 
 
-@pytest.mark.parametrize("kind", KINDS + (None,))
+@pytest.mark.parametrize("kind", DEFECT_KINDS + (None,))
 def test_the_same_generator_state_gives_the_same_defect(kind):
     def some(seed):
         g = seeded(seed)
@@ -214,7 +216,7 @@ def test_the_mask_closes_pinholes_and_stays_inside_the_region():
     alpha[5:15, 5:15] = 1
     new[1, 5:15, 5:15] = 0.5                                # one channel is enough
     new[:, 9, 9] = 0                                        # a pinhole
-    new[:, 2, 2] = VISIBLE / 2                              # too little to be seen
+    new[:, 2, 2] = MIN_VISIBLE_CHANGE / 2                              # too little to be seen
     mask = changed(new, old, alpha)
     assert torch.equal(mask, alpha > 0)
     alpha[9, 9] = 0                                         # outside the region it stays open
@@ -241,7 +243,7 @@ def test_defects_prefer_the_object():
 def test_defects_in_grey_pictures_are_grey():
     """Colour in a grey picture would be recognised at once, and teach nothing."""
     g = seeded()
-    for kind in KINDS:
+    for kind in DEFECT_KINDS:
         new, _ = paste_defect(surface(), g, kind)
         assert torch.equal(new[0], new[1]) and torch.equal(new[0], new[2])
     coloured = [paste_defect(part(), g, "perlin") for _ in range(40)]
@@ -284,11 +286,11 @@ def test_a_flat_picture_cannot_be_warped_and_gets_another_defect(level):
     flat = torch.full((3, R, R), level)
     for seed in range(5):
         _, mask = paste_defect(flat, seeded(seed), "warp")
-        assert mask.float().mean() >= defects.LEAST
+        assert mask.float().mean() >= defects.MIN_CHANGED_SHARE
 
 
 def test_when_nothing_can_be_seen_a_stain_is_the_last_resort(monkeypatch):
-    invisible = {name: lambda scene: (torch.zeros(R, R), scene.pixels) for name in KINDS}
+    invisible = {name: lambda scene: (torch.zeros(R, R), scene.pixels) for name in DEFECT_KINDS}
     monkeypatch.setattr(defects, "MAKERS", invisible)
     for level in (0.0, 0.5, 1.0):
         _, mask = paste_defect(torch.full((3, R, R), level), seeded())
@@ -305,7 +307,7 @@ def test_pasting_leaves_the_threads_and_the_graph_alone():
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEFECT_KINDS)
 @pytest.mark.parametrize("height, width", [(64, 160), (160, 64)])
 def test_a_defect_in_a_rectangle_lies_in_a_square_of_it_and_its_mask_is_exact(kind, height, width):
     g, picture = seeded(), F.interpolate(part()[None], (height, width))[0]
@@ -314,7 +316,7 @@ def test_a_defect_in_a_rectangle_lies_in_a_square_of_it_and_its_mask_is_exact(ki
         new, mask = paste_anywhere(picture, g, kind, [picture, part(96), part()])
         assert new.shape == picture.shape and mask.shape == (height, width)
         assert mask.dtype == torch.bool and mask.any() and new.min() >= 0 and new.max() <= 1
-        assert not (((new - picture).abs().amax(0) > VISIBLE) & ~mask).any()
+        assert not (((new - picture).abs().amax(0) > MIN_VISIBLE_CHANGE) & ~mask).any()
         rows, columns = (mask.any(dim).nonzero() for dim in (1, 0))
         assert max(rows.max() - rows.min(), columns.max() - columns.min()) < 64
         marked += mask
@@ -326,7 +328,7 @@ def test_a_defect_in_a_rectangle_lies_in_a_square_of_it_and_its_mask_is_exact(ki
 def test_a_defect_anywhere_in_a_square_is_a_pasted_defect():
     """Nothing else is drawn, so squares get the defects that they got before."""
     other = surface()
-    for kind in KINDS:
+    for kind in DEFECT_KINDS:
         found = paste_anywhere(part(), seeded(3), kind, [part(), other])
         expected = paste_defect(part(), seeded(3), kind, torch.stack([part(), other]))
         assert all(map(torch.equal, found, expected)), kind
@@ -335,12 +337,12 @@ def test_a_defect_anywhere_in_a_square_is_a_pasted_defect():
 @pytest.mark.parametrize("resolution", (16, 33, 240))
 def test_any_resolution_will_do(resolution):
     g = seeded()
-    for kind in KINDS:
+    for kind in DEFECT_KINDS:
         new, mask = paste_defect(part(resolution), g, kind)
         assert mask.any() and new.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DEFECT_KINDS)
 def test_other_float_types_become_float32(kind):
     double = part().double()
     new, _ = paste_defect(double, seeded(), kind, others=double[None])
