@@ -25,7 +25,7 @@ setup(
     packages=["minilora", *(f"minilora.{folder}" for folder in FOLDERS),
               *(["minilora.weights"] if (TOP / "weights").is_dir() else [])],
     package_dir={"minilora.weights": "weights"},
-    package_data={"minilora": ["bpe_merges.txt.gz", "bpe_merges.LICENSE"],
+    package_data={"minilora": ["bpe_merges.txt.gz", "bpe_merges.LICENSE", "py.typed"],
                   "minilora.weights": ["mini-clip.pt", "README.md"]},
     include_package_data=False,
     install_requires=["torch>=2.4", "numpy>=1.24", "pillow>=10.0", "regex>=2024.4", "ftfy>=6.3"],

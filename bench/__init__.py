@@ -1,1 +1,1 @@
-"""Measurements: what the README and the results folder say is printed by a command in here."""
+"""Measurements: every figure in the README and in bench/results comes from a command in here."""

@@ -1,21 +1,23 @@
-"""Accuracy of minilora and of the methods of the field, on the same tower, pictures and seeds.
+"""Accuracy of minilora and of published methods, with the same tower, pictures and seeds.
 
     python -m bench.accuracy --class bottle cable --shots 8 --seeds 1 2 3
     python -m bench.accuracy --class bottle --data FOLDER --methods minilora winclip
 
-Every cell (class, shots, seed, method) is a small file; a cell that is there already, made with the
-same weights, data, settings and version, is not computed again.  The tables are made from all
-cells asked for: mean ± standard deviation over the seeds of each class, then the mean over classes.
-Leaves out: timings (see the other modules), choosing anything.
+Each cell (class, shots, seed, method) of the results is stored in a small file.  A stored cell with
+the same weights, data, configuration and version is not computed again.  The tables show mean ±
+standard deviation over the seeds for each class, then the mean over classes.
+Leaves out: timings (other modules of bench), choosing defaults by these numbers.
 """
 import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bench.recipes import HEADER, recipes
 from bench.tables import write
@@ -26,11 +28,11 @@ from minilora.baselines.winclip import WinCLIP
 from minilora.checkpoint.weights import load_clip
 from minilora.config import DetectorConfig
 from minilora.data.images import load_squares
-from minilora.data.mvtec import few_shot, find_data, load_class
+from minilora.data.mvtec import Dataset, Sample, few_shot, find_data, load_class
 from minilora.detector import Detector
 from minilora.io.files import digest_of, write_json
 from minilora.report import results
-from minilora.runs.run_class import SCORE_BATCH, load_masks, prepare_pictures, score_pictures
+from minilora.runs.evaluation import SCORE_BATCH, load_masks, prepare_pictures, score_pictures
 from minilora.scenes import scene
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
@@ -40,23 +42,23 @@ TRAINED = {"coop": CoOp, "full fine-tuning": FullFineTuning, "linear probe": Lin
 METHODS = ("minilora", "winclip", "anomalyclip", *TRAINED)
 
 
-def squares(samples, resolution):
-    """Whole pictures squeezed into squares, (N, 3, R, R) in [0, 1]: what the other methods see."""
+def squares(samples: list[Sample], resolution: int) -> Tensor:
+    """Whole pictures resized to squares, (N, 3, R, R) in [0, 1]: the input of the other methods."""
     return load_squares([s.path for s in samples], resolution)
 
 
-def joined(parts):
-    """[(maps, scores) of a batch] -> (maps, scores) of all."""
+def joined(parts: list[tuple]) -> tuple[Tensor, ...]:
+    """[(maps, scores) of each batch] -> (maps, scores) of all pictures."""
     return tuple(torch.cat(column) for column in zip(*parts))
 
 
-def in_batches(score, pictures):
-    """(maps, scores) of a method that scores a batch at a time."""
+def in_batches(score: Callable, pictures: Tensor) -> tuple[Tensor, ...]:
+    """(maps, scores) of all pictures, scored batch by batch."""
     return joined([score(part) for part in pictures.split(SCORE_BATCH)])
 
 
-def other_products(name, resolution, folder):
-    """Test pictures and masks of every embedded class but `name`: what AnomalyCLIP may see."""
+def other_products(name: str, resolution: int, folder: Path) -> tuple[Tensor, Tensor]:
+    """Test pictures and masks of every embedded class except `name`: AnomalyCLIP trains on them."""
     samples = []
     for other in scene.CLASSES:
         if other != name:
@@ -66,7 +68,8 @@ def other_products(name, resolution, folder):
     return squares(samples, resolution), torch.stack(load_masks(samples, sizes))
 
 
-def judged(method, data, shots, config, model, device, folder):
+def maps_and_scores(method: str, data: Dataset, shots: int | str, config: DetectorConfig,
+                    model: str | None, device: str, folder: Path) -> tuple[dict, float | None]:
     """({row: (maps, scores)} on all test pictures of one class, threshold or None)."""
     clip, _ = load_clip(model, device)
     chosen = few_shot(data.train, shots, config.seed)
@@ -96,24 +99,25 @@ def judged(method, data, shots, config, model, device, folder):
     return {method: in_batches(trained.score, test)}, None
 
 
-def compute(method, data, config, options):
+def compute(method: str, data: Dataset, config: DetectorConfig,
+            options: argparse.Namespace) -> dict[str, dict]:
     """{row: metrics} of one method on all test pictures of one class."""
-    rows, threshold = judged(method, data, options.shots, config, options.model, options.device,
-                             options.out / "scenes")
+    rows, threshold = maps_and_scores(method, data, options.shots, config, options.model,
+                                      options.device, options.out / "scenes")
     found = with_metrics(rows, data.test)
     if threshold is not None:
         found["adapted"] |= decisions(rows["adapted"][1], data.test, threshold)
     return found
 
 
-def decisions(scores, samples, threshold):
-    """Which share of the good and of the defective pictures the threshold calls NG."""
+def decisions(scores: Tensor, samples: list[Sample], threshold: float) -> dict[str, float]:
+    """The shares of good and of defective pictures that the threshold calls NG."""
     count = results.decision_metrics(scores, [s.label for s in samples], threshold)
     return {"false_alarms": count["false_alarms"] / max(1, count["good"]),
             "detected": count["found"] / max(1, count["defective"])}
 
 
-def with_metrics(rows, samples):
+def with_metrics(rows: dict, samples: list[Sample]) -> dict[str, dict]:
     """{row: (maps, scores)} -> {row: metrics}."""
     if not rows:
         return {}
@@ -122,31 +126,34 @@ def with_metrics(rows, samples):
     return {row: results.row_metrics(s, m, labels, masks) for row, (m, s) in rows.items()}
 
 
-def cell(path, fingerprint, compute, *work):
-    """Rows of metrics of one cell: from its file, or by compute(*work) and written there."""
+def cell(path: Path, fingerprint: str, compute: Callable, *arguments):
+    """Result of one cell: read from its file, or computed by compute(*arguments) and stored.
+
+    fingerprint: a stored cell with another one is computed again.
+    """
     if path.exists():
         kept = json.loads(path.read_text())
         if kept["fingerprint"] == fingerprint:
             return kept["rows"]
     begun = time.time()
-    rows = compute(*work)
+    rows = compute(*arguments)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"fingerprint": fingerprint, "seconds": time.time() - begun,
-                             "rows": rows})
+    write_json(path, {"fingerprint": fingerprint, "seconds": time.time() - begun, "rows": rows})
     return rows
 
 
-def depends(method, config):
-    """The settings that a method looks at; WinCLIP and AnomalyCLIP have recipes of their own."""
+def used_config(method: str, config: DetectorConfig) -> dict:
+    """The fields of the configuration that a method uses; the rest of WinCLIP's and AnomalyCLIP's
+    configuration is fixed in their modules."""
     if method in ("winclip", "anomalyclip"):
         return {"resolution": config.resolution, "seed": config.seed}
     return asdict(config)
 
 
-def collect(options, say=print):
-    """All cells: {(row, class): [metrics of each seed]}, computing what is not there.
+def collect(options: argparse.Namespace, say: Callable[[str], None] = print):
+    """({(row, class): [metrics of each seed]}, weights), computing the cells that are not stored.
 
-    Beside the metrics stand the seed and the names of the shots' files.
+    The metrics include the seed and the file names of the shots.
     """
     _, weights = load_clip(options.model)
     root, found = find_data(options.data), {}
@@ -160,7 +167,7 @@ def collect(options, say=print):
             config = DetectorConfig(seed=seed, steps=options.steps, resolution=options.resolution)
             for method in options.methods:
                 fingerprint = digest_of(weights.sha256, source, name, len(data.test),
-                                        options.shots, method, depends(method, config),
+                                        options.shots, method, used_config(method, config),
                                         __version__)
                 path = (options.out / "cells" / f"{source}-{name}-{options.shots}shot-seed{seed}-"
                                                 f"{method.replace(' ', '-')}.json")
@@ -175,7 +182,7 @@ def collect(options, say=print):
     return found, weights
 
 
-def spread(values):
+def spread(values: list[float | None]) -> str:
     """Mean ± sample standard deviation, per cent."""
     values = [100 * v for v in values if v is not None]
     if not values:
@@ -184,10 +191,10 @@ def spread(values):
     return f"{statistics.mean(values):.1f}{deviation}"
 
 
-def tables(found, names, apart=()):
-    """One table a metric: [(title, header, rows)], all of text.
+def tables(found: dict, names: Sequence[str], apart: Sequence[str] = ()) -> list[tuple]:
+    """One table for each metric: [(title, header, rows)], all text.
 
-    apart: names of classes whose mean is shown by itself, too.
+    apart: names of classes whose mean has a column of its own.
     """
     out = []
     groups = {"mean": names, " and ".join(apart): apart} if len(names) > 1 else {}
@@ -205,8 +212,8 @@ def tables(found, names, apart=()):
     return out
 
 
-def numbers(found):
-    """(header, rows) of the CSV file: a row a seed, metrics as shares from 0 to 1."""
+def numbers(found: dict) -> tuple[Sequence[str], list[list]]:
+    """(header, rows) of the CSV file: one row per seed, metrics as shares from 0 to 1."""
     keys = list(dict.fromkeys(k for seeds in found.values() for metrics in seeds for k in metrics))
 
     def cells(metrics):
@@ -216,26 +223,28 @@ def numbers(found):
                                      for (row, name), seeds in found.items() for metrics in seeds]
 
 
-def publish(found, head, options, more=()):
-    """Writes NAME.txt, .md and .csv and prints the first.  more: wide tables, for .md alone."""
+def publish(found: dict, head: list[str], options: argparse.Namespace,
+            more: Sequence[tuple] = ()) -> None:
+    """Writes NAME.txt, .md and .csv and prints the first.  more: wide tables, only for .md."""
     drawn = find_data(options.data) is None
     made = tables(found, options.names, scene.UNSEEN_CLASSES if drawn else ())
     write(options.out, options.name, made, head, numbers(found), more)
 
 
-def number_of(text):
+def shots_of(text: str) -> int | str:
     """--shots: a number, or "all"."""
     return text if text == "all" else int(text)
 
 
-def parser(shots=8):
-    """Options of all modules here.  shots: the default, one or several."""
+def parser(shots: int | tuple = 8) -> argparse.ArgumentParser:
+    """Options that several commands of bench share.  shots: the default, one or several."""
     p = argparse.ArgumentParser(prog="python -m bench.accuracy",
                                 description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--class", dest="names", nargs="+", default=list(scene.CLASSES))
-    p.add_argument("--shots", type=number_of, default=shots,
-                   nargs=None if isinstance(shots, int) else "+", help="a number, or all")
+    p.add_argument("--shots", type=shots_of, default=shots,
+                   nargs=None if isinstance(shots, int) else "+",
+                   help="good pictures to learn from: a number, or all")
     p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     p.add_argument("--data", help="folder in MVTec AD's layout; else $MINILORA_DATA, data/mvtec, "
                                   "or the embedded scenes")
@@ -248,7 +257,7 @@ def parser(shots=8):
     return p
 
 
-def main():
+def main() -> None:
     p = parser()
     p.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     options = p.parse_args()

@@ -1,29 +1,31 @@
-"""A whole adaptation to 8 good pictures three ways: time, its parts, peak memory.
+"""Three ways to adapt to 8 good pictures: total time, its parts, peak memory.
 
     python -m bench.against_peft
     python -m bench.against_peft --steps 10 --pool 32 --rounds 1
 
-    minilora           what is frozen and lies before the first LoRA layer is computed once for the
-                       pool of training pictures (train.py)
-    peft, from pixels  peft's LoRA layers and a plain loop: each step sends its pictures through the
-                       whole tower; the pool of augmented pictures is made once, as in the others
+    minilora           the frozen blocks before the first LoRA layer run once for the pool of
+                       training pictures; their output is reused in every step (train.py)
+    peft, from pixels  peft's LoRA layers and a plain loop: each step runs the whole tower on its
+                       pictures; the pool of augmented pictures is made once, as in the other ways
     peft, reuse        peft's LoRA layers in minilora's loop
 
-All three train the same tower of ViT-B/16's shape, its random weights, LoRA's start, pictures,
-batches, loss and optimiser, so they take the same steps but for rounding: first losses that differ
-by more than TOLERANCE are an error.  The tower is ours in all three, so that LoRA and the loop are
-compared and nothing else; bench.speed compares the tower with transformers'.
-Every figure comes from a fresh process, the ways in turns: times of the fit, its parts, and in
-processes of their own the peak above weights and pictures.  Ratios are over "peft, from pixels".
-Leaves out: peft's dropout, a data loader that augments anew in each epoch.
+All three train a tower of ViT-B/16's shape with the same random weights, initial LoRA, pictures,
+batches, loss and optimiser.  So their steps are the same up to rounding: first losses that differ
+by more than TOLERANCE raise an error.  All three use our tower, so only LoRA and the loop are
+compared; bench.speed compares the tower with transformers'.
+Every number comes from a fresh process, with the ways in turn: times of the fit and its parts, and
+in separate processes the peak above weights and pictures.  Ratios are relative to "peft, from
+pixels".  Leaves out: peft's dropout, a data loader that augments anew in each epoch.
 """
 import argparse
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from bench import measure, peers
 from bench.tables import write
@@ -35,23 +37,24 @@ from minilora.data.images import normalise
 from minilora.lora import add_lora
 from minilora.train import adaptation_loss, synthetic_batches, training_pool
 from minilora.training_steps import run_training
-from minilora.vit import value_value_blocks
+from minilora.vit import default_value_value_blocks
 
 OURS, PLAIN, REUSE = WAYS = ("minilora", "peft, from pixels", "peft, reuse")
 SMALL = CLIPConfig(embed=32, resolution=32, vision_layers=3, vision_width=64, patch=16,
                    text_width=64, text_layers=1)
 SHOTS = 8
-COMPARED = 5            # first steps; later ones add up roundings, which AdamW divides by small
-TOLERANCE = 1e-3        # gradients
+COMPARED = 5            # first steps; later, rounding errors accumulate and AdamW divides them by
+TOLERANCE = 1e-3        # small gradients
 MB = 1e6
 
 
-def prepared(way, clip_config, config, device="cpu"):
-    """(CLIP with LoRA, prompts, pictures): the same numbers whatever the way."""
+def prepared(way: str, clip_config: CLIPConfig, config: DetectorConfig,
+             device: str = "cpu") -> tuple[CLIP, PromptLearner, Tensor]:
+    """(CLIP with LoRA, prompts, pictures), with the same values for each way."""
     generator = torch.Generator().manual_seed(config.seed)
     clip = CLIP(clip_config).initialise(generator).requires_grad_(False).to(device)
     layers = clip_config.vision_layers
-    blocks = range(layers - value_value_blocks(layers), layers)
+    blocks = range(layers - default_value_value_blocks(layers), layers)
     if way == OURS:
         add_lora(clip.visual, config.targets, blocks, config.rank, config.alpha)
     else:
@@ -66,29 +69,32 @@ def prepared(way, clip_config, config, device="cpu"):
 
 
 def pixel_pool(visual, pictures, config, generator):
-    """Pixels (N, 3, R, R), normalised, and the share of each patch that is defective (N, P)."""
+    """Normalised pixels (N, 3, R, R), and the defective share of each patch (N, P)."""
     pool = [(normalise(pixels), F.avg_pool2d(masks, visual.patch).flatten(1))
             for pixels, masks in synthetic_batches(pictures, config, generator)]
     return [torch.cat(column).to(visual.proj.device) for column in zip(*pool)]
 
 
-def fit(way, clip, prompts, pictures, config):
+def fit(way: str, clip: CLIP, prompts: PromptLearner, pictures: Tensor,
+        config: DetectorConfig) -> dict:
     """{"pool", "steps": seconds, "kept": bytes of the pool, "losses": of each step}."""
     visual, pool, losses = clip.visual, [], []
-    first = len(visual.blocks) - visual.last
+    first = len(visual.blocks) - visual.n_value_value_blocks
     generator, device = torch.Generator().manual_seed(config.seed), visual.proj.device
 
     def fill():
-        pool.extend(pixel_pool(visual, pictures, config, generator) if way == PLAIN else
-                    map(torch.stack, training_pool(visual, pictures, visual.last, config,
-                                                   generator)))
+        if way == PLAIN:
+            pool.extend(pixel_pool(visual, pictures, config, generator))
+        else:
+            last = visual.n_value_value_blocks
+            pool.extend(map(torch.stack, training_pool(visual, pictures, last, config, generator)))
 
     def loss_of(rows):
         inputs, coverage = (column[rows] for column in pool)
         if way == PLAIN:
             return adaptation_loss(clip, prompts, visual.embed(inputs), coverage, 0,
-                                   config.losses)
-        return adaptation_loss(clip, prompts, inputs, coverage, first, config.losses)
+                                   config.loss_weights)
+        return adaptation_loss(clip, prompts, inputs, coverage, first, config.loss_weights)
 
     def train():
         losses.extend(run_training(loss_of, [*peers.trained(visual), prompts.context], len(pool[0]),
@@ -98,33 +104,36 @@ def fit(way, clip, prompts, pictures, config):
             "kept": sum(column.nbytes for column in pool), "losses": losses}
 
 
-def config_of(steps, pool):
+def config_of(steps: int, pool: int) -> DetectorConfig:
     return replace(DetectorConfig(), steps=steps, n_train_images=pool)
 
 
-def timed(way, steps, pool, device, shape=None):
-    """What `fit` returns, in a process of its own.  shape: the numbers of a CLIPConfig."""
+def timed(way: str, steps: int, pool: int, device: str, shape: tuple | None = None) -> dict:
+    """Result of `fit`, in a fresh process.  shape: the values of a CLIPConfig."""
     clip_config, config = CLIPConfig(*shape) if shape else VIT_B_16, config_of(steps, pool)
     fit(way, *prepared(way, SMALL, config_of(2, 2), device), config_of(2, 2))   # first use
     return fit(way, *prepared(way, clip_config, config, device), config)
 
 
-def peak_of(way, steps, pool, device, shape=None):
-    """Bytes above weights and pictures, in a process of its own."""
+def peak_of(way: str, steps: int, pool: int, device: str, shape: tuple | None = None) -> int:
+    """Peak above weights and pictures in bytes, in a fresh process."""
     clip_config, config = CLIPConfig(*shape) if shape else VIT_B_16, config_of(steps, pool)
     fit(way, *prepared(way, SMALL, config_of(2, 2), device), config_of(2, 2))
     parts = prepared(way, clip_config, config, device)
     return measure.peak(lambda: fit(way, *parts, config), device)["allocated"]
 
 
-def furthest(losses, others):
-    """Greatest relative difference of two loss curves."""
+def largest_difference(losses: list[float], others: list[float]) -> float:
+    """Largest relative difference of two loss curves."""
     return max(abs(a - b) / abs(b) for a, b in zip(losses, others, strict=True))
 
 
-def collect(rounds, steps, pool, device, say, shape=None):
-    """({way: [what `fit` returned, each round]}, {way: peak}).  Raises ValueError if the first
-    losses differ."""
+def collect(rounds: int, steps: int, pool: int, device: str, say: Callable[[str], None],
+            shape: tuple | None = None) -> tuple[dict[str, list], dict[str, int]]:
+    """({way: [result of `fit` in each round]}, {way: peak}).
+
+    Raises ValueError if the first losses differ.
+    """
     found = {way: [] for way in WAYS}
     for round_ in range(rounds):
         for way in WAYS:
@@ -132,7 +141,8 @@ def collect(rounds, steps, pool, device, say, shape=None):
             found[way].append(done)
             say(f"round {round_ + 1}  {way:18s} pool {done['pool']:.1f} s, steps "
                 f"{done['steps']:.1f} s, loss {done['losses'][0]:.4f} to {done['losses'][-1]:.4f}")
-            apart = furthest(done["losses"][:COMPARED], found[OURS][0]["losses"][:COMPARED])
+            apart = largest_difference(*(losses[:COMPARED] for losses in (
+                done["losses"], found[OURS][0]["losses"])))
             if not apart <= TOLERANCE:
                 raise ValueError(f"{way}: expected the first losses of {OURS} to {TOLERANCE}, "
                                  f"found a difference of {apart}")
@@ -140,41 +150,43 @@ def collect(rounds, steps, pool, device, say, shape=None):
                                       returning=True) for way in WAYS}
 
 
-def whole(done):
-    """Seconds of a fit."""
+def total_seconds(done: dict) -> float:
+    """Seconds of a fit: making the pool and training."""
     return done["pool"] + done["steps"]
 
 
-def table(found, peaks):
-    """(title, header, rows), all of text."""
+def table(found: dict[str, list], peaks: dict[str, int]) -> tuple:
+    """(title, header, rows), all text."""
     header = ["way", "fit, s", "ratio (lowest to highest)", "pool, s", "steps, s",
               "peak above weights, MB", "ratio", "of it the pool, MB", "losses differ by"]
     rows, reference = [], found[PLAIN]
     for way, rounds in found.items():
-        middle, low, high = measure.ratio([whole(d) for d in rounds], [whole(d) for d in reference])
-        seconds = [statistics.median(part) for part in zip(*((whole(d), d["pool"], d["steps"])
-                                                             for d in rounds))]
+        middle, low, high = measure.ratio(*([total_seconds(d) for d in part]
+                                            for part in (rounds, reference)))
+        seconds = [statistics.median(part) for part in zip(
+            *((total_seconds(d), d["pool"], d["steps"]) for d in rounds))]
         rows.append([way, f"{seconds[0]:.1f}", f"{middle:.2f} ({low:.2f} to {high:.2f})",
                      f"{seconds[1]:.1f}", f"{seconds[2]:.1f}", f"{peaks[way] / MB:.0f}",
                      f"{peaks[way] / peaks[PLAIN]:.2f}", f"{rounds[0]['kept'] / MB:.0f}",
-                     f"{furthest(rounds[0]['losses'], reference[0]['losses']):.0e}"])
+                     f"{largest_difference(rounds[0]['losses'], reference[0]['losses']):.0e}"])
     return "a whole adaptation", header, rows
 
 
-def numbers(found, peaks):
-    """(header, rows) of the CSV file: every round."""
+def numbers(found: dict[str, list], peaks: dict[str, int]) -> tuple[tuple, list[tuple]]:
+    """(header, rows) of the CSV file, one row for each round."""
     return ("way", "round", "pool_seconds", "steps_seconds", "peak_bytes", "pool_bytes",
             "last_loss"), [(way, round_, f"{d['pool']:.3f}", f"{d['steps']:.3f}", peaks[way],
                             d["kept"], repr(d["losses"][-1]))
                            for way, rounds in found.items() for round_, d in enumerate(rounds, 1)]
 
 
-def main(arguments=None, shape=None):
+def main(arguments: list[str] | None = None, shape: tuple | None = None) -> None:
     p = argparse.ArgumentParser(prog="python -m bench.against_peft",
                                 description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--steps", type=int, default=DetectorConfig().steps)
-    p.add_argument("--pool", type=int, default=DetectorConfig().n_train_images, help="training pictures")
+    p.add_argument("--pool", type=int, default=DetectorConfig().n_train_images,
+                   help="training pictures")
     p.add_argument("--rounds", type=int, default=measure.ROUNDS)
     p.add_argument("--device", default="cpu")
     p.add_argument("--out", type=Path, default=Path("runs/against-peft"))
@@ -184,8 +196,8 @@ def main(arguments=None, shape=None):
                            lambda line: print(line, flush=True), shape)
     head = [measure.conditions(o.device, ("peft",))
             + f"; {SHOTS} shots, {o.pool} training pictures, {o.steps} steps of "
-            f"{DetectorConfig().batch}, {o.rounds} rounds; peaks of {min(o.steps, 3)} steps, which all "
-            "are alike"]
+            f"{DetectorConfig().batch}, {o.rounds} rounds; peaks of {min(o.steps, 3)} steps: all "
+            "steps need the same memory"]
     write(o.out, o.name, [table(found, peaks)], head, numbers(found, peaks))
 
 

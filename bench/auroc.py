@@ -1,12 +1,13 @@
-"""AUROC against scikit-learn's and torchmetrics': the same number, in what time and memory.
+"""AUROC of minilora, scikit-learn and torchmetrics: the same value; what time and memory it takes.
 
     python -m bench.auroc
     python -m bench.auroc --counts 10000 1000000 --rounds 9
 
-All get the same float32 scores in [0, 1] (outside of it torchmetrics squashes them) and the same
-boolean labels: torch tensors, and for scikit-learn the same memory as numpy arrays.  A fresh
-process a cell takes the times, in turns; a fresh process a rival takes its peak above the inputs.
-Values that differ by more than TOLERANCE are an error and no row.
+All three get the same float32 scores in [0, 1] (torchmetrics applies a sigmoid to scores outside)
+and the same boolean labels.  scikit-learn gets numpy arrays that share the tensors' memory.  The
+times of one row are taken in turn in one fresh process; each library's peak of memory above its
+inputs is taken in a fresh process of its own.  Values that differ by more than TOLERANCE raise an
+error.
 Leaves out: GPUs, float64, other metrics.
 """
 import argparse
@@ -14,22 +15,23 @@ import statistics
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bench import measure
 from bench.tables import write
 from minilora.auroc import auroc
 
 COUNTS, SHARES, LEVELS = (10**4, 10**6, 10**7), (0.02, 0.5), (0, 1000)
-TOLERANCE = 1e-6        # torchmetrics adds up float32 areas
+TOLERANCE = 1e-6        # torchmetrics sums areas in float32
 MB = 1e6
 
 
-def torchmetrics_auroc(scores, labels):
+def torchmetrics_auroc(scores: Tensor, labels: Tensor) -> float:
     from torchmetrics.functional.classification import binary_auroc
     return binary_auroc(scores, labels, thresholds=None).item()
 
 
-def sklearn_auroc(scores, labels):
+def sklearn_auroc(scores: Tensor, labels: Tensor) -> float:
     from sklearn.metrics import roc_auc_score
     return float(roc_auc_score(labels.numpy(), scores.numpy()))
 
@@ -37,10 +39,10 @@ def sklearn_auroc(scores, labels):
 RIVALS = {"minilora": auroc, "torchmetrics": torchmetrics_auroc, "scikit-learn": sklearn_auroc}
 
 
-def inputs(count, share, levels, seed=0):
-    """Scores (N,) float32 in [0, 1] and labels (N,) bool, the defective ones higher on the mean.
+def inputs(count: int, share: float, levels: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Scores (N,) float32 in [0, 1] and labels (N,) bool; positives have higher scores on average.
 
-    share: of defective samples;  levels: how many different scores there are, 0: no rounding.
+    share: of positives;  levels: number of different scores, 0: no rounding.
     """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.rand(count, generator=generator) < share
@@ -48,7 +50,7 @@ def inputs(count, share, levels, seed=0):
     return (scores * (levels - 1)).round_() / (levels - 1) if levels else scores, labels
 
 
-def times(count, share, levels, rounds):
+def times(count: int, share: float, levels: int, rounds: int) -> dict[str, dict]:
     """{"seconds": {rival: [of each round]}, "values": {rival: AUROC}}."""
     data = inputs(count, share, levels)
     values = {name: rival(*data) for name, rival in RIVALS.items()}
@@ -57,15 +59,15 @@ def times(count, share, levels, rounds):
     return {"seconds": seconds, "values": values}
 
 
-def peak_of(name, count, share, levels):
-    """Bytes at most above scores and labels."""
-    RIVALS[name](*inputs(100, share, levels))                   # what is loaded on first use
+def peak_of(name: str, count: int, share: float, levels: int) -> int:
+    """Peak of memory above scores and labels, in bytes."""
+    RIVALS[name](*inputs(100, share, levels))                   # loads what the library needs
     data = inputs(count, share, levels)
     return measure.peak(lambda: RIVALS[name](*data))["allocated"]
 
 
-def cell(count, share, levels, rounds):
-    """One row of figures.  Raises ValueError if the rivals do not agree."""
+def cell(count: int, share: float, levels: int, rounds: int) -> dict:
+    """The measurements of one row.  Raises ValueError if the libraries do not agree."""
     found = measure.fresh(times, count, share, levels, rounds)
     values = found["values"]
     if max(values.values()) - min(values.values()) > TOLERANCE:
@@ -76,8 +78,8 @@ def cell(count, share, levels, rounds):
             "seconds": found["seconds"]}
 
 
-def tables(cells):
-    """[(title, header, rows)], all of text."""
+def tables(cells: list[dict]) -> list[tuple]:
+    """[(title, header, rows)], all text."""
     ours, *others = RIVALS
     time_header, peak_header = ([*("scores", "positives", "different scores"), f"{ours}, {unit}"]
                                 for unit in ("ms", "MB"))
@@ -100,13 +102,13 @@ def tables(cells):
             ("peak memory above the inputs", peak_header, peak_rows)]
 
 
-def peak_ratio(peaks, ours, theirs):
-    """Quotient of two peaks; below a megabyte it would be one of pages, not of work."""
+def peak_ratio(peaks: dict[str, int], ours: str, theirs: str) -> str:
+    """Ratio of two peaks; "--" below a megabyte, where memory pages dominate the measurement."""
     return f"{peaks[ours] / peaks[theirs]:.2f}" if min(peaks.values()) > MB else "--"
 
 
-def numbers(cells):
-    """(header, rows) of the CSV file: every round."""
+def numbers(cells: list[dict]) -> tuple[tuple, list[tuple]]:
+    """(header, rows) of the CSV file, one row for each round."""
     rows = [(c["count"], c["share"], c["levels"], name, round_, f"{seconds:.6f}",
              c["peaks"][name], repr(c["values"][name]))
             for c in cells for name in RIVALS
@@ -115,13 +117,15 @@ def numbers(cells):
             "auroc"), rows
 
 
-def main():
+def main() -> None:
     p = argparse.ArgumentParser(prog="python -m bench.auroc", description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="scores")
-    p.add_argument("--shares", type=float, nargs="+", default=list(SHARES), help="of positives")
+    p.add_argument("--counts", type=int, nargs="+", default=list(COUNTS),
+                   help="numbers of scores")
+    p.add_argument("--shares", type=float, nargs="+", default=list(SHARES),
+                   help="shares of positives")
     p.add_argument("--levels", type=int, nargs="+", default=list(LEVELS),
-                   help="different scores; 0: as drawn")
+                   help="numbers of different scores; 0: no rounding")
     p.add_argument("--rounds", type=int, default=measure.ROUNDS)
     p.add_argument("--out", type=Path, default=Path("runs/auroc"))
     p.add_argument("--name", default="auroc", help="of the tables: NAME.txt, .md, .csv")

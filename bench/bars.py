@@ -1,7 +1,9 @@
-"""Stacked horizontal bars: what memory is made of, and a tick at what was measured.
+"""Stacked horizontal bars: the predicted parts of the memory, and a tick at the measured total.
 
 Leaves out: other charts (shots.py draws curves).
 """
+from collections.abc import Callable
+
 from PIL import Image, ImageDraw, ImageFont
 
 from minilora.report.svg import ticks
@@ -12,8 +14,8 @@ ROW, LEFT, RIGHT, TOP, BOTTOM, WIDTH = 40, 400, 130, 150, 80, 1400
 MARK, MB = "#111111", 1e6
 
 
-def bars(rows, title):
-    """A PIL picture.  rows: [(label, {part: bytes}, measured total in bytes or None)]."""
+def bars(rows: list[tuple], title: str) -> Image.Image:
+    """The chart.  rows: [(label, {part: bytes}, measured total in bytes or None)]."""
     height = TOP + ROW * len(rows) + BOTTOM
     image = Image.new("RGB", (WIDTH, height), "white")
     draw = ImageDraw.Draw(image)
@@ -39,22 +41,23 @@ def bars(rows, title):
     return image
 
 
-def stacked(draw, parts, x_of, y):
-    """Draws one bar from left to right and returns where it ends."""
+def stacked(draw: ImageDraw.ImageDraw, parts: dict[str, int], x_of: Callable[[float], float],
+            y: float) -> float:
+    """Draws one bar from left to right.  Returns the x coordinate of its right end."""
     value = 0
     for part, size in parts.items():
         start, value = value, value + size / MB
-        if x_of(value) - x_of(start) >= 1:              # thinner than a pixel is nothing
+        if x_of(value) - x_of(start) >= 1:              # a part thinner than a pixel is not drawn
             draw.rectangle((x_of(start), y + 4, x_of(value), y + ROW - 12), COLOURS[part])
     return x_of(value)
 
 
-def legend(draw, font):
-    """A square a part, and the tick."""
+def legend(draw: ImageDraw.ImageDraw, font) -> None:
+    """A square for each part, and the tick."""
     x, y = 20, 84
     for part, colour in COLOURS.items():
         draw.rectangle((x, y, x + 22, y + 22), colour)
         draw.text((x + 32, y + 11), part, "black", font, anchor="lm")
         x += 60 + draw.textlength(part, font)
     draw.line((x + 4, y - 2, x + 4, y + 24), MARK, 4)
-    draw.text((x + 18, y + 11), "measured in all (number at the right)", "black", font, anchor="lm")
+    draw.text((x + 18, y + 11), "measured total (number at the right)", "black", font, anchor="lm")

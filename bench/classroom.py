@@ -1,23 +1,25 @@
-"""The classroom: older and other ways to find defects beside minilora, on the same pictures.
+"""The classroom: minilora and older or other methods of defect detection, on the same pictures.
 
     python -m bench.classroom --data FOLDER --start resnet18-scenes.pt
 
-Judged are, for everybody, all good test pictures and that half of the defective ones which nobody
-may learn from (minilora/data/splits.py; the seed draws it).  Without labels a method sees K good
-pictures; with labels, as many good as defective ones.  Every cell (class, seed, method) runs in a
-fresh process and is kept as a small file.
-Columns: trainable parameters, seconds of the fit with all that it reads, peak memory of the process
-above what it was before, pictures and labels of defects used.
-Leaves out: choosing anything by judged pictures.
+Every method is scored on all good test pictures and on the half of the defective pictures that no
+method may learn from (minilora/data/splits.py; the seed draws it).  A method without labels learns
+from K good pictures; one with labels from as many good as defective pictures.  Each cell (class,
+seed, method) runs in a fresh process and is stored in a small file.
+Columns: trainable parameters, seconds of the fit including reading, peak of memory above its
+value before the fit, number of pictures and of defect labels used.
+Leaves out: choosing anything by the pictures that are scored.
 """
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from bench import measure
 from bench.accuracy import cell, spread
@@ -27,20 +29,21 @@ from minilora.baselines.autoencoder import Autoencoder
 from minilora.baselines.simclr import SimCLR
 from minilora.baselines.supervised import RECIPES, Supervised
 from minilora.baselines.svdd import DeepSVDD
+from minilora.checkpoint.published import Weights
 from minilora.checkpoint.weights import load_clip
 from minilora.config import DetectorConfig
 from minilora.data import splits
 from minilora.data.images import load_squares, normalise
-from minilora.data.mvtec import few_shot, load_class
+from minilora.data.mvtec import Dataset, Sample, few_shot, load_class
 from minilora.detector import Detector
 from minilora.io.files import digest_of, sha256_of
 from minilora.mae.detector import MaskedReconstruction
 from minilora.report import results
-from minilora.runs.run_class import load_masks
+from minilora.runs.evaluation import load_masks
 
 ALONE = {"autoencoder": Autoencoder, "Deep SVDD": DeepSVDD, "SimCLR": SimCLR,
          "masked autoencoder": MaskedReconstruction}
-FEW = 4                                         # labels of each kind of defect, beside all
+FEW = 4                         # labels of each kind of defect; the alternative is all labels
 WITHOUT = ("minilora, 4 shots", "minilora, 8 shots", "one-class SVM on CLIP", *ALONE)
 WITH = tuple(f"{name}, {n} labels" for n in (FEW, "all") for name in RECIPES)
 COLUMNS = ("image_auroc", "pixel_auroc", "accuracy", "balanced", "kinds")
@@ -50,7 +53,7 @@ USED = ("trainable", "seconds", "peak MB", "pictures", "labels")
 
 
 class OneClassSVM:
-    """scikit-learn's, on frozen features of CLIP's image tower."""
+    """scikit-learn's one-class SVM on frozen features of CLIP's image tower."""
 
     def __init__(self, seed):
         from sklearn.svm import OneClassSVM as Machine
@@ -70,8 +73,8 @@ class OneClassSVM:
         return None, -torch.from_numpy(self.machine.score_samples(self.features(pixels))).float()
 
 
-def unlabelled(method, data, seed):
-    """(detector before its fit, its good pictures, trainable parameters)."""
+def unlabelled(method: str, data: Dataset, seed: int) -> tuple:
+    """(method without labels, before its fit; its good pictures; trainable parameters)."""
     shots = 4 if method == "minilora, 4 shots" else 8
     chosen = few_shot(data.train, shots, seed)
     if method.startswith("minilora"):
@@ -83,8 +86,9 @@ def unlabelled(method, data, seed):
     return OneClassSVM(seed), chosen, 0
 
 
-def one(method, root, name, seed, start, threads):
-    """Everything about one cell, a dict.  Runs in a process of its own."""
+def evaluate(method: str, root: str, name: str, seed: int, start: str | None,
+             threads: int) -> dict:
+    """All results of one cell, a dict.  Runs in a fresh process."""
     torch.set_num_threads(threads)
     data = load_class(root, name)
     split = splits.split(data, "all", seed)
@@ -96,7 +100,7 @@ def one(method, root, name, seed, start, threads):
         made.fit(load_squares([s.path for s in chosen], made.resolution))
         used = {"pictures": len(chosen), "labels": 0}
         seconds = time.time() - begun
-        maps, scores = judged(made, split.test)
+        maps, scores = maps_and_scores(made, split.test)
         threshold, right = getattr(made, "threshold", None), {}
         decisions = None if threshold is None else scores > threshold
     else:
@@ -123,8 +127,8 @@ def one(method, root, name, seed, start, threads):
             "judged": len(truth)}
 
 
-def judged(made, samples):
-    """(maps at 224 pixels or None, scores) of any method without labels."""
+def maps_and_scores(made, samples: list[Sample]) -> tuple[Tensor | None, Tensor]:
+    """(maps at 224 pixels or None, scores) of a fitted method without labels."""
     pixels = load_squares([s.path for s in samples], made.resolution)
     with torch.no_grad():
         maps, scores = zip(*[made.score(part) for part in pixels.split(8)])
@@ -134,14 +138,14 @@ def judged(made, samples):
     return whole, torch.cat(scores)
 
 
-def confusion(found, truth, classes):
-    """[[count of pictures of kind i that were called j]]."""
+def confusion(found: Tensor, truth: Tensor, classes: int) -> list[list[int]]:
+    """[[number of pictures of kind i that were classified as kind j]]."""
     pairs = truth * classes + found
     return pairs.bincount(minlength=classes ** 2).view(classes, classes).tolist()
 
 
-def collect(options, say):
-    """{(method, class): [cell of each seed]}."""
+def collect(options: argparse.Namespace, say: Callable[[str], None]) -> tuple[dict, Weights]:
+    """({(method, class): [cell of each seed]}, weights of the embedded model)."""
     start = str(options.start) if options.start else None
     mark = sha256_of(start) if start else None
     _, weights = load_clip()
@@ -152,25 +156,25 @@ def collect(options, say):
                 key = digest_of(name, seed, method, weights.sha256, mark, __version__,
                                 code_version())
                 path = options.out / "classroom" / f"{name}-{seed}-{method.replace(' ', '-')}.json"
-                row = cell(path, key, partial(measure.fresh, one, method, str(options.data), name,
-                                              seed, start, options.threads))
+                row = cell(path, key, partial(measure.fresh, evaluate, method, str(options.data),
+                                              name, seed, start, options.threads))
                 found.setdefault((method, name), []).append(row)
                 say(f"{name:14s} seed {seed}  {method:34s} image AUROC "
                     f"{results.percent(row['image_auroc'])}  {row['seconds']:.0f} s")
     return found, weights
 
 
-def code_version():
+def code_version() -> str:
     """Fingerprint of the code of the methods."""
     folder = measure.REPO / "minilora"
-    parts = [*sorted(folder.glob("baselines/*.py")),
-             *(folder / f"{name}.py" for name in ("data/splits", "mae/model", "mae/detector", "train",
-                                               "training_steps", "memory_bank", "detector"))]
+    names = ("data/splits", "mae/model", "mae/patches", "mae/detector", "train", "training_steps",
+             "memory_bank", "calibration", "features", "detector")
+    parts = [*sorted(folder.glob("baselines/*.py")), *(folder / f"{name}.py" for name in names)]
     return digest_of(*[p.read_text() for p in parts])
 
 
-def tables(found, options):
-    """One table a metric, one of what was used, one of confusions."""
+def tables(found: dict, options: argparse.Namespace) -> list[tuple]:
+    """A table for each metric, one of the resources used, a confusion matrix for each method."""
     out = []
     for column in COLUMNS:
         rows = []
@@ -192,8 +196,8 @@ def tables(found, options):
     return out + confusions(found, options)
 
 
-def confusions(found, options):
-    """Of every method with all labels: what each kind was called, sums over the seeds."""
+def confusions(found: dict, options: argparse.Namespace) -> list[tuple]:
+    """Confusion matrices of the methods with all labels, summed over the seeds."""
     out = []
     for name in options.names:
         for method in options.methods:
@@ -208,8 +212,8 @@ def confusions(found, options):
     return out
 
 
-def numbers(found):
-    """(header, rows) of the CSV."""
+def numbers(found: dict) -> tuple[tuple, list[tuple]]:
+    """(header, rows) of the CSV file: one row for each class and method, mean over the seeds."""
     header = ("method", "class", *COLUMNS, *USED, "seeds")
     rows = []
     for (method, name), cells in found.items():
@@ -221,7 +225,7 @@ def numbers(found):
     return header, rows
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m bench.classroom",
                                 description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -239,14 +243,14 @@ def parser():
     return p
 
 
-def main():
+def main() -> None:
     options = parser().parse_args()
     found, weights = collect(options, lambda line: print(line, flush=True))
     torch.set_num_threads(options.threads)
     head = [measure.conditions(packages=("sklearn",)),
             f"seeds {' '.join(map(str, options.seeds))}; weights of minilora and the SVM: "
             f"{weights.name} (sha256 {weights.sha256[:12]}…); of the ResNet: "
-            f"{options.start.name if options.start else 'none, it starts from nothing'}"]
+            f"{options.start.name if options.start else 'none, it starts from random numbers'}"]
     write(options.out, options.name, tables(found, options), head, numbers(found))
 
 

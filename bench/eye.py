@@ -1,12 +1,14 @@
-"""What the embedded model sees, before any adaptation: four measures on pictures it never saw.
+"""What the embedded model can do before any adaptation: four measures on unseen pictures.
 
     python -m bench.eye --data FOLDER --photos FOLDER
     python -m bench.eye --data FOLDER --compare 12 13 23 24 34 --name eye-states
 
-    memory   a plain memory of patches (minilora/pretrain/held_out.py), good pictures alone, no refinement
+    memory   plain memory of the patches of good pictures, no refinement (pretrain/held_out.py)
     text     hand-written prompts, no picture of the product: the detector's row zero-shot
-    names    zero-shot over the kinds of photographs, on the middle of every tenth photograph
-    search   a folder of 50 of these: does "a photo of a sunflower" find a sunflower first?
+    names    zero-shot classification of photographs, centre crop of every tenth photograph
+    search   among 50 of these: does "a photo of a sunflower" find a sunflower first?
+
+Hidden state n enters block n of the image tower; blocks are counted from 0.
 
 Leaves out: everything that is trained on a product (accuracy.py).
 """
@@ -15,27 +17,31 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bench.accuracy import spread
 from bench.tables import write
 from minilora.auroc import auroc
 from minilora.bpe import default_tokenizer
+from minilora.checkpoint.published import Weights
 from minilora.checkpoint.weights import load_clip
+from minilora.clip import CLIP
 from minilora.data.images import clip_preprocess, load_squares, open_image
-from minilora.data.mvtec import few_shot, list_classes, load_class
+from minilora.data.mvtec import Sample, few_shot, list_classes, load_class
 from minilora.detector import Detector
-from minilora.pretrain.held_out import encode_pictures, named, plain_memory, zero_shot
+from minilora.pretrain.held_out import encode_pictures, plain_memory, predicted_class, zero_shot
 from minilora.pretrain.photographs import find_photographs, is_held_out
 
 
-def auroc_of(scores, samples):
-    """Image AUROC over all test pictures, the even-numbered and the odd-numbered ones."""
+def auroc_of(scores: Tensor, samples: list[Sample]) -> list[float]:
+    """Image AUROC of all test pictures, of the even-numbered and of the odd-numbered ones."""
     labels = torch.tensor([s.label for s in samples])
     return [auroc(scores[k::step], labels[k::step]) for k, step in ((0, 1), (0, 2), (1, 2))]
 
 
-def memory_rows(clip, root, states, seeds, shots):
-    """{class: [(all, even, odd) of each seed]} of the plain memory."""
+def memory_rows(clip: CLIP, root: Path, states: list[int], seeds: list[int],
+                shots: int) -> dict[str, list]:
+    """{class: [(all, even, odd) of each seed]} of the plain memory of some hidden states."""
     found = {}
     for name in list_classes(root):
         data = load_class(root, name)
@@ -48,8 +54,8 @@ def memory_rows(clip, root, states, seeds, shots):
     return found
 
 
-def compare(clip, options):
-    """Tables of the plain memory over pairs of states, on even-numbered pictures; and its CSV."""
+def compare(clip: CLIP, options: argparse.Namespace) -> tuple[list, tuple]:
+    """(tables, CSV) of the plain memory for sets of hidden states, on even-numbered pictures."""
     lines, numbers = [], []
     for pair in options.compare:
         states = [int(digit) for digit in pair]
@@ -65,7 +71,7 @@ def compare(clip, options):
             (("states", "class", "seed", "value"), numbers))
 
 
-def text_rows(model, root):
+def text_rows(model: str | None, root: Path) -> dict[str, list]:
     """{class: [(all, even, odd)]} of hand-written prompts."""
     found = {}
     for name in list_classes(root):
@@ -78,45 +84,50 @@ def text_rows(model, root):
 
 
 @torch.no_grad()
-def photographs_of(clip, photos, count=None):
-    """(features (N, E), kinds (N,), nouns) of every tenth photograph whose kind is known.
+def photographs_of(clip: CLIP, photos: str,
+                   count: int | None = None) -> tuple[Tensor, Tensor, list[str]]:
+    """(features (N, E), kinds (N,), class names) of every tenth photograph whose kind is known.
 
-    count: only so many of them, evenly chosen.
+    count: only this many of them, evenly spaced.
     """
     found, class_names = find_photographs(photos)
     chosen = [(path, kind) for k, (path, kind) in enumerate(found) if is_held_out(k) and kind >= 0]
     if count:
         chosen = [chosen[k] for k in torch.linspace(0, len(chosen) - 1, count).long().tolist()]
     pictures = torch.stack([clip_preprocess(open_image(path)) for path, _ in chosen])
-    return encode_pictures(clip, pictures, "cpu"), torch.tensor([kind for _, kind in chosen]), class_names
+    kinds = torch.tensor([kind for _, kind in chosen])
+    return encode_pictures(clip, pictures, "cpu"), kinds, class_names
 
 
-def names_row(image, kinds, class_names, clip):
-    """Accuracy over pictures, and the mean over kinds."""
-    right = (named(clip, default_tokenizer(), image, class_names) == kinds).float()
+def names_row(image: Tensor, kinds: Tensor, class_names: list[str],
+              clip: CLIP) -> tuple[float, float]:
+    """(accuracy over all pictures, mean of the accuracies of the kinds)."""
+    right = (predicted_class(clip, default_tokenizer(), image, class_names) == kinds).float()
     each = [right[kinds == kind].mean() for kind in kinds.unique()]
     return right.mean().item(), torch.stack(each).mean().item()
 
 
-def search_row(image, kinds, class_names, clip):
-    """Of each kind among these pictures: does its name find one first?  (share, kinds, chance)."""
-    asked = kinds.unique()
+def search_row(image: Tensor, kinds: Tensor, class_names: list[str],
+               clip: CLIP) -> tuple[float, int, float]:
+    """Does the name of a kind find a picture of it first?  (share of kinds, kinds, chance)."""
+    present = kinds.unique()
     values = zero_shot(clip, default_tokenizer(), image,
-                       [f"a photo of a {class_names[kind]}" for kind in asked.tolist()])
+                       [f"a photo of a {class_names[kind]}" for kind in present.tolist()])
     first = kinds[values.argmax(0)]
-    chance = torch.stack([(kinds == kind).float().mean() for kind in asked]).mean()
-    return (first == asked).float().mean().item(), len(asked), chance.item()
+    chance = torch.stack([(kinds == kind).float().mean() for kind in present]).mean()
+    return (first == present).float().mean().item(), len(present), chance.item()
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m bench.eye", description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--data", required=True, help="folder in MVTec AD's layout")
     p.add_argument("--photos", help="folder of photographs as in pretraining")
     p.add_argument("--model", help="official name or checkpoint file; else the embedded mini-clip")
-    p.add_argument("--states", type=int, nargs="+", default=[2, 3], help="of the plain memory")
-    p.add_argument("--compare", nargs="+", metavar="BLOCKS",
-                   help="only the memory, of each of these sets of states: 13 is 1 and 3")
+    p.add_argument("--states", "--blocks", type=int, nargs="+", default=[2, 3],
+                   help="hidden states of the plain memory; state n enters block n")
+    p.add_argument("--compare", nargs="+", metavar="STATES",
+                   help="only the plain memory, for each of these sets: 13 is states 1 and 3")
     p.add_argument("--shots", type=int, default=8)
     p.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     p.add_argument("--out", type=Path, default=Path("bench/results"))
@@ -124,14 +135,14 @@ def parser():
     return p
 
 
-def head_of(weights, options, what):
+def head_of(weights: Weights, options: argparse.Namespace, what: str) -> list[str]:
     return [f"{options.shots} shots, seeds {' '.join(map(str, options.seeds))}, 224 px; {what}; "
             f"weights {weights.name} (sha256 {weights.sha256[:12]}…); torch {torch.__version__}; "
             f"{time.strftime('%Y-%m-%d')}"]
 
 
-def measure(clip, options):
-    """Tables of all four measures, and their CSV."""
+def measure(clip: CLIP, options: argparse.Namespace) -> tuple[list, tuple]:
+    """(tables, CSV) of all four measures."""
     memory = memory_rows(clip, options.data, options.states, options.seeds, options.shots)
     text = text_rows(options.model, options.data)
     lines, numbers = [], []
@@ -146,11 +157,12 @@ def measure(clip, options):
     if options.photos:
         image, kinds, class_names = photographs_of(clip, options.photos)
         accuracy, each = names_row(image, kinds, class_names, clip)
-        first, asked, chance = search_row(*photographs_of(clip, options.photos, 50), clip)
-        found = (("zero-shot over names, of pictures", f"{len(kinds)} pictures, {len(class_names)} names",
+        first, present, chance = search_row(*photographs_of(clip, options.photos, 50), clip)
+        found = (("zero-shot over names, of pictures",
+                  f"{len(kinds)} pictures, {len(class_names)} names",
                   accuracy, 1 / len(class_names)),
                  ("zero-shot over names, mean over kinds", "the same", each, 1 / len(class_names)),
-                 ("a name finds its kind first", f"50 pictures, {asked} kinds", first, chance))
+                 ("a name finds its kind first", f"50 pictures, {present} kinds", first, chance))
         rows = [[what, on, f"{100 * value:.1f}", f"{100 * blind:.1f}"]
                 for what, on, value, blind in found]
         made.append(("photographs held out, per cent", ["measure", "on", "right", "chance"], rows))
@@ -158,7 +170,7 @@ def measure(clip, options):
     return made, (("row", "pictures", "class", "seed", "value"), numbers)
 
 
-def main():
+def main() -> None:
     options = parser().parse_args()
     clip, weights = load_clip(options.model)
     if options.compare:

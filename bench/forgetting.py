@@ -1,14 +1,15 @@
-"""What adapting to one product costs elsewhere: zero-shot on general scenes before and after.
+"""Forgetting: zero-shot accuracy on general scenes before and after adapting to one product.
 
     python -m bench.forgetting --class bottle nut --seeds 1 2 3
 
-The scenes are the held-out ones of pretraining: which of all nouns a picture shows, and whether it
-is damaged, by hand-written prompts.  CoOp leaves both towers as they are, so its row must equal
-"before"; what is asked is whether low-rank corrections forget less than full fine-tuning.
-Leaves out: other general data than drawn scenes.
+The scenes are those that pretraining holds out.  Hand-written prompts classify which of all class
+names a picture shows, and whether the object is damaged.  The question: does low-rank adaptation
+forget less than full fine-tuning?  CoOp does not change the towers, so its row must equal "before".
+Leaves out: general data other than drawn scenes.
 """
 import statistics
 import time
+from argparse import Namespace
 
 from bench import accuracy
 from minilora import __version__
@@ -17,10 +18,10 @@ from minilora.bpe import default_tokenizer
 from minilora.checkpoint.weights import load_clip
 from minilora.config import DetectorConfig
 from minilora.data.images import load_squares
-from minilora.data.mvtec import few_shot, find_data, load_class
+from minilora.data.mvtec import Dataset, few_shot, find_data, load_class
 from minilora.detector import Detector
-from minilora.io.files import digest_of, whole_file
-from minilora.pretrain.held_out import on_scenes
+from minilora.io.files import atomic_write, digest_of
+from minilora.pretrain.held_out import measure_scenes
 from minilora.report import results
 from minilora.scenes import scene
 from minilora.train import adapt
@@ -28,23 +29,24 @@ from minilora.train import adapt
 METHODS = ("before", "LoRA", "full fine-tuning", "CoOp")
 
 
-def after(method, data, config, options):
-    """{"nouns": accuracy, "damaged": AUROC} on held-out scenes after adapting to data."""
+def after(method: str, data: Dataset, config: DetectorConfig,
+          options: Namespace) -> dict[str, float]:
+    """{"nouns": accuracy over class names, "damaged": AUROC} on held-out scenes after adapting."""
     clip, _ = load_clip(options.model, options.device)
     shots = few_shot(data.train, options.shots, config.seed)
     good = load_squares([s.path for s in shots], clip.config.resolution)
     if method == "LoRA":
         detector = Detector(clip, data.name, config)
-        adapt(clip, detector.prompts, good, detector.last, config, detector.generator,
+        adapt(clip, detector.prompts, good, detector.n_adapted_blocks, config, detector.generator,
               lambda step, loss: None)
     elif method != "before":
         {"CoOp": CoOp, "full fine-tuning": FullFineTuning}[method](clip, data.name,
                                                                    config).fit(good)
-    found = on_scenes(clip, default_tokenizer(), options.device, options.count)
+    found = measure_scenes(clip, default_tokenizer(), options.device, options.count)
     return {"nouns": found["accuracy"], "damaged": found["auroc"]}
 
 
-def main():
+def main() -> None:
     p = accuracy.parser()
     p.prog, p.description = "python -m bench.forgetting", __doc__.split("\n")[0]
     p.add_argument("--count", type=int, default=1024, help="held-out scenes")
@@ -75,9 +77,9 @@ def main():
             f"{' '.join(map(str, options.seeds))}, {options.steps} steps; full fine-tuning at rate "
             f"{FULL_RATE}); weights {weights.name} (sha256 {weights.sha256[:12]}…); minilora "
             f"{__version__}; {time.strftime('%Y-%m-%d')}")
-    columns = ("method", "nouns, accuracy %", "damaged, AUROC %")
+    columns = ("method", "class names, accuracy %", "damaged, AUROC %")
     text = f"{head}\n\n{results.markdown_table(columns, lines)}\n"
-    with whole_file(options.out / f"{options.name}.md", "w") as file:
+    with atomic_write(options.out / f"{options.name}.md", "w") as file:
         file.write(text)
     print(text)
 

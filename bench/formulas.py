@@ -1,37 +1,40 @@
-"""What a training step holds, by counting: parameters, and bytes at the moment when they are most.
+"""Memory of a training step, predicted by counting: parameters, and bytes at the peak.
 
-    kept      what autograd saves in a block, per token and in units of the width W (float32):
+    kept      what autograd saves in a block, per token, in units of the width W (float32):
                  2   inputs of the two layer norms
-                 4   q, k, v, and their answer (the kernel keeps one number a head beside them)
+                 4   q, k, v and the output of attention (the kernel also keeps one number per head)
                  4   QuickGELU: its input
-                +1   input of LoRA's A, where q, k or v has it
-                +6   all weights move: both norms' outputs and QuickGELU's output
-    passing   what a backward pass makes on its way, most in QuickGELU: 9 W, or 5 W where its output
-              has been freed already
-    peak      a walk through the step, forward and back: what is kept grows and shrinks, gradients
-              and AdamW's two moments stand beside it
+                +1   input of LoRA's A, if q, k or v has LoRA
+                +6   if all weights are trained: outputs of both norms and of QuickGELU
+    passing   temporary tensors of the backward pass, largest in QuickGELU: 9 W, or 5 W if its
+              output has already been freed
+    peak      found by a walk through the step, forward and backward: the kept activations grow and
+              shrink; gradients and AdamW's two moments are added
 
-A frozen block in front of everything trained keeps nothing.  In bfloat16 the same tensors are half
-as wide, except the norms' inputs; q, k and v each cast their input, and every cast weight is kept.
+A frozen block before all trained ones keeps nothing.  In bfloat16 the same tensors take half the
+bytes, except the inputs of the norms; q, k and v each cast their input; every cast weight is kept.
 Symbols: T = B L tokens, W width, H heads, r rank, n blocks.
-Leaves out: fragmentation, and what libraries take for themselves.
+Leaves out: fragmentation, memory that libraries allocate for themselves.
 """
 from collections import namedtuple
 
-from minilora.vit import value_value_blocks
+from bench.steps import Method
+from minilora.clip import CLIPConfig
+from minilora.vit import default_value_value_blocks
 
-# forward, back: bytes that exist beside `kept` on the way; made: bytes of gradients that it leaves
+# forward, back: temporary bytes in addition to `kept`; made: bytes of the gradients it creates
 Stage = namedtuple("Stage", "kept forward back made")
 Shape = namedtuple("Shape", "batch tokens width bfloat16 written_out checkpointing")
 
 
 # ---- parameters ---------------------------------------------------------------------------------
 
-def blocks_count(width, layers):
+def blocks_count(width: int, layers: int) -> int:
+    """Parameters of `layers` transformer blocks."""
     return layers * (12 * width**2 + 13 * width)
 
 
-def tower_counts(c):
+def tower_counts(c: CLIPConfig) -> tuple[int, int]:
     """Parameters of (image tower, text tower)."""
     W, w = c.vision_width, c.text_width
     image = (3 * c.patch**2 * W + (2 + (c.resolution // c.patch) ** 2) * W + 4 * W + W * c.embed
@@ -40,7 +43,7 @@ def tower_counts(c):
     return image, text
 
 
-def trainable(method, config, length=4):
+def trainable(method: Method, config: CLIPConfig, length: int = 4) -> tuple[str, int]:
     """(formula as text, its value).  length: M, context vectors of each of two prompts."""
     image, text = tower_counts(config)
     W, context = config.vision_width, 2 * length * config.text_width
@@ -61,8 +64,9 @@ def trainable(method, config, length=4):
 
 # ---- one block ----------------------------------------------------------------------------------
 
-def attention_kept(s, whole, targets):
-    """Of q, k, v to their answer, and their inputs where those are needed for a gradient."""
+def attention_kept(s: Shape, whole: bool, targets: tuple) -> int:
+    """Bytes per token kept from q, k, v to the output of attention, and of inputs that a gradient
+    needs."""
     heads, W = s.width // 64, s.width
     inputs = sum(t in targets for t in "qkv") if s.bfloat16 else bool({*targets} & {*"qkv"})
     inputs = (3 if s.bfloat16 else 1) if whole else inputs
@@ -70,19 +74,20 @@ def attention_kept(s, whole, targets):
         return 4 * ((4 + inputs) * W + heads)
     if not s.written_out:
         return 2 * (4 + inputs) * W + 4 * heads
-    answer = whole or "out" in targets              # else the kernel alone would have kept it
+    answer = whole or "out" in targets              # otherwise only the kernel would keep it
     return 2 * ((3 + answer + inputs) * W + heads * s.tokens)
 
 
-def block_kept(s, whole=False, targets=(), rank=0):
-    """Bytes that autograd saves in one block, all of it recomputed or not."""
+def block_kept(s: Shape, whole: bool = False, targets: tuple = (), rank: int = 0) -> int:
+    """Bytes that autograd saves in one block.  whole: all weights are trained."""
     size, W = (2 if s.bfloat16 else 4), s.width
     token = (attention_kept(s, whole, targets) + size * (4 + 5 * whole) * W + 4 * 2 * W
              + size * rank * len(targets))
     return s.batch * s.tokens * token + (2 * 12 * W**2 if s.bfloat16 else 0)
 
 
-def block_stage(s, whole=False, targets=(), rank=0, made=0):
+def block_stage(s: Shape, whole: bool = False, targets: tuple = (), rank: int = 0,
+                made: int = 0) -> Stage:
     """One block that a gradient passes through."""
     size, T = (2 if s.bfloat16 else 4), s.batch * s.tokens
     kept, way = block_kept(s, whole, targets, rank), size * T * s.width
@@ -92,8 +97,8 @@ def block_stage(s, whole=False, targets=(), rank=0, made=0):
     return Stage(kept, 4 * way, back, made)
 
 
-def value_value_stage(s, whole, targets, made):
-    """Attention of values among themselves; its input is kept by the block beside it."""
+def value_value_stage(s: Shape, whole: bool, targets: tuple, made: int) -> Stage:
+    """Value-value attention; its input is kept by the ordinary block with the same weights."""
     size, T, W = (2 if s.bfloat16 else 4), s.batch * s.tokens, s.width
     heads, trained = W // 64, whole or {*targets} & {"v", "out"}
     token = size * 3 * W + 4 * heads
@@ -108,8 +113,8 @@ def value_value_stage(s, whole, targets, made):
     return Stage(kept, 3 * size * T * W, back, made)
 
 
-def first_token_stage(s, made):
-    """The last block for CLS alone: k and v of all tokens, the rest of one."""
+def first_token_stage(s: Shape, made: int) -> Stage:
+    """The last block for the CLS token only: k and v of all tokens, everything else of one."""
     size, T, W = (2 if s.bfloat16 else 4), s.batch * s.tokens, s.width
     inputs = 2 if s.bfloat16 else 1
     kept = T * W * (size * (2 + inputs) + 4) + (2 * 12 * W**2 if s.bfloat16 else 0)
@@ -121,31 +126,31 @@ def first_token_stage(s, made):
 
 # ---- the step -----------------------------------------------------------------------------------
 
-def text_stages(s, config, whole):
-    """The text tower, for two prompts; its table of tokens gets a gradient as large as itself."""
+def text_stages(s: Shape, config: CLIPConfig, whole: bool) -> list[Stage]:
+    """The text tower, for two prompts; the gradient of its token table is as large as the table."""
     table = 4 * (config.vocab + config.context) * config.text_width * whole
     block = block_stage(s, whole, made=4 * blocks_count(config.text_width, 1) * whole)
     return [Stage(0, 0, table, table)] + [block] * config.text_layers
 
 
-def entering_stage(method, s, config):
-    """What happens before the first trained block: nothing with reuse, else pixels come in."""
+def entering_stage(method: Method, s: Shape, config: CLIPConfig) -> Stage:
+    """All computation before the first trained block: none with reuse, otherwise from pixels on."""
     T, W, size = s.batch * s.tokens, s.width, 2 if s.bfloat16 else 4
     state, picture = 4 * T * W, s.batch * 3 * config.resolution**2
     if method.reuse:
         return Stage(state, 0, 0, 0)
-    if method.kind in ("image", "both"):                # the kernel keeps pixels, ln_pre its input
+    if method.kind in ("image", "both"):        # the convolution keeps pixels, ln_pre its input
         return Stage(state + 2 * 4 * picture, 2 * state, 3 * state,
                      4 * (3 * config.patch**2 + s.tokens) * W)
     blocks = method.first(config.vision_layers)
     return Stage(state, (2 + 2 * 4) * picture + blocks * state + 15 * size * T * W, 0, 0)
 
 
-def image_stages(method, s, config):
+def image_stages(method: Method, s: Shape, config: CLIPConfig) -> tuple[list[Stage], list[Stage]]:
     """(stages before the text tower, stages after it)."""
     before, T, W = [entering_stage(method, s, config)], s.batch * s.tokens, s.width
     size, n = 2 if s.bfloat16 else 4, config.vision_layers
-    last = value_value_blocks(n)
+    last = default_value_value_blocks(n)
     if method.kind in ("probe", "context"):             # nothing in the tower is trained
         states = 4 * T * W * (method.kind == "probe")
         return before + [Stage(states, 0, 0, 0)], [Stage(0, 8 * T * W * size, 0, 0)]
@@ -162,8 +167,9 @@ def image_stages(method, s, config):
             values * min(last, n - method.first(n)) + [head, first_token_stage(s, block)])
 
 
-def stages(method, config, batch, prompt, bfloat16, checkpointing, device):
-    """All of a step, in the order in which they are computed."""
+def stages(method: Method, config: CLIPConfig, batch: int, prompt: int, bfloat16: bool,
+           checkpointing: bool, device: str) -> list[Stage]:
+    """All stages of a step, in the order of computation."""
     tokens = 1 + (config.resolution // config.patch) ** 2
     how = bfloat16, bfloat16 and device == "cpu", checkpointing     # attention.fused_attention
     before, after = image_stages(method, Shape(batch, tokens, config.vision_width, *how), config)
@@ -174,10 +180,11 @@ def stages(method, config, batch, prompt, bfloat16, checkpointing, device):
     return before + words + after
 
 
-def walk(stages, moments, updating):
-    """(kept and passing, gradients, moments) in bytes when their sum is highest.
+def walk(stages: list[Stage], moments: int, updating: int) -> tuple[int, int, int]:
+    """(activations, gradients, moments) in bytes when their sum is highest.
 
-    From the second step on: the moments are there from the start, old gradients are gone.
+    For the second step and later ones: the moments exist from the start, old gradients are freed.
+    updating: temporary bytes of the optimiser's update.
     """
     kept = made = 0
     found = []
@@ -191,24 +198,25 @@ def walk(stages, moments, updating):
     return max(*found, (updating, made, moments), key=sum)
 
 
-def held(method, config, pool, device):
-    """Bytes of a pool of pictures on the device: tokens, or pixels, which a GPU need not hold."""
+def held(method: Method, config: CLIPConfig, pool: int, device: str) -> int:
+    """Bytes of the pool of pictures on the device: tokens, or pixels, which stay off a GPU."""
     if method.reuse:
         tokens = 1 + (config.resolution // config.patch) ** 2
         return 4 * pool * tokens * config.vision_width
     return 2 * pool * 3 * config.resolution**2 if device == "cpu" else 0
 
 
-def predicted(method, config, batch, pool, prompt, bfloat16=False, checkpointing=False,
-              device="cpu"):
-    """{"weights", "pool", "gradients", "optimiser", "activations"}: bytes at the highest moment.
+def predicted(method: Method, config: CLIPConfig, batch: int, pool: int, prompt: int,
+              bfloat16: bool = False, checkpointing: bool = False,
+              device: str = "cpu") -> dict[str, int]:
+    """{"weights", "pool", "gradients", "optimiser", "activations"}: bytes at the peak.
 
-    prompt: tokens of a prompt;  pool: pictures held.
+    prompt: tokens of a prompt;  pool: number of pictures in the pool.
     """
     moving = 4 * trainable(method, config)[1]
     table, matrix = config.vocab * config.text_width, 4 * config.vision_width**2
     largest = 4 * (table if method.kind == "both" else matrix)
-    updating = min(moving, 2 * largest) if device == "cpu" else moving      # one by one, or all
+    updating = min(moving, 2 * largest) if device == "cpu" else moving   # by tensor, or all at once
     activations, gradients, moments = walk(
         stages(method, config, batch, prompt, bfloat16, checkpointing, device),
         2 * moving, updating)

@@ -1,20 +1,20 @@
-"""The picture at the top of the README: panels of finished runs, one below the other.
+"""The picture at the top of the README: panels of finished runs, stacked vertically.
 
     python -m minilora.fit --class all --shots 8 --out runs/scenes
     python -m bench.front runs/scenes/bottle/maps/broken-000.jpg runs/scenes/gear/maps/…
 
-Leaves out: choosing; whoever calls it names the panels.
+Leaves out: choosing the panels; the command line names them.
 """
 import argparse
 from pathlib import Path
 
 from PIL import Image
 
-from minilora.io.files import whole_file
+from minilora.io.files import atomic_write
 
 
-def stacked(paths):
-    """Pictures of one width below one another, PIL."""
+def stack_panels(paths: list[Path]) -> Image.Image:
+    """One picture with all panels below one another."""
     panels = [Image.open(path).convert("RGB") for path in paths]
     width = max(p.width for p in panels)
     sheet = Image.new("RGB", (width, sum(p.height for p in panels)), "white")
@@ -25,13 +25,13 @@ def stacked(paths):
     return sheet
 
 
-def main():
+def main() -> None:
     p = argparse.ArgumentParser(prog="python -m bench.front", description=__doc__.split("\n")[0])
     p.add_argument("panels", nargs="+", type=Path, help="pictures below maps/ of run folders")
     p.add_argument("--out", type=Path, default=Path("bench/results/front.png"))
     options = p.parse_args()
-    with whole_file(options.out) as file:
-        stacked(options.panels).quantize(256).save(file, "PNG", optimize=True)
+    with atomic_write(options.out) as file:
+        stack_panels(options.panels).quantize(256).save(file, "PNG", optimize=True)
     print(options.out)
 
 

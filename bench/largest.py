@@ -1,25 +1,28 @@
-"""The largest batch that fits on common GPUs: found by trying, or predicted where there is none.
+"""The largest batch that fits on common GPUs: found by trying on a GPU, predicted without one.
 
-On a GPU a fresh process may take as many bytes as the card in question has, less what driver and
-others take; the search starts at what formulas.py predicts.  On a CPU there is only that, and the
-table says "predicted".  Of the LoRAs the main ones alone are looked at.
+On a GPU a fresh process may use as many bytes as the card has, minus those in use by the driver and
+other programs; the bisection starts at the batch that formulas.py predicts.  On a CPU the table
+shows this prediction and says "predicted".  Of the LoRA methods only those in MAIN are included.
 Leaves out: pictures of other sizes.
 """
 import itertools
+from argparse import Namespace
+from collections.abc import Callable
 
 from bench import cost
-from bench.cells import is_measured, kept, prediction
+from bench.cells import is_measured, measured_once, prediction
 from bench.steps import MAIN, METHODS
 
 GIB = 2**30
 CARDS = {"4 GB": 4 * GIB, "12 GB (RTX 3060)": 12 * GIB, "16 GB (T4)": 16 * GIB}
-MOST = 4096                     # nobody trains on larger batches of pictures
+MOST = 4096                     # larger batches of pictures are not used in practice
 
 
-def bisected(succeeds, guess=1, most=MOST):
-    """The largest batch up to `most` for which succeeds(batch), 0 if none; it must be monotone.
+def bisected(succeeds: Callable[[int], bool], guess: int = 1, most: int = MOST) -> int:
+    """The largest batch up to `most` for which succeeds(batch) is true, 0 if there is none.
 
-    Steps away from the guess double, so that a good one costs few tries.
+    succeeds: true up to some batch, false above it;  guess: where the search starts.  Steps away
+    from the guess double, so a good guess needs few tries.
     """
     low, high, step = 0, most + 1, max(1, guess // 32)
     trial = min(max(1, guess), most)
@@ -35,29 +38,31 @@ def bisected(succeeds, guess=1, most=MOST):
     return low
 
 
-def by_formula(name, precision, checkpointing, card, options):
-    """Whether the predicted total stays below the card's bytes, for a batch."""
+def by_formula(name: str, precision: str, checkpointing: str, card: int,
+               options: Namespace) -> Callable[[int], bool]:
+    """Function of a batch: does the predicted total fit into the bytes of the card?"""
     def succeeds(batch):
         parts = prediction(name, (batch, precision, checkpointing), options, "cuda")
         return sum(parts.values()) <= card
     return succeeds
 
 
-def by_trying(name, precision, checkpointing, card, options):
-    """The same on the GPU itself, each time in a fresh process."""
-    return lambda batch: kept(options, f"fits {card}", name, (batch, precision, checkpointing),
-                              cost.fits, card)
+def by_trying(name: str, precision: str, checkpointing: str, card: int,
+              options: Namespace) -> Callable[[int], bool]:
+    """The same, tried on the GPU, each time in a fresh process."""
+    return lambda batch: measured_once(options, f"fits {card}", name,
+                                       (batch, precision, checkpointing), cost.fits, card)
 
 
-def largest(name, precision, checkpointing, card, options):
-    """Batch for one card: predicted on a CPU, found on a GPU."""
-    asked = name, precision, checkpointing, card, options
-    guess = bisected(by_formula(*asked))
-    return guess if options.device == "cpu" else bisected(by_trying(*asked), guess)
+def largest(name: str, precision: str, checkpointing: str, card: int, options: Namespace) -> int:
+    """Largest batch for one card: predicted on a CPU, found by trying on a GPU."""
+    condition = name, precision, checkpointing, card, options
+    guess = bisected(by_formula(*condition))
+    return guess if options.device == "cpu" else bisected(by_trying(*condition), guess)
 
 
-def table(options, say=print):
-    """(title, header, rows): a row a method and way to compute, a column a card."""
+def table(options: Namespace, say: Callable[[str], None] = print) -> tuple:
+    """(title, header, rows): one row for each method and condition, one column for each card."""
     rows, main = [], [m for m in options.methods if METHODS[m].kind != "lora" or m in MAIN]
     for case in itertools.product(options.precision, options.checkpointing):
         for name in main:

@@ -1,12 +1,14 @@
-"""Many good pictures, few of some defects: plain cross-entropy, weights, balanced contrast.
+"""Long-tailed training: plain cross-entropy, class-balanced weights, balanced contrast.
 
     python -m bench.long_tail --data FOLDER --class bottle magnetic_tile --start resnet18-scenes.pt
 
-With --start a ResNet-18 from these weights learns, without it the small CNN.
+With --start a ResNet-18 is trained from these weights, otherwise the small CNN.
 
-Training pictures: GOOD good ones, and of the kinds of defects, by name, half, a quarter, an eighth
-... of what may be learned from, at least 2 (splits.split).  Judged are the same pictures as in
-bench.classroom.  Accuracy on head, middle and tail: the thirds of the classes by their number.
+Training pictures: GOOD good ones; of the kinds of defects, in the order of their names, a half, a
+quarter, an eighth ... of the pictures for training, at least 2 (splits.split).  The test pictures
+are those of bench.classroom.  Accuracy is given for head, middle and tail: the thirds of the kinds,
+ordered by their number of training pictures.
+Leaves out: other networks and losses.
 """
 import argparse
 import statistics
@@ -19,7 +21,7 @@ from bench import measure
 from bench.accuracy import cell, spread
 from bench.classroom import code_version
 from bench.tables import write
-from minilora.baselines.long_tail import by_frequency
+from minilora.baselines.long_tail import group_by_frequency
 from minilora.baselines.supervised import RECIPES, Supervised
 from minilora.data import splits
 from minilora.data.images import load_squares
@@ -32,21 +34,23 @@ LOSSES = {"plain": "cross-entropy", "weighted": "class-balanced weights",
 GROUPS = ("head", "middle", "tail")
 
 
-def one(root, name, seed, loss, start, threads):
-    """{"counts", "kinds", "right": share of each kind}, in a process of its own."""
+def evaluate(root: str, name: str, seed: int, loss: str, start: str | None,
+             threads: int) -> dict[str, list]:
+    """{"counts", "kinds", "right": accuracy of each kind}.  Runs in a fresh process."""
     torch.set_num_threads(threads)
     chosen = splits.split(load_class(root, name), "all", seed, TAIL, GOOD)
     recipe = replace(RECIPES["ResNet-18" if start else "CNN, augmented"], loss=loss)
-    judge = Supervised(recipe, len(chosen.kinds), seed, start)
-    judge.fit(load_squares([s.path for s in chosen.train], recipe.resolution),
-              chosen.targets(chosen.train))
-    found = judge.probabilities(load_squares([s.path for s in chosen.test], recipe.resolution))
-    truth, called = chosen.targets(chosen.test), found.argmax(1)
-    right = [(called[truth == k] == k).float().mean().item() for k in range(len(chosen.kinds))]
+    classifier = Supervised(recipe, len(chosen.kinds), seed, start)
+    classifier.fit(load_squares([s.path for s in chosen.train], recipe.resolution),
+                   chosen.targets(chosen.train))
+    found = classifier.probabilities(load_squares([s.path for s in chosen.test],
+                                                  recipe.resolution))
+    truth, predicted = chosen.targets(chosen.test), found.argmax(1)
+    right = [(predicted[truth == k] == k).float().mean().item() for k in range(len(chosen.kinds))]
     return {"counts": chosen.counts(), "kinds": chosen.kinds, "right": right}
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m bench.long_tail",
                                 description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -60,7 +64,7 @@ def parser():
     return p
 
 
-def main():
+def main() -> None:
     options = parser().parse_args()
     torch.set_num_threads(options.threads)
     start = str(options.start) if options.start else None
@@ -74,8 +78,8 @@ def main():
                 key = digest_of(name, seed, loss, mark, GOOD, TAIL, code_version())
                 path = options.out / "long-tail" / f"{network}-{name}-{seed}-{loss}.json"
                 cells.append(cell(path, key, lambda: measure.fresh(
-                    one, str(options.data), name, seed, loss, start, options.threads)))
-            groups = by_frequency(cells[0]["counts"])
+                    evaluate, str(options.data), name, seed, loss, start, options.threads)))
+            groups = group_by_frequency(cells[0]["counts"])
             shares = [[statistics.mean(c["right"][k] for k in groups[g]) for c in cells]
                       for g in GROUPS]
             balanced = [statistics.mean(c["right"]) for c in cells]

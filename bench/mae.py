@@ -1,20 +1,22 @@
-"""Masked autoencoder: what hiding patches saves, how many to hide, and what size is worth.
+"""Masked autoencoder: what masking patches saves, how many to mask, and the effect of the width.
 
-    python -m bench.mae --part step         ViT-B shape: encoder on visible patches, and on all
-    python -m bench.mae --part ratio        25, 50, 75, 90 % hidden, trained on scenes, then a probe
-    python -m bench.mae --part width        three widths, the same; what training adds to each
+    python -m bench.mae --part step         ViT-B shape: encoder on visible patches, or on all
+    python -m bench.mae --part ratio        25, 50, 75, 90 % masked, trained on scenes; probe
+    python -m bench.mae --part width        three widths: probe before and after training
     python -m bench.mae --part transfer --data FOLDER      photographs: probe, fine-tuning, map
 
-Times are of the same steps in turn, memory of fresh processes (measure.py).  For ViT-L and ViT-H
-both are predicted: memory by counting (formulas.py), time by multiplications from ViT-B's.
-Leaves out: the paper's recipe; its figures for ImageNet, COCO and ADE20K are the paper's.
+Times: the compared steps run in turn.  Memory: fresh processes (measure.py).  For ViT-L and ViT-H
+both are predicted: memory by counting (formulas.py), time from ViT-B's by the multiplications.
+Leaves out: the paper's training recipe and its figures for ImageNet, COCO and ADE20K.
 """
 import argparse
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bench import formulas, measure
 from bench.accuracy import cell
@@ -24,8 +26,8 @@ from minilora.io.files import digest_of, load_tensors, save_tensors
 from minilora.mae import run as mae_run
 from minilora.mae import transfer
 from minilora.mae.detector import train_mae
-from minilora.mae.model import (MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MaskedAutoencoder,
-                                random_masking)
+from minilora.mae.model import MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MAEConfig, MaskedAutoencoder
+from minilora.mae.patches import random_masking
 from minilora.pretrain.captions import CLASS_NAMES
 from minilora.training_steps import TrainConfig
 
@@ -34,12 +36,12 @@ WAYS = {"visible patches alone": False, "all, with mask tokens": True}
 RATIOS = (0.25, 0.5, 0.75, 0.9)
 WIDTHS = (96, 192, 384)
 SCENES = replace(MAE_MINI, resolution=112, patch=8)     # scenes at half size: 196 patches
-LEARNED, NEW = 1500, 500        # scenes
+TRAIN_SCENES, TEST_SCENES = 1500, 500
 SIZES = {"ViT-B/16": MAE_B_16, "ViT-L/16": MAE_L_16, "ViT-H/14": MAE_H_14}
 
 
 class Everything(MaskedAutoencoder):
-    """The other way: mask tokens go through the encoder, as in BEiT, and the same decoder."""
+    """Variant: mask tokens go through the encoder, as in BEiT, then through the same decoder."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -50,7 +52,7 @@ class Everything(MaskedAutoencoder):
         tokens = self.encoder.tokens(pixels)
         places = self.encoder.positions[1:]
         tokens = torch.where(hidden[..., None], self.token + places, tokens)
-        x = self.narrow(self.encoder.blocks_of(tokens)) + self.positions
+        x = self.narrow(self.encoder.encode_tokens(tokens)) + self.positions
         for block in self.blocks:
             x = block(x)
         return self.paint(self.norm(x))[:, 1:], hidden
@@ -58,8 +60,8 @@ class Everything(MaskedAutoencoder):
 
 # ---- a step -------------------------------------------------------------------------------------
 
-def stepper(everything, batch):
-    """A function that makes one training step of ViT-B's shape."""
+def stepper(everything: bool, batch: int) -> Callable[[], None]:
+    """A function that makes one training step in ViT-B's shape."""
     torch.manual_seed(0)
     mae = (Everything if everything else MaskedAutoencoder)(MAE_B_16)
     optimiser = torch.optim.AdamW(mae.parameters(), 1e-4)
@@ -72,16 +74,16 @@ def stepper(everything, batch):
     return step
 
 
-def step_memory(everything, batch, threads):
-    """Bytes above the weights of two steps, in a process of its own."""
+def step_memory(everything: bool, batch: int, threads: int) -> int:
+    """Peak of two steps above the weights, in bytes.  Runs in a fresh process."""
     torch.set_num_threads(threads)
     step = stepper(everything, batch)
     return measure.peak(lambda: (step(), step()))["allocated"]
 
 
-def activations(config, batch, everything=False):
-    """Bytes that autograd keeps of one step, by counting: blocks (bench/formulas.py), input and
-    output of each tower's last norm, the pixels, and the difference to the target."""
+def activations(config: MAEConfig, batch: int, everything: bool = False) -> int:
+    """Bytes that autograd keeps in one step, by counting: blocks (bench/formulas.py), input and
+    output of each tower's last norm, the pixels, and the difference from the target."""
     patches = (config.resolution // config.patch) ** 2
     seen = patches if everything else int(patches * (1 - config.mask_ratio))
     total = 2 * 4 * batch * 3 * config.resolution ** 2
@@ -92,8 +94,8 @@ def activations(config, batch, everything=False):
     return total
 
 
-def multiplications(config, everything=False):
-    """Of one picture's forward pass: 12 W^2 a token and block, and attention's 2 L W."""
+def multiplications(config: MAEConfig, everything: bool = False) -> int:
+    """Of the forward pass of one picture: per token and block 12 W^2, and 2 L W for attention."""
     patches = (config.resolution // config.patch) ** 2
     seen = patches if everything else int(patches * (1 - config.mask_ratio))
     return sum(layers * tokens * (12 * width ** 2 + 2 * tokens * width)
@@ -102,15 +104,15 @@ def multiplications(config, everything=False):
                    (1 + patches, config.decoder_width, config.decoder_layers)))
 
 
-def predicted_bytes(config, batch, everything=False):
-    """Above the weights: AdamW's two moments, and activations or gradients, whichever is more:
-    going backwards, each block's gradients take the place of its activations."""
+def predicted_bytes(config: MAEConfig, batch: int, everything: bool = False) -> int:
+    """Bytes above the weights: AdamW's two moments, and the larger of activations and gradients.
+    In the backward pass the gradients of each block replace its activations."""
     with torch.device("meta"):
         count = sum(p.numel() for p in MaskedAutoencoder(config).parameters())
     return 2 * 4 * count + max(activations(config, batch, everything), 4 * count)
 
 
-def step_tables(options):
+def step_tables(options: argparse.Namespace) -> tuple[list, list]:
     memory = {way: measure.fresh(step_memory, everything, BATCH, options.threads, returning=True)
               for way, everything in WAYS.items()}
     times = measure.side_by_side({way: stepper(everything, BATCH)
@@ -139,68 +141,74 @@ def step_tables(options):
 
 # ---- trained on scenes --------------------------------------------------------------------------
 
-def kept_scenes(path, resolution):
-    """{"pictures", "nouns"} to learn from and {"new", "truth"} held out, drawn once."""
+def cached_scenes(path: Path, resolution: int) -> dict[str, Tensor]:
+    """{"pictures", "nouns"} to train on and {"new", "truth"} held out, drawn once.
+
+    "nouns" and "truth": numbers of the class names.
+    """
     if not path.exists():
-        pictures, class_names, _ = labelled_scenes(0, LEARNED, resolution)
-        new, truth, _ = labelled_scenes(HELD_OUT, NEW, resolution)
+        pictures, class_names, _ = labelled_scenes(0, TRAIN_SCENES, resolution)
+        new, truth, _ = labelled_scenes(HELD_OUT, TEST_SCENES, resolution)
         save_tensors(path, {"pictures": pictures, "nouns": class_names, "new": new, "truth": truth})
     return load_tensors(path)
 
 
-def probed(config, scenes, steps, seed):
-    """Accuracy over nouns of held-out scenes by a linear probe, after so many steps."""
+def probe_accuracy(config: MAEConfig, scenes: dict[str, Tensor], steps: int, seed: int) -> float:
+    """Accuracy of a linear probe over class names on held-out scenes, after `steps` of training."""
     generator = torch.Generator().manual_seed(seed)
     mae = MaskedAutoencoder(config).initialise(generator)
     pictures = scenes["pictures"].float() / 255
     if steps:
         train_mae(mae, pictures, TrainConfig(steps, 32, 1e-3), generator)
-    head = transfer.probe(mae.eval().encoder, pictures, scenes["nouns"], len(CLASS_NAMES), generator)
-    odds = transfer.classify(mae.encoder, head, scenes["new"].float() / 255)
+    head = transfer.probe(mae.eval().encoder, pictures, scenes["nouns"], len(CLASS_NAMES),
+                          generator)
+    odds = transfer.class_probabilities(mae.encoder, head, scenes["new"].float() / 255)
     return (odds.argmax(1) == scenes["truth"]).float().mean().item()
 
 
-def kept(options, config, steps):
-    """`probed` in a fresh process, or from its file."""
+def cached_accuracy(options: argparse.Namespace, config: MAEConfig, steps: int) -> float:
+    """`probe_accuracy` in a fresh process, or from its file."""
     key = digest_of(repr(config), steps, options.seed, torch.__version__)
-    path = options.out / "mae" / f"scenes-{config.resolution}-{LEARNED}-{NEW}.pt"
-    kept_scenes(path, config.resolution)
+    path = options.out / "mae" / f"scenes-{config.resolution}-{TRAIN_SCENES}-{TEST_SCENES}.pt"
+    cached_scenes(path, config.resolution)
     return cell(options.out / "mae" / f"{key}.json", key, lambda: measure.fresh(
-        probed_in_process, vars(config), str(path), steps, options.seed, options.threads))
+        accuracy_in_process, vars(config), str(path), steps, options.seed, options.threads))
 
 
-def probed_in_process(config, path, steps, seed, threads):
+def accuracy_in_process(config: dict, path: str, steps: int, seed: int, threads: int) -> float:
     torch.set_num_threads(threads)
-    return probed(replace(SCENES, **config), load_tensors(path), steps, seed)
+    return probe_accuracy(replace(SCENES, **config), load_tensors(path), steps, seed)
 
 
-def ratio_tables(options):
+def ratio_tables(options: argparse.Namespace) -> tuple[list, list]:
     rows = []
     for ratio in RATIOS:
         config = replace(SCENES, mask_ratio=ratio)
-        rows.append([f"{ratio:.0%}", f"{100 * kept(options, config, options.steps):.1f}",
+        rows.append([f"{ratio:.0%}", f"{100 * cached_accuracy(options, config, options.steps):.1f}",
                      f"{multiplications(config) / 1e9:.2f}"])
-    rows.append(["no training", f"{100 * kept(options, SCENES, 0):.1f}", "--"])
-    return [(f"linear probe over {len(CLASS_NAMES)} nouns of held-out scenes, {options.steps} steps",
+    rows.append(["no training", f"{100 * cached_accuracy(options, SCENES, 0):.1f}", "--"])
+    return [(f"linear probe over {len(CLASS_NAMES)} class names of held-out scenes, "
+             f"{options.steps} steps",
              ("hidden", "accuracy, %", "10^9 multiplications a picture, forward"), rows)], []
 
 
-def width_tables(options):
+def width_tables(options: argparse.Namespace) -> tuple[list, list]:
     rows = []
     for width in WIDTHS:
         config = replace(SCENES, width=width, heads=max(1, width // 64),
                          decoder_width=max(64, width // 2), decoder_heads=2)
-        before, after = kept(options, config, 0), kept(options, config, options.steps)
+        before, after = (cached_accuracy(options, config, steps) for steps in (0, options.steps))
         rows.append([str(width), f"{100 * before:.1f}", f"{100 * after:.1f}",
                      f"{100 * (after - before):+.1f}"])
-    return [(f"linear probe over {len(CLASS_NAMES)} nouns of held-out scenes, {options.steps} steps",
+    return [(f"linear probe over {len(CLASS_NAMES)} class names of held-out scenes, "
+             f"{options.steps} steps",
              ("width", "untrained, %", "trained, %", "gain"), rows)], []
 
 
 # ---- photographs --------------------------------------------------------------------------------
 
-def transferred(data, name, steps, seed, threads, out):
-    """What `python -m minilora.mae --probe --finetune` finds, in a process of its own."""
+def transferred(data: str, name: str, steps: int, seed: int, threads: int, out: str) -> dict:
+    """Results of `python -m minilora.mae --probe --finetune`.  Runs in a fresh process."""
     torch.set_num_threads(threads)
     options = mae_run.parser().parse_args([
         "--data", data, "--class", name, "--steps", str(steps), "--seed", str(seed), "--probe",
@@ -209,7 +217,7 @@ def transferred(data, name, steps, seed, threads, out):
     return {k: found.get(k) for k in ("probe", "finetune", "segmentation", "reconstruction")}
 
 
-def transfer_tables(options):
+def transfer_tables(options: argparse.Namespace) -> tuple[list, list]:
     rows = []
     for name in options.names:
         for steps in (0, options.steps):
@@ -232,14 +240,14 @@ PARTS = {"step": step_tables, "ratio": ratio_tables, "width": width_tables,
          "transfer": transfer_tables}
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m bench.mae", description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--part", nargs="+", default=["step", "ratio", "width"], choices=PARTS)
     p.add_argument("--data", type=Path, help="folder in MVTec AD's layout, for transfer")
     p.add_argument("--class", dest="names", nargs="+",
                    default=["bottle", "cookie", "magnetic_tile"])
-    p.add_argument("--steps", type=int, default=250, help="of masked training")
+    p.add_argument("--steps", type=int, default=250, help="of masked pretraining")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--rounds", type=int, default=measure.ROUNDS)
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -248,7 +256,7 @@ def parser():
     return p
 
 
-def main():
+def main() -> None:
     options = parser().parse_args()
     torch.set_num_threads(options.threads)
     write_parts(options, PARTS, [measure.conditions(), f"seed {options.seed}"])

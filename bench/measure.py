@@ -1,12 +1,12 @@
-"""How time and memory are measured here: in fresh processes, side by side, conditions stated.
+"""Measuring time and memory: in fresh processes, rivals in turn, with the conditions stated.
 
-    memory   a fresh process a figure.  On a CPU the highest resident set while the work runs, less
-             the resident set before it; memory that is given back leaves the process at once
-             (glibc's threshold for that is fixed at 64 KiB), so the peak is of the work and not of
-             what an allocator kept.  On a GPU torch's own count of allocated and reserved bytes.
-    time     rivals take turns in one process, the median of at least five rounds, and its spread;
-             a ratio is the median over rounds of the ratio within a round, so that a machine that
-             slows down slows both.
+    memory   one fresh process for each measurement.  On a CPU: the peak of the resident set while
+             the work runs, minus the resident set before.  Freed memory leaves the process at once
+             (glibc's threshold is set to 64 KiB), so memory that the allocator keeps is not
+             counted.  On a GPU: torch's count of allocated and reserved bytes.
+    time     rivals run in turn in one process; median of at least five rounds, and its spread.
+             A ratio is taken within each round, then the median over the rounds: if the machine
+             slows down, it slows both.
 
 Leaves out: profiles, energy, several GPUs.
 """
@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -29,16 +30,16 @@ ROUNDS = 5
 RETURNING = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}
 
 
-def processor():
-    """Name of the CPU as the system gives it, and how many cores this process may use."""
+def processor() -> str:
+    """Name of the CPU, and the number of cores that this process may use."""
     names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo")
              if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{names[0] if names else platform.processor()}, {cores} cores"
 
 
-def conditions(device="cpu", packages=()):
-    """One line: date, hardware, versions.  packages: names of peers whose version belongs there."""
+def conditions(device: str = "cpu", packages: Sequence[str] = ()) -> str:
+    """One line: date, hardware, versions.  packages: other packages whose version is included."""
     hardware = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else (
         processor() + f", {torch.get_num_threads()} threads")
     peers = "".join(f", {name} {importlib.import_module(name).__version__}" for name in packages)
@@ -46,11 +47,12 @@ def conditions(device="cpu", packages=()):
             f"{torch.__version__}{peers}; minilora {__version__}")
 
 
-def fresh(function, *arguments, returning=False):
-    """function(*arguments) in a fresh process.  It is one of a module in bench/, what goes in and
-    comes out must fit into JSON.  returning: freed memory goes back at once (slower, but exact).
+def fresh(function: Callable, *arguments, returning: bool = False):
+    """Result of function(*arguments) in a fresh process.
 
-    Raises RuntimeError with the end of what the process said, if it fails.
+    function: top-level function of a module in bench/; arguments and result must fit into JSON.
+    returning: freed memory returns to the system at once (slower, but the peak is exact).
+    Raises RuntimeError with the end of the process's error output if it fails.
     """
     module = sys.modules[function.__module__].__spec__          # "bench.x" where run as __main__
     home = module.name if module else function.__module__
@@ -63,19 +65,22 @@ def fresh(function, *arguments, returning=False):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def resident(field="VmRSS"):
-    """Bytes of this process in memory; field "VmHWM": the highest since the last reset (Linux)."""
+def resident(field: str = "VmRSS") -> int:
+    """Resident memory of this process in bytes; field "VmHWM": its peak since the last reset.
+
+    Linux only: raises OSError elsewhere.
+    """
     status = Path("/proc/self/status")
     if not status.exists():
-        raise OSError(f"{status} not found; memory of a CPU is measured on Linux alone")
+        raise OSError(f"{status} not found; memory on a CPU can only be measured on Linux")
     return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines()
                 if line.startswith(field))
 
 
-def peak(work, device="cpu"):
-    """Bytes by which work() goes above what was held before: {"allocated": int}.
+def peak(work: Callable[[], object], device: str = "cpu") -> dict[str, int]:
+    """Peak of memory during work() above the memory before it, in bytes: {"allocated": int}.
 
-    On a GPU "reserved", too: what torch took from the device, which includes its own waste.
+    On a GPU also "reserved": bytes that torch took from the device, including unused ones.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()
@@ -91,8 +96,8 @@ def peak(work, device="cpu"):
     return {"allocated": resident("VmHWM") - before}
 
 
-def seconds(work, device="cpu"):
-    """Of one call, with all of its kernels done."""
+def seconds(work: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds of one call, until all of its GPU kernels are done."""
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else (lambda: None)
     wait()
     begun = time.perf_counter()
@@ -101,23 +106,24 @@ def seconds(work, device="cpu"):
     return time.perf_counter() - begun
 
 
-def import_seconds(statement, device="cpu"):
-    """What an import statement takes in a fresh process, without the start of Python itself."""
+def import_seconds(statement: str, device: str = "cpu") -> float:
+    """Seconds of an import statement in a fresh process, without the start of Python."""
     code = f"from time import perf_counter as t; begun = t(); {statement}; print(t() - begun)"
     return float(subprocess.run([sys.executable, "-c", code], cwd=REPO, text=True, check=True,
                                 capture_output=True).stdout)
 
 
-def side_by_side(works, rounds=ROUNDS, device="cpu", clock=seconds):
-    """{name: [seconds of each round]}: all in turn in every round, after one round unmeasured.
+def side_by_side(works: dict, rounds: int = ROUNDS, device: str = "cpu",
+                 clock: Callable = seconds) -> dict[str, list[float]]:
+    """{name: [seconds of each round]}; in each round all run in turn.  The first is not counted.
 
-    works: {name: function without arguments, or what else clock(work, device) takes}.
+    works: {name: function without arguments, or another argument of clock(work, device)}.
     """
     rows = [[clock(work, device) for work in works.values()] for _ in range(rounds + 1)]
     return dict(zip(works, map(list, zip(*rows[1:]))))
 
 
-def ratio(ours, theirs):
-    """(median, lowest, highest) of the ratio within a round.  Lists of seconds."""
+def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """(median, lowest, highest) over the rounds of the ratio within a round."""
     each = [a / b for a, b in zip(ours, theirs)]
     return statistics.median(each), min(each), max(each)

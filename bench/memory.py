@@ -1,58 +1,62 @@
-"""Memory and time of a training step: minilora beside full fine-tuning, a probe, CoOp, LoRAs.
+"""Memory and time of a training step: minilora, full fine-tuning, a probe, CoOp, kinds of LoRA.
 
-    python -m bench.memory --quick              batch 8, float32: what matters, in a few minutes
+    python -m bench.memory --quick              batch 8, float32: main methods, in a few minutes
     python -m bench.memory --batch 1 8 32 --precision float32 bfloat16 --checkpointing off on
 
-Shape ViT-B/16 at 224 pixels, random weights (steps.py).  Memory: the highest of two steps above the
-weights, in a fresh process a cell; beside it what formulas.py predicts, part by part, at the
-highest moment.  Time: single steps in another fresh process.  A finished cell is a small file and
-is not measured again while code, conditions and machine are the same.
+Shape: ViT-B/16 at 224 pixels, random weights (steps.py).  Memory: the peak of two steps above the
+weights, in a fresh process for each cell; next to it the parts that formulas.py predicts for the
+moment of the peak.  Time: single steps in another fresh process.  A measured cell is stored in a
+small file and is not measured again while code, conditions and machine are the same.
 Leaves out: drawing the pictures; accuracy (accuracy.py).
 """
 import argparse
 import itertools
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 
 from bench import bars, cost, largest, measure
-from bench.cells import is_measured, kept, prediction
+from bench.cells import is_measured, measured_once, prediction
 from bench.formulas import trainable
 from bench.steps import FULL, MAIN, METHODS, PLAIN, REUSE
 from bench.tables import write
 from minilora.clip import VIT_B_16
 from minilora.config import DetectorConfig
-from minilora.io.files import whole_file
+from minilora.io.files import atomic_write
 
 STORED = ("what is trained and stored (r rank, W and w widths of image and text tower, n adapted "
           "blocks, M context vectors)")
-PARTS = ("pool", "gradients", "optimiser", "activations")       # beside the weights
+PARTS = ("pool", "gradients", "optimiser", "activations")       # in addition to the weights
 HEADER = ("method", "measured MB", *(f"{p} MB" for p in PARTS), "predicted MB", "error %",
           "s a step", "lowest to highest", "pictures/s")
 
 
-def key_of(batch, precision, checkpointing):
-    """Conditions as a title."""
+def key_of(batch: int, precision: str, checkpointing: str) -> str:
+    """The conditions as a title."""
     return f"batch {batch}, {precision}, checkpointing {checkpointing}"
 
 
-def cases(options):
-    """(batch, precision, checkpointing) of all tables."""
+def cases(options: argparse.Namespace) -> list[tuple]:
+    """(batch, precision, checkpointing) of each table."""
     return list(itertools.product(options.batch, options.precision, options.checkpointing))
 
 
-def measured(options, say=print):
-    """{(method, case): {"memory", "seconds", "predicted"}}; no entry for what does not fit, or
-    where there is nothing to checkpoint."""
+def measured(options: argparse.Namespace, say: Callable[[str], None] = print) -> dict:
+    """{(method, case): {"memory", "seconds", "predicted"}}.
+
+    A method that does not fit into memory has no entry, nor has a probe with checkpointing.
+    """
     found = {}
     for case, name in itertools.product(cases(options), options.methods):
         if not is_measured(name, case):
             continue
         try:
-            memory = kept(options, "memory", name, case, cost.memory, options.threads)
-            seconds = kept(options, "time", name, case, cost.duration, options.threads,
-                           options.rounds)
+            memory = measured_once(options, "memory", name, case, cost.memory, options.threads)
+            seconds = measured_once(options, "time", name, case, cost.duration, options.threads,
+                                    options.rounds)
         except RuntimeError as error:
             if "OutOfMemoryError" not in str(error):
                 raise
@@ -65,15 +69,15 @@ def measured(options, say=print):
     return found
 
 
-def above(parts):
+def above(parts: dict[str, float]) -> float:
     """Predicted bytes above the weights."""
     return sum(parts[p] for p in PARTS)
 
 
 # ---- tables -------------------------------------------------------------------------------------
 
-def stored_table(found, options):
-    """What is trained, counted and by formula, and what is written to disk."""
+def stored_table(found: dict, options: argparse.Namespace) -> tuple:
+    """Trained parameters, counted and by formula, and the size of the file on disk."""
     rows = []
     for name in options.methods:
         one = next((v for (n, _), v in found.items() if n == name), None)
@@ -85,8 +89,8 @@ def stored_table(found, options):
     return STORED, header, rows
 
 
-def row_of(name, case, one):
-    """One line of a table of memory and time."""
+def row_of(name: str, case: tuple, one: dict) -> list[str]:
+    """One row of a table of memory and time."""
     parts, allocated = one["predicted"], one["memory"]["allocated"]
     middle = statistics.median(one["seconds"])
     return [name, f"{allocated / 1e6:,.0f}", *(f"{parts[p] / 1e6:,.0f}" for p in PARTS),
@@ -95,7 +99,8 @@ def row_of(name, case, one):
             f"{case[0] / middle:.2f}"]
 
 
-def tables(found, options):
+def tables(found: dict, options: argparse.Namespace) -> list[tuple]:
+    """[(title, header, rows)]: what is trained, then one table for each case."""
     made = [stored_table(found, options)]
     for case in cases(options):
         rows = [row_of(name, case, found[name, case]) if (name, case) in found
@@ -111,7 +116,7 @@ def tables(found, options):
     return made
 
 
-def numbers(found):
+def numbers(found: dict) -> tuple[tuple, list[tuple]]:
     """(header, rows) of the CSV file."""
     header = ("method", "batch", "precision", "checkpointing", "trainable", "file", "allocated",
               "reserved", "weights", *PARTS, "predicted", "median_s", "lowest_s", "highest_s")
@@ -124,14 +129,14 @@ def numbers(found):
     return header, rows
 
 
-def ratios(found, options):
-    """Lines: minilora's two ways against full fine-tuning of the image tower."""
+def ratios(found: dict, options: argparse.Namespace) -> list[str]:
+    """Lines of text: minilora's two kinds of step against full fine-tuning of the image tower."""
     lines = []
     for case in cases(options):
         if not all((name, case) in found for name in (FULL, PLAIN, REUSE)):
             continue
-        times = kept(options, "rivals", [FULL, PLAIN, REUSE], case, cost.rivals, options.threads,
-                     options.rounds)
+        times = measured_once(options, "rivals", [FULL, PLAIN, REUSE], case, cost.rivals,
+                              options.threads, options.rounds)
         for name in (PLAIN, REUSE):
             share = (found[name, case]["memory"]["allocated"]
                      / found[FULL, case]["memory"]["allocated"])
@@ -141,8 +146,8 @@ def ratios(found, options):
     return lines
 
 
-def chart(found, options):
-    """The picture of one case: batch 8 if it was asked for, else the first."""
+def chart(found: dict, options: argparse.Namespace) -> Image:
+    """The chart of one case: batch 8 if it was measured, else the first case."""
     case = next((c for c in cases(options) if c[0] == 8), cases(options)[0])
     rows = [(name, one["predicted"], one["memory"]["allocated"] + one["predicted"]["weights"])
             for (name, c), one in found.items() if c == case]
@@ -150,19 +155,20 @@ def chart(found, options):
                            f"{key_of(*case)}; {options.device}")
 
 
-def head_of(options):
+def head_of(options: argparse.Namespace) -> list[str]:
+    """Lines above the tables: machine, shape, what is measured."""
     config = options.shape
     return [measure.conditions(options.device),
             f"image tower {config.vision_layers} blocks of width {config.vision_width}, patch "
             f"{config.patch}, {config.resolution} pixels, random weights; {options.pool} pictures "
             f"held (as pixels in half precision, with reuse as tokens)",
-            "measured: highest of two steps above the weights, in a fresh process that has trained "
-            "a tower of four blocks before (what libraries keep does not count); parts: "
-            "predicted at that moment by bench/formulas.py; time: median of "
+            "measured: peak of two steps above the weights, in a fresh process that has trained "
+            "a tower of four blocks before (memory that libraries keep does not count); parts: "
+            "predicted for that moment by bench/formulas.py; time: median of "
             f"{options.rounds} steps after one, in another process; MB = 10^6 bytes"]
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m bench.memory",
                                 description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -173,7 +179,8 @@ def parser():
     p.add_argument("--precision", nargs="+", default=["float32", "bfloat16"],
                    choices=("float32", "bfloat16"))
     p.add_argument("--checkpointing", nargs="+", default=["off", "on"], choices=("off", "on"))
-    p.add_argument("--pool", type=int, default=DetectorConfig().n_train_images, help="pictures held")
+    p.add_argument("--pool", type=int, default=DetectorConfig().n_train_images, 
+                   help="pictures held")
     p.add_argument("--device", default="cpu")
     p.add_argument("--rounds", type=int, default=measure.ROUNDS, help="steps that are timed")
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -183,18 +190,18 @@ def parser():
     return p
 
 
-def run(options, say):
-    """Measures what is missing and writes all tables and the picture."""
-    torch.set_num_threads(options.threads)              # told in the head line
+def run(options: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Measures the missing cells and writes all tables and the chart."""
+    torch.set_num_threads(options.threads)              # the head line states it
     found = measured(options, say)
     lines = ratios(found, options)
     made = [*tables(found, options), largest.table(options, say)]
     write(options.out, options.name, made, head_of(options) + lines, numbers(found))
-    with whole_file(options.out / f"{options.name}.png") as file:
+    with atomic_write(options.out / f"{options.name}.png") as file:
         chart(found, options).save(file, "PNG")
 
 
-def main():
+def main() -> None:
     options = parser().parse_args()
     options.shape = VIT_B_16
     if options.quick:

@@ -1,11 +1,16 @@
-"""The same model twice, once with a peer's code on the same weights: nothing else differs.
+"""The same model with the code of another library and the same weights.
 
-    transformers   its CLIPModel with the weights of ours (tests/test_transformers_parity.py)
-    peft           its LoRA layers in the tower of ours (tests/test_lora.py)
+    transformers   its CLIPModel with our weights (tests/test_transformers_parity.py)
+    peft           its LoRA layers in our image tower (tests/test_lora.py)
 
-Leaves out: transformers' own preprocessing and tokenizer; peft's trainer.
+Leaves out: transformers' preprocessing and tokenizer; peft's trainer.
 """
+from collections.abc import Iterable, Sequence
+
 import torch
+from torch import Tensor, nn
+
+from minilora.clip import CLIP, CLIPConfig
 
 RENAMED = {
     "vision_model.": "visual.", "text_model.": "text.", "encoder.layers.": "blocks.",
@@ -16,8 +21,8 @@ RENAMED = {
     "self_attn.": "attn.", "_proj.": ".", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
 
 
-def our_keys(state):
-    """transformers' keys -> ours.  Their projections are (E, W) linears, ours (W, E) matrices."""
+def our_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """transformers' keys -> ours.  Their projections are linears (E, W), ours matrices (W, E)."""
     out = {"visual.proj": state["visual_projection.weight"].T,
            "text.text_projection": state["text_projection.weight"].T}
     for key, tensor in state.items():
@@ -28,10 +33,10 @@ def our_keys(state):
     return out
 
 
-def transformers_model(config):
-    """transformers.CLIPModel of the shape of a CLIPConfig, with its own random weights, eval mode.
+def transformers_model(config: CLIPConfig) -> nn.Module:
+    """transformers.CLIPModel in the shape of a CLIPConfig, random weights, eval mode.
 
-    Its attention is torch's fused kernel ("sdpa"), as ours.
+    Its attention is torch's fused kernel ("sdpa"), like ours.
     """
     import transformers
     c = config
@@ -48,8 +53,8 @@ def transformers_model(config):
     return transformers.CLIPModel(whole).eval()
 
 
-def transformers_twin(clip):
-    """transformers.CLIPModel with a copy of the weights of a CLIP, frozen, on its device."""
+def transformers_twin(clip: CLIP) -> nn.Module:
+    """transformers.CLIPModel with a copy of the weights of a CLIP, frozen, on the same device."""
     peer = transformers_model(clip.config).to(clip.logit_scale.device).requires_grad_(False)
     own = clip.state_dict()
     for name, tensor in our_keys(peer.state_dict()).items():        # views of the peer's weights
@@ -57,8 +62,9 @@ def transformers_twin(clip):
     return peer
 
 
-def add_peft_lora(visual, targets, blocks, rank, alpha):
-    """What `add_lora` does, by peft: its layers around the same projections, in place.
+def add_peft_lora(visual: nn.Module, targets: Sequence[str], blocks: Iterable[int], rank: int,
+                  alpha: float) -> None:
+    """Does the same as `add_lora` with peft: puts its layers around the same projections, in place.
 
     visual: VisionTransformer;  blocks: numbers counted from 0.
     """
@@ -69,13 +75,13 @@ def add_peft_lora(visual, targets, blocks, rank, alpha):
         peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=wanted, lora_dropout=0.0), visual)
 
 
-def trained(visual):
+def trained(visual: nn.Module) -> list[nn.Parameter]:
     """A and B of every LoRA layer, ours or peft's, in the same order."""
     return [p for p in visual.parameters() if p.requires_grad]
 
 
 @torch.no_grad()
-def copy_lora(source, target):
-    """The same A and B for both towers."""
+def copy_lora(source: nn.Module, target: nn.Module) -> None:
+    """Copies A and B of every LoRA layer from one tower to the other."""
     for a, b in zip(trained(source), trained(target), strict=True):
         b.copy_(a)

@@ -1,33 +1,38 @@
-"""The tables of README.md, made from the files in bench/results/: nothing there is typed by hand.
+"""The tables of README.md, made from the files in bench/results/; none is typed by hand.
 
-    python -m bench.readme            writes them between <!-- table: NAME --> and <!-- end -->
+    python -m bench.readme      writes each table between <!-- table: NAME --> and <!-- end -->
 
 Leaves out: measuring (the commands in bench/results/README.md do that).
 """
 import csv
 import re
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
-from minilora.io.files import whole_file
+from minilora.io.files import atomic_write
 from minilora.report.results import markdown_table
 from minilora.scenes.scene import UNSEEN_CLASSES
 
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
+PACKAGE = HERE.parent / "minilora"
+READING = r"^    (\w+\.py) +(\d+) +(\d+)  (.+)$"          # a line of the reading order
+LINES_A_MINUTE = 10             # an estimate for a student who reads with care
 ROWS = ("zero-shot", "memory", "text", "lora-off", "adapted")
 SHOWN = ("image_auroc", "pixel_auroc")
 METHODS = ("full, image tower", "LoRA r=4 q,k,v,out all blocks", "minilora, plain step",
            "minilora, with reuse", "CoOp", "linear probe")
 
 
-def records(name):
+def records(name: str) -> list[dict[str, str]]:
+    """Rows of one CSV file of the results."""
     with open(HERE / "results" / f"{name}.csv") as file:
         return list(csv.DictReader(file))
 
 
-def means(name):
-    """{(row, class, metric): mean over the seeds} of a table of accuracy."""
+def means(name: str) -> dict[tuple, float]:
+    """{(row, class, metric): mean over the seeds} of an accuracy table."""
     values = {}
     for r in records(name):
         for key in SHOWN:
@@ -36,29 +41,30 @@ def means(name):
     return {key: statistics.mean(seeds) for key, seeds in values.items()}
 
 
-def over(found, row, names):
-    """Image and pixel AUROC of a row, the mean over classes, per cent; -- where one is missing."""
+def class_mean(found: dict[tuple, float], row: str, names: Sequence[str]) -> str:
+    """Image and pixel AUROC of a row, mean over classes, per cent; "--" if one is missing."""
     values = [[found.get((row, name, key)) for name in names] for key in SHOWN]
     if any(v is None for column in values for v in column):
         return "--"
     return " / ".join(f"{100 * statistics.mean(column):.1f}" for column in values)
 
 
-def accuracy():
-    """Rows over real classes and scenes."""
+def accuracy() -> str:
+    """Accuracy of each row on real classes and on scenes."""
     real, drawn = (means(f"accuracy-{which}") for which in ("real", "scenes"))
     classes, scenes = (list(dict.fromkeys(name for _, name, _ in found)) for found in (real, drawn))
     lines = []
     for row in ROWS:
-        cells = [*(over(real, row, [name]) for name in classes), over(real, row, classes),
-                 over(drawn, row, scenes), over(drawn, row, UNSEEN_CLASSES)]
+        cells = [*(class_mean(real, row, [name]) for name in classes),
+                 class_mean(real, row, classes), class_mean(drawn, row, scenes),
+                 class_mean(drawn, row, UNSEEN_CLASSES)]
         if set(cells) != {"--"}:
             lines.append([f"**{row}**" if row == "adapted" else row, *cells])
     return markdown_table(["row", *classes, "real, mean", f"scenes, mean of {len(scenes)}",
                            "unseen in pretraining"], lines)
 
 
-def memory():
+def memory() -> str:
     """Parameters, memory and time of a training step, batch 8, float32, no checkpointing."""
     found = {r["method"]: r for r in records("memory") if (r["batch"], r["precision"],
              r["checkpointing"]) == ("8", "float32", "off")}
@@ -75,20 +81,37 @@ def memory():
                            "prediction off by", "a step"), lines)
 
 
-TABLES = {"accuracy": accuracy, "memory": memory}
+def reading() -> str:
+    """The reading order, as the docstring of the package has it."""
+    found = re.findall(READING, (PACKAGE / "__init__.py").read_text("utf-8"), re.MULTILINE)
+    return markdown_table(("file", "lines", "minutes", "what it shows"),
+                          [(f"`{name}`", *others) for name, *others in found])
 
 
-def filled(text):
-    """text with every marked table made anew.  Raises KeyError for a name that is none of ours."""
+def counted(text: str) -> str:
+    """The docstring of the package with lines, rounded to tens, and minutes of every file."""
+    def line(match):
+        lines = len((PACKAGE / match[1]).read_text("utf-8").splitlines())
+        minutes = max(1, round(lines / LINES_A_MINUTE))
+        return f"    {match[1]:18s} {minutes * LINES_A_MINUTE:6d} {minutes:8d}  {match[4]}"
+    return re.sub(READING, line, text, flags=re.MULTILINE)
+
+
+TABLES = {"accuracy": accuracy, "memory": memory, "reading": reading}
+
+
+def filled(text: str) -> str:
+    """The text with every marked table made anew.  Raises KeyError for an unknown table name."""
     return re.sub(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)",
                   lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text, flags=re.DOTALL)
 
 
-def main():
-    text = filled(README.read_text("utf-8"))
-    with whole_file(README, "w") as file:
-        file.write(text)
-    print(f"{README.name}: {len(re.findall('<!-- table: ', text))} tables written")
+def main() -> None:
+    for path, change in ((PACKAGE / "__init__.py", counted), (README, filled)):
+        text = change(path.read_text("utf-8"))
+        with atomic_write(path, "w") as file:
+            file.write(text)
+    print(f"{README.name}: {len(TABLES)} tables written")
 
 
 if __name__ == "__main__":

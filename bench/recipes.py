@@ -1,8 +1,8 @@
-"""What each method is trained with: in its paper, and in bench.accuracy.
+"""Training hyperparameters of each method: in its paper, and in bench.accuracy.
 
-Every method here sees the same tower, the same pictures and the same resolution, so the papers'
-backbones and resolutions are not ours; everything else that differs is said in this table.
-Leaves out: what a method's own module says about itself.
+All methods use the same tower, pictures and resolution here, so backbones and resolutions differ
+from those of the papers.  This table lists all other differences.
+Leaves out: differences that the module of a method lists itself.
 """
 from minilora.baselines import anomalyclip, finetuned, winclip
 from minilora.config import DetectorConfig
@@ -11,8 +11,8 @@ SAME = DetectorConfig()
 HEADER = ("method", "in the paper", "here")
 
 
-def recipes():
-    """[(method, paper's hyperparameters, ours)]."""
+def recipes() -> list[tuple[str, str, str]]:
+    """[(method, the paper's hyperparameters, ours)]."""
     agnostic, sides = anomalyclip.TRAIN_CONFIG, " and ".join(f"{k}x{k}" for k in winclip.SCALES)
     pasted = (f"{SAME.steps} steps of {SAME.batch} pictures with pasted defects (pool of "
               f"{SAME.n_train_images}), AdamW")
@@ -35,7 +35,7 @@ def recipes():
          f"logistic regression on patches; {pasted}, rate {finetuned.PROBE_RATE:g}")]
 
 
-def main():
+def main() -> None:
     for method, paper, here in recipes():
         print(f"{method}\n  paper: {paper}\n  here:  {here}")
 

@@ -1,21 +1,21 @@
-"""How a fit grows with shots, resolution, steps, adapted blocks, and classes over processes.
+"""How time and memory grow with shots, resolution, steps, adapted blocks and processes.
 
     python -m bench.scaling
     python -m bench.scaling --grows shots --rounds 5
 
-Law, as the exponent of what grows.  P = (R / patch)^2 patches, K shots:
+Expected exponents, with P = (R / patch)^2 patches and K shots:
 
-    adapt      steps and pool are fixed, so K^0; every token passes every block: P^1 = R^2, the
-               attention among them P^2; affine in steps and in adapted blocks: between 0 and 1
-    remember   the tower sees each copy once: K^1 R^2; then each patch is compared with those of all
-               other shots: K^2 P^2
-    score      one picture: the tower R^2, the search K^1 P^2
-    stored     K^1 P^1: patches of the memory
-    peak       what is stored, and the widest moment of a training step
+    adapt      training.  Steps and pool are fixed: K^0.  Every token passes every block: P^1 = R^2;
+               attention: P^2.  Affine in steps and in adapted blocks: between 0 and 1
+    remember   building the memory.  The tower encodes each copy once: K^1 R^2; each patch is
+               compared with the patches of all other shots: K^2 P^2
+    score      one picture.  The tower: R^2; the search in the memory: K^1 P^2
+    stored     patches of the memory: K^1 P^1
+    peak       the stored patches and the peak of a training step
 
-A figure: the median over fresh processes, all sizes in turn in every round; the slope: least
-squares in logarithms.  Fewer steps and training pictures than by default, which changes `adapt`
-alone.  Leaves out: reading and writing pictures.
+Each number is the median over fresh processes; in each round all sizes run in turn.  The slope is
+fitted by least squares in logarithms.  Steps and training pictures are fewer than by default, which
+only changes `adapt`.  Leaves out: reading and writing pictures.
 """
 import argparse
 import math
@@ -24,10 +24,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bench import measure
 from bench.tables import write
@@ -39,7 +41,7 @@ from minilora.train import adapt
 
 BASE = {"shots": 4, "resolution": 0, "steps": 10, "blocks": 0}
 PARTS = {"adapt": "s", "remember": "s", "score": "s", "stored": "MB", "peak": "MB"}
-# what grows -> (sizes, expected exponent of each part, in the order of PARTS)
+# varied quantity -> (sizes, expected exponent of each part, in the order of PARTS)
 GROWTH = {
     "shots": ((2, 4, 8, 16), ("0", "1 to 2", "0 to 1", "1", "0 to 1")),
     "resolution": ((224, 336, 448), ("2 to 4", "2 to 4", "2 to 4", "2", "2")),
@@ -49,8 +51,8 @@ CLASSES = ("bottle", "nut", "gear", "metal")
 POOL = 16               # training pictures
 
 
-def prepared(size, model):
-    """(Detector, random pictures).  Time does not depend on what is in them."""
+def prepared(size: dict, model: str | None) -> tuple[Detector, Tensor]:
+    """(Detector, random pictures).  The time does not depend on their content."""
     config = replace(DetectorConfig(), n_train_images=POOL,
                        **{key: size[key] for key in ("resolution", "steps", "blocks")})
     clip, _ = load_clip(model)
@@ -60,43 +62,46 @@ def prepared(size, model):
                                 generator=torch.Generator().manual_seed(0))
 
 
-def adapt_alone(detector, pictures):
+def adapt_only(detector: Detector, pictures: Tensor) -> None:
     """`Detector.fit` without the memory."""
-    adapt(detector.clip, detector.prompts, pictures, detector.last, detector.config,
+    adapt(detector.clip, detector.prompts, pictures, detector.n_adapted_blocks, detector.config,
           detector.generator, lambda step, loss: None)
     with torch.no_grad():
-        detector.learned = detector.prompts()
+        detector.text_features = detector.prompts()
 
 
-def times(size, model, threads):
-    """{part: seconds} and "stored", bytes of the memory's patches."""
+def times(size: dict, model: str | None, threads: int) -> dict[str, float]:
+    """{part: seconds}, and "stored": bytes of the patches in the memory."""
     torch.set_num_threads(threads)
     detector, pictures = prepared(size, model)
-    found = {"adapt": measure.seconds(lambda: adapt_alone(detector, pictures)),
+    found = {"adapt": measure.seconds(lambda: adapt_only(detector, pictures)),
              "remember": measure.seconds(lambda: detector.build_memory(pictures))}
     each = [measure.seconds(lambda: detector.score(pictures[:1])) for _ in range(4)]
     return found | {"score": statistics.median(each[1:]),
                     "stored": detector.banks["adapted"].tokens.nbytes // 2}
 
 
-def peak(size, model, threads):
-    """{"peak": bytes above the weights of all of it}."""
+def peak(size: dict, model: str | None, threads: int) -> dict[str, int]:
+    """{"peak": of the whole fit above the weights, in bytes}."""
     torch.set_num_threads(threads)
     detector, pictures = prepared(size, model)
     return {"peak": measure.peak(lambda: detector.fit(pictures))["allocated"]}
 
 
-def slope(sizes, values):
-    """Exponent of the power law nearest to the values, by least squares in logarithms; NaN if one
-    is 0, too small to be seen."""
+def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Exponent of the power law that fits the values, by least squares in logarithms.
+
+    NaN if a value is 0, too small to be measured.
+    """
     if min(values) <= 0:
         return math.nan
     x, y = ([math.log(v) for v in column] for column in (sizes, values))
     return statistics.linear_regression(x, y).slope
 
 
-def grown(what, options, say=print):
-    """{size: {part: [of each round]}} for one of GROWTH."""
+def grown(what: str, options: argparse.Namespace,
+          say: Callable[[str], None] = print) -> dict[int, dict[str, list]]:
+    """{size: {part: [value of each round]}} for one entry of GROWTH."""
     sizes = [BASE | {what: value} for value in GROWTH[what][0]]
     found = {size[what]: {part: [] for part in PARTS} for size in sizes}
     for k in range(options.rounds):
@@ -111,8 +116,8 @@ def grown(what, options, say=print):
     return found
 
 
-def table(what, found):
-    """(title, header, rows), all of text."""
+def table(what: str, found: dict[int, dict[str, list]]) -> tuple:
+    """(title, header, rows), all text."""
     sizes, laws = GROWTH[what]
     rows = []
     for (part, unit), law in zip(PARTS.items(), laws, strict=True):
@@ -123,8 +128,8 @@ def table(what, found):
     return f"growing {what}", ("part", *map(str, sizes), "slope", "expected"), rows
 
 
-def processes(count, folder, rounds):
-    """Seconds of fitting CLASSES with so many processes of one thread, start included."""
+def processes(count: int, folder: Path, rounds: int) -> list[float]:
+    """Seconds of fitting CLASSES with `count` processes of one thread, start included."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
                str(count), "-m", "minilora.fit", "--class", "all", "--shots", "4", "--steps", "10",
                "--data", str(folder), "--out", str(folder / f"runs{count}"), "--force"]
@@ -134,8 +139,8 @@ def processes(count, folder, rounds):
             for _ in range(rounds)]
 
 
-def over_processes(rounds):
-    """(title, header, rows): the same classes by one process and by two."""
+def over_processes(rounds: int) -> tuple:
+    """(title, header, rows): the same classes with one process and with two."""
     with tempfile.TemporaryDirectory() as folder:
         for name in CLASSES:
             scene.write_class(folder, name, good=4, test_good=4, defective=1)
@@ -148,15 +153,15 @@ def over_processes(rounds):
               f"{middle:.2f}", f"{low:.2f} to {high:.2f}", "0.5, and what starting up takes"]])
 
 
-def numbers(found):
-    """(header, rows) of the CSV file: every round."""
+def numbers(found: dict) -> tuple[tuple, list[tuple]]:
+    """(header, rows) of the CSV file, one row for each round."""
     return ("grows", "size", "part", "unit", "value"), [
         (what, size, part, "bytes" if PARTS[part] == "MB" else "s", value)
         for what, sizes in found.items() for size, parts in sizes.items()
         for part, values in parts.items() for value in values]
 
 
-def main():
+def main() -> None:
     p = argparse.ArgumentParser(prog="python -m bench.scaling", description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--grows", nargs="+", default=[*GROWTH, "processes"],
@@ -175,9 +180,9 @@ def main():
         made.append(over_processes(options.rounds))
     head = [f"{measure.conditions()}; {options.threads} threads; weights {weights.name} (sha256 "
             f"{weights.sha256[:12]}…); {options.rounds} rounds",
-            f"unless it grows: {BASE['shots']} shots, {DetectorConfig().batch} a step, {BASE['steps']} "
-            f"steps, {POOL} training pictures, the model's own resolution, the last third of the "
-            "blocks"]
+            f"unless varied: {BASE['shots']} shots, {DetectorConfig().batch} a step, "
+            f"{BASE['steps']} steps, {POOL} training pictures, the model's own resolution, the "
+            "last third of the blocks"]
     write(options.out, options.name, made, head, numbers(found))
 
 

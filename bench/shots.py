@@ -1,20 +1,21 @@
-"""How accuracy grows with the number of good pictures: a table and a curve.
+"""Accuracy against the number of good pictures: a table and a curve.
 
     python -m bench.shots --class bottle --data FOLDER --seeds 1 2 3
 
-Cells are those of accuracy.py and are kept.  The picture NAME.png shows the mean over classes and
-seeds of the image AUROC of each row; bars are one standard deviation over the seeds.
-Leaves out: other metrics (the CSV has them).
+Cells are computed and stored as in accuracy.py.  The chart NAME.png shows the image AUROC of each
+row, mean over classes and seeds; bars show one standard deviation over the seeds.
+Leaves out: other metrics (they are in the CSV file).
 """
 import statistics
 import time
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
 from bench import accuracy
 from minilora import __version__
 from minilora.data.mvtec import find_data
-from minilora.io.files import whole_file
+from minilora.io.files import atomic_write
 from minilora.report import results
 from minilora.report.svg import ticks
 
@@ -24,8 +25,8 @@ COLOURS = {"zero-shot": "#6d7681", "memory": "#b3450b", "text": "#7a4fb5", "lora
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 1200, 760, 110, 100, 60, 230
 
 
-def curve(series, shots, title):
-    """A PIL picture.  series: {row: {shots: (mean, deviation)}}, both in [0, 1]."""
+def curve(series: dict[str, dict], shots: Sequence, title: str) -> Image.Image:
+    """The chart.  series: {row: {shots: (mean, deviation)}}, both in [0, 1]."""
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(22)
     values = [m + sign * d for points in series.values() for m, d in points.values()
@@ -57,8 +58,8 @@ def curve(series, shots, title):
     return image
 
 
-def points_of(found, names):
-    """{row: (mean, deviation over seeds)} of the image AUROC, from one number of shots."""
+def points_of(found: dict, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """{row: (mean, deviation over the seeds)} of the image AUROC, for one number of shots."""
     out = {}
     for row in dict.fromkeys(row for row, _ in found):
         seeds = zip(*(found[row, name] for name in names))
@@ -68,7 +69,7 @@ def points_of(found, names):
     return out
 
 
-def main():
+def main() -> None:
     p = accuracy.parser(shots=SHOTS)
     p.prog, p.description = "python -m bench.shots", __doc__.split("\n")[0]
     p.set_defaults(name="shots", methods=["minilora"])
@@ -85,7 +86,7 @@ def main():
     head = [f"{where}; seeds {' '.join(map(str, options.seeds))}; weights {weights.name} (sha256 "
             f"{weights.sha256[:12]}…); minilora {__version__}; {time.strftime('%Y-%m-%d')}"]
     accuracy.publish(table, head, options)
-    with whole_file(options.out / f"{options.name}.png") as file:
+    with atomic_write(options.out / f"{options.name}.png") as file:
         curve(series, chosen, ", ".join(options.names)).save(file, "PNG")
     for row, points in series.items():
         print(row, "  ".join(f"{k}: {results.percent(m).strip()}" for k, (m, _) in points.items()))

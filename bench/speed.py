@@ -1,32 +1,34 @@
-"""minilora beside what it replaces, in turns on the same weights and inputs: how long each takes.
+"""Time of minilora and of the libraries it replaces, in turn, with the same weights and inputs.
 
     python -m bench.speed
     python -m bench.speed --pairs image memory --batch 1 --rounds 9 --threads 1
 
     image    encode_image against transformers' CLIPModel ("sdpa")
-    text     encode_text against the same: short prompts padded to the context, as users pass them
-             (transformers with its attention mask), and texts that fill it; ours cuts padding off
+    text     encode_text against the same: short prompts padded to the context length (transformers
+             with its attention mask), and texts that fill it; ours removes the padding
     lora     a training step from pixels against the same tower with peft's LoRA layers: the same
-             loss, AdamW, batch; prompts are ready features
-    load     an archive of the official form: a CLIP ready in float32, its file hashed, against
-             torch.jit.load (a scripted module, float16) alone and with its state dict in float32
-    memory   scoring a picture with a memory of 32 pictures, against the text map alone
-    import   all of minilora's names against its five packages, in fresh processes
+             loss, AdamW and batch; the text features are computed beforehand
+    load     an archive in the official format: to a CLIP in float32, with the file hashed, against
+             torch.jit.load (a scripted module, float16), alone and with its state dict in float32
+    memory   scoring a picture with a memory of 32 pictures, against the text map only
+    import   minilora against the five packages that it imports, in fresh processes
 
-Random weights of ViT-B/16's shape: time does not depend on values.  A pair whose sides differ by
-more than the stated tolerance is an error and no row.  Leaves out: autocast, torch.compile.
+Random weights of ViT-B/16's shape: time does not depend on their values.  A pair whose results
+differ by more than the stated tolerance raises an error.  Leaves out: autocast, torch.compile.
 """
 import argparse
 import itertools
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from bench import measure, peers
 from bench.tables import write
@@ -40,45 +42,45 @@ from minilora.lora import add_lora
 from minilora.memory_bank import CORESET_SHARE, MemoryBank
 from minilora.prompts import prompt_ensemble
 from minilora.train import adaptation_loss
-from minilora.vit import value_value_blocks
+from minilora.vit import default_value_value_blocks
 
 SHAPE = VIT_B_16
-REMEMBERED = 8 * 4              # shots times turned copies of each
-TOLERANCE = 1e-4                # of the greatest value: float32 sums in another order
+MEMORY_PICTURES = 8 * 4         # shots times rotated copies of each
+TOLERANCE = 1e-4                # of the largest value: float32 sums in a different order
 
 
 @dataclass
 class Pair:
-    """Two ways to one result.  same(ours(), theirs()): by how much they differ."""
+    """Two ways to the same result.  same(ours(), theirs()): their difference."""
     label: str
     ours: Any
     theirs: Any
-    same: "Callable | None"
+    same: Callable | None
     tolerance: float = TOLERANCE
     clock: Callable = measure.seconds
 
 
-def apart(ours, theirs):
-    """Greatest difference of two lists of tensors, each over the greatest value of its tensor."""
+def apart(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
+    """Largest difference of two lists of tensors, relative to the largest value of each tensor."""
     return max(((a - b).abs().max() / b.abs().max().clamp(min=1e-12)).item()
                for a, b in zip(ours, theirs, strict=True))
 
 
-def seeded_clip(device):
+def seeded_clip(device: str) -> CLIP:
     return CLIP(SHAPE).initialise(torch.Generator().manual_seed(0)).to(device).requires_grad_(False)
 
 
-def random_pixels(count, device):
+def random_pixels(count: int, device: str) -> Tensor:
     side = SHAPE.resolution
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1)).to(device)
 
 
-def tensor_of(output):
-    """transformers 5 wraps features, 4 does not."""
+def tensor_of(output) -> Tensor:
+    """The features: transformers 5 wraps them, transformers 4 does not."""
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
-def image_pairs(o):
+def image_pairs(o: argparse.Namespace) -> Iterator[Pair]:
     clip = seeded_clip(o.device)
     peer = peers.transformers_twin(clip)
     for batch in o.batch:
@@ -88,8 +90,8 @@ def image_pairs(o):
                    lambda: [tensor_of(peer.get_image_features(pixel_values=pixels))], apart)
 
 
-def ids_of(count, full):
-    """Token ids (N, 77): sentences padded with 0, or `full` ones made of random words."""
+def ids_of(count: int, full: bool) -> Tensor:
+    """Token ids (N, 77): padded sentences, or texts of random tokens that fill the context."""
     if full:
         ids = torch.randint(1, START, (count, SHAPE.context),
                             generator=torch.Generator().manual_seed(2))
@@ -99,13 +101,14 @@ def ids_of(count, full):
     return default_tokenizer().tokenize(list(itertools.islice(sentences, count)), SHAPE.context)
 
 
-def text_pairs(o):
+def text_pairs(o: argparse.Namespace) -> Iterator[Pair]:
     clip = seeded_clip(o.device)
     peer = peers.transformers_twin(clip)
     for batch, full in itertools.product(o.batch, (False, True)):
         ids = ids_of(batch, full).to(o.device)
-        mask = ids != 0                                         # as transformers' tokenizer makes
-        padded = dict(input_ids=ids.where(mask, END), attention_mask=mask.long())       # them
+        mask = ids != 0
+        padded = dict(input_ids=ids.where(mask, END),           # as from transformers' tokenizer
+                      attention_mask=mask.long())
         what = "texts that fill the context" if full else "padded prompts"
         yield Pair(f"encode_text, batch {batch}, {what}: transformers",
                    lambda: [clip.encode_text(ids)],
@@ -113,14 +116,14 @@ def text_pairs(o):
 
 
 def training_step(clip, pixels, coverage, text, config):
-    """A function that does one step from pixels; it returns the loss and the gradients."""
+    """A function that makes one step from pixels and returns the loss and the gradients."""
     parameters = peers.trained(clip.visual)
     optimiser = torch.optim.AdamW(parameters, lr=config.rate, weight_decay=0.01)
 
     @torch.enable_grad()
     def step():
         loss = adaptation_loss(clip, lambda: text, clip.visual.embed(pixels), coverage, 0,
-                               config.losses)
+                               config.loss_weights)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -128,10 +131,10 @@ def training_step(clip, pixels, coverage, text, config):
     return step
 
 
-def lora_pairs(o):
+def lora_pairs(o: argparse.Namespace) -> Iterator[Pair]:
     config, layers = DetectorConfig(), SHAPE.vision_layers
     ours, theirs = seeded_clip(o.device), seeded_clip(o.device)
-    adapted = range(layers - value_value_blocks(layers), layers)
+    adapted = range(layers - default_value_value_blocks(layers), layers)
     add_lora(ours.visual, config.targets, adapted, config.rank, config.alpha,
              torch.Generator().manual_seed(3))
     peers.add_peft_lora(theirs.visual, config.targets, adapted, config.rank, config.alpha)
@@ -144,10 +147,10 @@ def lora_pairs(o):
     text = F.normalize(ours.encode_text(ids_of(2, False).to(o.device)), dim=-1)
     yield Pair(f"LoRA training step, batch {config.batch}: peft",
                *(training_step(clip, pixels, coverage, text, config) for clip in (ours, theirs)),
-               apart, 1e-3)                                     # gradients add up more roundings
+               apart, 1e-3)                     # gradients accumulate more rounding errors
 
 
-def load_pairs(o):
+def load_pairs(o: argparse.Namespace) -> Iterator[Pair]:
     with tempfile.TemporaryDirectory() as folder:
         path = o.archive or Path(folder) / "official.pt"
         if not path.exists():
@@ -172,35 +175,35 @@ def load_pairs(o):
                    lambda: load_clip(path), float_state, same, 0)
 
 
-def detector_with_memory(device):
-    """A Detector whose bank is as large as one of REMEMBERED pictures, of random tokens."""
+def detector_with_memory(device: str) -> Detector:
+    """A Detector with a memory bank of random tokens, as large as that of MEMORY_PICTURES."""
     detector = Detector(seeded_clip(device), "bottle")
     width = SHAPE.vision_width * len(detector.memory_states) + SHAPE.embed
-    count = int(CORESET_SHARE * REMEMBERED * (SHAPE.resolution // SHAPE.patch) ** 2)
+    count = int(CORESET_SHARE * MEMORY_PICTURES * (SHAPE.resolution // SHAPE.patch) ** 2)
     tokens = torch.randn(count, width, generator=torch.Generator().manual_seed(5))
     detector.banks = {"adapted": MemoryBank(F.normalize(tokens, dim=-1).to(device))}
-    detector.learned = detector.prompts()
+    detector.text_features = detector.prompts()
     return detector
 
 
-def memory_pairs(o):
+def memory_pairs(o: argparse.Namespace) -> Iterator[Pair]:
     pixels, detector = random_pixels(1, o.device), detector_with_memory(o.device)
 
     def without():
         return detector.map_and_score(detector.encode(pixels), "text")
 
     def same(both, text):
-        seen, weight = detector.encode(pixels), detector.weight
-        detector.weight = 0.0
+        seen, weight = detector.encode(pixels), detector.text_weight
+        detector.text_weight = 0.0
         memory = detector.map_and_score(seen, "adapted")[0]
-        detector.weight = weight
+        detector.text_weight = weight
         return apart([both[0]], [memory + weight * text[0]])
 
-    yield Pair(f"score a picture, memory of {REMEMBERED}: without", lambda: detector.score(pixels),
-               without, same)
+    yield Pair(f"score a picture, memory of {MEMORY_PICTURES}: without",
+               lambda: detector.score(pixels), without, same)
 
 
-def import_pairs(o):
+def import_pairs(o: argparse.Namespace) -> Iterator[Pair]:
     yield Pair("import: its five packages",
                "from minilora import Detector, load_clip, load_pictures",
                "import torch, numpy, PIL.Image, regex, ftfy", None, clock=measure.import_seconds)
@@ -211,8 +214,8 @@ PAIRS = {"image": image_pairs, "text": text_pairs, "lora": lora_pairs, "load": l
 
 
 @torch.no_grad()
-def timed(pair, rounds, device):
-    """{"label", "apart", "ours", "theirs"}.  Raises ValueError if the two do not agree."""
+def timed(pair: Pair, rounds: int, device: str) -> dict:
+    """{"label", "apart", "ours", "theirs"}.  Raises ValueError if the results differ."""
     difference = pair.same(pair.ours(), pair.theirs()) if pair.same else None
     if pair.same and not difference <= pair.tolerance:
         raise ValueError(f"{pair.label}: expected one result to {pair.tolerance}, found a "
@@ -222,8 +225,8 @@ def timed(pair, rounds, device):
     return {"label": pair.label, "apart": difference, **taken}
 
 
-def table(rows):
-    """(title, header, rows), all of text."""
+def table(rows: list[dict]) -> tuple:
+    """(title, header, rows), all text."""
     lines = []
     for row in rows:
         middle, low, high = measure.ratio(row["ours"], row["theirs"])
@@ -235,18 +238,19 @@ def table(rows):
                      "results differ by"], lines)
 
 
-def numbers(rows):
-    """(header, rows) of the CSV file: every round."""
+def numbers(rows: list[dict]) -> tuple[tuple, list[tuple]]:
+    """(header, rows) of the CSV file, one row for each round."""
     return ("pair", "round", "ours_seconds", "theirs_seconds"), [
         (row["label"], round_, f"{a:.6f}", f"{b:.6f}") for row in rows
         for round_, (a, b) in enumerate(zip(row["ours"], row["theirs"]), 1)]
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m bench.speed", description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=PAIRS)
-    p.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32], help="of image and text")
+    p.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32],
+                   help="batch sizes of image and text")
     p.add_argument("--rounds", type=int, default=7)
     p.add_argument("--threads", type=int, help="of torch; else its own choice")
     p.add_argument("--device", default="cpu")
@@ -256,7 +260,7 @@ def parser():
     return p
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     o = parser().parse_args(arguments)
     if o.threads:
         torch.set_num_threads(o.threads)

@@ -1,15 +1,16 @@
-"""Training steps that are compared: which weights move, and what a step has to do for them.
+"""Training steps of all compared methods: which weights are trained, and what a step computes.
 
-Every step is minilora's own: `training_steps` on `train.adaptation_loss`, or the loss of the method
-in baselines/finetuned.py.  Weights and pictures are random, for memory and time do not depend on
-their values.  A method that starts from pixels runs the whole tower in every step, what lies before
-the first trained block without gradient; with reuse the tokens that enter that block are computed
-beforehand, as `minilora fit` does.  Either way a pool of pictures is held, as pixels in half
-precision or as tokens, and counted.
+Every step uses minilora's loop: `training_steps` with `train.adaptation_loss`, or with the loss of
+the method in baselines/finetuned.py.  Weights and pictures are random: memory and time do not
+depend on their values.  A method that starts from pixels runs the whole tower in every step, the
+blocks before the first trained one without gradient.  With reuse, the tokens that enter the first
+trained block are computed once beforehand, as in `minilora fit`.  In both cases a pool of pictures
+is kept, as pixels in half precision or as tokens, and its memory is counted.
 
 Symbols: B pictures a step, N of the pool, P patches, W width, R resolution.
-Leaves out: drawing and pasting, which precede training.
+Leaves out: drawing pictures and pasting defects, which happen before training.
 """
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,29 +28,29 @@ from minilora.coop import STATE_WORDS
 from minilora.detector import Detector
 from minilora.train import MIN_COVERAGE, adaptation_loss, frozen_states
 from minilora.training_steps import training_steps
-from minilora.vit import value_value_blocks
+from minilora.vit import default_value_value_blocks
 
-NOUN = "bottle"
+CLASS_NAME = "bottle"
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is trained.  kind: "image", "both", "probe", "context" or "lora"."""
+    """The weights that are trained.  kind: "image", "both", "probe", "context" or "lora"."""
 
     kind: str
     rank: int = 0
     targets: tuple = ()
-    share: int = 0                  # LoRA in the last 1 / share of the blocks; 0: as by default
-    context: bool = False           # LoRA and the context vectors
-    reuse: bool = False
+    share: int = 0                  # LoRA in the last 1 / share of the blocks; 0: the default
+    context: bool = False           # with LoRA: the context vectors, too
+    reuse: bool = False             # tokens of the frozen blocks are computed once
 
-    def blocks(self, layers):
-        """How many of so many get LoRA, as in `DetectorConfig.blocks`."""
+    def blocks(self, layers: int) -> int:
+        """Number of blocks with LoRA, as in `DetectorConfig.blocks`; 0: the default."""
         return -(-layers // self.share) if self.share else 0
 
-    def first(self, layers):
-        """Number of the first block that a training step has to go through."""
-        last = self.blocks(layers) or value_value_blocks(layers)
+    def first(self, layers: int) -> int:
+        """Number of the first block that a training step runs with gradient."""
+        last = self.blocks(layers) or default_value_value_blocks(layers)
         return {"image": 0, "both": 0, "probe": layers}.get(self.kind, layers - last)
 
 
@@ -65,10 +66,10 @@ MAIN = (FULL, "linear probe", "CoOp", "LoRA r=4 q,k,v,out all blocks", PLAIN, RE
 
 
 class Training:
-    """One method on one batch size, ready to make steps.
+    """One method with one batch size, ready to make steps.
 
-    config: a `CLIPConfig`;  pool: N, pictures held;  bfloat16: autocast;  checkpointing: blocks are
-    computed again in the backward pass.
+    pool: N, pictures in the pool;  bfloat16: autocast;  checkpointing: the backward pass computes
+    the blocks again.
     """
 
     def __init__(self, method, clip_config, batch, pool, bfloat16=False, checkpointing=False,
@@ -76,34 +77,35 @@ class Training:
         self.method, self.bfloat16 = method, bfloat16
         self.device = torch.device(device)
         with self.device:
-            self.clip = CLIP(clip_config)                    # it draws random weights
-        self.config = replace(DetectorConfig(), batch=batch, steps=steps, n_train_images=max(pool, batch))
+            self.clip = CLIP(clip_config)           # with random weights
+        self.config = replace(DetectorConfig(), batch=batch, steps=steps,
+                              n_train_images=max(pool, batch))
         self.first = method.first(clip_config.vision_layers)
         {"image": self.full, "both": self.full, "probe": self.probe, "context": self.coop,
          "lora": self.lora}[method.kind]()
         if checkpointing:
             checkpoint_blocks(self.clip)
 
-    # ---- what moves ---------------------------------------------------------------------------
+    # ---- trained weights ----------------------------------------------------------------------
 
     def full(self):
-        self.owner = FullFineTuning(self.clip, NOUN, replace(self.config, rate=FULL_RATE))
+        self.owner = FullFineTuning(self.clip, CLASS_NAME, replace(self.config, rate=FULL_RATE))
         self.config, self.loss = self.owner.config, self.owner.loss
         self.clip.visual.requires_grad_(True)
         self.trained = [*self.clip.visual.parameters(), self.owner.prompts.context]
-        if self.method.kind == "both":                  # no context: the words themselves move
+        if self.method.kind == "both":                  # no context: the token embedding is trained
             self.clip.requires_grad_(True)
             self.trained = list(self.clip.parameters())
             ids = default_tokenizer().tokenize(
-                [f"{self.config.context} {state} {NOUN}." for state in STATE_WORDS],
+                [f"{self.config.context} {state} {CLASS_NAME}." for state in STATE_WORDS],
                 self.clip.config.context).to(self.device)
             self.owner.prompts = lambda: F.normalize(self.clip.encode_text(ids), dim=-1)
 
     def probe(self):
-        self.owner = LinearProbe(self.clip, NOUN, replace(self.config, rate=PROBE_RATE))
+        self.owner = LinearProbe(self.clip, CLASS_NAME, replace(self.config, rate=PROBE_RATE))
         self.config = self.owner.config
         clip_config = self.clip.config
-        self.owner.start(torch.randn(2, 4, clip_config.vision_width, device=self.device))
+        self.owner.initialise(torch.randn(2, 4, clip_config.vision_width, device=self.device))
         self.trained = list(self.owner.layer.parameters())
 
         def loss(pixels, coverage):
@@ -112,7 +114,7 @@ class Training:
         self.loss = loss
 
     def coop(self):
-        self.owner = CoOp(self.clip, NOUN, self.config)
+        self.owner = CoOp(self.clip, CLASS_NAME, self.config)
         self.trained = [self.owner.prompts.context]
         self.prompts, self.loss = self.owner.prompts, self.adaptation
 
@@ -120,7 +122,7 @@ class Training:
         m, layers = self.method, len(self.clip.visual.blocks)
         self.config = replace(self.config, rank=m.rank, targets=m.targets,
                                 blocks=m.blocks(layers))
-        self.owner = Detector(self.clip, NOUN, self.config)
+        self.owner = Detector(self.clip, CLASS_NAME, self.config)
         self.prompts, self.loss = self.owner.prompts, self.adaptation
         self.trained = [p for p in self.clip.visual.parameters() if p.requires_grad]
         if m.context:
@@ -138,12 +140,12 @@ class Training:
         entering = shown if self.method.reuse else frozen_states(
             visual, shown.float(), self.first)[-1]
         return adaptation_loss(self.clip, self.prompts, entering, coverage.to(self.device),
-                               self.first, self.config.losses)
+                               self.first, self.config.loss_weights)
 
     def hold_pool(self):
-        """Random pixels (N, 3, R, R) in half precision, or tokens (N, 1+P, W); coverage (N, P).
+        """Random pixels (N, 3, R, R) in half precision, or tokens (N, 1+P, W); and coverage (N, P).
 
-        As in minilora, only the tokens lie on the device.
+        As in minilora, only the tokens are on the device.
         """
         c, n = self.clip.config, self.config.n_train_images
         patches = (c.resolution // c.patch) ** 2
@@ -155,8 +157,8 @@ class Training:
         coverage[::2, :3] = 1                           # every second picture has a defect
         return shown, coverage
 
-    def steps(self):
-        """Yields the loss after each step; the pool is made before the first."""
+    def steps(self) -> Iterator[float]:
+        """Yields the loss after each step.  The pool is made before the first step."""
         shown, coverage = self.hold_pool()
 
         def loss_of(rows):
@@ -168,17 +170,17 @@ class Training:
             yield loss
 
     def adapter(self):
-        """What would be stored, for files.save_tensors."""
+        """The tensors that would be stored, for `files.save_tensors`."""
         if self.method.kind != "lora":
             return {"trained": self.trained}
         state = {"lora": adapter_state(self.clip.visual)}
         return state | ({"context": self.prompts.context} if self.method.context else {})
 
 
-def checkpoint_blocks(clip):
-    """Every block of both towers keeps its input alone and is computed again for the gradient.
+def checkpoint_blocks(clip: CLIP) -> None:
+    """Every block of both towers keeps only its input and is computed again for the gradient.
 
-    Three ways lead through a block: all of it, CLS alone, and value-value attention.
+    A block can run in three ways: for all tokens, for CLS only, with value-value attention.
     """
     for block in (*clip.visual.blocks, *clip.text.blocks):
         for part, name in ((block, "forward"), (block, "cls_only"), (block.attn, "value_value")):
@@ -186,9 +188,9 @@ def checkpoint_blocks(clip):
 
 
 @contextmanager
-def saved_bytes(kept):
-    """Within the block, kept is filled with {storage: (bytes, shape, dtype)} of all that autograd
-    saves, each storage once."""
+def saved_bytes(kept: dict) -> Iterator[None]:
+    """Fills `kept` with {storage: (bytes, shape, dtype)} of everything that autograd saves inside
+    the with block, each storage once."""
     def pack(tensor):
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = (storage.nbytes(), tuple(tensor.shape), tensor.dtype)

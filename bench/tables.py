@@ -1,16 +1,19 @@
-"""Tables as text, Markdown and CSV, each file written whole.
+"""Tables as text, Markdown and CSV; each file is written atomically.
 
-Leaves out: what is in them.
+Leaves out: the contents of the tables.
 """
 import csv
 import io
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
-from minilora.io.files import whole_file
+from minilora.io.files import atomic_write
 from minilora.report import results
 
 
-def as_text(made, head):
-    """made: [(title, header, rows)], all of text;  head: lines above."""
+def as_text(made: Sequence[tuple], head: Sequence[str]) -> str:
+    """Aligned columns.  made: tables [(title, header, rows)], all text;  head: lines above."""
     lines = list(head)
     for title, header, rows in made:
         lines += ["", title]
@@ -21,41 +24,45 @@ def as_text(made, head):
     return "\n".join(lines) + "\n"
 
 
-def as_markdown(made, head):
+def as_markdown(made: Sequence[tuple], head: Sequence[str]) -> str:
+    """The same tables in Markdown."""
     lines = [*head]
     for title, header, rows in made:
         lines += ["", f"**{title}**", "", results.markdown_table(header, rows)]
     return "\n".join(lines) + "\n"
 
 
-def as_csv(header, rows):
+def as_csv(header: Sequence, rows: Iterable[Sequence]) -> str:
+    """One table as CSV."""
     out = io.StringIO()
     csv.writer(out).writerows([header, *rows])
     return out.getvalue()
 
 
-def write(folder, name, made, head, numbers, more=()):
+def write(folder: Path, name: str, made: Sequence[tuple], head: Sequence[str], numbers: tuple,
+          more: Sequence[tuple] = ()) -> None:
     """Writes NAME.txt, .md and .csv into a folder and prints the first.
 
-    numbers: (header, rows) of the CSV, unrounded;  more: wide tables, for Markdown alone.
+    made, head: as in `as_text`;  numbers: (header, rows) of the CSV file, unrounded;  more: wide
+    tables, only for Markdown.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for ending, text in (("txt", as_text(made, head)), ("md", as_markdown([*made, *more], head)),
                          ("csv", as_csv(*numbers))):
-        with whole_file(folder / f"{name}.{ending}", "w") as file:
+        with atomic_write(folder / f"{name}.{ending}", "w") as file:
             file.write(text)
     print(as_text(made, head))
 
 
-def write_parts(options, parts, head):
-    """Runs the parts that options.part names and writes their tables together.
+def write_parts(options: Namespace, parts: dict[str, Callable], head: Sequence[str]) -> None:
+    """Runs the parts named in options.part and writes their tables together.
 
-    parts: {name: function of options that returns (tables, lines for the head)};  options: with
-    part, out, name.
+    parts: {name: function of options that returns (tables, lines for the head)};  options: needs
+    part, out and name.
     """
     made, lines = [], []
     for part in options.part:
-        tables, said = parts[part](options)
-        made, lines = made + tables, lines + said
+        tables, more = parts[part](options)
+        made, lines = made + tables, lines + more
     numbers = [(title, *row) for title, _, rows in made for row in rows]
     write(options.out, options.name, made, [*head, *lines], (("table", "row"), numbers))

@@ -1,64 +1,68 @@
-"""Rules for the threshold: which share of the defective pictures does each find, at which alarms?
+"""Rules for the threshold: the false alarms and the share of defective pictures found by each.
 
     python -m bench.thresholds --data FOLDER --shots 4 8 16
 
-A rule sees the scores of the K good pictures, each by a memory to which it was never offered, once
-as they are and once turned in four directions as the memory has them.  It is judged by the test
-pictures: false alarms, and the share of defective pictures found of the share that is found where
-exactly 5 % of the good test pictures are called NG.  Cells are kept as in accuracy.py.
-Leaves out: choosing a threshold with defective pictures, which nobody has.
+A rule computes the threshold from the scores of the K good pictures, each scored by a memory that
+does not contain it: once as they are, once with the four rotations that the memory holds.  It is
+evaluated on the test pictures by two numbers: false alarms, and the share of defective pictures
+found, relative to the share found at exactly 5 % false alarms.  Cells are stored as in accuracy.py.
+Leaves out: thresholds from defective pictures, which are not available in practice.
 """
 import statistics
 import time
+from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
+from torch import Tensor
 
 from bench import accuracy
 from bench.tables import write
 from minilora import __version__, anomaly_map
+from minilora.calibration import leave_one_out
 from minilora.checkpoint.weights import load_clip
 from minilora.config import DetectorConfig
-from minilora.data.mvtec import few_shot, find_data, load_class
+from minilora.data.mvtec import Dataset, few_shot, find_data, load_class
 from minilora.detector import Detector
 from minilora.io.files import digest_of
-from minilora.runs.run_class import prepare_pictures
+from minilora.runs.evaluation import prepare_pictures
 
-WANTED = 0.05                                   # false alarms
+TARGET = 0.05                                   # share of false alarms
 
 
-def robust_limit(scores):
-    """`anomaly.threshold` with median and 1.4826 times the median deviation (Leys et al. 2013,
-    "Detecting outliers"), which a single odd shot does not move."""
+def robust_limit(scores: Tensor) -> float:
+    """`anomaly_map.threshold` with median and 1.4826 times the median deviation, which are robust
+    against a single unusual shot (Leys et al. 2013, "Detecting outliers")."""
     count, middle = len(scores), scores.median()
     spread = 1.4826 * (scores - middle).abs().median()
-    student = anomaly_map.student_quantile(WANTED, count - 1)
+    student = anomaly_map.student_quantile(TARGET, count - 1)
     return (middle + student * spread * (1 + 1 / count) ** 0.5).item()
 
 
-def extreme_value(scores):
+def extreme_value(scores: Tensor) -> float:
     """The 95 % quantile of a Gumbel distribution with the scores' mean and deviation."""
     beta = scores.std() * 6 ** 0.5 / torch.pi
     mode = scores.mean() - 0.5772 * beta
-    return (mode - beta * torch.log(-torch.log(torch.tensor(1 - WANTED)))).item()
+    return (mode - beta * torch.log(-torch.log(torch.tensor(1 - TARGET)))).item()
 
 
-def times_the_level(factor):
-    """`factor` times the median."""
+def times_the_level(factor: float) -> Callable[[Tensor], float]:
+    """A rule: `factor` times the median."""
     return lambda scores: factor * scores.median().item()
 
 
 RULES = {"mean and deviation": anomaly_map.threshold,
          "median and median deviation": robust_limit,
-         "95 % quantile": lambda scores: scores.quantile(1 - WANTED).item(),
+         "95 % quantile": lambda scores: scores.quantile(1 - TARGET).item(),
          "highest": lambda scores: scores.max().item(),
          "extreme value": extreme_value,
          **{f"{factor} times the level": times_the_level(factor) for factor in (1.1, 1.2, 1.3)}}
 
 
-def compute(data, shots, config, options):
-    """{"rows": {"alone", "turned", "scores", "labels"}}: scores of the shots and of all test
-    pictures."""
+def compute(data: Dataset, shots: int, config: DetectorConfig,
+            options: Namespace) -> dict[str, list]:
+    """{"alone", "turned": scores of the shots, "scores", "labels": of all test pictures}."""
     detector = Detector(load_clip(options.model, options.device)[0], data.name, config)
     pictures = prepare_pictures(few_shot(data.train, shots, config.seed), detector.prepare)
     detector.fit(pictures)
@@ -67,7 +71,8 @@ def compute(data, shots, config, options):
     def score(picture, bank=None):
         return detector.map_and_score(detector.encode(picture[None]), "adapted", bank)[1].item()
     with torch.no_grad():
-        _, alone = detector.leave_one_out_banks(pictures)
+        copies = [(k, detector.encode(p[None])) for k, p in detector.rotated_copies(pictures)]
+        alone = leave_one_out(detector, pictures, copies)
     return {"alone": [score(picture, bank) for bank, picture, _ in alone],
             "turned": [detector.map_and_score(seen, "adapted", bank)[1].item()
                        for bank, _, copies in alone for seen in copies],
@@ -75,18 +80,19 @@ def compute(data, shots, config, options):
             "labels": [s.label for s in data.test]}
 
 
-def judged(threshold, scores, labels):
-    """(false alarms, share found, share found at exactly 5 % false alarms)."""
+def evaluate(threshold: float, scores: Tensor, labels: Tensor) -> list[float]:
+    """[false alarms, share found, share found at exactly 5 % false alarms]."""
     good, bad = scores[labels == 0], scores[labels > 0]
-    best = good.quantile(1 - WANTED, interpolation="higher")
+    best = good.quantile(1 - TARGET, interpolation="higher")
     return [(part > limit).double().mean().item()
             for part, limit in ((good, threshold), (bad, threshold), (bad, best))]
 
 
-def table(cells, shots, names, part, pictures):
-    """(title, header, rows of text), and the rows of the CSV.
+def table(cells: dict, shots: int, names: list[str], part: str, pictures: slice) -> tuple:
+    """((title, header, rows of text), rows of the CSV file).
 
-    cells: {(class, shots): [scores of each seed]};  part: "alone" or "turned";  pictures: a slice.
+    cells: {(class, shots): [scores of each seed]};  part: "alone" (shots as they are) or "turned"
+    (with their rotations);  pictures: which test pictures.
     """
     lines, numbers = [], []
     for label, rule in RULES.items():
@@ -94,8 +100,8 @@ def table(cells, shots, names, part, pictures):
         for name in names:
             for cell in cells[name, shots]:
                 limit = rule(torch.tensor(cell[part]))
-                values = judged(limit, *(torch.tensor(cell[key])[pictures]
-                                         for key in ("scores", "labels")))
+                values = evaluate(limit, *(torch.tensor(cell[key])[pictures]
+                                           for key in ("scores", "labels")))
                 alarms.setdefault(name, []).append(values[0])
                 found.setdefault(name, []).append(values[1] / max(values[2], 1e-9))
                 numbers.append((label, part, shots, name, *(f"{v:.6f}" for v in values)))
@@ -109,7 +115,7 @@ def table(cells, shots, names, part, pictures):
     return (title, ["rule", *names, "mean"], lines), numbers
 
 
-def main():
+def main() -> None:
     p = accuracy.parser(shots=(4, 8, 16))
     p.prog, p.description = "python -m bench.thresholds", __doc__.split("\n")[0]
     p.add_argument("--pictures", choices=("all", "even", "odd"), default="even")

@@ -1,11 +1,12 @@
-"""Which image tower to pretrain: several sizes, each trained for the same time.
+"""Choice of the image tower: several sizes, each pretrained for the same time.
 
     python -m bench.tower --photos FOLDER --teacher FILE --products FOLDER --start WEIGHTS
 
-Each size is trained by `minilora.pretrain` for as many steps as fit into --minutes on this machine,
-with the whole schedule: warm-up, level, down to zero.  A size of the width and of at least the
-blocks of --start grows from it (`minilora/pretrain/grow.py`); another starts from random numbers.  Shown are
-what it can do then (held out), what its file takes, and the time of one picture, beside today's.
+`minilora.pretrain` trains each size for as many steps as fit into --minutes on this machine, with
+the whole schedule: warm-up, constant rate, decay to zero.  A size with the width of --start and at
+least as many blocks grows from it (minilora/pretrain/grow.py); other sizes start from random
+numbers.  The table shows measures on held-out pictures, the size of the file, and the time of one
+picture relative to the current tower.
 
 Leaves out: what more training would change.
 """
@@ -26,12 +27,12 @@ from minilora.pretrain import train as pretrain
 from minilora.pretrain.log import processor
 
 
-def sizes_of(text):
+def sizes_of(text: str) -> tuple[int, ...]:
     """"5x256" -> (5, 256)."""
     return tuple(int(part) for part in text.split("x"))
 
 
-def options_of(args, size):
+def options_of(args: argparse.Namespace, size: tuple[int, int]) -> argparse.Namespace:
     """Options of `minilora.pretrain` for one size."""
     layers, width = size
     words = ["--photos", args.photos, "--teacher", args.teacher, "--views", args.views,
@@ -46,15 +47,15 @@ def options_of(args, size):
     return pretrain.parser().parse_args(words)
 
 
-def pace(options, steps=6):
-    """Seconds of a step: the later half of a few."""
+def pace(options: argparse.Namespace, steps: int = 6) -> float:
+    """Seconds of a step, measured over the second half of a few steps."""
     short = {**vars(options), "steps": 10 ** 6, "stop": steps, "measure_every": 0}
     _, log = pretrain.pretrain(argparse.Namespace(**short), lambda line: None)
     return (log[-1]["seconds"] - log[steps // 2 - 1]["seconds"]) / (steps - steps // 2)
 
 
-def trained(options, minutes):
-    """Trains one size for so long.  Returns {column: text}."""
+def trained(options: argparse.Namespace, minutes: float) -> dict[str, str]:
+    """Trains one size for `minutes`.  Returns {column: text}."""
     options.steps = max(10, int(minutes * 60 / pace(options)))
     _, log = pretrain.pretrain(options, lambda line: print(line, flush=True))
     return {"from": "--start" if options.start else "random numbers", "steps": str(options.steps),
@@ -63,8 +64,8 @@ def trained(options, minutes):
 
 
 @torch.no_grad()
-def picture_times(towers, rounds=7):
-    """Median seconds of one 224-px picture through all blocks of each tower, taken in turn."""
+def picture_times(towers: list[torch.nn.Module], rounds: int = 7) -> list[float]:
+    """Median seconds of one 224-px picture through all blocks of each tower, measured in turn."""
     pixels, times = torch.randn(1, 3, 224, 224), [[] for _ in towers]
     for _ in range(rounds):
         for visual, own in zip(towers, times):
@@ -75,25 +76,26 @@ def picture_times(towers, rounds=7):
     return [statistics.median(own) for own in times]
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m bench.tower", description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--photos", required=True)
     p.add_argument("--teacher", required=True)
-    p.add_argument("--products", help="four classes for the plain memory")
+    p.add_argument("--products", help="folder of products for the plain memory")
     p.add_argument("--views", default="data/photo-views")
-    p.add_argument("--start", help="weights that sizes of the same width grow from")
+    p.add_argument("--start", help="weights from which sizes of the same width grow")
     p.add_argument("--sizes", nargs="+", type=sizes_of, default=[(5, 256), (8, 256), (6, 320)])
     p.add_argument("--minutes", type=float, default=4)
     p.add_argument("--batch", type=int, default=192)
     p.add_argument("--dtype", default="float32")
-    p.add_argument("--cells", type=Path, default=Path("runs/tower"), help="finished sizes")
+    p.add_argument("--cells", type=Path, default=Path("runs/tower"),
+                   help="folder of the finished sizes")
     p.add_argument("--name", default="tower")
     p.add_argument("--out", type=Path, default=Path("bench/results"))
     return p
 
 
-def main():
+def main() -> None:
     args = parser().parse_args()
     torch.set_num_threads(2)
     rows, towers = [], []
@@ -107,8 +109,8 @@ def main():
         rows.append({"tower": f"{size[0]} x {size[1]}", "file MB": f"{megabytes:.1f}",
                      **json.loads(path.read_text("utf-8"))})
         towers.append(clip.visual)
-    today = CLIP(replace(pretrain.MINI, vision_layers=5, vision_width=256)).visual
-    first, *others = picture_times([today, *towers])
+    current = CLIP(replace(pretrain.MINI, vision_layers=5, vision_width=256)).visual
+    first, *others = picture_times([current, *towers])
     for row, seconds in zip(rows, others):
         row["time of a picture"] = f"{seconds / first:.2f}"
     header, cells = list(rows[0]), [[str(value) for value in row.values()] for row in rows]

@@ -1,11 +1,11 @@
-"""The whole fit of a class in ViT-B/16's shape: minutes, memory, and seconds a picture afterwards.
+"""The whole fit of a class in ViT-B/16's shape: time, memory, and the time of a picture afterwards.
 
     python -m bench.whole_fit --class bottle --data FOLDER
 
-The weights are random: time and memory do not depend on their values, accuracy does and is not
-looked at.  The command is the one that users type, in a fresh process; the time of a picture is
-measured with the detector it wrote, ROUNDS times.
-Leaves out: comparing with anything (speed.py, against_peft.py).
+The weights are random: time and memory do not depend on their values.  The fit runs as the command
+`minilora.fit` in a fresh process.  The time of a picture is measured ROUNDS times with the stored
+detector.
+Leaves out: accuracy; comparisons (speed.py, against_peft.py).
 """
 import argparse
 import json
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bench import measure
 from bench.tables import write
@@ -26,8 +27,8 @@ from minilora.data.mvtec import load_class
 from minilora.detector import Detector
 
 
-def seconds_a_picture(detector, pictures):
-    """Of `Detector.score`, one picture at a time, after one that does not count."""
+def seconds_a_picture(detector: Detector, pictures: list[Tensor]) -> list[float]:
+    """Seconds of `Detector.score` for each picture, after one call that does not count."""
     detector.score(pictures[0][None])
     found = []
     for picture in pictures:
@@ -37,7 +38,7 @@ def seconds_a_picture(detector, pictures):
     return found
 
 
-def main():
+def main() -> None:
     p = argparse.ArgumentParser(prog="python -m bench.whole_fit",
                                 description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -58,10 +59,10 @@ def main():
     test = load_class(options.data, options.name).test[:measure.ROUNDS]
     times = seconds_a_picture(detector, [detector.prepare(read_image(s.path)) for s in test])
     size = {file: file.stat().st_size / 1e6 for file in run.rglob("*") if file.is_file()}
-    rows = [("fit and judging of all test pictures, s", f"{metrics['seconds']:.0f}"),
+    rows = [("fit and scoring of all test pictures, s", f"{metrics['seconds']:.0f}"),
             ("highest resident memory, MB", f"{metrics['peak_memory_bytes'] / 2**20:,.0f}"),
             ("scoring a picture, s (median)", f"{statistics.median(times):.2f}"),
-            ("scoring a picture, s (least to most)", f"{min(times):.2f} to {max(times):.2f}"),
+            ("scoring a picture, s (lowest to highest)", f"{min(times):.2f} to {max(times):.2f}"),
             ("run folder, MB", f"{sum(size.values()):.1f}"),
             *((f"{name}, MB", f"{size[run / name]:.1f}") for name in ("adapter.pt", "memory.pt"))]
     head = [f"{measure.conditions()}; ViT-B/16's shape, random weights; class {options.name}, "

@@ -1,9 +1,40 @@
 """minilora: CLIP adapted to find defects with a handful of good images, line by line.
 
-`from minilora import load_clip, load_pictures, Detector` works, yet importing the package alone
-loads neither torch nor a model: these names are fetched from their modules on first use (PEP 562).
+Reading order.  Each file runs alone and shows its mechanism: `python -m minilora.lora`.
+
+    file                lines  minutes  what it shows
+    bpe.py                200       20  text -> token ids; how merges are trained
+    attention.py          200       20  multi-head attention, QuickGELU, the residual block
+    vit.py                190       19  image -> one feature, or one for each patch
+    text.py               110       11  token ids -> one feature
+    clip.py               150       15  both towers, cosine similarity, zero-shot classification
+    lora.py               200       20  a frozen matrix and its low-rank update
+    prompts.py             50        5  hand-written sentences about a product
+    coop.py               160       16  learned context vectors in place of these words
+    losses.py             100       10  focal loss, dice loss, cross-entropy
+    memory_bank.py        130       13  features of good patches, a coreset of them, distances
+    anomaly_map.py        120       12  patch scores -> map, image score, threshold
+    auroc.py              100       10  the exact area under the ROC curve
+    config.py              70        7  every hyperparameter, its default and limits
+    features.py           100       10  all features of a picture in one pass, LoRA on or off
+    training_steps.py      80        8  AdamW steps with a one-cycle learning rate
+    train.py              150       15  LoRA and context vectors learn from synthetic defects
+    calibration.py        120       12  threshold and weights, from the good pictures only
+    detector.py           260       26  the method: fit and score in four steps
+    fit.py                110       11  the command that fits a detector; runs/ does the job
+    predict.py            240       24  OK or NG for new pictures
+    explain.py            250       25  one picture step by step, as a page
+    export.py             200       20  suspicious regions for other programs
+    clip_resnet.py        160       16  CLIP's other image tower
+
+Folders hold what surrounds the method; the docstring of each says where to start: io, data,
+synthetic, metrics, checkpoint, runs, report, scenes, pretrain, search, mae, baselines.
+
+`from minilora import load_clip, load_pictures, Detector` works, but importing the package alone
+loads neither torch nor a model: these names are imported on first use (PEP 562).
 """
 from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["Detector", "load_clip", "load_pictures"]
@@ -12,12 +43,12 @@ _HOME = {"load_clip": "minilora.checkpoint.weights", "load_pictures": "minilora.
          "Detector": "minilora.detector"}
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'minilora' has no attribute {name!r}; "
                              f"it offers {', '.join(sorted(_HOME))}")
     return getattr(import_module(_HOME[name]), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])

@@ -1,32 +1,36 @@
 """Multi-head attention written out, QuickGELU, and the residual block of both CLIP towers.
 
-Claim: every token asks a question (q), offers a key (k) and carries a value (v); its answer is the
-mean of all values, weighted by how well its question fits each key.  Everything else in a
-transformer works on one token at a time.
+Claim: every token has a query q, a key k and a value v. Its output is the mean of all values,
+weighted by how well its query matches each key. Every other part of a transformer works on one
+token at a time.
 
     A. Vaswani et al. 2017, "Attention is all you need", eq. 1 and section 3.2.2.
     D. Hendrycks & Gimpel 2016, "Gaussian error linear units", section 2 (the sigmoid form).
     V. Dosovitskiy et al. 2021, "An image is worth 16x16 words", eqs. 2 and 3 (the pre-norm block).
     S. Li et al. 2023, "CLIP Surgery", section on consistent self-attention (v in place of q and k).
+    Authors' code: https://github.com/openai/CLIP (clip/model.py); S:
+        https://github.com/xmed-lab/CLIP_Surgery
 
 Symbols: B images (or prompts), L tokens, W width, H heads, D = W / H the width of one head.
 Left out: dropout (CLIP has none), padding masks (CLIP pads after the end-of-text, where the causal
-mask already hides it), key-value caches (nothing is generated).
-q, k, v and out are four plain `nn.Linear`, not one fused matrix, so that LoRA can replace any.
+mask already hides the padding), key-value caches (nothing is generated).
+Differs from A and from OpenAI's code: q, k, v and out are four separate `nn.Linear`, not one fused
+matrix, so that LoRA can replace any of them.
 """
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 
-def attention(q, k, v, causal=False):
-    """softmax(Q K^T / sqrt(D)) V, written out to be read.
+def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """softmax(Q K^T / sqrt(D)) V, written out for reading.
 
     q, k, v: (B, H, L, D) of one floating dtype.  Returns (B, H, L, D).
-    causal: token i sees tokens 0..i only.
-    The towers call `fused_attention`, the same formula in one kernel.
+    causal: token i sees only the tokens 0..i.
+    The towers call `fused_attention`, which computes the same formula in one kernel.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])    # (B, H, L, L)  A eq. 1
     if causal:
@@ -35,31 +39,31 @@ def attention(q, k, v, causal=False):
     return scores.softmax(dim=-1) @ v                            # (B, H, L, D)
 
 
-def fused_attention(q, k, v, causal=False):
-    """The same, by torch's fused kernel, which never holds the (L, L) matrix in memory.
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """The same by torch's fused kernel, which never holds the (L, L) matrix in memory.
 
-    Except when training in bfloat16 on a CPU: there the kernel's backward pass takes several times
-    as long as that of the formula above (torch 2.13), so the formula is used.
+    Exception: training in bfloat16 on a CPU uses the formula above, because there the backward
+    pass of the kernel takes several times as long (torch 2.13).
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
         return attention(q, k, v, causal)
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
-def quick_gelu(x):
-    """x * sigmoid(1.702 x): the cheap GELU that CLIP was trained with (D section 2).
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), the fast approximation of GELU that CLIP uses (D section 2).
 
-    Any shape and floating dtype.  It differs from F.gelu by up to 0.02: with trained weights the
-    two are not interchangeable.  With z = 1.702 x it is z sigmoid(z) / 1.702, and torch's kernel of
-    z sigmoid(z), "silu", keeps one tensor for the gradient where two factors would both be kept.
+    Any shape and floating dtype.  It differs from F.gelu by up to 0.02, so trained weights need
+    the function they were trained with.  With z = 1.702 x it equals z sigmoid(z) / 1.702.  Torch
+    calls z sigmoid(z) "silu"; its kernel keeps one tensor for the gradient, a product keeps two.
     """
-    return F.silu(1.702 * x).div_(1.702)                         # in place: nothing needs both
+    return F.silu(1.702 * x).div_(1.702)     # in place: silu's gradient needs only its input
 
 
 class MultiHeadAttention(nn.Module):
-    """H attentions side by side, each on its own D = W / H channels (A section 3.2.2)."""
+    """H attentions in parallel, each on its own D = W / H channels (A section 3.2.2)."""
 
-    def __init__(self, width, heads):
+    def __init__(self, width: int, heads: int):
         super().__init__()
         if width % heads:
             raise ValueError(f"attention width {width} is not divisible by {heads} heads; "
@@ -70,78 +74,87 @@ class MultiHeadAttention(nn.Module):
         self.v = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x, causal=False, query=None):
-        """x: (B, L, W) -> (B, L, W).  query: (B, A, W) -> (B, A, W), if only they ask about x."""
+    def forward(self, x: Tensor, causal: bool = False, query: Tensor | None = None) -> Tensor:
+        """Attention over the tokens x (B, L, W), returns (B, L, W).
+
+        query: query tokens, if not all of x: (B, A, W), returns (B, A, W).
+        """
         query = x if query is None else query
         q, k, v = self.split(self.q(query)), self.split(self.k(x)), self.split(self.v(x))
         return self.out(self.join(fused_attention(q, k, v, causal)))
 
-    def value_value(self, x):
-        """Attention in which tokens compare their values: v in place of q and k (S).
+    def value_value(self, x: Tensor) -> Tensor:
+        """Attention that compares values with values: v in place of q and k (S).
 
-        x: (B, L, W) -> (B, L, W).  A token is then most like itself and its look-alikes, so its
-        output stays about its own place in the picture; q and k, trained for CLS alone, lose that.
+        x: (B, L, W) -> (B, L, W).  A token then attends most to itself and to similar tokens, so
+        its output describes its own place.  With q and k, which were trained for CLS only, the
+        output of a patch loses its place.
         """
         v = self.split(self.v(x))                                # (B, H, L, D)
         return self.out(self.join(fused_attention(v, v, v)))
 
-    def split(self, x):
+    def split(self, x: Tensor) -> Tensor:
         """(B, L, W) -> (B, H, L, D)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def join(self, x):
+    def join(self, x: Tensor) -> Tensor:
         """(B, H, L, D) -> (B, L, W), the inverse of split."""
         return x.transpose(1, 2).flatten(2)
 
 
 class MLP(nn.Module):
-    """The feed-forward half of a block: four times wider, the activation, back."""
+    """The feed-forward layer of a block: to four times the width, the activation, and back."""
 
-    def __init__(self, width, activation=quick_gelu):
+    def __init__(self, width: int, activation: Callable[[Tensor], Tensor] = quick_gelu):
         super().__init__()
         self.activation = activation
         self.c_fc = nn.Linear(width, 4 * width)
         self.c_proj = nn.Linear(4 * width, width)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, L, W) -> (B, L, W)."""
         x = self.activation(self.c_fc(x))                        # (B, L, 4W)
         return self.c_proj(x)                                    # (B, L, W)
 
 
 class Block(nn.Module):
-    """One residual block, normalised before each half (pre-norm).
+    """One residual block: LayerNorm before attention and before the feed-forward layer (pre-norm).
 
-    activation, eps: CLIP's by default; towers of others have others (mae/model.py).
+    activation, eps: CLIP's by default; the towers in mae/model.py use others.
     """
 
-    def __init__(self, width, heads, activation=quick_gelu, eps=1e-5):
+    def __init__(self, width: int, heads: int,
+                 activation: Callable[[Tensor], Tensor] = quick_gelu, eps: float = 1e-5):
         super().__init__()
         self.ln_1 = nn.LayerNorm(width, eps)
         self.attn = MultiHeadAttention(width, heads)
         self.ln_2 = nn.LayerNorm(width, eps)
         self.mlp = MLP(width, activation)
 
-    def forward(self, x, causal=False):
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         """x: (B, L, W) -> (B, L, W)."""
         x = x + self.attn(self.ln_1(x), causal)                  # V eq. 2
         return x + self.mlp(self.ln_2(x))                        # V eq. 3
 
-    def cls_only(self, x):
-        """What `forward` makes of CLS, (B, L, W) -> (B, 1, W), at a fraction of the work.
+    def cls_only(self, x: Tensor) -> Tensor:
+        """Only CLS of the output of `forward`, (B, L, W) -> (B, 1, W), at a fraction of the cost.
 
-        After the last block nothing but CLS is looked at: the other tokens are asked, not updated.
+        After the last block only CLS is used.  So the other tokens give keys and values, and no
+        output is computed for them.
         """
         y = self.ln_1(x)
-        first = y[:, :1].contiguous()   # of a slice F.linear rounds otherwise if weights train
-        cls = x[:, :1] + self.attn(y, query=first)
+        # Copied, because a strided slice may select a kernel that rounds differently.
+        query = y[:, :1].contiguous()                            # (B, 1, W)
+        cls = x[:, :1] + self.attn(y, query=query)
         return cls + self.mlp(self.ln_2(cls))
 
     @torch.no_grad()
-    def initialise(self, layers, generator=None):
-        """Draw fresh weights for a block of a tower of that many layers; biases start at 0.
+    def initialise(self, layers: int, generator: torch.Generator | None = None) -> None:
+        """Draw new weights for a block of a tower with `layers` blocks; biases start at 0.
 
-        The two projections that add to the residual stream are smaller by sqrt(2 layers), so that
-        all 2 layers additions together have the variance of one (as in GPT-2 and OpenAI's CLIP).
+        Each block adds two projections to the residual stream.  Their standard deviation is divided
+        by sqrt(2 layers), so that all 2 layers additions together have the variance of one (as in
+        GPT-2 and OpenAI's CLIP).
         """
         width = self.ln_1.weight.numel()
         residual = (2 * layers * width) ** -0.5
@@ -155,11 +168,11 @@ class Block(nn.Module):
         self.ln_2.reset_parameters()
 
 
-def demo():
+def demo() -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 1, 1, 4, 8, generator=generator)    # each (1, 1, 4, 8)
     weights = attention(q, k, torch.eye(4)[None, None], causal=True)[0, 0]
-    print("attention weights of 4 tokens, causal (V = identity shows them):")
+    print("attention weights of 4 tokens, causal (with V = identity the output is the weights):")
     for row in weights:
         print("   ", "  ".join(f"{w:.3f}" for w in row), f"   sum {row.sum():.3f}")
     fused = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -175,5 +188,8 @@ def demo():
     print(f"block of width 128: {count:,} parameters (12 W^2 + 13 W)")
 
 
+# Exercise 1: Remove causal=True from the first call in demo(). Which row stays as it was, and why?
+# Exercise 2: Multiply q by 1000 in demo(). What do the rows of weights look like then, and why?
+# Exercise 3: Shuffle the 50 tokens of x in demo(). What happens to the output of the block?
 if __name__ == "__main__":
     demo()

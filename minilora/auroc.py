@@ -1,42 +1,46 @@
-"""AUROC: the probability that a defective sample scores higher than a good one.
+"""AUROC: the probability that a defective sample has a higher score than a good one.
 
-    AUROC = P(s+ > s-) + 1/2 P(s+ = s-)                Hanley & McNeil 1982, Radiology 143, 29-36
+    AUROC = P(s+ > s-) + 1/2 P(s+ = s-)        Hanley & McNeil 1982, "The meaning and use of the
+                                               area under a ROC curve", Radiology 143, 29-36
+    Reference code: roc_auc_score of https://github.com/scikit-learn/scikit-learn
 
-This is the Mann-Whitney statistic U / (n m) over all pairs of a good and a defective sample. It
-depends on the order of the scores only, so any real scale is welcome: nothing is squashed to
-[0, 1], and +-inf are ordinary first and last places. All pairs would be O(n m); two sorts and two
-searches count the same in O((n + m) log(n + m)). The count is an integer and stays one until the
-last division, so the result is the correctly rounded fraction and not a sum of rounded parts.
+Claim: this is the Mann-Whitney statistic U / (n m) over all pairs of a good and a defective sample.
+It depends only on the order of the scores, so scores may have any real scale, and +-inf are simply
+the first and the last place. Comparing all pairs costs O(n m); sorting and searching gives the same
+count in O((n + m) log(n + m)). The count stays an integer until the final division, so the result
+is the correctly rounded fraction, not a sum of rounded parts.
 
 Symbols: n good samples (label 0), m defective ones (label 1), U pairs in the right order.
 Left out: the curve itself, partial areas, sample weights, more than two classes.
 """
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 
-def ascending(values):
+def ascending(values: Tensor) -> Tensor:
     """Sorted copy of (N,), any real dtype without NaN.
 
-    On the CPU numpy sorts: torch's sort always carries the places along too, which nobody needs.
+    On the CPU numpy sorts, because torch's sort also computes the permutation, which is not needed.
     """
-    if values.device.type == "cpu" and values.dtype != torch.bfloat16:  # which numpy does not know
+    if values.device.type == "cpu" and values.dtype != torch.bfloat16:  # numpy has no bfloat16
         return torch.from_numpy(np.sort(values.numpy()))
     return values.sort().values
 
 
-def twice_the_wins(low, high):
-    """2 U: pairs with low[i] < high[j] count two, ties one. Both sorted, (n,) and (m,); int."""
-    if len(low) < len(high):                            # look the shorter one up in the longer one:
-        return 2 * len(low) * len(high) - twice_the_wins(high, low)     # less to search
+def twice_mann_whitney_u(low: Tensor, high: Tensor) -> int:
+    """2 U: two per pair with low[i] < high[j], one per tie.  Both sorted, (n,) and (m,)."""
+    if len(low) < len(high):                    # fewer searches: look up the shorter in the longer
+        return 2 * len(low) * len(high) - twice_mann_whitney_u(high, low)
     below = torch.searchsorted(low, high).sum()                         # strictly below
     upto = torch.searchsorted(low, high, right=True).sum()              # below or equal
-    return below.item() + upto.item()                   # int64: exact up to 2^63 pairs
+    return below.item() + upto.item()           # int64: exact up to 2^63 pairs
 
 
-def checked(scores, labels):
-    """Flat scores (N,) of a sortable dtype and a bool mask (N,) of the defective; or ValueError."""
-    scores, labels = (x.detach() if isinstance(x, torch.Tensor) else torch.as_tensor(np.asarray(x))
+def checked_scores(scores: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
+    """Flat scores (N,) of a sortable dtype, mask (N,) of defective samples; or ValueError."""
+    scores, labels = (x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
                       for x in (scores, labels))        # numpy keeps a list of floats in float64
     if scores.shape != labels.shape:
         raise ValueError(f"auroc: scores and labels must have the same shape, found "
@@ -45,7 +49,7 @@ def checked(scores, labels):
     if not scores.is_floating_point():
         scores = scores.long()                          # complex raises here, integers stay exact
     elif scores.dtype.itemsize < 4:
-        scores = scores.float()                         # float16 and bfloat16 widen without loss
+        scores = scores.float()                         # exact for float16 and bfloat16
     if scores.isnan().any():
         raise ValueError(f"auroc: scores must be real numbers or +-inf, found "
                          f"{int(scores.isnan().sum())} NaN among {len(scores)}; a NaN has no rank, "
@@ -57,23 +61,23 @@ def checked(scores, labels):
     return scores, positive
 
 
-def auroc(scores, labels):
-    """Area under the ROC curve of scores against binary labels, exact, as a Python float in [0, 1].
+def auroc(scores: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
+    """Area under the ROC curve of scores and binary labels, exact, in [0, 1].
 
     scores: any shape, float or integer, higher = more anomalous; +-inf allowed, any device.
     labels: same shape, bool or numbers 0 (good) and 1 (defective).
-    Raises ValueError for NaN scores, other labels, differing shapes, or if a class is missing.
+    Raises ValueError for NaN scores, other labels, different shapes, or if a class is missing.
     """
-    scores, positive = checked(scores, labels)
+    scores, positive = checked_scores(scores, labels)
     pos, neg = ascending(scores[positive]), ascending(scores[~positive])    # (m,), (n,)
     if len(pos) == 0 or len(neg) == 0:
         raise ValueError(f"auroc: needs both classes, found {len(neg)} good and {len(pos)} "
                          f"defective samples; AUROC is undefined then, report it as missing")
-    return twice_the_wins(neg, pos) / (2 * len(neg) * len(pos))     # integers: one rounding
+    return twice_mann_whitney_u(neg, pos) / (2 * len(neg) * len(pos))   # integers: one rounding
 
 
-def demo():
-    """Order is all that counts."""
+def demo() -> None:
+    """AUROC depends only on the order of the scores."""
     labels = [0, 0, 0, 1, 1]
     for what, scores in (("separated, scores 20 to 60", [20, 30, 35, 50, 60]),
                          ("one pair of six swapped", [20, 30, 52, 50, 60]),
@@ -91,5 +95,9 @@ def demo():
         print(error)
 
 
+# Exercise 1: Replace the scores in demo() by their cubes, their negatives, or by round(score, -1).
+#             Which of the three can change the AUROC, and how?
+# Exercise 2: Give every good sample ten times. Does the AUROC change? Does the average precision
+#             (metrics/average_precision.py)?
 if __name__ == "__main__":
     demo()

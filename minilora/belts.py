@@ -1,6 +1,6 @@
-"""The command `python -m minilora.belts`; what it does is in scenes/belts.py."""
-from minilora.io.cli import command
+"""The command `python -m minilora.belts`; the code is in scenes/belts.py."""
+from minilora.io.cli import run_command
 from minilora.scenes.belts import main
 
 if __name__ == "__main__":
-    command("minilora.belts", main)
+    run_command("minilora.belts", main)

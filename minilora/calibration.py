@@ -1,66 +1,117 @@
-"""How much the texts count beside the memory, asked of the good pictures alone.
+"""Calibration of a detector: memory scale, text weight and threshold, from the good pictures only.
 
-    share = (a_t - 1/2) / (a_m - 1/2), from 0 to 1
+    memory scale   median score of the good pictures, by memory alone
+    text weight    maximum * (a_t - 1/2) / (a_m - 1/2), the fraction limited to [0, 1]
+    threshold      upper limit of the scores of good pictures (anomaly_map.py)
 
-Defects are pasted into the shots. a_t and a_m are the image AUROC by which the texts and the
-memory, which does not hold the photograph, tell the pasted ones from the others.
+Leave-one-out: every good picture is scored with a memory bank that does not contain it.
+Weight of the text map: decided from synthetic defects pasted into the good pictures.  a_t and a_m
+are the image AUROC of the text map and of the memory on good pictures and pasted defects.
 
-Claim: texts that cannot tell even a pasted defect from a good picture of this product should not
-be heard; those that tell it as well as the memory does count in full.
-Leaves out: which places of a picture they are right about.
+Claim: a text map that cannot separate even synthetic defects from good pictures of this product
+should not change the score; one that separates them as well as the memory gets its full weight.
+Left out: where in a picture the text map is right.
 """
-import torch
+from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
+from minilora import anomaly_map
 from minilora.auroc import auroc
-from minilora.synthetic.defects import paste_anywhere
+from minilora.features import Features
+from minilora.memory_bank import MemoryBank
+from minilora.synthetic.pasting import paste_anywhere
 from minilora.synthetic.sampling import choose
 
-DEFECTS_PER_SHOT = 2                      # pasted defects a photograph
+DEFECTS_PER_SHOT = 2                    # synthetic defects pasted into each good picture
+MAX_FOLDS = 8                           # of leave-one-out: memory banks to build
+
+
+class LeftOut(NamedTuple):
+    """A good picture, and a memory bank that does not contain it."""
+    bank: MemoryBank
+    picture: Tensor                     # (3, H, W) in [0, 1]
+    copies: list[Features]              # of the picture itself and of its rotated copies
+
+
+def folds(count: int, max_folds: int = MAX_FOLDS) -> list[range]:
+    """Indices of the pictures that are left out together: one per fold, or `max_folds` folds."""
+    n_folds = min(count, max_folds)
+    return [range(count)[k::n_folds] for k in range(n_folds)]
+
+
+def leave_one_out(detector: Any, pictures: list[Tensor],
+                  copies: list[tuple[int, Features]]) -> list[LeftOut]:
+    """Every good picture with a memory bank built from the others.
+
+    detector: a `Detector`;  copies: (index of the picture, `Features`) of every rotated copy.
+    """
+    left_out = []
+    for fold in folds(len(pictures)):
+        others = [features for k, features in copies if k not in fold]
+        others = others or [features for _, features in copies]     # a single picture has no others
+        bank = detector.build_bank(others, "adapted")
+        left_out += [LeftOut(bank, pictures[k], [features for i, features in copies if i == k])
+                     for k in fold]
+    return left_out
 
 
 @torch.no_grad()
-def text_share(detector, shots):
-    """The share, a float in [0, 1].
+def calibrate(detector: Any, left_out: list[LeftOut]) -> None:
+    """Sets memory_scale, text_weight and threshold of a `Detector`, in this order."""
+    def scores():                                       # of all rotated copies
+        return torch.cat([detector.map_and_score(features, "adapted", bank)[1]
+                          for bank, _, copies in left_out for features in copies])
+    detector.memory_scale, detector.text_weight = 1.0, 0.0          # memory alone, unscaled
+    detector.memory_scale = max(scores().median().item(), 1e-6)
+    detector.text_weight = (detector.config.max_text_weight
+                            * text_weight_fraction(detector, left_out))
+    detector.threshold = anomaly_map.threshold(scores(), detector.config.false_positive_rate)
 
-    detector: as it is before its texts have any weight, so that "adapted" is the memory alone;
-    shots: (memory without the photograph, picture (3, H, W) in [0, 1], what `encode` finds in its
-    copies, of which the first is the photograph itself).
+
+@torch.no_grad()
+def text_weight_fraction(detector: Any, left_out: list[LeftOut]) -> float:
+    """The fraction of the maximum text weight, in [0, 1]; see the module's docstring.
+
+    detector: a `Detector` whose text weight is 0, so that its row "adapted" is the memory alone.
     """
     generator = torch.Generator().manual_seed(detector.config.seed)
-    pictures = [picture.cpu() for _, picture, _ in shots]
+    pictures = [picture.cpu() for _, picture, _ in left_out]
     scores, labels = {"memory": [], "text": []}, []
-    rows = {"memory": "adapted", "text": "text"}            # the former, while the weight is 0
-    for (bank, _, (good, *_)), picture in zip(shots, pictures):
-        pasted = [paste_anywhere(picture, generator, choose(generator, detector.config.defects),
-                                 pictures)[0] for _ in range(DEFECTS_PER_SHOT)]
-        for label, seen in enumerate([good, *(detector.encode(p[None]) for p in pasted)]):
-            labels.append(label > 0)
-            for what, row in rows.items():
-                scores[what].append(detector.map_and_score(seen, row, bank)[1])
+    rows = {"memory": "adapted", "text": "text"}
+    for (bank, _, (good, *_)), picture in zip(left_out, pictures):
+        kinds = detector.config.defect_kinds
+        defective = [paste_anywhere(picture, generator, choose(generator, kinds), pictures)[0]
+                     for _ in range(DEFECTS_PER_SHOT)]
+        for k, features in enumerate([good, *(detector.encode(p[None]) for p in defective)]):
+            labels.append(k > 0)
+            for part, row in rows.items():
+                scores[part].append(detector.map_and_score(features, row, bank)[1])
     memory, text = (auroc(torch.cat(found), torch.tensor(labels)) for found in scores.values())
     return min(1.0, max(0.0, text - 0.5) / max(memory - 0.5, 1e-6))
 
 
-def demo():
-    """Stand-ins for a detector: the memory sees a dark patch; the texts see it, or see nothing."""
+def demo() -> None:
+    """Stand-ins for a detector: the memory detects a dark patch; the text map may or may not."""
     from types import SimpleNamespace
 
     from minilora.config import DetectorConfig
 
-    def stand_in(texts_see):
+    def stand_in(text_detects):
         def map_and_score(pixels, name, bank):
             darkest = (0.5 - pixels).amax().view(1)
-            noise = pixels[0, 0, 0, :1]                     # says nothing about a defect
-            return None, darkest if name == "adapted" or texts_see else noise
+            noise = pixels[0, 0, 0, :1]                     # independent of the defect
+            return None, darkest if name == "adapted" or text_detects else noise
         return SimpleNamespace(config=DetectorConfig(), encode=lambda pixels: pixels,
                                map_and_score=map_and_score)
     generator = torch.Generator().manual_seed(0)
     good = 0.5 + 0.02 * torch.randn(8, 3, 64, 64, generator=generator)
-    shots = [(None, picture, [picture[None]]) for picture in good]
-    for texts_see in (True, False):
-        share = text_share(stand_in(texts_see), shots)
-        print(f"texts that {'see' if texts_see else 'do not see'} defects count {share:.2f} of "
-              "their full weight")
+    left_out = [LeftOut(None, picture, [picture[None]]) for picture in good]
+    for text_detects in (True, False):
+        fraction = text_weight_fraction(stand_in(text_detects), left_out)
+        print(f"a text map that {'detects' if text_detects else 'does not detect'} synthetic "
+              f"defects gets {fraction:.2f} of the maximum weight")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,25 @@
-"""CLIP: two towers that put pictures and texts into one space, and their similarity.
+"""CLIP: two towers that map pictures and texts into one space, and their cosine similarity.
 
-Claim: if matching pictures and texts were pulled together in training, then a picture can be
-classified by comparing it with sentences, without any labelled picture (zero-shot).
+    logits = cos(image, text) exp(logit_scale)
+
+Claim: training pulls matching pictures and texts together. Afterwards a picture can be classified
+by comparing it with sentences, without any labelled picture (zero-shot).
 
     C. Radford et al. 2021, "Learning transferable visual models from natural language supervision",
        figure 3 (the pseudo-code) and section 2.5 (the temperature).
+    Authors' code: https://github.com/openai/CLIP (clip/model.py)
 
-Symbols: B images, N prompts, E embedding; logit_scale is C's t, kept as a logarithm.
-Left out: the contrastive loss (pretrain/train.py), weights from a file (checkpoint/weights.py).
+Symbols: B images, N prompts, E embedding; logit_scale is C's t, the logarithm of 1 / temperature.
+Left out: the contrastive loss (pretrain/captions.py), weights from a file (checkpoint/weights.py).
 """
 import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from minilora.clip_resnet import STRIDE, ModifiedResNet
-from minilora.losses import similarity_logits
 from minilora.text import TextTransformer
 from minilora.vit import VisionTransformer
 
@@ -25,11 +28,12 @@ from minilora.vit import VisionTransformer
 class CLIPConfig:
     """The nine numbers that fix every shape.  Heads are width // 64, as in all of CLIP's ViTs.
 
-    vision_layers: of a ViT a number, of a ResNet its four stages; patch: of a ResNet the stride.
+    vision_layers: the number of blocks of a ViT, or the bottlenecks of a ResNet's four stages;
+    patch: the side of a ViT's patch, or the stride of a ResNet.
     """
     embed: int
     resolution: int
-    vision_layers: "int | tuple"
+    vision_layers: int | tuple[int, ...]
     vision_width: int
     patch: int
     context: int = 77
@@ -37,10 +41,10 @@ class CLIPConfig:
     text_width: int = 512
     text_layers: int = 12
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, width in (("vision_width", self.vision_width), ("text_width", self.text_width)):
             if name == "vision_width" and self.is_resnet:
-                continue                                         # RN50x4 is 80 wide
+                continue                                         # RN50x4 has width 80
             if width < 64 or width % 64:
                 raise ValueError(f"CLIPConfig.{name}: expected a multiple of 64, the width of one "
                                  f"head, found {width}; choose the next multiple")
@@ -49,7 +53,8 @@ class CLIPConfig:
                              f"({self.patch}), found {self.resolution}; choose the next multiple")
 
     @property
-    def is_resnet(self):
+    def is_resnet(self) -> bool:
+        """Whether the image tower is a ResNet."""
         return isinstance(self.vision_layers, tuple)
 
 
@@ -63,10 +68,20 @@ RN50 = CLIPConfig(embed=1024, resolution=224, vision_layers=(3, 4, 6, 3), vision
                   patch=STRIDE)
 
 
-class CLIP(nn.Module):
-    """Image tower, text tower and temperature.  A fresh one has random weights: `initialise`."""
+def similarity_logits(features: Tensor, text: Tensor, temperature: float | Tensor) -> Tensor:
+    """Cosine similarities divided by the temperature: (..., E) and (N, E) -> logits (..., N).
 
-    def __init__(self, config):
+    Neither side needs to be normalised.  temperature: 1 / exp(logit_scale) for a CLIP's own.
+    """
+    features = F.normalize(features, dim=-1)                     # (..., E) on the unit sphere
+    text = F.normalize(text, dim=-1)                             # (N, E)
+    return features @ text.T / temperature                       # (..., N)  C figure 3
+
+
+class CLIP(nn.Module):
+    """Image tower, text tower and temperature.  A new one has random weights, see `initialise`."""
+
+    def __init__(self, config: CLIPConfig):
         super().__init__()
         self.config = c = config
         self.visual = (ModifiedResNet(c.resolution, c.vision_width, c.vision_layers, c.embed)
@@ -77,31 +92,34 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))    # C section 2.5
 
     @torch.no_grad()
-    def initialise(self, generator=None):
-        """Draw every weight afresh; one generator state, one model.  Returns self."""
+    def initialise(self, generator: torch.Generator | None = None) -> "CLIP":
+        """Draw every weight, in a fixed order, from `generator` if given.  Returns self."""
         self.visual.initialise(generator)
         self.text.initialise(generator)
         self.logit_scale.fill_(math.log(1 / 0.07))
         return self
 
-    def encode_image(self, pixels):
+    def encode_image(self, pixels: Tensor) -> Tensor:
         """pixels: (B, 3, R, R), normalised -> (B, E), not of length one."""
         return self.visual.encode_image(pixels)
 
-    def encode_text(self, ids):
+    def encode_text(self, ids: Tensor) -> Tensor:
         """ids: (N, L) -> (N, E), not of length one."""
         return self.text.encode_text(ids)
 
-    def similarity(self, image_features, text_features):
-        """Cosine of every picture with every text, times exp(logit_scale)  (C figure 3).
+    def similarity(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """Logits of every picture with every text at CLIP's own temperature.
 
-        image_features: (B, E); text_features: (N, E); their lengths do not matter.  Returns (B, N);
-        softmax(dim=-1) of a row gives the zero-shot probabilities of that picture.
+        image_features: (B, E); text_features: (N, E); neither needs to be normalised.  Returns
+        (B, N); softmax(dim=-1) of a row gives the zero-shot probabilities of that picture.
         """
         return similarity_logits(image_features, text_features, 1 / self.logit_scale.exp())
 
 
-def demo():
+def demo() -> None:
+    text = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    logits = similarity_logits(torch.tensor([[3.0, 4.0]]), text, temperature=0.1)
+    print(f"a picture with cosines 0.60 and 1.00: logits {logits[0].tolist()}")
     config = CLIPConfig(embed=32, resolution=64, vision_layers=2, vision_width=64, patch=16,
                         vocab=1000, text_width=64, text_layers=2)
     generator = torch.Generator().manual_seed(0)
@@ -114,12 +132,16 @@ def demo():
           f"{clip.logit_scale.exp():.2f}")
     for name, row in zip("ab", logits.softmax(-1)):
         print(f"picture {name}: " + "  ".join(f"{p:.2f}" for p in row)
-              + f"   sum {row.sum():.2f} (untrained, so it means nothing)")
+              + f"   sum {row.sum():.2f} (the model is untrained: the numbers mean nothing)")
     with torch.device("meta"):                                   # shapes only, no memory
         full = CLIP(VIT_B_16)
     total, image = (sum(p.numel() for p in m.parameters()) for m in (full, full.visual))
     print(f"ViT-B/16: {total:,} parameters, {image:,} of them in the image tower")
 
 
+# Exercise 1: Multiply the image features by 5 in demo(). Which printed probabilities change?
+# Exercise 2: Set logit_scale to 0 (temperature 1). By which factor can two probabilities of a row
+#             differ at most, whatever the features are?
+# Exercise 3: Give the third text twice. What happens to the three probabilities of a picture?
 if __name__ == "__main__":
     demo()

@@ -1,82 +1,89 @@
-"""CoOp: the words around a class name are learned, as vectors that need not be words at all.
+"""CoOp: the words around a class name are learned, as vectors that need not be real words.
 
     t = [V]_1 [V]_2 ... [V]_M [CLASS]                       Zhou et al. 2022, "Learning to Prompt
     t = [V]_1 ... [V]_M/2 [CLASS] [V]_M/2+1 ... [V]_M       for Vision-Language Models", eqs. 2, 4
+                                          Authors' code: https://github.com/KaiyangZhou/CoOp
 
-Two classes here, of one product: CLASS is "flawless bottle" for the normal state and "damaged
-bottle" for the anomalous one. Each [V] has the width of a token embedding; text tower and class
-tokens stay frozen, so the gradient passes through the whole tower and reaches the context alone.
+Here the two classes are two states of one product: [CLASS] is "flawless bottle" for the normal
+state and "damaged bottle" for the anomalous one. Each context vector [V] has the width of a token
+embedding. The text tower and the class tokens stay frozen: the gradient passes through the whole
+tower, and only the context changes.
 
-Beside it, what is done without learning: the mean over a compositional ensemble of hand-written
-sentences (Jeong et al. 2023, "WinCLIP", section 4.1; the words are in prompts.py).
+The alternative without learning is also here: the mean over an ensemble of hand-written sentences
+(Jeong et al. 2023, "WinCLIP", section 4.1; the sentences are in prompts.py).
 
-Differs: CoOp's code learns by default one context of 16 vectors from noise for all classes, by SGD
-with rate 0.002; the detector (config.py) one of 4 for each state from the words "a photo of a",
-by AdamW.
+Differs: by default, CoOp's code learns one context of 16 vectors for all classes, starts from
+noise, and uses SGD with rate 0.002. The detector (config.py) learns 4 vectors for each state,
+starts from the words "a photo of a", and uses AdamW.
 
 Symbols: M context vectors (`n_ctx`), W text width, E embedding, N sentences, L tokens.
 Left out: contexts that depend on the image (CoCoOp), contexts inside the tower (deep prompts).
 """
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from minilora.bpe import END, START
+from minilora.bpe import END, START, Tokenizer, default_tokenizer
+from minilora.clip import CLIP, CLIPConfig
 from minilora.prompts import prompt_ensemble
 
-STATE_WORDS = ("flawless", "damaged")                        # before the noun: normal, anomalous
-POSITIONS = ("end", "middle", "front")                  # where the class tokens stand
-INIT_STD = 0.02                                              # of a random start, section 4.1
+STATE_WORDS = ("flawless", "damaged")                   # before the class name: normal, anomalous
+POSITIONS = ("end", "middle", "front")                  # of the class tokens in the prompt
+INIT_STD = 0.02                                         # of a random start, section 4.1
 
 
-def end_of_text(ids):
-    """Position of the last end-of-text in each row: (N, L) ids -> (N,), where the tower pools."""
+def end_of_text_positions(ids: Tensor) -> Tensor:
+    """Position of the last end-of-text in each row, where the tower pools: (N, L) -> (N,)."""
     return ids.shape[1] - 1 - (ids == END).int().flip(1).argmax(dim=1)
 
 
 @torch.no_grad()
-def ensemble_features(clip, tokenizer, class_name):
-    """Hand-written prompts about a noun: (2, E), [normal, anomalous], each of length one.
+def ensemble_features(clip: CLIP, tokenizer: Tokenizer, class_name: str) -> Tensor:
+    """Text features of the hand-written prompts: (2, E), [normal, anomalous], of length one.
 
-    Each sentence is normalised before the mean, so that all count the same, and the mean after it.
+    Each sentence is normalised before the mean, so that all have the same weight; the mean is
+    normalised again.
     """
-    device, context = clip.text.positional_embedding.device, clip.config.context
+    device, context_length = clip.text.positional_embedding.device, clip.config.context
     means = []
     for sentences in prompt_ensemble(class_name):
-        features = clip.encode_text(tokenizer.tokenize(sentences, context).to(device))   # (N, E)
-        means.append(F.normalize(features, dim=-1).mean(dim=0))                          # (E,)
-    return F.normalize(torch.stack(means), dim=-1)                                       # (2, E)
+        ids = tokenizer.tokenize(sentences, context_length).to(device)          # (N, L)
+        features = F.normalize(clip.encode_text(ids), dim=-1)                   # (N, E)
+        means.append(features.mean(dim=0))                                      # (E,)
+    return F.normalize(torch.stack(means), dim=-1)                              # (2, E)
 
 
 class PromptLearner(nn.Module):
-    """Learned context around "flawless <noun>" and "damaged <noun>"; only `context` is trained.
+    """Learned context around "flawless <class>" and "damaged <class>"; only `context` is trained.
 
-    n_ctx: M. init: None or "random" draws every vector from N(0, 0.02^2), by `generator`; any
-    other text starts at the embeddings of its M tokens. position: of the class tokens, "end",
-    "middle" or "front". class_specific: a context for each state; False: one for both.
-    Freezes clip.text. The tower is used, not owned: it is neither in parameters() nor in
-    state_dict(), and .to() does not move it. Raises ValueError for what does not fit.
+    n_ctx: M. init: None or "random" draws each vector from N(0, 0.02^2) with `generator`; any other
+    text of M tokens gives its token embeddings as the start. position: of the class tokens, "end",
+    "middle" or "front". class_specific: one context for each state; False: one for both.
+    Freezes clip.text, but does not own it: the tower is neither in parameters() nor in
+    state_dict(), and .to() does not move it. Raises ValueError for values that make no prompt.
     """
 
-    def __init__(self, clip, tokenizer, class_name, n_ctx=8, init=None, position="end", class_specific=True,
-                 generator=None):
+    def __init__(self, clip: CLIP, tokenizer: Tokenizer, class_name: str, n_ctx: int = 8,
+                 init: str | None = None, position: str = "end", class_specific: bool = True,
+                 generator: torch.Generator | None = None):
         super().__init__()
-        ids, slots = placeholder(tokenizer, class_name, n_ctx, position, clip.config.context)
-        self.tower = (clip.text.requires_grad_(False),)                 # a tuple hides it from nn
-        table = clip.text.token_embedding.weight.detach()               # (vocabulary, W)
+        ids, slots = placeholder_prompts(tokenizer, class_name, n_ctx, position,
+                                         clip.config.context)
+        self.tower = (clip.text.requires_grad_(False),)     # a tuple, so that nn.Module ignores it
+        table = clip.text.token_embedding.weight.detach()                           # (vocab, W)
         ids = ids.to(table.device)
         self.register_buffer("embeddings", table[ids], persistent=False)            # (2, L, W)
         self.register_buffer("slots", slots.to(table.device), persistent=False)     # (2, M)
-        self.register_buffer("eot", end_of_text(ids), persistent=False)             # (2,)
+        self.register_buffer("eot", end_of_text_positions(ids), persistent=False)   # (2,)
         rows = 2 if class_specific else 1
         if init in (None, "random"):
             context = torch.empty(rows, n_ctx, table.shape[1])
             context.normal_(0, INIT_STD, generator=generator)
         else:
-            context = table[word_ids(tokenizer, init, n_ctx)].expand(rows, -1, -1).clone()
+            context = table[initial_token_ids(tokenizer, init, n_ctx)].expand(rows, -1, -1).clone()
         self.context = nn.Parameter(context.to(table))                  # (1 or 2, M, W)
 
-    def forward(self):
+    def forward(self) -> Tensor:
         """Text features (2, E), [normal, anomalous], each of length one."""
         context = self.context.expand(2, -1, -1)                        # (2, M, W)
         slots = self.slots.unsqueeze(-1).expand_as(context)             # (2, M, W)
@@ -85,8 +92,9 @@ class PromptLearner(nn.Module):
         return F.normalize(features, dim=-1)
 
 
-def placeholder(tokenizer, class_name, n_ctx, position, context):
-    """Sentences with an X for each [V]: ids (2, L), and where the X's stand, slots (2, M)."""
+def placeholder_prompts(tokenizer: Tokenizer, class_name: str, n_ctx: int, position: str,
+                        context_length: int) -> tuple[Tensor, Tensor]:
+    """Prompts with the letter X for each [V]: token ids (2, L) and the positions of X, (2, M)."""
     if position not in POSITIONS:
         raise ValueError(f"PromptLearner: position must be one of {', '.join(POSITIONS)}, found "
                          f"{position!r}; it says where the class tokens stand")
@@ -101,15 +109,15 @@ def placeholder(tokenizer, class_name, n_ctx, position, context):
         texts.append(" ".join(words) + ".")
         after = 1 + before + len(tokenizer.encode(name))                # 1: start of text
         slots.append([*range(1, 1 + before), *range(after, after + n_ctx - before)])
-    ids, slots = tokenizer.tokenize(texts, context), torch.tensor(slots)
-    if not (ids.gather(1, slots) == tokenizer.encode("X")[0]).all():    # a noun that melts into X
-        raise ValueError(f"PromptLearner: noun must be made of whole words, found {class_name!r}; leave "
-                         f"out what is cut off at its ends or runs on into the next word")
+    ids, slots = tokenizer.tokenize(texts, context_length), torch.tensor(slots)
+    if not (ids.gather(1, slots) == tokenizer.encode("X")[0]).all():    # X became part of a word
+        raise ValueError(f"PromptLearner: class_name must consist of whole words, found "
+                         f"{class_name!r}; remove incomplete characters at its ends")
     return ids, slots
 
 
-def word_ids(tokenizer, words, n_ctx):
-    """The token ids of initial words; ValueError unless there are `n_ctx` of them."""
+def initial_token_ids(tokenizer: Tokenizer, words: str, n_ctx: int) -> list[int]:
+    """Token ids of the words that the context starts from; ValueError unless there are `n_ctx`."""
     ids = tokenizer.encode(words)
     if len(ids) != n_ctx or START in ids or END in ids:
         raise ValueError(f"PromptLearner: init {words!r} must be {n_ctx} ordinary tokens, found "
@@ -117,10 +125,8 @@ def word_ids(tokenizer, words, n_ctx):
     return ids
 
 
-def demo():
-    """Learn a context that tells two given directions apart; the tower is random and frozen."""
-    from minilora.bpe import default_tokenizer
-    from minilora.clip import CLIP, CLIPConfig
+def demo() -> None:
+    """Learn contexts that move two text features to given directions; the tower is random."""
     generator = torch.Generator().manual_seed(0)
     clip = CLIP(CLIPConfig(embed=32, resolution=32, vision_layers=1, vision_width=64, patch=16,
                            text_width=64, text_layers=2)).initialise(generator)
@@ -129,8 +135,8 @@ def demo():
     print(f"  {normal[-1]!r}\n  {anomalous[0]!r}")
     tokenizer = default_tokenizer()
     for position in POSITIONS:
-        ids, _ = placeholder(tokenizer, "bottle", 4, position, 77)
-        print(f"{position:6} {tokenizer.decode(ids[1, 1:end_of_text(ids)[1]])}")
+        ids, _ = placeholder_prompts(tokenizer, "bottle", 4, position, 77)
+        print(f"{position:6} {tokenizer.decode(ids[1, 1:end_of_text_positions(ids)[1]])}")
     learner = PromptLearner(clip, tokenizer, "bottle", generator=generator)
     wanted = F.normalize(torch.randn(2, 32, generator=generator), dim=-1)
     optimizer = torch.optim.Adam([learner.context], lr=0.02)
@@ -145,5 +151,8 @@ def demo():
     print(f"trained: {[(n, tuple(p.shape)) for n, p in learner.named_parameters()]}")
 
 
+# Exercise 1: How large can n_ctx be for the class name "bottle"? Count the other tokens first.
+# Exercise 2: Use class_specific=False. How many numbers are trained, and why do the features of
+#             the two states still differ?
 if __name__ == "__main__":
     demo()

@@ -1,52 +1,81 @@
-"""One picture, step by step: what the detector of a run sees in it, as a page.
+"""Explain the score of one picture: a page with every stage of the method.
 
     python -m minilora.explain RUN PICTURE --out explain.html
 
-Tokens of the prompts; shapes at each stage; where one head of the last block looks; how near each
-patch is to "normal" and "anomalous"; what LoRA changed; the maps that make the score.
-Symbols: P patches, W width, E embedding, L tokens, H heads.
-Leaves out: gradients, attribution methods (they explain less than they seem to).
+    1. tokens of the prompts                       4. cosine of each patch with the texts
+    2. shapes at each stage                        5. weight change by LoRA
+    3. attention of CLS in the last block          6. anomaly maps and scores of all rows
+
+Blocks and heads are counted from 0.
+Symbols: P patches, L tokens, H heads, D head width, W width, E embedding.
+Left out: gradients and attribution methods, which explain less than they seem to.
 """
+import argparse
 import math
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
-from minilora import anomaly_map
-from minilora.bpe import default_tokenizer
+from minilora.anomaly_map import text_map
+from minilora.bpe import Tokenizer, default_tokenizer
+from minilora.clip import CLIP, similarity_logits
 from minilora.coop import STATE_WORDS
 from minilora.data.images import normalise, read_image
-from minilora.io.cli import command, option_parser
-from minilora.io.files import whole_file
+from minilora.detector import Detector
+from minilora.io.cli import option_parser, run_command
+from minilora.io.files import atomic_write
 from minilora.lora import lora_layers
-from minilora.losses import similarity_logits
 from minilora.predict import open_run
 from minilora.report import html
-from minilora.report.results import colours
+from minilora.report.results import heat_colours
 from minilora.train import frozen_states
+from minilora.vit import VisionTransformer
 
-PAGE_SIDE = 224                      # of the pictures on the page, pixels
+PAGE_SIDE = 224                      # pixels of the shorter side of a picture on the page
 
 
-def heat(values, low=None, high=None):
-    """(rows, columns) -> a coloured PIL picture, from its lowest to its highest value."""
+# ---- pictures and tables ------------------------------------------------------------------------
+
+def heat(values: Tensor, low: float | None = None, high: float | None = None) -> Image.Image:
+    """(rows, columns) -> coloured PIL picture.  low, high: ends of the colour scale."""
     values = values.float()
     low = values.min() if low is None else low
     high = values.max() if high is None else high
     scaled = (values - low) / max(float(high - low), 1e-9)
-    return enlarged(Image.fromarray(colours(scaled)), Image.Resampling.NEAREST)
+    return enlarged(Image.fromarray(heat_colours(scaled)), Image.Resampling.NEAREST)
 
 
-def enlarged(picture, how=Image.Resampling.BICUBIC):
-    """PIL picture, its shorter side SIDE pixels."""
-    return picture.resize([round(PAGE_SIDE * side / min(picture.size)) for side in picture.size], how)
+def enlarged(picture: Image.Image,
+             resampling: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+    """The picture with PAGE_SIDE pixels on its shorter side."""
+    return picture.resize([round(PAGE_SIDE * side / min(picture.size)) for side in picture.size],
+                          resampling)
 
 
-def attention_of_cls(visual, entering, head):
-    """How much CLS attends to each patch in the last block.  entering: (1, 1+P, W) -> (P,)."""
+def html_table(head: Iterable[str], rows: Iterable[Iterable]) -> str:
+    """Cells of text as an HTML table."""
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(c))}</td>" for c in row) + "</tr>"
+                   for row in rows)
+    return (f'<div class="wide"><table><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr>'
+            f"{body}</table></div>")
+
+
+def picture_row(pictures: list[tuple[Image.Image, str]]) -> str:
+    """(PIL picture, caption) side by side."""
+    return '<div class="gallery">' + "".join(
+        f"<figure>{html.inline_image(picture, caption)}<figcaption>{escape(caption)}</figcaption>"
+        "</figure>" for picture, caption in pictures) + "</div>"
+
+
+# ---- what is shown ------------------------------------------------------------------------------
+
+def attention_of_cls(visual: VisionTransformer, entering: Tensor, head: int) -> Tensor:
+    """Attention weights of CLS on the patches in the last block.  entering: (1, 1+P, W) -> (P,)."""
     block = visual.blocks[-1]
     x = block.ln_1(entering)
     q, k = block.attn.split(block.attn.q(x)), block.attn.split(block.attn.k(x))     # (1, H, L, D)
@@ -54,16 +83,19 @@ def attention_of_cls(visual, entering, head):
     return weights[0, head, 0, 1:]
 
 
-def nearest_words(clip, vectors, tokenizer):
-    """The token whose embedding is nearest to each learned context vector.  (n, W) -> n words."""
+def nearest_words(clip: CLIP, vectors: Tensor, tokenizer: Tokenizer) -> list[str]:
+    """The token whose embedding is nearest to each context vector.  (n, W) -> n words."""
     table = F.normalize(clip.text.token_embedding.weight, dim=-1)
     return [tokenizer.decode([i]).strip() or f"token {i}"
             for i in (F.normalize(vectors, dim=-1) @ table.T).argmax(-1).tolist()]
 
 
-def changes(visual):
-    """What LoRA changed, a row each: name, norm of the delta, share of the weight's norm, share of
-    its largest singular value, cosine between delta and weight."""
+def lora_changes(visual: VisionTransformer) -> list[tuple[str, float, float, float, float]]:
+    """The weight change by LoRA in each projection.
+
+    Tuples (name, ||delta W||, ||delta W|| / ||W||, share of the largest singular value in the sum
+    of all, cosine between delta W and W).
+    """
     rows = []
     for name, layer in lora_layers(visual).items():
         delta, weight = layer.delta_weight(), layer.weight
@@ -74,23 +106,10 @@ def changes(visual):
     return rows
 
 
-def html_table(head, rows):
-    """Cells of text as an HTML table."""
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(c))}</td>" for c in row) + "</tr>"
-                   for row in rows)
-    return (f'<div class="wide"><table><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr>'
-            f"{body}</table></div>")
+# ---- the parts of the page ----------------------------------------------------------------------
 
-
-def picture_row(pictures):
-    """[(PIL picture, caption)] side by side."""
-    return '<div class="gallery">' + "".join(
-        f"<figure>{html.inline_image(picture, caption)}<figcaption>{escape(caption)}</figcaption>"
-        "</figure>" for picture, caption in pictures) + "</div>"
-
-
-def text_part(detector):
-    """Tokens of the hand-written prompts, and what the learned context is near to."""
+def prompts_part(detector: Detector) -> str:
+    """Tokens of the initial prompts, and the words nearest to the learned context vectors."""
     tokenizer, rows = default_tokenizer(), []
     for state in STATE_WORDS:
         prompt = f"{detector.config.context} {state} {detector.class_name}"
@@ -99,99 +118,117 @@ def text_part(detector):
                      " ".join(map(str, ids))))
     words = [" ".join(nearest_words(detector.clip, c, tokenizer))
              for c in detector.prompts.context.detach().flatten(0, -3).unbind(0)]
-    cosine = F.cosine_similarity(*detector.learned, dim=0).item()
+    cosine = F.cosine_similarity(*detector.text_features, dim=0).item()
     return ("<h2>1. The prompts</h2>" + html_table(("text", "tokens", "ids"), rows)
-            + "<p>The learned context vectors started from the words “"
-            + escape(detector.config.context) + "”; the nearest tokens to them now are “"
-            + escape("”, “".join(words)) + f"”. Cosine between the texts of “normal” and "
+            + "<p>The context vectors were initialised with the words “"
+            + escape(detector.config.context) + "”. The tokens nearest to them now are “"
+            + escape("”, “".join(words)) + "”. Cosine between the text features of “normal” and "
             f"“anomalous”: {cosine:.3f}.</p>")
 
 
-def shapes_part(detector, pixels, frozen):
+def shapes_part(detector: Detector, pixels: Tensor, frozen: list[Tensor]) -> str:
+    """The shape of the data at each stage.  frozen: hidden states without LoRA."""
     clip = detector.clip
-    patches = clip.visual.value_value(frozen, detector.last)
+    patches = clip.visual.value_value(frozen, detector.n_adapted_blocks)
     rows = [("picture", tuple(pixels.shape[1:])),
             (f"tokens: CLS and patches of {clip.visual.patch} x {clip.visual.patch} pixels",
              tuple(frozen[0].shape[1:])),
             (f"after each of {len(clip.visual.blocks)} blocks", tuple(frozen[-1].shape[1:])),
-            ("CLS, projected: the picture's vector", tuple(clip.visual.pool(frozen[-1]).shape[1:])),
-            ("patches by the value-value path, projected", tuple(patches.shape[1:])),
-            ("texts, normal and anomalous", tuple(detector.learned.shape))]
+            ("image feature: CLS, projected", tuple(clip.visual.pool(frozen[-1]).shape[1:])),
+            ("patch features: value-value path, projected", tuple(patches.shape[1:])),
+            ("text features, normal and anomalous", tuple(detector.text_features.shape))]
     if detector.banks:
-        kept = detector.banks["adapted"].tokens
-        rows.append(("patches that the memory keeps", tuple(kept.shape)))
+        rows.append(("memory bank: patches kept",
+                     tuple(detector.banks["adapted"].tokens.shape)))
     return "<h2>2. Shapes</h2>" + html_table(("stage", "shape"), rows)
 
 
-@torch.no_grad()
-def explain(detector, path, head=0):
-    """The body of the page.  Raises ValueError for a head that is not there."""
-    visual, scale = detector.clip.visual, detector.clip.logit_scale.exp()
+def attention_part(visual: VisionTransformer, frozen: list[Tensor], adapted: list[Tensor],
+                   head: int, grid: tuple[int, int]) -> str:
+    """Attention of one head in the last block, without and with LoRA.  Raises ValueError for a head
+    that does not exist."""
     heads = visual.blocks[-1].attn.heads
     if not 0 <= head < heads:
         raise ValueError(f"--head {head}: expected 0 to {heads - 1}")
+    maps = [attention_of_cls(visual, states[-2], head).unflatten(0, grid)
+            for states in (frozen, adapted)]
+    return (f"<h2>3. Attention of CLS in the last block, head {head} of 0 to {heads - 1}</h2>"
+            + picture_row([(heat(maps[0]), "LoRA off"), (heat(maps[1]), "LoRA on")]))
+
+
+def cosine_part(detector: Detector, pixels: Tensor, grid: tuple[int, int]) -> str:
+    """Cosine of each patch with both texts, and the probability of "anomalous"."""
+    scale = detector.clip.logit_scale.exp()
+    off, on = (detector.encode(pixels, lora).text_patches for lora in (False, True))
+    cosine = similarity_logits(on, detector.text_features, 1)[0]                     # (P, 2)
+    low, high = cosine.min(), cosine.max()
+    before, after = (text_map(patches, detector.text_features, scale)[0].unflatten(0, grid)
+                     for patches in (off, on))
+    return "<h2>4. Cosine of each patch with the texts</h2>" + picture_row([
+        (heat(cosine[:, 0].unflatten(0, grid), low, high), "cosine with “normal”"),
+        (heat(cosine[:, 1].unflatten(0, grid), low, high), "cosine with “anomalous”"),
+        (heat(before, 0, 1), "probability of “anomalous”, LoRA off"),
+        (heat(after, 0, 1), "probability of “anomalous”, LoRA on")])
+
+
+def lora_part(visual: VisionTransformer) -> str:
+    """A table of `lora_changes`."""
+    rows = [(name, f"{norm:.3f}", f"{share:.2%}", f"{first:.0%}", f"{cosine:+.3f}")
+            for name, norm, share, first, cosine in lora_changes(visual)]
+    return "<h2>5. Weight change by LoRA</h2>" + html_table(
+        ("projection, blocks from 0", "‖ΔW‖", "of ‖W‖", "largest singular value", "cosine with W"),
+        rows)
+
+
+@torch.no_grad()
+def explain(detector: Detector, path: str | Path, head: int = 0) -> str:
+    """The body of the page.  Raises ValueError for a head that does not exist."""
+    visual = detector.clip.visual
     pixels = detector.prepare(read_image(path))[None].to(detector.device)
-    frozen, adapted = frozen_states(visual, pixels), visual.hidden_states(
-        visual.embed(normalise(pixels)))
+    frozen = frozen_states(visual, pixels)                              # LoRA off
+    adapted = visual.hidden_states(visual.embed(normalise(pixels)))     # LoRA on
     picture = Image.fromarray((pixels[0].cpu() * 255).round().byte().permute(1, 2, 0).numpy())
     grid = pixels.shape[2] // visual.patch, -1
-    without, patches = (detector.encode(pixels, lora).patches for lora in (False, True))
-    cosine = similarity_logits(patches, detector.learned, 1)[0]                         # (P, 2)
-    low, high = cosine.min(), cosine.max()
-    before, after = (anomaly_map.text_map(part, detector.learned, scale)[0]
-                     for part in (without, patches))
-    looks = [attention_of_cls(visual, states[-2], head).unflatten(0, grid)
-             for states in (frozen, adapted)]
     rows = detector.rows(pixels)
-    scores = {row: found.item() for row, (_, found) in rows.items()}
-    final = [(heat(maps[0]), f"map of the row {row}") for row, (maps, _) in rows.items()]
+    scores = {row: score.item() for row, (_, score) in rows.items()}
+    maps = [(heat(maps[0]), f"map of the row {row}") for row, (maps, _) in rows.items()]
     score, threshold = list(scores.values())[-1], detector.threshold
     decision = "no threshold" if threshold is None else (
         f"{'NG' if score > threshold else 'OK'}: score {score:.3f}, threshold {threshold:.3f}")
-    norms = [(name, f"{norm:.3f}", f"{share:.2%}", f"{first:.0%}", f"{turn:+.3f}")
-             for name, norm, share, first, turn in changes(visual)]
     return "".join([
         f"<h1>{escape(Path(path).name)}</h1><p>{escape(decision)}</p>",
         picture_row([(enlarged(picture), "the picture")]),
-        text_part(detector), shapes_part(detector, pixels, frozen),
-        f"<h2>3. Where head {head} of {heads} in the last block looks</h2>",
-        picture_row([(heat(looks[0]), "attention of CLS, frozen"),
-                 (heat(looks[1]), "with LoRA")]),
-        "<h2>4. Each patch beside the texts</h2>",
-        picture_row([(heat(cosine[:, 0].unflatten(0, grid), low, high), "cosine to “normal”"),
-                 (heat(cosine[:, 1].unflatten(0, grid), low, high), "cosine to “anomalous”"),
-                 (heat(before.unflatten(0, grid), 0, 1), "probability of “anomalous”, LoRA off"),
-                 (heat(after.unflatten(0, grid), 0, 1), "probability of “anomalous”, LoRA on")]),
-        "<h2>5. What LoRA changed</h2>",
-        html_table(("projection", "‖ΔW‖", "of ‖W‖", "largest singular value", "cosine with W"), norms),
-        "<h2>6. The maps, and their scores</h2>", picture_row(final),
+        prompts_part(detector), shapes_part(detector, pixels, frozen),
+        attention_part(visual, frozen, adapted, head, grid), cosine_part(detector, pixels, grid),
+        lora_part(visual), "<h2>6. Anomaly maps and scores</h2>", picture_row(maps),
         html_table(("row", "score"), [(row, f"{value:.3f}") for row, value in scores.items()])])
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     p = option_parser("minilora.explain", __doc__)
     p.add_argument("run", help="a run folder of minilora.fit, or its adapter.pt")
     p.add_argument("picture", help="a picture file")
     model = p.add_argument_group("model").add_argument
-    model("--model", help="the base weights, if they lie elsewhere now")
+    model("--model", help="base weights, if they are no longer where fit found them")
     model("--device", default="cpu", help="cpu, cuda, …")
     output = p.add_argument_group("output").add_argument
-    output("--head", type=int, default=0, help="attention head of the last block, from 0")
-    output("--out", default="explain.html", help="the page")
+    output("--head", type=int, default=0, help="attention head of the last block, counted from 0")
+    output("--out", default="explain.html", help="HTML file to write")
     return p
 
 
-def main():
+def main() -> None:
     options = parser().parse_args()
     detector = open_run(options.run, options.model, options.device)
     body = explain(detector, options.picture, options.head)
-    with whole_file(Path(options.out), "w") as file:
+    with atomic_write(Path(options.out), "w") as file:
         file.write(html.document(f"explain {Path(options.picture).name}", body))
     print(f"written  {options.out}")
 
 
-def demo():
-    from minilora.clip import CLIP, CLIPConfig
+def demo() -> None:
+    """Weight changes by LoRA, and attention weights, in an untrained toy tower."""
+    from minilora.clip import CLIPConfig
     from minilora.lora import add_lora
     generator = torch.Generator().manual_seed(0)
     clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
@@ -200,14 +237,14 @@ def demo():
     for layer in lora_layers(clip.visual).values():
         torch.nn.init.normal_(layer.lora_B, std=0.02, generator=generator)
     print("projection           |dW|   of |W|  largest singular value  cosine with W")
-    for name, norm, share, first, turn in changes(clip.visual):
-        print(f"{name:18s} {norm:6.3f}  {share:6.2%}  {first:21.0%}  {turn:+.3f}")
+    for name, norm, share, first, cosine in lora_changes(clip.visual):
+        print(f"{name:18s} {norm:6.3f}  {share:6.2%}  {first:21.0%}  {cosine:+.3f}")
     tokens = torch.randn(1, 17, 64, generator=generator)
     with torch.no_grad():
         weights = attention_of_cls(clip.visual, tokens, 0)
-    print(f"attention of CLS to {len(weights)} patches, the rest of 1 to itself: "
-          f"{weights.sum():.3f}")
+    print(f"attention weights from CLS to {len(weights)} patches sum to {weights.sum():.3f}; the "
+          "rest is its own")
 
 
 if __name__ == "__main__":
-    command("minilora.explain", main)
+    run_command("minilora.explain", main)

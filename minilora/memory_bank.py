@@ -1,108 +1,128 @@
-"""Memory bank of good patches: a patch is suspicious if it looks like no patch of good pictures.
+"""PatchCore's memory bank: a patch is anomalous if no patch of the good pictures is similar to it.
 
-    distance of a patch = 1 - cos(patch, nearest patch of the bank)
+    1. M    = the patch features of all good pictures                      section 3.1, eq. 4
+    2. M_C  = l features of M, a coreset, chosen one after the other:      section 3.2, eq. 5 and
+              m_i = argmax_{m in M}  min_{n in M_C} ||psi(m) - psi(n)||    algorithm 1
+    3. distance of a patch m_test = min_{n in M_C} (1 - cos(m_test, n))    section 3.3, eq. 6
 
-    Roth et al. 2022, "Towards total recall in industrial anomaly detection" (PatchCore), section 3:
-    a bank of patches of middle layers (3.1), thinned out to a coreset (3.2), the distance (3.3).
+    Roth et al. 2022, "Towards total recall in industrial anomaly detection" (PatchCore).
+    Authors' code: https://github.com/amazon-science/patchcore-inspection
 
-Claim: of thousands of good patches most look alike; those that lie farthest apart, chosen greedily,
-stand for all of them, and a small bank is quickly searched.
-Differs from PatchCore: no averaging over neighbouring patches (it loses three points of image
-AUROC, bench.ablation); cosine in place of Euclidean distance; no reweighting of the score by
-density; the detector puts patches of late, adapted blocks beside those of middle layers.
+Claim: most of the thousands of good patches look alike. A few that lie far from each other, chosen
+greedily, represent them all, and a small bank is searched quickly.
+Differs: no average over neighbouring patches (it costs three points of image AUROC,
+bench.ablation); cosine distance in place of Euclidean; no reweighting of the score (eq. 7). The
+detector concatenates late, adapted features with those of middle layers.
 
-Symbols: N patches offered, M kept, P patches of a picture, W width.
-Leaves out: where in the picture a patch lies.
+Symbols: N patches in M, l patches in M_C, psi a random linear projection, B pictures, P patches of
+one picture, W width of a feature.
+Left out: the place of a patch in its picture.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-CORESET_SHARE = 0.1             # of all patches that a bank keeps at most
-MAX_BYTES = 10_000_000      # and of its size on disk, in half precision
-PROJECTION_DIM = 64          # directions in which distances are compared while choosing
+CORESET_SHARE = 0.1             # l / N, the share of the patches that a bank keeps at most
+MAX_BYTES = 10_000_000          # and the limit of its size on disk, in half precision
+PROJECTION_DIM = 64             # output dimensions of psi
 
 
-def patch_descriptors(hidden, layers):
-    """What is compared of a picture: patch tokens of some layers, each of length one, side by side.
+def patch_descriptors(hidden: Sequence[Tensor], layers: Sequence[int]) -> Tensor:
+    """Patch features: tokens of some layers, each normalised, concatenated.
 
-    hidden: list of (B, 1+P, W);  layers: their numbers.  Returns (B, P, len(layers) W), length one.
+    hidden: list of (B, 1+P, W), CLS first;  layers: indices into it.
+    Returns (B, P, len(layers) W), of length one.
     """
     parts = [F.normalize(hidden[n][:, 1:].float(), dim=-1) for n in layers]
     return torch.cat(parts, -1) / len(parts) ** 0.5
 
 
-def coreset(tokens, count, generator):
-    """Numbers of `count` of the tokens (N, W), greedily: always the one farthest from all chosen.
+def coreset(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Step 2, greedily: the indices of `count` of the features (N, W), the first one at random.
 
-    Distances are compared after a random projection, which keeps them nearly (PatchCore, 3.2).
+    psi approximately keeps distances and makes them cheaper to compute (section 3.2).
     """
-    if count >= len(tokens):
-        return torch.arange(len(tokens))
-    directions = torch.randn(tokens.shape[1], PROJECTION_DIM, generator=generator).to(tokens)
-    points = tokens @ directions                                            # (N, 64)
+    if count >= len(features):
+        return torch.arange(len(features))
+    psi = torch.randn(features.shape[1], PROJECTION_DIM, generator=generator).to(features)
+    points = features @ psi                                                 # (N, 64)
     chosen = [int(torch.randint(len(points), (), generator=generator))]
-    farthest = torch.full((len(points),), torch.inf, device=points.device)
+    to_nearest = torch.full((len(points),), torch.inf, device=points.device)    # to M_C, squared
     while len(chosen) < count:
         last = points[chosen[-1]]
-        farthest = torch.minimum(farthest, (points - last).square().sum(1))
-        chosen.append(int(farthest.argmax()))
+        to_nearest = torch.minimum(to_nearest, (points - last).square().sum(1))
+        chosen.append(int(to_nearest.argmax()))
     return torch.tensor(chosen)
 
 
 @dataclass
 class MemoryBank:
-    """tokens: (M, W) of length one."""
+    """The coreset M_C.  tokens: (l, W), features of good patches, each of length one."""
 
-    tokens: torch.Tensor
+    tokens: Tensor
 
     @classmethod
-    def build(cls, pictures, generator):
-        """pictures: list of (P, W), tokens of good pictures."""
-        tokens = torch.cat(pictures)
+    def build(cls, features: list[Tensor], generator: torch.Generator) -> "MemoryBank":
+        """Steps 1 and 2.  features: the patch features (P, W) of each good picture."""
+        tokens = torch.cat(features)                                        # M, (N, W)
         most = MAX_BYTES // (2 * tokens.shape[1])
-        keep = coreset(tokens, max(1, min(most, round(CORESET_SHARE * len(tokens)))), generator)
-        return cls(tokens[keep].half().float())                 # as it will be stored
+        count = max(1, min(most, round(CORESET_SHARE * len(tokens))))       # l
+        keep = coreset(tokens, count, generator)
+        return cls(tokens[keep].half().float())         # rounded as it will be stored
 
-    def distances(self, tokens):
-        """How far each patch is from the bank, (B, P) in [0, 2].  tokens: (B, P, W) of length one."""
+    def distances(self, tokens: Tensor) -> Tensor:
+        """Step 3: cosine distance of each patch to the nearest one in the bank, in [0, 2].
+
+        tokens: (B, P, W), of length one.  Returns (B, P).
+        """
+        # One picture after the other, because (B, P, l) cosines at once would need much memory.
         return torch.stack([1 - (picture @ self.tokens.T).amax(1) for picture in tokens]).clamp(0)
 
-    def truncated(self, width):
-        """The same patches by the first `width` of their numbers alone, again of length one."""
+    def truncated(self, width: int) -> "MemoryBank":
+        """A bank of the same patches with only the first `width` numbers of each feature.
+
+        The features are normalised again.  For the detector these are the frozen middle layers.
+        """
         return MemoryBank(F.normalize(self.tokens[:, :width], dim=-1))
 
-    def state(self):
-        """What is stored; half precision halves the file."""
+    def state(self) -> dict[str, Tensor]:
+        """The bank for a file; half precision halves its size."""
         return {"tokens": self.tokens.half()}
 
     @classmethod
-    def from_state(cls, state, width, device="cpu"):
-        """What `state` gave.  Raises ValueError for another width, or what is not finite."""
+    def from_state(cls, state: dict[str, Tensor], width: int,
+                   device: torch.device | str = "cpu") -> "MemoryBank":
+        """The bank from its `state`.  Raises ValueError for another width or values not finite."""
         tokens = state["tokens"].float().to(device)
         if (tokens.ndim != 2 or not len(tokens) or tokens.shape[1] != width
                 or not tokens.isfinite().all()):
-            raise ValueError(f"memory.pt: expected finite tokens (M, {width}), found "
+            raise ValueError(f"memory.pt: expected finite tokens (l, {width}), found "
                              f"{tuple(tokens.shape)}; fit again")
         return cls(tokens)
 
 
-def demo():
-    """Two kinds of good patches, many alike: the coreset keeps some of both."""
+def demo() -> None:
+    """Good patches of two kinds, one of them rare: the coreset keeps some of both."""
     generator = torch.Generator().manual_seed(0)
     kinds = F.normalize(torch.randn(2, 32, generator=generator), dim=-1)
     pictures = [F.normalize(kinds[(torch.arange(50) == k).long()]
                             + 0.05 * torch.randn(50, 32, generator=generator), dim=-1)
-                for k in range(8)]
+                for k in range(8)]                              # picture k: patch k is rare
     bank = MemoryBank.build(pictures, generator)
     rare = ((bank.tokens @ kinds.T).argmax(1) == 1).sum()
     print(f"kept {len(bank.tokens)} of {8 * 50} patches, {rare} of them of the rare kind "
-          f"({8 / 400:.0%} of all)")
-    odd = F.normalize(torch.randn(1, 1, 32, generator=generator), dim=-1)
-    for name, tokens in (("a good patch", pictures[0][None, :1]), ("an odd one", odd)):
+          f"({8 / 400:.0%} of all patches)")
+    random = F.normalize(torch.randn(1, 1, 32, generator=generator), dim=-1)
+    for name, tokens in (("a good patch", pictures[0][None, :1]), ("a random one", random)):
         print(f"{name:13s} distance {bank.distances(tokens).item():.3f}")
 
 
+# Exercise 1: Keep 40 random patches in demo() in place of the coreset. How many patches of the rare
+#             kind do you expect?
+# Exercise 2: Build MemoryBank(torch.cat(pictures)) in demo(), without a coreset. Which distances do
+#             the patches of these pictures get? What does this mean for setting a threshold?
 if __name__ == "__main__":
     demo()

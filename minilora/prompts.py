@@ -1,12 +1,14 @@
-"""The words of the prompts: states of a product, and sentences around them.
+"""Hand-written prompts: sentences about a flawless product, and sentences about a damaged one.
 
-Claim: one sentence is a poor description of "damaged"; the mean over many states and templates is a
-better one.  The seven normal and four anomalous states, crossed with templates, are WinCLIP's
-compositional prompt ensemble; pretraining writes its captions with the same states.
+Claim: one sentence describes "damaged" poorly; the mean over many states and templates is better.
+Seven normal and four anomalous states, crossed with 22 templates, are WinCLIP's compositional
+prompt ensemble. Pretraining writes its captions with the same states.
 
     Jeong et al. 2023, "WinCLIP: Zero-/few-shot anomaly classification and segmentation", sec. 4.1.
+    The authors published no code; a reimplementation by others:
+        https://github.com/zqhang/Accurate-WinCLIP-pytorch
 
-Leaves out: prompts for single classes, which would need knowledge of their defects.
+Left out: prompts for single classes, which would need knowledge of their defects.
 """
 
 NORMAL_STATES = ("{}", "flawless {}", "perfect {}", "unblemished {}", "{} without flaw",
@@ -27,21 +29,23 @@ TEMPLATES = (
 )
 
 
-def prompt_ensemble(class_name):
-    """All sentences about a product.  Returns (normal, anomalous): 7 x 22 and 4 x 22 strings."""
-    class_name = class_name.replace("_", " ")
+def prompt_ensemble(class_name: str) -> tuple[list[str], list[str]]:
+    """All sentences about a product: 7 x 22 normal ones and 4 x 22 anomalous ones."""
+    class_name = class_name.replace("_", " ")           # MVTec AD's folders: "metal_nut"
     return tuple(
         [template.format(state.format(class_name)) for state in states for template in TEMPLATES]
         for states in (NORMAL_STATES, ANOMALOUS_STATES)
     )
 
 
-def demo():
+def demo() -> None:
     normal, anomalous = prompt_ensemble("bottle")
     print(f"{len(normal)} normal sentences, {len(anomalous)} anomalous ones; for example")
     for text in (normal[0], normal[68], anomalous[7], anomalous[-1]):
         print("   ", text)
 
 
+# Exercise 1: Tokenize all sentences about "metal_nut" (bpe.py). Do all fit into CLIP's 77 tokens?
+# Exercise 2: Encode "metal_nut" and "metal nut" (bpe.py). Why is the underscore replaced?
 if __name__ == "__main__":
     demo()

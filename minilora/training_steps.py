@@ -1,31 +1,40 @@
-"""Gradient descent: a fixed number of AdamW steps on random batches, the rate rising and falling.
+"""Training steps: a fixed number of AdamW steps on random batches, with a one-cycle learning rate.
 
-Shared by everything here that is trained on a few pictures; pretraining has its own (pretrain/train.py).
+Used by everything that is trained on a few pictures; pretraining has a loop of its own
+(pretrain/train.py).
 
     Loshchilov & Hutter 2019, "Decoupled weight decay regularization" (AdamW)
-    Smith & Topin 2019, "Super-convergence" (one cycle of the rate)
+    Smith & Topin 2019, "Super-convergence" (one cycle of the learning rate)
 
-Leaves out: stopping early, since there are no defective pictures to stop by.
+Left out: early stopping, because there are no defective pictures for validation.
 """
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
+
+from minilora.io.resume import ResumePoint
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What `descend` needs to know where there are no DetectorConfig."""
+    """The fields that `training_steps` reads, where there is no DetectorConfig."""
     steps: int
     batch: int
     rate: float
 
 
-def training_steps(loss_of, trained, count, config, generator, resume=None):
-    """A fixed number of AdamW steps on random batches, the rate rising and falling once.
+def training_steps(loss_of: Callable[[Tensor], Tensor], trained: list[Tensor], count: int,
+                   config: Any, generator: torch.Generator,
+                   resume: ResumePoint | None = None) -> Iterator[tuple[int, float]]:
+    """A fixed number of AdamW steps on random batches; the learning rate rises and falls once.
 
-    loss_of(rows): scalar loss of some of the `count` pictures, by number.  unfinished: an
-    `ResumePoint`, whose steps are not made again.  Yields (number of the step, loss) of every step.
-    Raises ValueError if a loss is not finite.
+    loss_of(rows): scalar loss of a batch, given the numbers (B,) of its training examples;
+    trained: parameters;  count: number of training examples;  config: a `TrainConfig` or
+    `DetectorConfig`;  resume: a `ResumePoint`, whose finished steps are not repeated.
+    Yields (number of the step, loss) after every step.  Raises ValueError if a loss is not finite.
     """
     optimiser = torch.optim.AdamW(trained, lr=config.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.rate,
@@ -33,7 +42,7 @@ def training_steps(loss_of, trained, count, config, generator, resume=None):
     losses = resume.restore(trained, optimiser, schedule, generator) if resume else []
     yield from enumerate(losses)
     for step in range(len(losses), config.steps):
-        optimiser.zero_grad()           # before the loss: old gradients need no room beside it
+        optimiser.zero_grad()           # before the forward pass: frees the old gradients
         loss = loss_of(torch.randperm(count, generator=generator)[:config.batch])
         loss.backward()
         optimiser.step()
@@ -43,13 +52,15 @@ def training_steps(loss_of, trained, count, config, generator, resume=None):
             raise ValueError(f"loss is {losses[-1]} at step {step}; expected a finite number; "
                              f"lower the rate ({config.rate})")
         if resume:
-            resume.keep(trained, optimiser, generator, losses)
+            resume.save(trained, optimiser, generator, losses)
         yield step, losses[-1]
 
 
-def run_training(loss_of, trained, count, config, generator, report=lambda step, loss: None,
-            resume=None):
-    """All steps of `descent`; report(step, loss) is called after each.  Returns the losses."""
+def run_training(loss_of: Callable[[Tensor], Tensor], trained: list[Tensor], count: int,
+                 config: Any, generator: torch.Generator,
+                 report: Callable[[int, float], None] = lambda step, loss: None,
+                 resume: ResumePoint | None = None) -> list[float]:
+    """Runs all `training_steps`; report(step, loss) is called after each.  Returns the losses."""
     losses = []
     for step, loss in training_steps(loss_of, trained, count, config, generator, resume):
         losses.append(loss)
@@ -57,14 +68,14 @@ def run_training(loss_of, trained, count, config, generator, report=lambda step,
     return losses
 
 
-def demo():
-    """A line through noisy points, found step by step."""
+def demo() -> None:
+    """Fits a line to noisy points."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(64, generator=generator)
     y = 3 * x + 1 + 0.1 * torch.randn(64, generator=generator)
     slope, offset = (torch.zeros((), requires_grad=True) for _ in range(2))
     losses = run_training(lambda rows: (slope * x[rows] + offset - y[rows]).square().mean(),
-                     [slope, offset], 64, TrainConfig(steps=200, batch=8, rate=0.1), generator)
+                          [slope, offset], 64, TrainConfig(steps=200, batch=8, rate=0.1), generator)
     for step in (0, 50, 199):
         print(f"step {step:3d}  loss {losses[step]:.4f}")
     print(f"y = {slope.item():.2f} x + {offset.item():.2f}; the points were drawn around 3 x + 1")

@@ -1,4 +1,4 @@
-"""Where the tests find the reference outputs, and what happens when they are not there."""
+"""Fixtures of all tests: reference outputs, tiny models, and a finished run."""
 
 import importlib.util
 import os
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:                 # a core each: threads of two processes
-    os.environ.setdefault("OMP_NUM_THREADS", "1")       # would wait for one another
+if "PYTEST_XDIST_WORKER" in os.environ:                 # one core per worker: with more threads
+    os.environ.setdefault("OMP_NUM_THREADS", "1")       # the workers would slow each other down
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))                           # bench/ is not installed
@@ -16,11 +16,19 @@ SHARED = Path(os.environ.get("MINILORA_SHARED", REPO.parent / "shared"))
 
 
 def shared_path(relative):
-    """Path below the shared reference folder; the calling test is skipped where it is absent."""
+    """Path inside the shared reference folder; the calling test is skipped if it is missing."""
     path = SHARED / relative
     if not path.exists():
         pytest.skip(f"reference file {relative} not found below {SHARED} (set MINILORA_SHARED)")
     return path
+
+
+def pytest_configure(config):
+    """Slow tests run with `-m slow`, or where their file is named; else they are left out."""
+    config.addinivalue_line("markers", "slow: takes many seconds; `python -m pytest -q -m slow`")
+    named = any(".py" in str(argument) for argument in config.args)
+    if not config.option.markexpr and not named:
+        config.option.markexpr = "not slow"
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +85,7 @@ def gear_run(tmp_path_factory, tiny_weights):
     root = tmp_path_factory.mktemp("data")
     scene.write_class(root, "gear", good=5, test_good=3, defective=2, resolution=64)
     out = tmp_path_factory.mktemp("runs") / "gear"
-    run_class.run_class(fit.parse(["--class", "gear", "--shots", "4", "--data", str(root), "--steps", "4",
-                       "--model", str(tiny_weights), "--out", str(out)]), lambda line: None)
+    options = fit.parse(["--class", "gear", "--shots", "4", "--data", str(root), "--steps", "4",
+                         "--model", str(tiny_weights), "--out", str(out)])
+    run_class.run_class(options, lambda line: None)
     return out, root / "gear"

@@ -1,9 +1,9 @@
-"""Files from strangers: every kind by name, and a command that says what they cost to refuse.
+"""Malicious and damaged files, each with a name, and a command that measures their refusal.
 
-    python tests/hostile.py             kinds, refused, longest time, highest memory
+    python tests/hostile.py             number of kinds and refusals, longest time, highest memory
 
 WEIGHTS are read by `load_clip`, ADAPTERS (in a run folder) by `predict.open_run`.  A kind is a
-function of a folder and returns the path of the file that it wrote there.
+function: it gets a folder, writes a file there and returns its path.
 """
 import io
 import os
@@ -31,7 +31,7 @@ SMALL = CLIPConfig(**TINY)
 
 
 def write_pickle(path, data, records=()):
-    """A minimal archive around a pickle of one's own."""
+    """Write a minimal archive with this pickle.  records: key -> bytes."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", data)
         for key, content in dict(records).items():
@@ -39,7 +39,7 @@ def write_pickle(path, data, records=()):
 
 
 class Call:
-    """Pickles as a call of `function`, which need not exist anywhere."""
+    """An object whose pickle calls `function` with these arguments."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -49,19 +49,21 @@ class Call:
 
 
 class Storage:
-    """Stands in a pickle for a reference to a record."""
+    """An object whose pickle is a reference to a storage."""
 
     def __init__(self, *pid):
         self.pid = pid
 
 
 class StoragePickler(pickle.Pickler):
+    """Writes a Storage as a persistent id, as torch.save does."""
+
     def persistent_id(self, value):
         return value.pid if isinstance(value, Storage) else None
 
 
 def write_tensor(path, pid, offset=0, size=(2, 3), stride=(3, 1)):
-    """One float32 tensor as described, over a record of six numbers."""
+    """Write one float32 tensor with this metadata; its record has six numbers."""
     data = io.BytesIO()
     tensor = Call(torch._utils._rebuild_tensor_v2, Storage(*pid), offset, size, stride, False, {})
     StoragePickler(data, protocol=2).dump({"a": tensor})
@@ -70,11 +72,12 @@ def write_tensor(path, pid, offset=0, size=(2, 3), stride=(3, 1)):
 
 
 def tiny_state():
+    """Official keys of a tiny CLIP with random weights."""
     return official_state_dict(CLIP(SMALL).initialise(torch.Generator().manual_seed(0)))
 
 
-def names(content, path="weights.pt"):
-    """A kind: an archive around a pickle of this object."""
+def pickle_of(content, path="weights.pt"):
+    """A kind: an archive with the pickle of this object, or with these bytes as its pickle."""
     def write(folder):
         write_pickle(folder / path, content if isinstance(content, bytes) else
                      pickle.dumps(content, protocol=2))
@@ -82,15 +85,16 @@ def names(content, path="weights.pt"):
     return write
 
 
-def calls(module, name, *arguments):
-    """A kind: a pickle that calls any function, whether or not it exists here."""
+def calling(module, name, *arguments):
+    """A kind: a pickle that calls a function; it may not exist on this machine."""
     pushed = b"".join(b"X" + struct.pack("<I", len(a)) + a.encode() for a in arguments)
-    return names(b"\x80\x02}X\x01\x00\x00\x00ac" + f"{module}\n{name}\n".encode() + b"(" + pushed
-                 + b"tRs.")
+    function = f"{module}\n{name}\n".encode()
+    return pickle_of(b"\x80\x02}X\x01\x00\x00\x00ac" + function + b"(" + pushed + b"tRs.")
 
 
-def claims(size=(2, 3), stride=(3, 1), offset=0, storage=torch.FloatStorage, key="0", count=6):
-    """A kind: a tensor described otherwise than its record of six numbers allows."""
+def forged_tensor(size=(2, 3), stride=(3, 1), offset=0, storage=torch.FloatStorage, key="0",
+                  count=6):
+    """A kind: a tensor whose metadata do not fit its record of six numbers."""
     def write(folder):
         write_tensor(folder / "weights.pt", ("storage", storage, key, "cpu", count), offset, size,
                      stride)
@@ -98,7 +102,8 @@ def claims(size=(2, 3), stride=(3, 1), offset=0, storage=torch.FloatStorage, key
     return write
 
 
-def bytes_of(content):
+def file_of(content):
+    """A kind: a file with these bytes."""
     def write(folder):
         (folder / "weights.pt").write_bytes(content)
         return folder / "weights.pt"
@@ -106,7 +111,7 @@ def bytes_of(content):
 
 
 def state_with(change):
-    """A kind: a tiny CLIP's weights, changed."""
+    """A kind: changed weights of a tiny CLIP."""
     def write(folder):
         state = tiny_state()
         torch.save(change(state) or state, folder / "weights.pt")
@@ -115,7 +120,7 @@ def state_with(change):
 
 
 def archive_with(change):
-    """A kind: an honest archive whose bytes are changed."""
+    """A kind: a valid archive whose bytes are changed."""
     def write(folder):
         torch.save({"a": torch.arange(6.0), "b": torch.ones(2)}, folder / "weights.pt")
         (folder / "weights.pt").write_bytes(change((folder / "weights.pt").read_bytes()))
@@ -123,8 +128,8 @@ def archive_with(change):
     return write
 
 
-def members(*entries, compress=zipfile.ZIP_STORED):
-    """A kind: a zip with these (name, content)."""
+def zip_of(*entries, compress=zipfile.ZIP_STORED):
+    """A kind: a zip with these (name, content) pairs."""
     def write(folder):
         with zipfile.ZipFile(folder / "weights.pt", "w", compress) as archive:
             for name, content in entries:
@@ -133,8 +138,8 @@ def members(*entries, compress=zipfile.ZIP_STORED):
     return write
 
 
-def overlapping(content):
-    """The directory's second record starts where the first does, but is another one."""
+def with_overlap(content):
+    """Change the zip's directory: the second record starts at the same byte as the first."""
     content = bytearray(content)
     first, second = (content.rindex(b"PK\1\2", 0, content.rindex(name.encode()))
                      for name in ("/data/0", "/data/1"))
@@ -142,16 +147,16 @@ def overlapping(content):
     return bytes(content)
 
 
-def promised(content, size):
-    """The directory says that a record is longer than the file."""
+def with_record_size(content, size):
+    """Change the zip's directory: the first record has `size` bytes."""
     content = bytearray(content)
     entry = content.rindex(b"PK\1\2", 0, content.rindex(b"/data/0"))
     content[entry + 20:entry + 28] = struct.pack("<II", size, size)
     return bytes(content)
 
 
-def made(make):
-    """A kind that is no file with content: make(path)."""
+def special_file(make):
+    """A kind that is not a regular file, made by make(path)."""
     def write(folder):
         make(folder / "weights.pt")
         return folder / "weights.pt"
@@ -159,20 +164,23 @@ def made(make):
 
 
 def change_one(key, value):
+    """A kind: the tiny CLIP's tensor `key` replaced by value(tensor)."""
     def change(state):
         state[key] = value(state[key])
     return state_with(change)
 
 
-def with_value(number):
-    def spoil(tensor):
+def replace_value(number):
+    """A function that returns a copy of a tensor with one value replaced by `number`."""
+    def changed(tensor):
         tensor = tensor.clone()
         tensor.view(-1)[3] = number
         return tensor
-    return spoil
+    return changed
 
 
-def bomb(width, depth):
+def nested_dicts(width, depth):
+    """Dicts in dicts, width^depth paths through a few objects."""
     content = {}
     for _ in range(depth):
         content = {str(k): content for k in range(width)}
@@ -180,111 +188,111 @@ def bomb(width, depth):
 
 
 KEY, WEIGHT = "visual.ln_post.bias", "visual.conv1.weight"
-HONEST = pickle.dumps({}, protocol=2)
+EMPTY_DICT = pickle.dumps({}, protocol=2)
 WEIGHTS = {
-    # programs
-    "os.system": calls("os", "system", "touch was-run"),
-    "posix.system": calls("posix", "system", "touch was-run"),
-    "builtins.eval": calls("builtins", "eval", "open('was-run', 'w')"),
-    "builtins.exec": calls("builtins", "exec", "open('was-run', 'w')"),
-    "python 2's eval": calls("__builtin__", "eval", "open('was-run', 'w')"),
-    "builtins.open": calls("builtins", "open", "was-run", "w"),
-    "builtins.getattr": calls("builtins", "getattr", "a", "upper"),
-    "__import__": calls("builtins", "__import__", "os"),
-    "importlib": calls("importlib", "import_module", "antigravity"),
-    "subprocess": calls("subprocess", "Popen", "touch was-run"),
-    "shutil.rmtree": calls("shutil", "rmtree", "."),
-    "socket": calls("socket", "create_connection", "localhost"),
-    "functools.partial": calls("functools", "partial", "a"),
-    "operator.methodcaller": calls("operator", "methodcaller", "a"),
-    "a pickle in a pickle": calls("pickle", "loads", "cos\nsystem\n(S'touch was-run'\ntR."),
-    "torch.load": calls("torch", "load", "/etc/passwd"),
-    "torch.hub.load": calls("torch.hub", "load", "a/b", "c"),
-    "torch.jit.load": calls("torch.jit", "load", "a.pt"),
-    "torch's sparse tensors": calls("torch._utils", "_rebuild_sparse_tensor", "a"),
-    "torch's storages by path": calls("torch.storage", "_load_from_bytes", "a"),
-    "numpy.load": calls("numpy", "load", "a.npy"),
-    "a numpy array": calls("numpy.core.multiarray", "_reconstruct", "a"),
-    "dotted names": names(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2.__globals__\n."),
-    "a class of the archive called": names(b"\x80\x02c__torch__.os\nmkdir\nX\x07\x00\x00\x00was-run"
-                                           b"\x85R."),
-    "attributes of a function set": names(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c"
-                                          b"\x00\x00\x00__defaults__)s\x86b."),
-    "an extension code": names(b"\x80\x02\x82\x01."),
-    "an old instance": names(b"(S'touch was-run'\nios\nsystem\n."),
-    "opcodes of later pickles": names(pickle.dumps({"a": 1}, protocol=5)),
-    "a memo of four billion entries": names(b"\x80\x02Nr\xff\xff\xff\xff."),
-    "a pickle without end": names(b"\x80\x02}"),
-    "a pickle of 5 MB": names(b"\x80\x02" + b"K" * (5 << 20) + b"N."),
-    "nested persistent ids": names(b"\x80\x02}X\x01\x00\x00\x00aNQQQs."),
-    "a persistent id of text": names(b"\x80\x02}X\x01\x00\x00\x00aPstorage\ns."),
-    "a dict that holds itself": names(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."),
-    "a billion laughs": names(bomb(10, 12)),
-    # tensors
-    "a stride that reads outside": claims(stride=(6, 1)),
-    "an offset that reads outside": claims(offset=1),
-    "petabytes from one number": claims(size=(10**9, 10**6), stride=(0, 0)),
-    "an absurd shape": claims(size=(1 << 62, 1 << 62)),
-    "a negative size": claims(size=(-2, 3)),
-    "a negative stride": claims(stride=(-3, 1)),
-    "a negative offset": claims(offset=-1),
-    "sizes that are no integers": claims(size=(2.0, 3)),
-    "more strides than sizes": claims(stride=(3, 1, 1)),
-    "a storage longer than its record": claims(count=7),
-    "a storage of another type": claims(storage=torch.DoubleStorage),
-    "a storage of a negative length": claims(count=-6),
-    "a record that is not there": claims(key="1"),
-    "a record above its folder": claims(key="../data.pkl"),
-    "a record by an absolute path": claims(key="/etc/passwd"),
-    # zips
-    "a zip bomb": members(("a/data.pkl", b"\0" * (200 << 20)), compress=zipfile.ZIP_DEFLATED),
-    "a compressed description": members(("a/data.pkl", HONEST), compress=zipfile.ZIP_DEFLATED),
-    "members with absolute names": members(("/data.pkl", HONEST), ("/etc/passwd", b"x")),
-    "members with .. in their names": members(("../../data.pkl", HONEST)),
-    "two descriptions": members(("a/data.pkl", HONEST), ("b/data.pkl", HONEST)),
-    "no description": members(("word/document.xml", b"<w/>")),
-    "a big-endian machine": members(("a/data.pkl", HONEST), ("a/byteorder", b"big")),
-    "overlapping members": archive_with(overlapping),
-    "a truncated member": archive_with(lambda c: promised(c, 1 << 20)),
-    "a member of 4 GB": archive_with(lambda c: promised(c, 0xfffffff0)),
+    # pickles that call functions, or misuse the unpickler
+    "os.system": calling("os", "system", "touch was-run"),
+    "posix.system": calling("posix", "system", "touch was-run"),
+    "builtins.eval": calling("builtins", "eval", "open('was-run', 'w')"),
+    "builtins.exec": calling("builtins", "exec", "open('was-run', 'w')"),
+    "python 2's eval": calling("__builtin__", "eval", "open('was-run', 'w')"),
+    "builtins.open": calling("builtins", "open", "was-run", "w"),
+    "builtins.getattr": calling("builtins", "getattr", "a", "upper"),
+    "__import__": calling("builtins", "__import__", "os"),
+    "importlib": calling("importlib", "import_module", "antigravity"),
+    "subprocess": calling("subprocess", "Popen", "touch was-run"),
+    "shutil.rmtree": calling("shutil", "rmtree", "."),
+    "socket": calling("socket", "create_connection", "localhost"),
+    "functools.partial": calling("functools", "partial", "a"),
+    "operator.methodcaller": calling("operator", "methodcaller", "a"),
+    "a pickle in a pickle": calling("pickle", "loads", "cos\nsystem\n(S'touch was-run'\ntR."),
+    "torch.load": calling("torch", "load", "/etc/passwd"),
+    "torch.hub.load": calling("torch.hub", "load", "a/b", "c"),
+    "torch.jit.load": calling("torch.jit", "load", "a.pt"),
+    "torch's sparse tensors": calling("torch._utils", "_rebuild_sparse_tensor", "a"),
+    "torch's storages by path": calling("torch.storage", "_load_from_bytes", "a"),
+    "numpy.load": calling("numpy", "load", "a.npy"),
+    "a numpy array": calling("numpy.core.multiarray", "_reconstruct", "a"),
+    "dotted names": pickle_of(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2.__globals__\n."),
+    "a call of a TorchScript class": pickle_of(
+        b"\x80\x02c__torch__.os\nmkdir\nX\x07\x00\x00\x00was-run\x85R."),
+    "attributes of a function set": pickle_of(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c"
+                                              b"\x00\x00\x00__defaults__)s\x86b."),
+    "an extension code": pickle_of(b"\x80\x02\x82\x01."),
+    "an old instance": pickle_of(b"(S'touch was-run'\nios\nsystem\n."),
+    "opcodes of later pickles": pickle_of(pickle.dumps({"a": 1}, protocol=5)),
+    "a memo of four billion entries": pickle_of(b"\x80\x02Nr\xff\xff\xff\xff."),
+    "a pickle without end": pickle_of(b"\x80\x02}"),
+    "a pickle of 5 MB": pickle_of(b"\x80\x02" + b"K" * (5 << 20) + b"N."),
+    "nested persistent ids": pickle_of(b"\x80\x02}X\x01\x00\x00\x00aNQQQs."),
+    "a persistent id of text": pickle_of(b"\x80\x02}X\x01\x00\x00\x00aPstorage\ns."),
+    "a dict that contains itself": pickle_of(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."),
+    "a billion laughs": pickle_of(nested_dicts(10, 12)),
+    # tensors with forged metadata
+    "a stride that reads outside": forged_tensor(stride=(6, 1)),
+    "an offset that reads outside": forged_tensor(offset=1),
+    "petabytes from one number": forged_tensor(size=(10**9, 10**6), stride=(0, 0)),
+    "an absurd shape": forged_tensor(size=(1 << 62, 1 << 62)),
+    "a negative size": forged_tensor(size=(-2, 3)),
+    "a negative stride": forged_tensor(stride=(-3, 1)),
+    "a negative offset": forged_tensor(offset=-1),
+    "sizes that are not integers": forged_tensor(size=(2.0, 3)),
+    "more strides than sizes": forged_tensor(stride=(3, 1, 1)),
+    "a storage longer than its record": forged_tensor(count=7),
+    "a storage of another type": forged_tensor(storage=torch.DoubleStorage),
+    "a storage of a negative length": forged_tensor(count=-6),
+    "a record that is not there": forged_tensor(key="1"),
+    "a record above its folder": forged_tensor(key="../data.pkl"),
+    "a record by an absolute path": forged_tensor(key="/etc/passwd"),
+    # malformed zips
+    "a zip bomb": zip_of(("a/data.pkl", b"\0" * (200 << 20)), compress=zipfile.ZIP_DEFLATED),
+    "a compressed description": zip_of(("a/data.pkl", EMPTY_DICT), compress=zipfile.ZIP_DEFLATED),
+    "members with absolute names": zip_of(("/data.pkl", EMPTY_DICT), ("/etc/passwd", b"x")),
+    "members with .. in their names": zip_of(("../../data.pkl", EMPTY_DICT)),
+    "two descriptions": zip_of(("a/data.pkl", EMPTY_DICT), ("b/data.pkl", EMPTY_DICT)),
+    "no description": zip_of(("word/document.xml", b"<w/>")),
+    "a file of a big-endian machine": zip_of(("a/data.pkl", EMPTY_DICT), ("a/byteorder", b"big")),
+    "overlapping members": archive_with(with_overlap),
+    "a truncated member": archive_with(lambda c: with_record_size(c, 1 << 20)),
+    "a member of 4 GB": archive_with(lambda c: with_record_size(c, 0xfffffff0)),
     "a file that was cut off": archive_with(lambda c: c[:len(c) // 2]),
     "a file without its directory": archive_with(lambda c: c[:c.index(b"PK\1\2")]),
-    # keys
+    # state dicts that are not a CLIP
     "a missing key": state_with(lambda s: {k: v for k, v in s.items() if k != KEY}),
     "an extra key": state_with(lambda s: s | {"visual.extra": torch.ones(2)}),
     "a mis-shaped key": change_one(KEY, lambda t: t[:-1]),
     "a transposed matrix": change_one("text_projection", lambda t: t.T[:, :-1]),
-    "integers for weights": change_one(KEY, lambda t: t.long()),
-    "a NaN": change_one(KEY, with_value(float("nan"))),
-    "an infinite weight": change_one(WEIGHT, with_value(float("inf"))),
+    "integer weights": change_one(KEY, lambda t: t.long()),
+    "a NaN": change_one(KEY, replace_value(float("nan"))),
+    "an infinite weight": change_one(WEIGHT, replace_value(float("inf"))),
     "an empty dict": state_with(lambda s: {"epoch": 3}),
     "other weights": state_with(lambda s: torch.nn.Linear(2, 3).state_dict()),
-    "a ResNet beside a ViT": state_with(lambda s: {
+    "a ResNet and a ViT in one file": state_with(lambda s: {
         "visual.layer1.0.conv1.weight": torch.ones(2, 2, 1, 1), **s}),
     "a ResNet of absurd shapes": state_with(lambda s: {
         "visual.layer1.0.conv1.weight": torch.ones(1, 1, 1, 1).expand(2**20, 2, 1, 1).clone(),
         "visual.attnpool.positional_embedding": torch.ones(50, 2),
         **{f"visual.layer{k}.0.conv2.weight": torch.ones(1) for k in (2, 3, 4)}, **s}),
-    "a width of no heads": state_with(lambda s: {k: v[..., :40] if v.ndim > 1 else v
+    "a width not divisible by 64": state_with(lambda s: {k: v[..., :40] if v.ndim > 1 else v
                                                  for k, v in s.items()}),
-    # something else
-    "HTML": bytes_of(b"\n<!DOCTYPE html><html><head><title>Sign in</title>"),
-    "a Git LFS pointer": bytes_of(b"version https://git-lfs.github.com/spec/v1\noid sha256:5\n"),
-    "safetensors": bytes_of((60).to_bytes(8, "little") + b'{"a":{"dtype":"F16","shape":[2]}}'),
-    "a pickle before 2020": bytes_of(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."),
-    "an empty file": bytes_of(b""),
-    "random bytes": bytes_of(bytes(range(256)) * 40),
-    "a directory": made(Path.mkdir),
-    "a symlink loop": made(lambda path: path.symlink_to(path)),
+    # other files
+    "HTML": file_of(b"\n<!DOCTYPE html><html><head><title>Sign in</title>"),
+    "a Git LFS pointer": file_of(b"version https://git-lfs.github.com/spec/v1\noid sha256:5\n"),
+    "safetensors": file_of((60).to_bytes(8, "little") + b'{"a":{"dtype":"F16","shape":[2]}}'),
+    "a pickle before 2020": file_of(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."),
+    "an empty file": file_of(b""),
+    "random bytes": file_of(bytes(range(256)) * 40),
+    "a directory": special_file(Path.mkdir),
+    "a symlink loop": special_file(lambda path: path.symlink_to(path)),
 }
 if hasattr(os, "mkfifo"):                               # Windows has none
-    WEIGHTS["a named pipe"] = made(os.mkfifo)
+    WEIGHTS["a named pipe"] = special_file(os.mkfifo)
 
 
 # ---- adapters -----------------------------------------------------------------------------------
 
 def write_run(folder):
-    """A run folder with tiny weights beside it, whose adapter `predict` takes."""
+    """Write tiny weights, and a run folder that `predict` accepts; return the run folder."""
     save_official(tiny_state(), folder / "tiny.pt", half=False)
     clip, weights = load_clip(folder / "tiny.pt")
     detector = Detector(clip, "plate", DetectorConfig(steps=1, n_train_images=2, batch=2))
@@ -295,7 +303,7 @@ def write_run(folder):
 
 
 def adapter_with(change, file="adapter.pt"):
-    """A kind: an honest run, one of its files read, changed and written again."""
+    """A kind: a valid run in which the content of one file is changed."""
     def write(folder):
         path = write_run(folder) / file
         content = load_tensors(path)
@@ -305,7 +313,7 @@ def adapter_with(change, file="adapter.pt"):
 
 
 def adapter_as(kind, file="adapter.pt"):
-    """A kind: in place of a run's file one of WEIGHTS."""
+    """A kind: a valid run in which one file is replaced by a kind of WEIGHTS."""
     def write(folder):
         path = write_run(folder) / file
         path.unlink()
@@ -314,27 +322,29 @@ def adapter_as(kind, file="adapter.pt"):
     return write
 
 
-def setting(**changes):
+def config_with(**changes):
+    """A kind: a valid run whose adapter has these settings changed."""
     return adapter_with(lambda c: c["config"].update(changes))
 
 
 ADAPTERS = {kind: adapter_as(kind) for kind in (
-    "os.system", "builtins.eval", "a numpy array", "a billion laughs", "a dict that holds itself",
-    "petabytes from one number", "a zip bomb", "overlapping members", "a file that was cut off",
-    "HTML", "an empty file", "a directory", "an absurd shape", "other weights")}
+    "os.system", "builtins.eval", "a numpy array", "a billion laughs",
+    "a dict that contains itself", "petabytes from one number", "a zip bomb",
+    "overlapping members", "a file that was cut off", "HTML", "an empty file", "a directory",
+    "an absurd shape", "other weights")}
 ADAPTERS |= {
     "no version": adapter_with(lambda c: {k: v for k, v in c.items() if k != "version"}),
     "no config": adapter_with(lambda c: {k: v for k, v in c.items() if k != "config"}),
-    "config of no name": setting(colour=3),
-    "config that is text": setting(rank="four"),
-    "a resolution for terabytes": setting(resolution=10**6),
-    "a smoothing over all bounds": setting(sigma=1e9),
-    "a smoothing that is no number": setting(sigma=float("nan")),
-    "a setting of an earlier version": setting(scales=[1.0]),
-    "a layer that is not there": setting(memory_states=[99]),
-    "a negative rank": setting(rank=-4),
-    "more blocks than there are": setting(blocks=50),
-    "a target of no name": setting(targets=["__class__"]),
+    "an unknown setting": config_with(colour=3),
+    "a rank that is text": config_with(rank="four"),
+    "a resolution that needs terabytes": config_with(resolution=10**6),
+    "a sigma above its limit": config_with(sigma=1e9),
+    "a sigma that is NaN": config_with(sigma=float("nan")),
+    "a setting of an earlier version": config_with(scales=[1.0]),
+    "a block that does not exist": config_with(memory_states=[99]),
+    "a negative rank": config_with(rank=-4),
+    "more blocks than there are": config_with(blocks=50),
+    "an unknown LoRA target": config_with(targets=["__class__"]),
     "another model": adapter_with(lambda c: c["weights"].update(sha256="0" * 64)),
     "LoRA of another shape": adapter_with(
         lambda c: [e.update(lora_A=e["lora_A"][:, :-1]) for e in c["lora"]["layers"].values()][:0]),
@@ -343,18 +353,20 @@ ADAPTERS |= {
                    for e in c["lora"]["layers"].values()][:0]),
     "context of another shape": adapter_with(lambda c: c.update(context=torch.ones(3))),
     "context with NaN": adapter_with(lambda c: c.update(context=c["context"] * float("nan"))),
-    "text of another shape": adapter_with(lambda c: c.update(text=torch.ones(2, 3))),
-    "text with inf": adapter_with(lambda c: c.update(text=c["text"] * float("inf"))),
+    "text features of another shape": adapter_with(
+        lambda c: c.update(text_features=torch.ones(2, 3))),
+    "text features with inf": adapter_with(
+        lambda c: c.update(text_features=c["text_features"] * float("inf"))),
     "a threshold that is text": adapter_with(lambda c: c.update(threshold="high")),
-    "a threshold that is no number": adapter_with(lambda c: c.update(threshold=float("nan"))),
-    "a level of zero": adapter_with(lambda c: c.update(level=0.0)),
-    "a level that is no number": adapter_with(lambda c: c.update(level=float("nan"))),
-    "a level that is text": adapter_with(lambda c: c.update(level="1")),
-    "a negative weight": adapter_with(lambda c: c.update(weight=-1.0)),
-    "an infinite weight": adapter_with(lambda c: c.update(weight=float("inf"))),
-    "no weight": adapter_with(lambda c: {k: v for k, v in c.items() if k != "weight"}),
+    "a threshold that is NaN": adapter_with(lambda c: c.update(threshold=float("nan"))),
+    "a memory scale of zero": adapter_with(lambda c: c.update(memory_scale=0.0)),
+    "a memory scale that is NaN": adapter_with(lambda c: c.update(memory_scale=float("nan"))),
+    "a memory scale that is text": adapter_with(lambda c: c.update(memory_scale="1")),
+    "a negative text weight": adapter_with(lambda c: c.update(text_weight=-1.0)),
+    "an infinite text weight": adapter_with(lambda c: c.update(text_weight=float("inf"))),
+    "no text weight": adapter_with(lambda c: {k: v for k, v in c.items() if k != "text_weight"}),
     "an adapter of an earlier version": adapter_with(lambda c: c.update(version=4)),
-    "a noun that is none": adapter_with(lambda c: c.update(class_name=[1])),
+    "a class name that is a list": adapter_with(lambda c: c.update(class_name=[1])),
     "a memory of another width": adapter_with(
         lambda c: c.update(tokens=c["tokens"][:, :-1]), "memory.pt"),
     "a memory with NaN": adapter_with(
@@ -366,16 +378,17 @@ ADAPTERS |= {
 }
 
 
-# ---- what refusing costs ------------------------------------------------------------------------
+# ---- cost of a refusal --------------------------------------------------------------------------
 
-def refused(kind, group, folder):
-    """{"message", "seconds", "bytes", "left"}: what a reader says of one kind, in this process.
+def measure_refusal(kind, group, folder):
+    """Read a file of one kind.  Returns {"message", "seconds", "bytes", "left"}.
 
-    left: names that the folder has afterwards and had not before.
+    message: of the error, absent if the file was accepted;  bytes: peak of allocated memory;
+    left: names of new files in the folder, which show that code ran.
     """
     from bench import measure
     from minilora.predict import open_run
-    signal.alarm(60)                                    # a reader that hangs ends, as a crash
+    signal.alarm(60)                                    # a reader that hangs is killed
     path = (WEIGHTS if group == "weights" else ADAPTERS)[kind](Path(folder))
     os.chdir(folder)
     read = {"weights": lambda: load_clip(path), "adapters": lambda: open_run(
@@ -401,10 +414,10 @@ def main():
         for kind in kinds:
             with tempfile.TemporaryDirectory() as folder:
                 with ProcessPoolExecutor(1, get_context("fork")) as process:
-                    job = process.submit(refused, kind, group, folder)
+                    job = process.submit(measure_refusal, kind, group, folder)
                     try:
                         record[group, kind] = job.result()
-                    except Exception as error:          # an exception of no kind, or a dead process
+                    except Exception as error:          # another exception, or a killed process
                         record[group, kind] = {"crash": repr(error)}
     crashed = [k for k, r in record.items() if "crash" in r]
     accepted = [k for k, r in record.items() if "crash" not in r and "message" not in r]

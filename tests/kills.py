@@ -1,10 +1,10 @@
-"""Kill commands with SIGKILL, at chosen calls and at random moments, and look at what is left.
+"""Kill commands with SIGKILL, at chosen calls and at random moments, and check the files.
 
     python tests/kills.py --moments 100 --out kills.txt
 
-Every scenario: an earlier result is there; the command is run again with other options and killed;
-what is left must be the earlier result or the new one, never a mixture; the same command is run to
-its end, and its result must be that of a run that was never killed.
+Every scenario starts with an earlier result.  The command runs with other options and is killed.
+Then the files must be the earlier result or the new one, never a mixture.  The same command then
+runs to its end; its result must equal that of a run that was never killed.
 """
 import argparse
 import hashlib
@@ -26,16 +26,16 @@ from conftest import REPO, TINY
 from minilora.checkpoint.weights import read_state_dict, save_official
 from minilora.clip import CLIP, CLIPConfig
 from minilora.io.files import load_tensors
-from minilora.io.transaction import settle
+from minilora.io.transaction import recover
 from minilora.scenes import belts, scene
 from minilora.search import query as search
 
-# runs a module as `python -m` does, and dies at the n-th call of one of the functions
-DEADLY = """
+# Runs a module as `python -m` does; kills itself at the n-th call of one of the functions.
+KILL_AT_CALL = """
 import builtins, os, runpy, shutil, signal, sys
 kind, last = sys.argv[1], int(sys.argv[2])
 calls = 0
-def deadly(function, counts=lambda *a, **k: True):
+def with_kill(function, counts=lambda *a, **k: True):
     def counted(*arguments, **options):
         global calls
         if counts(*arguments, **options):
@@ -47,7 +47,8 @@ def deadly(function, counts=lambda *a, **k: True):
 writes = lambda path, mode="r", *a, **k: set(mode) & set("wxa")
 owner, name = {"open": (builtins, "open"), "fsync": (os, "fsync"), "replace": (os, "replace"),
                "rmtree": (shutil, "rmtree"), "unlink": (os, "unlink")}[kind]
-setattr(owner, name, deadly(getattr(owner, name), writes if kind == "open" else lambda *a, **k: 1))
+counts = writes if kind == "open" else lambda *a, **k: True
+setattr(owner, name, with_kill(getattr(owner, name), counts))
 sys.argv = sys.argv[3:]
 try:
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
@@ -55,7 +56,7 @@ finally:
     print(f"calls {calls}", file=sys.stderr)
 """
 KINDS = ("open", "fsync", "replace", "rmtree", "unlink")
-MOST = 6                # calls of a kind at which a command is killed
+MAX_CALLS = 6           # at most this many calls of a kind are chosen for a kill
 
 
 def digest(path):
@@ -63,7 +64,7 @@ def digest(path):
 
 
 class Fit:
-    """minilora.fit, its resume point included."""
+    """minilora.fit, including its resume point."""
 
     def __init__(self, folder):
         self.folder, self.out = folder, folder / "run"
@@ -86,9 +87,9 @@ class Fit:
         shutil.copytree(self.folder / "earlier", self.out)
 
     def result(self, out=None):
-        """What may not be mixed, and does not depend on the clock."""
+        """Everything that must come from one run, except times."""
         out = out or self.out
-        settle(out)
+        recover(out)
         metrics = json.loads((out / "metrics.json").read_text())
         adapter = load_tensors(out / "adapter.pt")
         numbers = [v.double().sum().item() for layer in adapter["lora"]["layers"].values()
@@ -97,13 +98,13 @@ class Fit:
                 digest(out / "scores.csv"), digest(out / "memory.pt"),
                 {p.name: digest(p) for p in (out / "maps").iterdir()})
 
-    def whole(self):
-        run(self.command(out=self.folder / "whole"))
-        return self.result(self.folder / "whole")
+    def uninterrupted(self):
+        run(self.command(out=self.folder / "uninterrupted"))
+        return self.result(self.folder / "uninterrupted")
 
 
 class Predict:
-    """minilora.predict: the tables of an earlier time stay until all new ones are there."""
+    """minilora.predict: the earlier tables stay until all new ones are written."""
 
     def __init__(self, folder):
         fit = Fit(folder)
@@ -122,16 +123,16 @@ class Predict:
         shutil.copytree(self.folder / "earlier-out", self.folder / "out")
 
     def result(self):
-        settle(self.folder / "out")
+        recover(self.folder / "out")
         return [digest(self.folder / "out" / f"predictions.{kind}") for kind in ("csv", "json")]
 
-    def whole(self):
+    def uninterrupted(self):
         run(self.command())
         return self.result()
 
 
 class Scenes:
-    """minilora.scenes: a class is there with all of its pictures, or not at all."""
+    """minilora.scenes: a class has all its pictures or does not exist."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -147,13 +148,13 @@ class Scenes:
                              for p in (self.folder / "drawn" / name).rglob("*.png"))
                 for name in ("gear",) if (self.folder / "drawn" / name).exists()}
 
-    def whole(self):
+    def uninterrupted(self):
         run(self.command())
         return self.result()
 
 
 class Pretrain:
-    """minilora.pretrain on a small tower: the weights and the log of how they were made."""
+    """minilora.pretrain with a small tower: the weights and the training log."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -171,13 +172,13 @@ class Pretrain:
             shutil.copy(self.folder / f"earlier.{ending}", self.folder / f"clip.{ending}")
 
     def result(self):
-        settle(self.folder)
+        recover(self.folder)
         rows = (self.folder / "clip.log.csv").read_text().splitlines()
         losses = [row.split(",")[:4] for row in rows if not row.startswith("#")]
         return losses, {key: value.double().sum().item() for key, value in
                         read_state_dict(self.folder / "clip.pt").items()}
 
-    def whole(self):
+    def uninterrupted(self):
         run(self.command())
         return self.result()
 
@@ -197,43 +198,45 @@ class Download:
     def result(self):
         return digest(self.path)
 
-    def whole(self):
+    def uninterrupted(self):
         run(self.command())
         return self.result()
 
 
 def run(command, kind="open", last=0, delay=None):
-    """(exit status, counted calls).  last: it dies at this call;  delay: or after some seconds."""
-    process = subprocess.Popen([sys.executable, "-c", DEADLY, kind, str(last), *command], cwd=REPO,
+    """(exit status, number of calls).  last: kill at this call;  delay: or after these seconds."""
+    arguments = [sys.executable, "-c", KILL_AT_CALL, kind, str(last), *command]
+    process = subprocess.Popen(arguments, cwd=REPO,
                                env=os.environ | {"PYTHONPATH": str(REPO / "tests")},
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if delay is not None:
         time.sleep(delay)
         process.kill()
-    said = process.communicate()[1]
-    calls = [int(line.split()[1]) for line in said.splitlines() if line.startswith("calls ")]
-    if process.returncode not in (0, 1, -signal.SIGKILL) or "Traceback" in said:
-        raise RuntimeError(f"{command}: {said}")
+    stderr = process.communicate()[1]
+    calls = [int(line.split()[1]) for line in stderr.splitlines() if line.startswith("calls ")]
+    if process.returncode not in (0, 1, -signal.SIGKILL) or "Traceback" in stderr:
+        raise RuntimeError(f"{command}: {stderr}")
     return process.returncode, calls[0] if calls else None
 
 
-def survives(scenario, whole, earlier, **moment):
-    """Kills once and finishes.  Returns whether the command was killed; raises if anything is lost.
+def survives(scenario, uninterrupted, earlier, **moment):
+    """Run a command, kill it, and run it again.  Returns whether the kill came before its end.
 
-    earlier: what `result` says before;  whole: what it says of a run that was never killed.
+    earlier: `result` before;  uninterrupted: `result` of a run that was never killed.
+    Raises AssertionError if a result is lost, mixed or different.
     """
     status, _ = run(scenario.command(), **moment)
     left = scenario.result()
-    if left not in (earlier, whole):
+    if left not in (earlier, uninterrupted):
         raise AssertionError(f"killed at {moment}: neither the earlier result nor the new one")
     run(scenario.command())
-    if scenario.result() != whole:
+    if scenario.result() != uninterrupted:
         raise AssertionError(f"killed at {moment}, then run to the end: another result")
     return status == -signal.SIGKILL
 
 
 class Index:
-    """minilora.search index: a video is there, another and a picture are new."""
+    """minilora.search index: one video is indexed already, another and a picture are new."""
 
     def __init__(self, folder):
         self.folder, self.out = folder, folder / "index"
@@ -257,13 +260,13 @@ class Index:
         shutil.copytree(self.folder / "earlier-index", self.out)
 
     def result(self):
-        """Times and features of every file; of an index that is not finished, of the first."""
+        """Times and features of every file; of the first file only if the index is incomplete."""
         index = search.Index.open(self.out)
         rows = {Path(path).name: (times.tolist(), values.tolist()) for path, times, values in
                 index.curves(lambda part: part["features"].double().sum(1))}
         return rows if len(rows) == 3 else {"a.gif": rows["a.gif"]}
 
-    def whole(self):
+    def uninterrupted(self):
         run(self.command())
         return self.result()
 
@@ -273,17 +276,17 @@ SCENARIOS = {s.__name__: s for s in (Fit, Predict, Scenes, Pretrain, Download, I
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--moments", type=int, default=100, help="random moments")
+    p.add_argument("--moments", type=int, default=100, help="number of random moments")
     p.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=SCENARIOS)
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--out", type=Path, help="file for the record")
+    p.add_argument("--out", type=Path, help="file for the report")
     options = p.parse_args()
     draw, lines = random.Random(options.seed), []
     each = -(-options.moments // len(options.scenarios))
     for make in map(SCENARIOS.get, options.scenarios):
         with tempfile.TemporaryDirectory() as folder:
             scenario = make(Path(folder))
-            whole, killed, tried = scenario.whole(), 0, 0
+            uninterrupted, killed, tried = scenario.uninterrupted(), 0, 0
             begun = time.time()
             scenario.earlier()
             earlier = scenario.result()
@@ -293,17 +296,17 @@ def main():
             for kind in KINDS:
                 scenario.earlier()
                 _, calls = run(scenario.command(), kind)
-                chosen = sorted(draw.sample(range(calls), min(calls, MOST)))
+                chosen = sorted(draw.sample(range(calls), min(calls, MAX_CALLS)))
                 moments += [{"kind": kind, "last": k + 1} for k in chosen]
             for moment in moments:
                 scenario.earlier()
-                killed += survives(scenario, whole, earlier, **moment)
+                killed += survives(scenario, uninterrupted, earlier, **moment)
                 tried += 1
                 print(f"{make.__name__} {tried}/{len(moments)} {moment}", flush=True)
             lines.append(f"{make.__name__}: {tried - each} kills at calls of "
-                         f"{', '.join(KINDS)} (all, or {MOST} drawn of more) and "
+                         f"{', '.join(KINDS)} (all calls, or a sample of {MAX_CALLS}) and "
                          f"{each} at random moments, {killed} of them before the "
-                         "end; nothing lost, nothing mixed, every result as if never killed")
+                         "end; nothing lost, nothing mixed, every result as without a kill")
     text = "\n".join([time.strftime("%Y-%m-%d"), *lines]) + "\n"
     print(text)
     if options.out:

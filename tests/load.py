@@ -1,8 +1,8 @@
-"""A long night's work: 2,000 pictures judged in one go, every fourth of them damaged.
+"""A load test: `predict` scores 2,000 pictures in one run; every fourth file is damaged.
 
     python tests/load.py --out load.txt
 
-Memory is looked at after every picture; after the first 200 it should not grow.
+Memory is measured after every picture; after the first 200 it should not grow.
 """
 import argparse
 import contextlib
@@ -24,11 +24,11 @@ from minilora.clip import CLIP, CLIPConfig
 from minilora.runs import run_class
 from minilora.scenes import scene
 
-WARM = 200              # pictures
+WARM_UP = 200           # pictures before memory must stay constant
 
 
-def pictures(folder, count, good):
-    """`count` files made of a few drawn ones, every fourth cut off."""
+def write_pictures(folder, count, good):
+    """Write `count` copies of the files `good`; every fourth copy is cut off."""
     draw = random.Random(0)
     folder.mkdir()
     for k in range(count):
@@ -38,54 +38,56 @@ def pictures(folder, count, good):
 
 
 def slope(values):
-    """Growth per 1,000 pictures, least squares."""
+    """Growth of the values per 1,000 pictures: slope of the least-squares line."""
     n = len(values)
     x, mean = (n - 1) / 2, sum(values) / n
     return 1000 * sum((k - x) * (v - mean) for k, v in enumerate(values)) / sum(
         (k - x) ** 2 for k in range(n))
 
 
-def judged(count, model=None):
-    """What predict said of each picture, resident bytes and seconds after each."""
+def run_load(count, model=None):
+    """(predict's result for each picture, resident bytes after each, seconds after each)."""
     with tempfile.TemporaryDirectory() as root, contextlib.redirect_stderr(io.StringIO()):
-        root, said, held, clock = Path(root), [], [], []
+        root, results, memory, clock = Path(root), [], [], []
         data = scene.write_class(root / "data", "gear", good=4, test_good=8, defective=4)
         if model is None:
             model = root / "tiny.pt"
             clip = CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
             save_official(clip, model)
-        run_class.run_class(fit.parse(["--class", "gear", "--shots", "4", "--data", str(root / "data"),
-                           "--steps", "2", "--model", str(model), "--out", str(root / "run")]),
-                lambda line: None)
-        pictures(root / "night", count, sorted((data / "test").rglob("*.png")))
+        options = fit.parse(["--class", "gear", "--shots", "4", "--data", str(root / "data"),
+                             "--steps", "2", "--model", str(model), "--out", str(root / "run")])
+        run_class.run_class(options, lambda line: None)
+        write_pictures(root / "pictures", count, sorted((data / "test").rglob("*.png")))
 
-        def look(line):
-            said.append(json.loads(line))
-            held.append(resident())
+        def measure(line):
+            results.append(json.loads(line))
+            memory.append(resident())
             clock.append(time.perf_counter())
-        predict.run_predict(predict.parser().parse_args([str(root / "run"), str(root / "night"), "--json",
-                                                 "--out", str(root / "out")]), look)
-        return said, held, clock
+        options = predict.parser().parse_args([str(root / "run"), str(root / "pictures"), "--json",
+                                               "--out", str(root / "out")])
+        predict.run_predict(options, measure)
+        return results, memory, clock
 
 
-def record(said, held, clock):
-    """Lines of the record."""
-    failed = [one for one in said if one["error"]]
-    half = len(clock) // 2
-    rates = [(len(part) - 1) / (part[-1] - part[0]) for part in (clock[WARM:half], clock[half:])]
-    return [f"{len(said):,} pictures: {len(said) - len(failed):,} answers, {len(failed):,} named "
-            f"errors, {len({one['file'] for one in said}):,} different files",
-            f"memory after the first {WARM}: {slope(held[WARM:]) / 1e6:+.1f} MB per 1,000 pictures",
+def report_lines(results, memory, clock):
+    """The measurements as lines of text."""
+    failed = [result for result in results if result["error"]]
+    half, growth = len(clock) // 2, slope(memory[WARM_UP:]) / 1e6
+    rates = [(len(part) - 1) / (part[-1] - part[0]) for part in (clock[WARM_UP:half], clock[half:])]
+    return [f"{len(results):,} pictures: {len(results) - len(failed):,} scores, {len(failed):,} "
+            f"errors, {len({result['file'] for result in results}):,} different files",
+            f"memory after the first {WARM_UP}: {growth:+.1f} MB per 1,000 pictures",
             f"pictures a second: {rates[0]:.1f} in the first half, {rates[1]:.1f} in the second"]
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--count", type=int, default=2000)
-    p.add_argument("--model", help="checkpoint; else a tiny untrained one")
-    p.add_argument("--out", type=Path, help="file for the record")
+    p.add_argument("--model", help="checkpoint (default: a tiny untrained model)")
+    p.add_argument("--out", type=Path, help="file for the report")
     options = p.parse_args()
-    text = "\n".join([time.strftime("%Y-%m-%d"), *record(*judged(options.count, options.model))])
+    lines = report_lines(*run_load(options.count, options.model))
+    text = "\n".join([time.strftime("%Y-%m-%d"), *lines])
     print(text)
     if options.out:
         options.out.write_text(text + "\n")

@@ -1,9 +1,9 @@
-"""Write archives of the form in which OpenAI published CLIP: a traced module, no dict of tensors.
+"""Write archives as OpenAI published CLIP: a traced TorchScript module, not a dict of tensors.
 
-`official_module(state)` makes a tree of ordinary torch modules with the official attribute names,
-in the official mix of precisions: convolution, linear, attention, `visual.proj` and
+`official_module(state)` builds a tree of ordinary torch modules with the official attribute names
+and the official precisions: convolution, linear, attention, `visual.proj` and
 `text_projection` in float16, norms and embeddings in float32, and three int64 scalars as buffers.
-`write_archive` traces it and saves that.
+`write_archive` traces the tree and saves it.
 
     python tests/official_archive.py OUT.pt     full-size ViT-B/16, ../shared's seeded weights
 """
@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 
-class Idle(nn.Module):
-    """A module whose forward does nothing: an archive is looked at for its weights."""
+class WeightsOnly(nn.Module):
+    """A module whose forward does nothing: only the weights of the archive are read."""
 
     def forward(self, x):
         return x
@@ -25,7 +25,7 @@ class Idle(nn.Module):
 
 def official_module(state):
     """Modules holding a copy of `state` in the published precisions, and the three scalars."""
-    root = Idle()
+    root = WeightsOnly()
     for key in state:
         parent = root
         *path, _ = key.split(".")
@@ -50,7 +50,7 @@ def official_module(state):
 
 
 def make_module(path, state):
-    """The torch module that the official model has at this attribute path, weights unset."""
+    """The torch module of the official model at this attribute path, with weights not yet set."""
     weight, name = state.get(f"{path}.weight"), path.split(".")[-1]
     with torch.device("meta"):
         if f"{path}.in_proj_weight" in state:
@@ -61,14 +61,14 @@ def make_module(path, state):
         if name == "token_embedding":
             return nn.Embedding(*weight.shape)
         if weight is None or f"{path}.running_mean" in state:
-            return Idle()
+            return WeightsOnly()
         if weight.ndim == 4:
             return nn.Conv2d(*weight.shape[1::-1], weight.shape[2:], bias=f"{path}.bias" in state)
         return nn.Linear(*weight.shape[::-1]) if weight.ndim == 2 else nn.LayerNorm(len(weight))
 
 
 def resolution_of(state):
-    """Side of the native square picture: patches per side times the patch."""
+    """Side of the model's square input in pixels: patches per side times the patch size."""
     if "visual.positional_embedding" not in state:              # a ResNet: stride 32
         return 32 * round((len(state["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
     grid = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
@@ -78,7 +78,7 @@ def resolution_of(state):
 def write_archive(state, path, script=False, location="cpu"):
     """Write `state` as a TorchScript archive: traced as OpenAI did, or scripted.
 
-    location: the device noted beside every storage; "cuda:0" as in the published files.
+    location: the device stored with every tensor; "cuda:0" in the published files.
     """
     module = official_module(state)
     with warnings.catch_warnings():
@@ -86,19 +86,19 @@ def write_archive(state, path, script=False, location="cpu"):
         made = torch.jit.script(module) if script else torch.jit.trace(module, torch.zeros(1))
         made.save(str(path))
     if location != "cpu":
-        change_archive(path, lambda name, data: data.replace(note("cpu"), note(location))
+        change_archive(path, lambda name, data: data.replace(pickled("cpu"), pickled(location))
                        if name.endswith("/data.pkl") else data)
 
 
-def note(text):
-    """A short string as it stands in a pickle."""
+def pickled(text):
+    """The bytes of a short string in a pickle."""
     return b"X" + len(text).to_bytes(4, "little") + text.encode()
 
 
 def change_archive(path, change, compression=zipfile.ZIP_STORED):
-    """Rewrite every record as change(name, data), or drop it where that is None.
+    """Replace each record by change(name, data); remove it if that is None.
 
-    The new zip has no padding between records, so that most numbers lie at odd positions.
+    The new zip has no padding between records, so most numbers are not aligned.
     """
     with zipfile.ZipFile(path) as old:
         records = [(name, change(name, old.read(name))) for name in old.namelist()]

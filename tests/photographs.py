@@ -1,4 +1,4 @@
-"""Photographs and a teacher for tests: drawn noise in folders, the network with random weights."""
+"""Stand-ins for tests: pictures of smooth noise in folders, and a teacher with random weights."""
 import json
 
 import numpy as np
@@ -12,7 +12,7 @@ CLASS_NAMES = ("BACKGROUND_noise", "sea_horse", "tick")
 
 
 def write_photographs(root, each=10, size=(240, 224)):
-    """`each` smooth random pictures in every folder."""
+    """Saves `each` smooth random pictures in one folder for each class."""
     generator = torch.Generator().manual_seed(0)
     for class_name in CLASS_NAMES:
         (root / class_name).mkdir(parents=True)
@@ -25,7 +25,7 @@ def write_photographs(root, each=10, size=(240, 224)):
 
 
 def write_teacher(path):
-    """The network with random weights in the form of the published file."""
+    """Saves the network with random weights in the format of the published file."""
     teacher = random_teacher(torch.Generator().manual_seed(0))
     arrays = {f"{n:02d}.{kind}": getattr(teacher, f"{kind}{n}").numpy()
               for n in range(len(teacher.layers)) for kind in ("weight", "bias")}

@@ -1,8 +1,8 @@
-"""Two commands in small, for kills.py: a training that takes seconds, a download from this machine.
+"""Small versions of three commands, for kills.py; each takes seconds.
 
     python -m small pretrain OPTIONS...     minilora.pretrain with a small tower
-    python -m small download FILE SHA256    1 MB, sent slowly
-    python -m small index OPTIONS...        minilora.search with parts of few frames
+    python -m small download FILE SHA256    1 MB from a slow local server
+    python -m small index OPTIONS...        minilora.search with few frames per part
 """
 import http.server
 import sys
@@ -13,22 +13,22 @@ from minilora.checkpoint.download import download_file
 from minilora.clip import CLIPConfig
 from minilora.pretrain import train as pretrain
 from minilora.search import indexing
-from minilora.search import query as search
+from minilora.search import run as search
 
 CONTENT = bytes(range(256)) * 4000
 TOWER = CLIPConfig(embed=16, resolution=224, vision_layers=2, vision_width=64, patch=16,
                    text_width=64, text_layers=1)
 
 
-class Slow(http.server.BaseHTTPRequestHandler):
-    """Honours Range; half a second for the whole."""
+class SlowHandler(http.server.BaseHTTPRequestHandler):
+    """Supports Range; sends the whole content in half a second."""
 
     def do_GET(self):
-        asked = self.headers.get("Range")
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
-        self.send_response(206 if asked else 200)
+        requested = self.headers.get("Range")
+        start = int(requested.removeprefix("bytes=").removesuffix("-")) if requested else 0
+        self.send_response(206 if requested else 200)
         self.send_header("Content-Length", str(len(CONTENT) - start))
-        if asked:
+        if requested:
             self.send_header("Content-Range",
                              f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
         self.end_headers()
@@ -44,12 +44,13 @@ def main():
     what = sys.argv.pop(1)
     if what == "pretrain":
         pretrain.MINI = TOWER
-        pretrain.held_out.on_scenes = lambda *arguments, **more: {"accuracy": 0.0, "auroc": 0.5}
+        results = {"accuracy": 0.0, "auroc": 0.5}
+        pretrain.held_out.measure_scenes = lambda *arguments, **options: results
         return pretrain.main()
     if what == "index":
         indexing.PART_ROWS, indexing.BATCH = 16, 8
         return search.main()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         download_file(f"http://127.0.0.1:{server.server_port}/w.pt", *sys.argv[1:])
         server.shutdown()

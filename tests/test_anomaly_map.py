@@ -1,4 +1,4 @@
-"""Maps and scores; the peer for smoothing is scipy."""
+"""Anomaly maps, image scores and thresholds; smoothing is compared with scipy."""
 
 import numpy as np
 import pytest
@@ -27,15 +27,15 @@ def test_gaussian_smoothing_equals_scipy(generator, sigma):
     assert np.abs(anomaly_map.gaussian_blur(maps, sigma).numpy() - expected).max() < 1e-12
 
 
-def test_smoothing_by_nothing_is_the_map_itself(generator):
+def test_smoothing_with_sigma_0_leaves_the_map_unchanged(generator):
     maps = torch.rand(2, 5, 9, generator=generator)
     assert torch.equal(anomaly_map.gaussian_blur(maps, 0), maps)
 
 
 @pytest.mark.parametrize("size", [(5, 9), (9, 5), (2, 40), (1, 7)])
 @pytest.mark.parametrize("sigma", [1.0, 30.0, 100.0])
-def test_smoothing_wider_than_a_map_reaches_to_its_shorter_side(generator, size, sigma):
-    """Reflected once, the border gives no more; scipy with the same cut."""
+def test_a_kernel_wider_than_the_map_is_cut_at_its_shorter_side(generator, size, sigma):
+    """The border can be reflected only once.  scipy with the same radius is the reference."""
     maps = torch.rand(2, *size, generator=generator, dtype=torch.float64)
     radius = min(4 * int(sigma), min(size) - 1)
     expected = maps.numpy() if radius == 0 else np.stack(
@@ -56,7 +56,7 @@ def test_text_map_is_the_softmax_of_scaled_cosines(generator):
     )
 
 
-def test_maps_keep_the_place_of_a_patch():
+def test_a_map_is_highest_where_the_patch_lies():
     scores = torch.zeros(1, 16)
     scores[0, 6] = 1  # row 1, column 2 of 4 x 4
     place = int(anomaly_map.to_pixels(scores, (64, 64), sigma=1.0)[0].flatten().argmax())
@@ -65,7 +65,7 @@ def test_maps_keep_the_place_of_a_patch():
 
 
 @pytest.mark.parametrize("rows, columns", [(2, 6), (6, 2), (1, 7), (14, 35), (3, 3)])
-def test_maps_of_rectangles_have_their_rows_and_columns(generator, rows, columns):
+def test_maps_of_rectangular_pictures_have_the_right_rows_and_columns(generator, rows, columns):
     scores = torch.rand(2, rows * columns, generator=generator)
     maps = anomaly_map.to_pixels(scores, (16 * rows, 16 * columns), sigma=0)
     assert maps.shape == (2, 16 * rows, 16 * columns)
@@ -79,30 +79,31 @@ def test_image_score_is_the_mean_of_the_highest_pixels():
     assert anomaly_map.image_score(maps, top_fraction=0).item() == 1599, "at least one"
 
 
-def test_what_the_whole_picture_adds_is_added():
-    maps = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(0))
-    added = anomaly_map.image_score(maps, picture=torch.tensor([0.0, 0.5])) - anomaly_map.image_score(maps)
+def test_the_score_of_the_whole_image_is_added_to_each_picture(generator):
+    maps, whole = torch.rand(2, 8, 8, generator=generator), torch.tensor([0.0, 0.5])
+    added = anomaly_map.image_score(maps, whole_image_score=whole) - anomaly_map.image_score(maps)
     assert added.tolist() == pytest.approx([0, 0.5])
 
 
 @pytest.mark.parametrize("count", [4, 8, 16, 1000])
 def test_a_new_good_picture_lies_above_the_threshold_with_the_stated_rate(count):
-    """Of normal scores: many draws of `count`, one more each."""
+    """400 draws of `count` normal scores, and the chance of a new score above each threshold."""
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(400, count, generator=generator)
     limits = torch.tensor([anomaly_map.threshold(d, 0.05) for d in draws])
-    above = 0.5 * torch.erfc(limits / 2**0.5)                   # chance of a new one beyond each
+    above = 0.5 * torch.erfc(limits / 2**0.5)                   # 1 - Phi(limit)
     assert above.mean() == pytest.approx(0.05, abs=0.01)
 
 
 @pytest.mark.parametrize("count", [4, 8, 16])
-def test_the_limit_of_a_prediction_is_students(count):
-    """By scipy; the expansion's first term is near from 4 scores on."""
+def test_the_threshold_is_the_limit_of_students_prediction_interval(count):
+    """scipy is the reference; from 4 scores on, the expansion's first term is within 9 %."""
     scores = torch.randn(count, generator=torch.Generator().manual_seed(count)).double()
     expected = stats.t.ppf(0.95, count - 1) * scores.std().item() * (1 + 1 / count) ** 0.5
-    assert anomaly_map.threshold(scores, 0.05) - scores.mean().item() == pytest.approx(expected, rel=0.09)
+    found = anomaly_map.threshold(scores, 0.05) - scores.mean().item()
+    assert found == pytest.approx(expected, rel=0.09)
 
 
-def test_the_threshold_of_equal_or_single_scores_is_their_own():
+def test_the_threshold_of_equal_scores_or_of_one_score_is_that_score():
     assert anomaly_map.threshold(torch.tensor([2.0]), 0.05) == 2.0
     assert anomaly_map.threshold(torch.full((16,), 0.25), 0.0) == 0.25, "a rate of 0 is not inf"

@@ -35,7 +35,7 @@ def test_written_out_attention_agrees_with_the_fused_kernel(causal, dtype, toler
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_training_in_bfloat16_follows_the_same_formula(causal):
-    """Values and gradients to bfloat16's 8 bits of mantissa, by whichever way they are computed."""
+    """Values and gradients agree to bfloat16's 8 bits of mantissa, with the kernel or without."""
     full = [x.requires_grad_() for x in randn(3, 2, 5, 37, 16).bfloat16().float()]
     half = [x.detach().bfloat16().requires_grad_() for x in full]
     expected, found = attention(*full, causal), fused_attention(*half, causal)
@@ -109,7 +109,7 @@ def test_value_value_attention_needs_neither_query_nor_key(layer):
 @pytest.mark.parametrize("name", ["q", "k", "v", "out"])
 def test_a_replaced_projection_is_really_called(layer, name):
     """nn.MultiheadAttention reads out_proj.weight and bypasses its forward, so that an adapter put
-    there silently does nothing.  Ours must go through the child."""
+    there silently does nothing.  Ours must call the submodule."""
     class Doubled(nn.Linear):
         def forward(self, x):
             return 2 * super().forward(x)
@@ -130,8 +130,8 @@ def test_quick_gelu_is_x_sigmoid_and_not_gelu():
     assert 0.015 < (quick_gelu(x) - F.gelu(x)).abs().max() < 0.0205
 
 
-def test_a_block_whose_halves_say_nothing_is_the_identity():
-    """Pre-norm: the residual stream itself is never normalised, only what is read from it."""
+def test_a_block_is_the_identity_if_both_its_layers_return_zero():
+    """Pre-norm: the residual stream itself is never normalised, only the input of each layer."""
     block = Block(64, heads=1)
     for linear in (block.attn.out, block.mlp.c_proj):
         nn.init.zeros_(linear.weight)
@@ -140,7 +140,7 @@ def test_a_block_whose_halves_say_nothing_is_the_identity():
     assert torch.equal(block(x), x)
 
 
-def test_the_second_half_reads_what_the_first_has_written():
+def test_the_feed_forward_layer_gets_the_output_of_attention():
     """ViT eqs. 2 and 3: z' = MSA(LN(z)) + z, then MLP(LN(z')) + z'."""
     block = Block(64, heads=1)
     x = randn(2, 5, 64)
@@ -168,9 +168,9 @@ def test_a_width_that_heads_do_not_divide_is_refused():
         MultiHeadAttention(100, heads=3)
 
 
-def test_cls_alone_is_what_the_whole_block_makes_of_it():
+def test_cls_only_equals_the_cls_of_the_whole_block():
     block = Block(128, 2)
     block.initialise(1, torch.Generator().manual_seed(0))
     x = torch.randn(3, 10, 128, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(block.cls_only(x), block(x)[:, :1], rtol=0, atol=3e-6)
-    assert not torch.equal(block.cls_only(x[:, :5]), block.cls_only(x)), "it asks them all"
+    assert not torch.equal(block.cls_only(x[:, :5]), block.cls_only(x)), "CLS attends to all tokens"

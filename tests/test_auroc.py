@@ -11,7 +11,7 @@ INF = float("inf")
 
 
 def by_definition(scores, labels):
-    """O(n m): every pair looked at, in exact fractions."""
+    """O(n m): every pair is compared, in exact fractions."""
     pos = [s for s, y in zip(scores, labels) if y]
     neg = [s for s, y in zip(scores, labels) if not y]
     wins = sum(Fraction(1) if p > n else Fraction(1, 2) if p == n else 0 for p in pos for n in neg)
@@ -55,7 +55,7 @@ def test_auroc_equals_scikit_learn(name):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_auroc_is_the_share_of_pairs_in_the_right_order_infinities_included(seed):
-    # exact equality: both sides round one exact fraction once
+    # exact equality: both sides round the same exact fraction once
     generator = torch.Generator().manual_seed(seed)
     values = torch.tensor([-INF, -1e308, -2.0, -0.0, 0.0, 5e-324, 2.0, 1e308, INF],
                           dtype=torch.float64)
@@ -100,7 +100,7 @@ def test_the_count_does_not_lose_small_contributions():
     assert auroc(scores, labels) == float(1 - Fraction(3, 2) / 9_000_000)
 
 
-def test_a_score_that_requires_grad_is_only_read():
+def test_scores_that_require_grad_are_accepted():
     scores = torch.tensor([0.0, 1.0], requires_grad=True)
     assert auroc(scores, torch.tensor([False, True])) == 1.0
 
@@ -114,12 +114,12 @@ def test_a_score_that_requires_grad_is_only_read():
     ([0.1, 0.2], [-1, 1], "from -1 to 1"),
     ([0.1, 0.2, 0.3], [0, 1], r"\(3,\) and \(2,\)"),
 ])
-def test_what_has_no_auroc_is_refused_by_name(scores, labels, words):
+def test_input_without_an_auroc_is_refused_with_the_reason(scores, labels, words):
     with pytest.raises(ValueError, match=words):
         auroc(np.array(scores, dtype=float), np.array(labels))
 
 
-def test_auroc_leaves_its_inputs_alone():
+def test_auroc_does_not_change_its_inputs():
     scores, labels = draw(100, 0.5, 12)
     before = scores.clone()
     auroc(scores, labels)

@@ -1,7 +1,9 @@
-"""CLIP's tokenizer: the same ids as OpenAI's code, and a pooling position nobody can move."""
+"""CLIP's tokenizer: the same ids as OpenAI's code, and a pooling position that no text can move."""
 import gzip
 import hashlib
 import json
+import re
+from collections import Counter
 
 import pytest
 import regex
@@ -85,6 +87,57 @@ def test_one_merge_joins_every_occurrence_from_left_to_right():
     assert bpe.merge_pair([1, 1, 1], (1, 1), 9) == [9, 1]
 
 
+def test_training_joins_the_most_frequent_pair_first():
+    """The example of algorithm 1, counted by hand.  low 5, lower 2, newest 6, widest 3:
+
+    s+t</w> and e+s occur 9 times, and the tie goes to the alphabetically last; then e+st</w> 9,
+    l+o 7; w+est</w>, n+e and e+w 6; n+e and e+west</w> 6; ne+west</w> 6; lo+w</w> 5.
+    """
+    text = "low " * 5 + "lower " * 2 + "newest " * 6 + "widest " * 3
+    assert bpe.train_merges(text, 7) == [("s", "t</w>"), ("e", "st</w>"), ("l", "o"),
+                                         ("w", "est</w>"), ("n", "e"), ("ne", "west</w>"),
+                                         ("lo", "w</w>")]
+
+
+def reference_merges(words, count):
+    """Algorithm 1 on strings of tokens with blanks between them, as the paper prints it."""
+    vocabulary = Counter(" ".join(word) + "</w>" for word in words)
+    merges = []
+    for _ in range(count):
+        pairs = Counter()
+        for tokens, frequency in vocabulary.items():
+            for left, right in zip(tokens.split(), tokens.split()[1:]):
+                pairs[left, right] += frequency
+        if not pairs:
+            break
+        most = max(pairs.values())
+        best = max(pair for pair in pairs if pairs[pair] == most)       # last in the alphabet
+        both = re.compile(rf"(?<!\S){re.escape(' '.join(best))}(?!\S)")
+        vocabulary = {both.sub("".join(best), tokens): frequency
+                      for tokens, frequency in vocabulary.items()}
+        merges.append(best)
+    return merges
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text("abc", min_size=1, max_size=6), max_size=12), st.integers(0, 12))
+def test_training_equals_the_algorithm_of_the_paper(words, count):
+    assert bpe.train_merges(" ".join(words), count) == reference_merges(words, count)
+
+
+def test_training_stops_when_every_word_is_one_token():
+    assert bpe.train_merges("ab ab", 5) == [("a", "b</w>")]
+    assert bpe.train_merges("a b", 5) == bpe.train_merges("", 5) == bpe.train_merges("ab", 0) == []
+
+
+def test_trained_merges_are_written_as_in_the_merges_file():
+    """`printable_bytes` writes each byte as one character: two for a Greek letter."""
+    (left, right), = bpe.train_merges("\u03b1", 1)
+    byte_of = bpe.printable_bytes()
+    assert bytes([byte_of[left], byte_of[right.removesuffix("</w>")]]).decode() == "\u03b1"
+    assert right.endswith("</w>")
+
+
 def test_merges_never_cross_words_digits_or_contractions(tokenizer):
     def pieces(text):
         return [tokenizer.vocab[n].decode() for n in tokenizer.encode(text)]
@@ -119,8 +172,8 @@ def test_ids_of_cleaned_text_equal_those_of_transformers(tokenizer, tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + merges, "utf-8")
     peer = transformers.CLIPTokenizer.from_pretrained(tmp_path)
-    # The peer mends neither mojibake nor entities, so it gets the text cleaned; and it takes
-    # "==><|startoftext|>" apart where OpenAI's code reads one run of signs.
+    # transformers repairs neither broken Unicode nor HTML entities, so it gets cleaned text. It
+    # also splits "==><|startoftext|>", which is one run of signs for OpenAI's code.
     texts = [bpe.clean(r["text"]) for r in reference(whole=False) if "==><|" not in r["text"]]
     for text in texts:
         assert peer(text)["input_ids"] == [START, *tokenizer.encode(text), END], text
@@ -128,7 +181,7 @@ def test_ids_of_cleaned_text_equal_those_of_transformers(tokenizer, tmp_path):
 
 # Rows
 
-def test_a_text_that_does_not_fit_is_an_error_unless_truncation_is_asked_for(tokenizer):
+def test_a_text_that_does_not_fit_is_an_error_without_truncate(tokenizer):
     fits, long = "a " * 75, "a " * 76
     assert tokenizer.tokenize(fits)[0, -1] == END
     with pytest.raises(ValueError, match="text 1 .*78 tokens.*at most 77.*truncate=True"):
@@ -151,7 +204,7 @@ def test_a_literal_end_of_text_does_not_move_the_pooling_position(tokenizer, lit
     assert last_end(row) == min(len(tokenizer.encode(text)) + 2, CONTEXT) - 1
 
 
-def test_the_text_tower_reads_on_after_a_literal_end_of_text(tokenizer):
+def test_words_after_a_literal_end_of_text_reach_the_text_feature(tokenizer):
     from minilora.text import TextTransformer
     tower = TextTransformer(context=12, vocab=END + 1, width=64, layers=1, embed=8)
     tower.initialise(torch.Generator().manual_seed(0))
@@ -163,7 +216,7 @@ def test_the_text_tower_reads_on_after_a_literal_end_of_text(tokenizer):
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60), st.integers(2, 20))
-def test_any_text_gives_a_closed_row_and_a_stable_reading(text, context):
+def test_any_text_gives_a_row_that_ends_with_end_of_text_and_zeros(text, context):
     tokenizer = default_tokenizer()
     ids = tokenizer.encode(text)
     row = tokenizer.tokenize(text, context=context, truncate=True)[0]
@@ -187,14 +240,14 @@ def test_wrong_input_is_named(tokenizer):
         tokenizer.tokenize("a", context=1)
 
 
-def test_half_a_character_is_decoded_as_the_replacement_sign(tokenizer):
+def test_an_incomplete_character_is_decoded_as_the_replacement_character(tokenizer):
     ids = tokenizer.encode("\U0001fac6")            # four bytes, several tokens
     assert len(ids) > 1 and "\ufffd" in tokenizer.decode(ids[:1])
     assert tokenizer.decode(torch.tensor(ids)) == "\U0001fac6"
 
 
-def test_the_cache_of_words_stays_bounded_and_is_not_handed_out(tokenizer):
-    tokenizer.encode("bottle").append(0)            # the caller's own list
+def test_the_cache_of_words_stays_bounded_and_callers_cannot_change_it(tokenizer):
+    tokenizer.encode("bottle").append(0)            # changes only the caller's list
     assert tokenizer.encode("bottle") == [5392]
     own = Tokenizer()
     own.cache = {str(n): [] for n in range(CACHED_WORDS)}
@@ -209,7 +262,8 @@ def test_the_default_tokenizer_is_built_once():
 def test_the_demo_shows_a_word_growing(capsys):
     bpe.demo()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 12 and "[15531]" in lines[7] and lines[-1].endswith("position 4")
+    assert len(lines) <= 12 and "[15531]" in lines[8] and lines[-1].endswith("position 4")
+    assert lines[0].startswith("merges learned: s + t</w>, e + st</w>, l + o,")
 
 
 def test_the_docstring_states_the_ids_it_uses():

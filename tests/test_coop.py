@@ -1,11 +1,12 @@
-"""Learned prompts, Zhou et al. 2022 (CoOp), and the hand-written ensemble beside them."""
+"""Learned prompts, Zhou et al. 2022 (CoOp), and the ensemble of hand-written prompts."""
 import pytest
 import torch
 import torch.nn.functional as F
 
 from minilora.bpe import END, default_tokenizer
 from minilora.clip import CLIP, CLIPConfig
-from minilora.coop import POSITIONS, PromptLearner, end_of_text, ensemble_features, placeholder
+from minilora.coop import (POSITIONS, PromptLearner, end_of_text_positions, ensemble_features,
+                           placeholder_prompts)
 from minilora.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, prompt_ensemble
 
 TINY = CLIPConfig(embed=24, resolution=32, vision_layers=1, vision_width=64, patch=16,
@@ -59,7 +60,8 @@ def test_ensemble_features_are_the_direction_of_the_mean_direction(clip):
 @pytest.mark.parametrize("class_specific", [False, True])
 def test_a_context_started_from_words_is_that_sentence(clip, position, sentence, class_specific):
     # eqs. 2 and 3: before training, vectors that are word embeddings make an ordinary prompt
-    found = learner(clip, n_ctx=4, init="a photo of a", position=position, class_specific=class_specific)()
+    found = learner(clip, n_ctx=4, init="a photo of a", position=position,
+                    class_specific=class_specific)()
     expected = features_of(clip, sentence.format("flawless"), sentence.format("damaged"))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
@@ -70,10 +72,11 @@ def test_an_odd_context_puts_the_shorter_half_first(clip):
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("class_name", ["bottle", "metal_nut", "X ray of x", "zipper-2", "a.b", "naïve"])
+@pytest.mark.parametrize("class_name", ["bottle", "metal_nut", "X ray of x", "zipper-2", "a.b",
+                                        "naïve"])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_any_noun_keeps_its_own_tokens(clip, class_name, position):
-    ids, slots = placeholder(TOKENIZER, class_name, 5, position, 77)
+def test_any_class_name_keeps_its_own_tokens(clip, class_name, position):
+    ids, slots = placeholder_prompts(TOKENIZER, class_name, 5, position, 77)
     for row, places, state in zip(ids, slots, ("flawless", "damaged")):
         rest = [n for place, n in enumerate(row.tolist()) if place not in places.tolist()]
         sentence = TOKENIZER.tokenize(f"{state} {class_name.replace('_', ' ')}.", 77)[0].tolist()
@@ -82,16 +85,15 @@ def test_any_noun_keeps_its_own_tokens(clip, class_name, position):
 
 def test_pooling_is_at_the_end_of_text_of_each_placeholder(clip):
     prompts = learner(clip, "metal nut", n_ctx=6)
-    # start, 6 X, state, metal, nut, full stop: "flawless" is two tokens, "damaged" is one
-    assert TOKENIZER.encode("flawless") != TOKENIZER.encode("damaged")
+    # before the end: START, 6 X, state, metal, nut, full stop
     lengths = [1 + 6 + len(TOKENIZER.encode(f"{s} metal nut.")) for s in ("flawless", "damaged")]
     assert prompts.eot.tolist() == lengths
 
 
-def test_the_last_end_of_text_counts_when_a_noun_spells_one_out(clip):
+def test_pooling_is_at_the_last_end_of_text_if_a_class_name_contains_one(clip):
     ids = TOKENIZER.tokenize(["a<|endoftext|>b", "a"])
     assert (ids == END).sum(dim=1).tolist() == [2, 1]
-    assert end_of_text(ids).tolist() == [4, 2]
+    assert end_of_text_positions(ids).tolist() == [4, 2]
     torch.testing.assert_close(
         learner(clip, "a<|endoftext|>b", n_ctx=2, init="photo of")()[1:],
         features_of(clip, "photo of damaged a<|endoftext|>b."), atol=1e-6, rtol=0)
@@ -99,7 +101,7 @@ def test_the_last_end_of_text_counts_when_a_noun_spells_one_out(clip):
 
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("class_specific", [False, True])
-def test_features_have_length_one_and_the_gradient_reaches_the_context_alone(position, class_specific):
+def test_features_have_length_one_and_only_the_context_gets_a_gradient(position, class_specific):
     clip = CLIP(TINY).initialise(generator())
     prompts = learner(clip, position=position, class_specific=class_specific)
     found = prompts()
@@ -125,7 +127,7 @@ def test_training_moves_the_features_and_no_weight_of_the_tower():
     assert all(torch.equal(p, before[name]) for name, p in clip.named_parameters())
 
 
-def test_contexts_are_specific_to_a_state_unless_shared(clip):
+def test_each_state_has_its_own_context_unless_it_is_shared(clip):
     own, shared = learner(clip), learner(clip, class_specific=False)
     assert own.context.shape == (2, 8, 64) and shared.context.shape == (1, 8, 64)
     own()[0].sum().backward()
@@ -135,7 +137,7 @@ def test_contexts_are_specific_to_a_state_unless_shared(clip):
 
 
 def test_a_random_context_has_standard_deviation_002_and_comes_from_the_generator(clip):
-    # section 3.1
+    # section 4.1
     first, same = learner(clip, n_ctx=60), learner(clip, n_ctx=60, init="random")
     assert first.context.std().item() == pytest.approx(0.02, rel=0.05)
     assert torch.equal(first.context, same.context)
@@ -152,7 +154,7 @@ def test_the_learner_saves_its_context_and_not_the_tower(clip):
     assert torch.equal(fresh(), prompts())
 
 
-def test_each_state_starts_from_a_copy_of_the_words_of_its_own(clip):
+def test_each_state_starts_from_its_own_copy_of_the_initial_words(clip):
     table = clip.text.token_embedding.weight
     before = table.clone()
     prompts = learner(clip, n_ctx=4, init="a photo of a")
@@ -168,8 +170,8 @@ def test_each_state_starts_from_a_copy_of_the_words_of_its_own(clip):
     ({"n_ctx": 3, "init": "a <|endoftext|> of"}, "ordinary tokens"),
     ({"n_ctx": 3, "init": "<|startoftext|> a of"}, "ordinary tokens"),
     ({"n_ctx": 80}, "expected at most 77"),
-    ({"class_name": "bottâ€", "position": "front"}, "whole words, found 'bottâ€'"),   # broken unicode
+    ({"class_name": "bottâ€", "position": "front"}, "whole words, found 'bottâ€'"),  # broken Unicode
 ])
-def test_what_makes_no_prompt_is_refused_by_name(clip, options, words):
+def test_options_that_make_no_prompt_are_refused_with_the_reason(clip, options, words):
     with pytest.raises(ValueError, match=words):
         learner(clip, **options)

@@ -1,4 +1,4 @@
-"""The detector: what is trained, what stays frozen, what is shared between rows, what is stored."""
+"""The detector: what is trained and what is frozen, rows, memory, threshold, files."""
 import copy
 from dataclasses import replace
 
@@ -10,11 +10,13 @@ from PIL import Image
 
 from minilora import anomaly_map
 from minilora.anomaly_map import image_score
+from minilora.calibration import folds
 from minilora.checkpoint.weights import Weights
 from minilora.clip import CLIP, CLIPConfig
 from minilora.config import LIMITS, DetectorConfig
 from minilora.data.images import normalise
-from minilora.detector import ROWS, Detector, folds, middle_states
+from minilora.detector import ROWS, Detector
+from minilora.features import default_memory_states
 from minilora.io.files import load_tensors, save_tensors
 from minilora.lora import disable_lora, lora_layers
 from minilora.memory_bank import CORESET_SHARE
@@ -42,7 +44,7 @@ def fresh_clip(**changes):
 
 
 def disturb(detector, std):
-    """Every B of LoRA is drawn afresh: what LoRA would be after a training of any length."""
+    """Draws every B of LoRA at random, as a stand-in for a longer training."""
     for k, layer in enumerate(lora_layers(detector.clip.visual).values()):
         torch.nn.init.normal_(layer.lora_B, std=std, generator=seeded(k))
 
@@ -53,43 +55,42 @@ def good():
 
 
 @pytest.fixture
-def heard(monkeypatch):
-    """The texts of an untrained tower, which know nothing, count all the same."""
-    monkeypatch.setattr("minilora.detector.text_share", lambda detector, shots: 1.0)
+def full_text_weight(monkeypatch):
+    """The text map gets its maximum weight, although the text features are untrained."""
+    monkeypatch.setattr("minilora.calibration.text_weight_fraction", lambda detector, left_out: 1.0)
 
 
 @pytest.fixture
-def fitted(tiny_clip, good, heard):
+def fitted(tiny_clip, good, full_text_weight):
     return Detector(tiny_clip, "plate", SMALL).fit(good[:4])
 
 
 # ---- which blocks -------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("layers, last, remembered", [
+@pytest.mark.parametrize("layers, adapted, states", [
     (5, 1, (2, 4)), (12, 4, (6, 8)), (24, 8, (12, 16)),                # mini-clip, ViT-B, ViT-L
     (12, 1, (6, 9)), (12, 8, (4,)), (3, 1, (1, 2)), (3, 2, (1,)), (2, 1, (1,))])
-def test_the_memory_looks_at_half_and_three_quarters_of_the_way_before_lora(layers, last,
-                                                                            remembered):
-    assert middle_states(layers, last) == remembered
-    assert max(remembered) <= layers - last
+def test_the_memory_uses_states_at_half_and_three_quarters_of_the_depth_before_lora(
+        layers, adapted, states):
+    assert default_memory_states(layers, layers - adapted) == states
+    assert max(states) <= layers - adapted
 
 
-@pytest.mark.parametrize("layers, asked, last", [(3, 0, 1), (5, 0, 1), (12, 0, 4), (24, 0, 8),
-                                                 (5, 2, 2), (5, 4, 4)])
-def test_lora_is_in_the_last_third_of_the_blocks_or_in_as_many_as_asked_for(layers, asked, last):
-    detector = Detector(fresh_clip(vision_layers=layers), "plate", replace(SMALL, blocks=asked))
-    blocks = {int(name.split(".")[1]) for name in lora_layers(detector.clip.visual)}
-    assert detector.last == last and blocks == set(range(layers - last, layers))
-    assert len(lora_layers(detector.clip.visual)) == 4 * last, "q, k, v, out of each"
+@pytest.mark.parametrize("layers, blocks, adapted", [(3, 0, 1), (5, 0, 1), (12, 0, 4), (24, 0, 8),
+                                                     (5, 2, 2), (5, 4, 4)])
+def test_lora_is_in_the_last_third_of_the_blocks_or_in_the_last_n(layers, blocks, adapted):
+    detector = Detector(fresh_clip(vision_layers=layers), "plate", replace(SMALL, blocks=blocks))
+    found = {int(name.split(".")[1]) for name in lora_layers(detector.clip.visual)}
+    assert detector.n_adapted_blocks == adapted and found == set(range(layers - adapted, layers))
+    assert len(lora_layers(detector.clip.visual)) == 4 * adapted, "q, k, v, out of each"
 
 
 @pytest.mark.parametrize("config, message", [
     (DetectorConfig(memory_states=(3,)), r"memory_states \(3,\): expected numbers up to 2"),
     (DetectorConfig(memory_states=(1, 99)), r"memory_states \(1, 99\): expected numbers up to 2"),
-    (DetectorConfig(memory_states=(2,), blocks=2), "up to 1, which enters the first block with LoRA; adapt"),
+    (DetectorConfig(memory_states=(2,), blocks=2), "up to 1, the input of the first block with"),
     (DetectorConfig(blocks=50), "blocks must be numbers from 0 to 2")])
-def test_layers_that_lora_changes_or_that_are_not_there_are_refused_in_words(tiny_clip, config,
-                                                                             message):
+def test_states_after_lora_and_blocks_that_do_not_exist_are_refused(tiny_clip, config, message):
     with pytest.raises(ValueError, match=message):
         Detector(tiny_clip, "plate", config)
 
@@ -110,7 +111,7 @@ def test_fit_moves_lora_and_the_context_and_nothing_else(tiny_clip, good):
 def test_only_lora_and_context_are_counted_as_trainable(tiny_clip):
     detector = Detector(tiny_clip, "plate", SMALL)
     lora = len(lora_layers(tiny_clip.visual)) * 2 * 64 * SMALL.rank  # A and B, both 64 wide
-    assert detector.parameters()[0] == lora + 2 * 4 * 64  # two prompts, four words each
+    assert detector.count_parameters()[0] == lora + 2 * 4 * 64  # two prompts, four words each
 
 
 def trained_tensors(detector):
@@ -121,8 +122,8 @@ def trained_tensors(detector):
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_every_trained_tensor_moves_the_score(tiny_clip, good, blocks, heard):
-    """Nothing is trained in vain: the same picture has another score if any of them differs."""
+def test_every_trained_tensor_moves_the_score(tiny_clip, good, blocks, full_text_weight):
+    """The score of a picture changes if any trained tensor changes."""
     detector = Detector(tiny_clip, "plate", replace(SMALL, blocks=blocks)).fit(good[:3])
     disturb(detector, 0.1)
     tensors = trained_tensors(detector)
@@ -130,7 +131,7 @@ def test_every_trained_tensor_moves_the_score(tiny_clip, good, blocks, heard):
 
     def score():
         with torch.no_grad():
-            detector.learned = detector.prompts()
+            detector.text_features = detector.prompts()
         return detector.score(good[4:])[1]
     before = score()
     for name, tensor in tensors.items():
@@ -144,17 +145,17 @@ def test_every_trained_tensor_moves_the_score(tiny_clip, good, blocks, heard):
 def gradients(detector, pictures):
     """{name: gradient} of every trained tensor in the first step of a training."""
     clip, layers = detector.clip, len(detector.clip.visual.blocks)
-    entering, coverage = training_pool(clip.visual, pictures, detector.last, detector.config,
-                                       seeded())
+    adapted, config = detector.n_adapted_blocks, detector.config
+    entering, coverage = training_pool(clip.visual, pictures, adapted, config, seeded())
     loss = adaptation_loss(clip, detector.prompts, torch.stack(entering), torch.stack(coverage),
-                           layers - detector.last, detector.config.losses, detector.last)
+                           layers - adapted, config.loss_weights, adapted)
     tensors = trained_tensors(detector)
     return dict(zip(tensors, torch.autograd.grad(loss, list(tensors.values()))))
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_every_trained_tensor_has_a_gradient(tiny_clip, good, blocks):
-    """In the very first step A has none, since B is zero (LoRA, section 4.1); then it has one."""
+    """In the first step A has no gradient, because B is zero (LoRA, section 4.1); later it has."""
     detector = Detector(tiny_clip, "plate", replace(SMALL, blocks=blocks))
     for name, gradient in gradients(detector, good[:3]).items():
         assert gradient.any() != name.endswith("lora_A"), name
@@ -165,14 +166,14 @@ def test_every_trained_tensor_has_a_gradient(tiny_clip, good, blocks):
 
 @pytest.mark.parametrize("layers, last", [(3, 1), (12, 4)])
 def test_training_on_the_pool_equals_training_on_the_pictures(layers, last, good):
-    """What is frozen is computed once; the gradient is that of the plain step, from pixels."""
+    """The frozen blocks are computed once; the gradient is the same as from pixels."""
     clip = fresh_clip(vision_layers=layers)
     visual, detector = clip.visual, Detector(clip, "plate", SMALL)
     trained = [p for p in visual.parameters() if p.requires_grad] + [detector.prompts.context]
     disturb(detector, 0.02)
     coverage = torch.zeros(4, 16)
     coverage[0, 5] = 1
-    assert detector.last == last
+    assert detector.n_adapted_blocks == last
     pooled = frozen_states(visual, good[:4], layers - last)[-1]
     pixels = visual.embed(normalise(good[:4]))
     one, two = (adaptation_loss(clip, detector.prompts, entering, coverage, first, (1, 0.5, 0.1),
@@ -183,8 +184,8 @@ def test_training_on_the_pool_equals_training_on_the_pictures(layers, last, good
         assert torch.allclose(a, b, atol=1e-6) and a.abs().max() > 0
 
 
-def test_the_pool_is_what_would_enter_the_first_adapted_block(tiny_clip, good):
-    """Of every picture by itself: (1+P, W), and the share of each of its patches (P,)."""
+def test_the_pool_is_the_input_of_the_first_adapted_block(tiny_clip, good):
+    """For every picture: (1+P, W), and the defective share of each patch (P,)."""
     detector = Detector(tiny_clip, "plate", SMALL)
     entering, coverage = training_pool(tiny_clip.visual, good[:3], 1, SMALL, seeded())
     assert [x.shape for x in entering] == SMALL.n_train_images * [(17, 64)]
@@ -192,15 +193,16 @@ def test_the_pool_is_what_would_enter_the_first_adapted_block(tiny_clip, good):
     marked = [bool(share.any()) for share in coverage]
     assert sum(marked) == SMALL.n_train_images // 2, "half of the pictures have a defect"
     again, _ = training_pool(tiny_clip.visual, good[:3], 1, SMALL, seeded())
-    assert all(map(torch.equal, entering, again)) and detector.last == 1
+    assert all(map(torch.equal, entering, again)) and detector.n_adapted_blocks == 1
 
 
 def test_every_photograph_is_shown_with_defects_and_without():
-    """However many of them make a batch: else the network may learn which photograph it sees."""
+    """For any batch size; otherwise the network could learn to recognise the photograph."""
     colours = ((0.8, 0.2, 0.2), (0.2, 0.8, 0.2), (0.2, 0.2, 0.8), (0.8, 0.8, 0.2))
     plain = [torch.tensor(colour)[:, None, None].expand(3, 64, 64) for colour in colours]
     seen = {}
-    for pixels, masks in synthetic_batches(plain, replace(SMALL, n_train_images=64, batch=4), seeded()):
+    config = replace(SMALL, n_train_images=64, batch=4)
+    for pixels, masks in synthetic_batches(plain, config, seeded()):
         for picture, mask in zip(pixels, masks):
             colour = tuple((picture.flatten(1).median(1).values > 0.5).tolist())
             seen.setdefault(colour, []).append(bool(mask.any()))
@@ -231,7 +233,7 @@ def test_without_shots_a_score_is_that_of_the_row_zero_shot(tiny_clip, good):
     assert all(map(torch.equal, detector.score(good), detector.rows(good)["zero-shot"]))
 
 
-def test_the_unadapted_rows_do_not_feel_lora(fitted, good):
+def test_the_unadapted_rows_do_not_depend_on_lora(fitted, good):
     rows = fitted.rows(good)
     disturb(fitted, 1.0)
     moved = fitted.rows(good)
@@ -250,14 +252,16 @@ def test_without_training_lora_on_and_off_agree(tiny_clip, good):
     assert all(norm == 0 for norm in detector.delta_norms().values())
 
 
-def test_a_map_is_the_memory_map_over_its_level_plus_the_weighted_text_map(fitted, good):
-    """Steps 2 to 4 of the module's docstring, from what was seen; smoothing is linear."""
+def test_a_map_is_the_memory_map_over_its_scale_plus_the_weighted_text_map(fitted, good):
+    """Steps 2 to 4 of the module's docstring; smoothing is linear."""
     disturb(fitted, 0.1)
     seen = fitted.encode(good)
-    text = anomaly_map.text_map(seen.patches, fitted.learned, fitted.clip.logit_scale.exp())
-    both = torch.cat([seen.tokens, F.normalize(seen.patches, dim=-1)], -1) / 2 ** 0.5
-    odd = fitted.banks["adapted"].distances(both) / fitted.level + fitted.weight * text
-    expected = anomaly_map.to_pixels(odd, (64, 64), fitted.config.sigma * 64 / 224)
+    scale = fitted.clip.logit_scale.exp()
+    text = anomaly_map.text_map(seen.text_patches, fitted.text_features, scale)
+    both = torch.cat([seen.frozen_tokens, F.normalize(seen.text_patches, dim=-1)], -1) / 2 ** 0.5
+    memory = fitted.banks["adapted"].distances(both) / fitted.memory_scale
+    expected = anomaly_map.to_pixels(memory + fitted.text_weight * text, (64, 64),
+                                     fitted.config.sigma * 64 / 224)
     assert torch.allclose(fitted.score(good)[0], expected, atol=1e-6)
 
 
@@ -266,32 +270,34 @@ def test_the_memory_compares_frozen_tokens_and_adapted_patches_alike(fitted, goo
     seen, other = fitted.encode(good[:1]), fitted.encode(good[4:])
     tokens = [fitted.bank_features(s, "adapted")[0] for s in (seen, other)]
     parts = [torch.cosine_similarity(a[0], b[0], dim=-1)
-             for a, b in ((seen.tokens, other.tokens), (seen.patches, other.patches))]
+             for a, b in ((seen.frozen_tokens, other.frozen_tokens),
+                          (seen.text_patches, other.text_patches))]
     assert torch.allclose((tokens[0] * tokens[1]).sum(-1), (parts[0] + parts[1]) / 2, atol=1e-5)
-    assert torch.equal(fitted.bank_features(seen, "memory"), seen.tokens), "no texts, no adaptation"
+    assert torch.equal(fitted.bank_features(seen, "memory"), seen.frozen_tokens), "no adaptation"
     both, frozen = (fitted.banks[name].tokens for name in ("adapted", "memory"))
     assert torch.allclose(frozen.norm(dim=-1), torch.ones(len(frozen)), atol=1e-6)
-    assert torch.allclose(frozen, both[:, :frozen.shape[1]] * 2 ** 0.5, atol=1e-3), "the same patches"
+    same = both[:, :frozen.shape[1]] * 2 ** 0.5
+    assert torch.allclose(frozen, same, atol=1e-3), "the same patches"
 
 
 def test_the_whole_picture_adds_its_probability_to_the_score_and_nothing_to_the_map(fitted, good):
-    """By the adapted tower, as `encode_image` sees it; as much as the texts count in the map."""
+    """The feature is that of `encode_image` of the adapted tower; the weight is the map's."""
     disturb(fitted, 0.1)
     clip = fitted.clip
     with torch.no_grad():
-        logits = clip.similarity(clip.encode_image(normalise(good)), fitted.learned)
+        logits = clip.similarity(clip.encode_image(normalise(good)), fitted.text_features)
         whole = logits.softmax(-1)[:, 1]
     maps, scores = fitted.score(good)
     top = image_score(maps, fitted.config.top_fraction)
-    added = fitted.config.picture_weight * fitted.weight * whole
+    added = fitted.config.image_weight * fitted.text_weight * whole
     assert torch.allclose(scores - top, added, atol=1e-5) and (whole > 1e-4).all()
     memory, alone = fitted.rows(good)["memory"]
-    assert torch.equal(alone, image_score(memory, fitted.config.top_fraction)), "no text in that row"
+    assert torch.equal(alone, image_score(memory, fitted.config.top_fraction)), "a row without text"
 
 
 def test_a_pixel_is_suspicious_where_the_map_alone_would_make_the_picture_ng(fitted, good):
     maps, scores = fitted.score(good)
-    flat = fitted.pixel_threshold(maps, scores)[:, None, None].expand_as(maps)     # such a map throughout
+    flat = fitted.pixel_threshold(maps, scores)[:, None, None].expand_as(maps)
     whole = scores - image_score(maps, fitted.config.top_fraction)
     assert torch.allclose(image_score(flat, fitted.config.top_fraction, whole),
                           torch.full((len(good),), fitted.threshold), atol=1e-5)
@@ -304,9 +310,9 @@ def test_lora_is_on_again_after_scoring(fitted, good):
         assert not any(layer.enabled for layer in lora_layers(fitted.clip.visual).values())
 
 
-# ---- memory, level, weight and threshold ---------------------------------------------------------
+# ---- memory, memory scale, text weight and threshold --------------------------------------------
 
-def test_the_memory_knows_its_own_shots_and_not_a_stranger(fitted, good):
+def test_the_memory_map_is_low_for_the_shots_and_high_for_a_changed_picture(fitted, good):
     strange = good[4:].clone()
     strange[:, :, 20:44, 20:44] = torch.rand(3, 24, 24, generator=seeded(2))
     known, _ = fitted.rows(good[:1])["memory"]
@@ -316,11 +322,11 @@ def test_the_memory_knows_its_own_shots_and_not_a_stranger(fitted, good):
     assert 12 <= row < 52 and 12 <= column < 52, "the maximum lies where the picture was changed"
 
 
-@pytest.mark.parametrize("turns", [True, False])
-def test_every_shot_is_remembered_in_four_directions_unless_told_otherwise(tiny_clip, good, turns):
-    detector = Detector(tiny_clip, "plate", replace(SMALL, steps=0, rotations=turns))
+@pytest.mark.parametrize("rotations", [True, False])
+def test_the_memory_holds_every_shot_in_four_rotations_if_they_are_on(tiny_clip, good, rotations):
+    detector = Detector(tiny_clip, "plate", replace(SMALL, steps=0, rotations=rotations))
     copies = detector.rotated_copies(good[:3])
-    assert [number for number, _ in copies] == (4 if turns else 1) * [0, 1, 2]
+    assert [number for number, _ in copies] == (4 if rotations else 1) * [0, 1, 2]
     for k, (number, picture) in enumerate(copies):
         assert torch.equal(picture, torch.rot90(good[number], k // 3, (1, 2)))
     detector.fit(good[:3])
@@ -331,8 +337,8 @@ def test_every_shot_is_remembered_in_four_directions_unless_told_otherwise(tiny_
 
 def test_the_memory_without_lora_does_not_depend_on_training(good):
     """But what LoRA has learned is in the memory of the row "adapted"."""
-    before, after = (Detector(fresh_clip(), "plate", replace(SMALL, steps=steps)).fit(good[:3]).banks
-                     for steps in (0, 3))
+    before, after = (Detector(fresh_clip(), "plate", replace(SMALL, steps=s)).fit(good[:3]).banks
+                     for s in (0, 3))
     assert torch.equal(before["lora-off"].tokens, after["lora-off"].tokens)
     assert before["adapted"].tokens.shape == after["adapted"].tokens.shape
     assert not torch.equal(before["adapted"].tokens, after["adapted"].tokens)
@@ -340,23 +346,24 @@ def test_the_memory_without_lora_does_not_depend_on_training(good):
 
 @torch.no_grad()
 def left_out(detector, pictures):
-    """Scores of shots and their turned copies, each by a memory to which none of a shot's copies was
-    ever offered."""
+    """Scores of the shots and their rotated copies, each by a memory without the copies of that
+    shot."""
     scores, copies = [], detector.rotated_copies(pictures)
     for k in range(len(pictures)):
-        bank = detector.build_bank([detector.encode(p[None]) for n, p in copies if n != k], "adapted")
-        scores += [detector.map_and_score(detector.encode(p[None]), "adapted", bank)[1] for n, p in copies
-                   if n == k]
+        others = [detector.encode(p[None]) for n, p in copies if n != k]
+        bank = detector.build_bank(others, "adapted")
+        scores += [detector.map_and_score(detector.encode(p[None]), "adapted", bank)[1]
+                   for n, p in copies if n == k]
     return torch.cat(scores)
 
 
-def test_one_is_the_memory_score_of_a_good_picture_that_is_not_remembered(fitted, good):
-    fitted.weight = 0.0
+def test_one_is_the_median_memory_score_of_a_good_picture_outside_the_memory(fitted, good):
+    fitted.text_weight = 0.0
     apart = left_out(fitted, good[:4])
     assert apart.median().item() == pytest.approx(1, rel=1e-5)
-    remembered = fitted.score(good[:4])[1]
-    itself = apart[::4]
-    assert (remembered <= itself + 1e-5).all() and (remembered < itself - 1e-3).any()
+    inside = fitted.score(good[:4])[1]
+    outside = apart[::4]
+    assert (inside <= outside + 1e-5).all() and (inside < outside - 1e-3).any()
 
 
 def test_the_threshold_is_that_of_the_shots_each_without_its_own_copies(fitted, good):
@@ -370,28 +377,30 @@ def test_at_most_eight_memories_are_made_to_leave_photographs_out(count, parts):
     assert len(found) == parts and sorted(k for part in found for k in part) == list(range(count))
 
 
-def test_the_texts_count_as_much_as_the_evidence_says(tiny_clip, good, monkeypatch):
-    monkeypatch.setattr("minilora.detector.text_share", lambda detector, shots: 0.25)
+def test_the_text_weight_is_the_calibrated_fraction_of_its_maximum(tiny_clip, good, monkeypatch):
+    monkeypatch.setattr("minilora.calibration.text_weight_fraction",
+                        lambda detector, left_out: 0.25)
     detector = Detector(tiny_clip, "plate", SMALL).fit(good[:2])
-    assert detector.weight == 0.25 * SMALL.text_weight
+    assert detector.text_weight == 0.25 * SMALL.max_text_weight
 
 
 def test_one_shot_is_enough_for_memory_and_threshold(tiny_clip, good):
     detector = Detector(tiny_clip, "plate", SMALL).fit(good[:1])
-    assert detector.threshold > 0 and detector.level > 0
+    assert detector.threshold > 0 and detector.memory_scale > 0
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_same_photograph_several_times_is_no_error(tiny_clip, good, count):
-    """The coreset may take all patches from one of them; the others know them, too."""
+    """The coreset may take all patches from one of them; they are the same in the others."""
     detector = Detector(tiny_clip, "plate", SMALL).fit(good[:1].repeat(count, 1, 1, 1))
     assert detector.score(good)[1].isfinite().all()
 
 
-def test_remembering_twice_changes_nothing(fitted, good):
-    before = fitted.level, fitted.weight, fitted.threshold
+def test_building_the_memory_twice_changes_nothing(fitted, good):
+    before = fitted.memory_scale, fitted.text_weight, fitted.threshold
     fitted.build_memory(good[:4])
-    assert (fitted.level, fitted.weight, fitted.threshold) == pytest.approx(before, rel=1e-5)
+    after = fitted.memory_scale, fitted.text_weight, fitted.threshold
+    assert after == pytest.approx(before, rel=1e-5)
 
 
 # ---- pictures that are no squares ----------------------------------------------------------------
@@ -404,8 +413,8 @@ def test_a_picture_keeps_its_aspect_unless_a_square_is_asked_for(tiny_clip, squa
 
 
 @pytest.mark.parametrize("shapes", [[(64, 96)], [(64, 96), (96, 64)], [(64, 64), (64, 96)]])
-def test_pictures_of_any_sides_can_be_learned_together_and_judged(tiny_clip, shapes):
-    """Turned, too: the memory knows every shot in four directions."""
+def test_pictures_of_any_shapes_can_be_learned_together_and_scored(tiny_clip, shapes):
+    """The memory bank also holds the rotated shots, so shapes are mixed in any case."""
     pictures = [picture for shape in shapes for picture in discs(2, *shape)]
     detector = Detector(tiny_clip, "plate", SMALL).fit(pictures)
     assert len(detector.losses) == 6 and torch.tensor(detector.losses).isfinite().all()
@@ -416,21 +425,21 @@ def test_pictures_of_any_sides_can_be_learned_together_and_judged(tiny_clip, sha
             assert maps.isfinite().all() and scores.isfinite().all(), row
 
 
-def test_a_turned_picture_is_as_good_as_before(tiny_clip):
-    """Of a memory that keeps everything: a shot and its quarter turn are both at distance zero."""
+def test_a_rotated_picture_is_as_good_as_before(tiny_clip):
+    """If the memory keeps all patches, a shot and its rotations have distance zero."""
     wide = discs(2, 64, 96)
     detector = Detector(tiny_clip, "plate", replace(SMALL, steps=0)).fit(wide)
     shown = [detector.encode(torch.rot90(wide[:1], turn, (2, 3))) for turn in range(4)]
     everything = [detector.encode(p[None], lora=False) for _, p in detector.rotated_copies(wide)]
-    tokens = torch.cat([seen.tokens[0] for seen in everything])
+    tokens = torch.cat([seen.frozen_tokens[0] for seen in everything])
     for seen in shown:
-        assert (1 - (seen.tokens[0] @ tokens.T).amax(1)).abs().max() < 1e-5
+        assert (1 - (seen.frozen_tokens[0] @ tokens.T).amax(1)).abs().max() < 1e-5
         assert seen.size in ((64, 96), (96, 64))
 
 
 @pytest.mark.parametrize("tall", [False, True])
-def test_a_very_long_picture_is_seen_strip_by_strip(fitted, tall):
-    """What lies at one end changes nothing at the other, and inside a strip nothing is new."""
+def test_a_very_long_picture_is_encoded_strip_by_strip(fitted, tall):
+    """A change at one end has no effect at the other; inside a strip, features are the strip's."""
     long = discs(1, 64, 640)
     changed = long.clone()
     changed[..., 16:32, 16:32] = 1.0
@@ -444,7 +453,7 @@ def test_a_very_long_picture_is_seen_strip_by_strip(fitted, tall):
     strips = [long[..., part, :] if tall else long[..., part]
               for part in (slice(0, 256), slice(384, 640))]             # the first and the last
     seen = [fitted.encode(picture) for picture in (*strips, long)]
-    for name in ("tokens", "patches"):
+    for name in ("frozen_tokens", "text_patches"):
         grid = [getattr(s, name).unflatten(1, (s.size[0] // 16, -1))[0] for s in seen]
         first, last, whole = (g.transpose(0, 1) if tall else g for g in grid)   # (4, columns, W)
         assert whole.shape[:2] == (4, 40)
@@ -459,20 +468,20 @@ def test_very_long_pictures_can_be_learned(tiny_clip):
 
 # ---- limits -------------------------------------------------------------------------------------
 
-ENDS = [(name, end) for name in ("sigma", "text_weight", "picture_weight", "top_fraction",
+ENDS = [(name, end) for name in ("sigma", "max_text_weight", "image_weight", "top_fraction",
                                  "false_positive_rate", "angle") for end in LIMITS[name]]
-SMALLEST = [(name, LIMITS[name][0]) for name in ("steps", "batch", "n_train_images", "rate", "rank", "alpha",
-                                                 "blocks")]
-LARGE = [("steps", 1), ("steps", 40), ("batch", 4096), ("n_train_images", 40), ("rate", 0.1), ("rank", 64),
-         ("alpha", 64), ("blocks", 2), ("resolution", 16), ("resolution", 96),
+SMALLEST = [(name, LIMITS[name][0]) for name in ("steps", "batch", "n_train_images", "rate", "rank",
+                                                 "alpha", "blocks")]
+LARGE = [("steps", 1), ("steps", 40), ("batch", 4096), ("n_train_images", 40), ("rate", 0.1),
+         ("rank", 64), ("alpha", 64), ("blocks", 2), ("resolution", 16), ("resolution", 96),
          ("memory_states", (1,)), ("memory_states", (1, 2)), ("memory_states", (2, 2)),
-         ("targets", ("q",)), ("targets", ("k", "out")), ("losses", (1.0, 0.0, 0.0)),
+         ("targets", ("q",)), ("targets", ("k", "out")), ("loss_weights", (1.0, 0.0, 0.0)),
          ("rotations", False), ("square", True), ("seed", 0), ("context", "x")]
 
 
 @pytest.mark.parametrize("name, value", ENDS + SMALLEST + LARGE)
-def test_every_setting_within_its_limits_gives_finite_scores(tiny_clip, name, value):
-    """Both ends, or as near to the high one as does not take long."""
+def test_every_hyperparameter_within_its_limits_gives_finite_scores(tiny_clip, name, value):
+    """At both limits; where the upper one would take long, at a large value."""
     detector = Detector(tiny_clip, "plate", replace(SMALL, steps=2, **{name: value})
                         if name != "steps" else replace(SMALL, steps=value))
     pictures = [detector.prepare(Image.fromarray((255 * p).byte().permute(1, 2, 0).numpy()))
@@ -480,8 +489,8 @@ def test_every_setting_within_its_limits_gives_finite_scores(tiny_clip, name, va
     detector.fit(pictures[:3])
     for row, (maps, scores) in detector.rows(pictures[3][None]).items():
         assert maps.isfinite().all() and scores.isfinite().all(), row
-    assert all(map(torch.isfinite, torch.tensor([detector.threshold, detector.level,
-                                                 detector.weight])))
+    assert all(map(torch.isfinite, torch.tensor([detector.threshold, detector.memory_scale,
+                                                 detector.text_weight])))
 
 
 @pytest.mark.parametrize("name, value", [("rate", 10), ("alpha", 1e6)])
@@ -508,7 +517,7 @@ def test_a_saved_detector_scores_exactly_as_before(fitted, good, tmp_path):
     fitted.save(tmp_path, WEIGHTS)
     loaded = Detector.load(tmp_path, fresh_clip(), WEIGHTS)
     assert loaded.config == fitted.config
-    for name in ("threshold", "level", "weight"):
+    for name in ("threshold", "memory_scale", "text_weight"):
         assert getattr(loaded, name) == getattr(fitted, name), name
     for pictures in (good, discs(2, 64, 96, seed=1)):
         rows, again = fitted.rows(pictures), loaded.rows(pictures)
@@ -525,14 +534,14 @@ def test_an_adapter_refuses_other_base_weights(fitted, tiny_clip, tmp_path):
 
 
 @pytest.mark.parametrize("change", [
-    {"level": 0.0}, {"level": -1.0}, {"level": float("nan")}, {"level": "1"}, {"level": None},
-    {"level": float("inf")}, {"weight": -0.5}, {"weight": float("nan")}, {"weight": float("inf")},
-    {"weight": "1"}, {"weight": None}, {"weight": torch.tensor(1.0)}])
-def test_a_level_or_weight_that_is_none_is_refused(fitted, tmp_path, change):
+    *({"memory_scale": value} for value in (0.0, -1.0, float("nan"), float("inf"), "1", None)),
+    *({"text_weight": value} for value in (-0.5, float("nan"), float("inf"), "1", None,
+                                           torch.tensor(1.0)))])
+def test_a_memory_scale_or_text_weight_that_is_no_valid_number_is_refused(fitted, tmp_path, change):
     fitted.save(tmp_path, WEIGHTS)
     saved = load_tensors(tmp_path / "adapter.pt")
     save_tensors(tmp_path / "adapter.pt", saved | change)
-    with pytest.raises(ValueError, match="adapter.pt: .*(level.*weight)"):
+    with pytest.raises(ValueError, match="adapter.pt: .*(memory_scale.*text_weight)"):
         Detector.load(tmp_path, fresh_clip(), WEIGHTS)
 
 

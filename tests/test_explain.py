@@ -1,4 +1,4 @@
-"""The page about one picture: what it says of LoRA and attention is what the formulas give."""
+"""The page about one picture: its numbers on LoRA and attention are those of the formulas."""
 
 import math
 import re
@@ -22,7 +22,7 @@ def test_the_page_shows_every_stage_and_the_same_score_as_predict(fitted):
     out, picture = fitted
     detector = open_run(out)
     body = explain.explain(detector, picture)
-    for heading in ("The prompts", "Shapes", "looks", "beside the texts", "LoRA changed", "scores"):
+    for heading in ("The prompts", "Shapes", "Attention", "Cosine", "by LoRA", "scores"):
         assert heading in body
     assert "a photo of a damaged gear" in body and "(3, 64, 64)" in body
     pixels = detector.prepare(explain.read_image(picture))[None]
@@ -31,7 +31,7 @@ def test_the_page_shows_every_stage_and_the_same_score_as_predict(fitted):
         'alt="' in tag for tag in re.findall("<img[^>]*>", body))
 
 
-def test_a_head_that_is_not_there_is_an_error(fitted):
+def test_a_head_that_does_not_exist_is_refused(fitted):
     with pytest.raises(ValueError, match="--head 9: expected 0 to"):
         explain.explain(open_run(fitted[0]), fitted[1], head=9)
 
@@ -46,23 +46,24 @@ def test_attention_of_cls_is_the_first_row_of_the_softmax(tiny_clip):
     assert torch.allclose(found, scores[0, 1:], atol=1e-6)
 
 
-def test_what_lora_changed_equals_the_singular_values_of_b_times_a(tiny_clip):
+def test_the_changes_by_lora_are_those_of_b_times_a(tiny_clip):
     generator = torch.Generator().manual_seed(0)
     add_lora(tiny_clip.visual, ("q",), (2,), rank=2, alpha=4, generator=generator)
     (layer,) = lora_layers(tiny_clip.visual).values()
     torch.nn.init.normal_(layer.lora_B, std=0.1, generator=generator)
     with torch.no_grad():
-        ((name, norm, share, first, turn),) = explain.changes(tiny_clip.visual)
+        ((name, norm, share, first, cosine),) = explain.lora_changes(tiny_clip.visual)
         delta = 2 * layer.lora_B @ layer.lora_A
         values = torch.linalg.svd(delta).S
     assert norm == pytest.approx(delta.norm().item(), rel=1e-5) and 0.5 <= first <= 1
     assert first == pytest.approx((values[0] / values.sum()).item(), rel=1e-4)
     assert share == pytest.approx((delta.norm() / layer.weight.norm()).item(), rel=1e-5)
-    assert -1 <= turn <= 1
+    assert -1 <= cosine <= 1
 
 
 def test_heat_runs_from_the_lowest_to_the_highest_value():
     image = explain.heat(torch.arange(4.0).view(2, 2))
     assert isinstance(image, Image.Image) and image.size == (explain.PAGE_SIDE, explain.PAGE_SIDE)
-    dark, bright = image.getpixel((0, 0)), image.getpixel((explain.PAGE_SIDE - 1, explain.PAGE_SIDE - 1))
+    last = explain.PAGE_SIDE - 1
+    dark, bright = image.getpixel((0, 0)), image.getpixel((last, last))
     assert sum(dark) < sum(bright)

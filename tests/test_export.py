@@ -1,4 +1,4 @@
-"""Boxes, polygons and runs: exact, valid for pycocotools and a schema, and what was found."""
+"""Boxes, polygons and run lengths: exact, and valid for pycocotools and the VOC schema."""
 import json
 from xml.etree import ElementTree
 
@@ -21,6 +21,9 @@ from minilora.report import contours
 from minilora.runs.run_class import run_class
 from minilora.scenes import scene
 
+# pycocotools returns arrays in a way that numpy 2 will not accept for ever
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 MASKS = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**81 - 1)).map(
     lambda t: torch.tensor([t[2] >> k & 1 for k in range(t[0] * t[1])]).bool().view(t[:2]))
 
@@ -28,8 +31,8 @@ MASKS = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**81 - 1
 @given(MASKS)
 @settings(max_examples=200, deadline=None)
 def test_runs_are_those_of_pycocotools_and_come_back(mask):
-    runs = contours.to_runs(mask)
-    assert torch.equal(contours.from_runs(runs), mask)
+    runs = contours.encode_rle(mask)
+    assert torch.equal(contours.decode_rle(runs), mask)
     height, width = mask.shape
     theirs = peer.decode(peer.frPyObjects(dict(runs), height, width))
     assert np.array_equal(theirs, mask.numpy())
@@ -68,7 +71,7 @@ def filled(mask, corners, inside):
 def test_outlines_enclose_exactly_the_region(mask):
     for region in contours.regions(mask):
         outer, holes = contours.outlines(region.mask)
-        assert len(outer) == 1, "what touches at a corner is one outline"
+        assert len(outer) == 1, "parts that touch at a corner have one outline"
         again = filled(torch.zeros_like(mask), outer[0], True)
         for hole in holes:
             again = filled(again, hole, False)
@@ -86,7 +89,7 @@ def test_polygons_are_drawn_by_pycocotools_as_they_were():
 
 def test_damaged_runs_are_named():
     with pytest.raises(ValueError, match="expected 6 pixels in all, found 5"):
-        contours.from_runs({"size": [2, 3], "counts": [2, 3]})
+        contours.decode_rle({"size": [2, 3], "counts": [2, 3]})
 
 
 @pytest.fixture
@@ -109,15 +112,15 @@ def fitted(tmp_path, tiny_clip, monkeypatch):
     return tmp_path
 
 
-def test_what_the_whole_picture_adds_is_taken_from_the_threshold(fitted, monkeypatch):
-    from minilora.predict import open_judge
-    detector = open_judge(fitted / "run", str(fitted / "tiny.pt"))
+def test_regions_are_above_the_pixel_threshold(fitted, monkeypatch):
+    from minilora.predict import open_with_threshold
+    detector = open_with_threshold(fitted / "run", str(fitted / "tiny.pt"))
     picture = Image.new("RGB", (64, 64))
-    before = export.suspicious(detector, picture)[0]            # the known region
+    before = export.suspicious_regions(detector, picture)[0]            # the known region
     monkeypatch.setattr(Detector, "pixel_threshold", lambda *_: torch.tensor([1e9]))
     known = Detector.score
     known.calls = 0
-    assert before.any() and not export.suspicious(detector, picture)[0].any()
+    assert before.any() and not export.suspicious_regions(detector, picture)[0].any()
 
 
 def exported(folder, form, *more):
@@ -164,7 +167,7 @@ def test_voc_fits_the_schema_and_the_picture(fitted):
     assert boxes == 3
 
 
-def test_masks_mark_what_the_map_says(fitted):
+def test_masks_mark_the_suspicious_region(fitted):
     _, out = exported(fitted, "masks", "--no-pictures")
     masks = [np.array(Image.open(p)) for p in sorted((out / "masks").iterdir())]
     assert {tuple(np.unique(m)) for m in masks} == {(0,), (0, 255)}
@@ -172,7 +175,7 @@ def test_masks_mark_what_the_map_says(fitted):
     assert not (out / "pictures").exists()
 
 
-def test_another_format_replaces_what_was_there(fitted):
+def test_another_format_replaces_the_earlier_one(fitted):
     exported(fitted, "voc")
     _, out = exported(fitted, "coco")
     assert not list((out / "Annotations").glob("*.xml")) and (out / "annotations.json").exists()

@@ -1,4 +1,4 @@
-"""The main job from the command line, on a tiny model and drawn pictures."""
+"""`minilora.fit` from the command line, with a tiny model and drawn pictures."""
 
 import csv
 import functools
@@ -20,7 +20,7 @@ from minilora.data.mvtec import load_class
 from minilora.detector import ROWS, Detector
 from minilora.predict import open_run
 from minilora.report import results
-from minilora.runs import run_class
+from minilora.runs import evaluation, run_class
 from minilora.scenes import scene
 
 
@@ -177,13 +177,13 @@ def test_metrics_of_maps_of_differing_sizes_are_of_all_their_pixels():
         assert row["aupro" + suffix] == results.aupro(maps[part], masks[part])
 
 
-def test_pictures_of_many_shapes_are_judged_in_their_order(tiny_clip):
-    """Those of one shape go through the tower together; each gets its own map back."""
+def test_pictures_of_many_shapes_are_scored_in_their_order(tiny_clip):
+    """Pictures of one shape are scored together; each gets its own map."""
     detector = Detector(tiny_clip, "plate")
     generator = torch.Generator().manual_seed(0)
     shapes = [(64, 96), (64, 64), (64, 96), (96, 64), (64, 64)]
     pictures = [torch.rand(3, *shape, generator=generator) for shape in shapes]
-    maps, scores = run_class.score_pictures(detector, [pictures[:3], pictures[3:]])["zero-shot"]
+    maps, scores = evaluation.score_pictures(detector, [pictures[:3], pictures[3:]])["zero-shot"]
     assert [tuple(m.shape) for m in maps] == shapes and scores.shape == (5,)
     for picture, found, score in zip(pictures, maps, scores):
         alone, its_score = detector.score(picture[None])
@@ -205,8 +205,8 @@ def test_wide_and_tall_pictures_keep_their_aspect_from_file_to_map(tiny_weights,
     assert sizes == {(4 * (96 + 4), 64 + 18), (4 * (64 + 4), 96 + 18)}
     detector = open_run(options.out)
     for path in sorted((root / "test").rglob("*.png"))[:3]:
-        said, outlined = predict.judge_picture(detector, path, read_image(path))
-        assert outlined.size == Image.open(path).size and said["decision"] in ("OK", "NG")
+        prediction, outlined = predict.predict_picture(detector, path, read_image(path))
+        assert outlined.size == Image.open(path).size and prediction["decision"] in ("OK", "NG")
 
 
 def test_a_panel_shows_the_mask_white_and_the_defect_hot():

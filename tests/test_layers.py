@@ -7,14 +7,16 @@ import pytest
 from conftest import REPO
 
 PACKAGE = Path(REPO, "minilora")
-# From the floor up.  A name is a folder or a module on top; those of one line do not use each other.
+# From the floor up.  A name is a folder or a module on top; names of one line do not import each
+# other.
 FLOORS = ("io",
           "attention auroc bpe lora losses prompts training_steps",
           "clip_resnet text vit",
-          "clip memory_bank anomaly_map",
+          "clip",
+          "memory_bank anomaly_map",
           "coop",
           "data metrics synthetic",
-          "config",
+          "config features",
           "checkpoint train calibration",
           "detector",
           "report scenes",

@@ -1,4 +1,4 @@
-"""Good test pictures are rarely lit as the good training pictures were, and light is no defect."""
+"""Test pictures often have another brightness than the shots; that is not a defect."""
 import pytest
 import torch
 
@@ -42,8 +42,8 @@ def test_good_pictures_in_another_light_still_score_below_defective_ones(metal, 
     assert separation(scores(LIGHT[light](good)), scores(bad)) >= 0.9
 
 
-def test_comparing_pixels_takes_light_for_a_defect(metal):
-    """What the features are for: the nearest shot, pixel by pixel, fails where they do not."""
+def test_comparing_pixels_mistakes_brightness_for_a_defect(metal):
+    """Why features are needed: the distance to the nearest shot, pixel by pixel, fails here."""
     _, good, bad, shots = metal
 
     def distance(pixels):

@@ -1,12 +1,15 @@
-"""Judging a folder: no picture is lost, and memory does not grow with their number."""
+"""Scoring a folder: every picture gets a result, and memory does not grow with their number."""
 import load
+import pytest
+
+pytestmark = pytest.mark.slow
 
 
-def test_every_picture_gets_an_answer_or_a_named_error_and_memory_stays(monkeypatch):
-    monkeypatch.setattr(load, "WARM", 60)
-    said, held, clock = load.judged(240)
-    assert len({one["file"] for one in said}) == len(said) == 240
-    failed = [one for one in said if one["error"]]
-    assert len(failed) == 60 and all(one["file"] in one["error"] for one in failed)
-    assert load.slope(held[60:]) < 25e6, "per 1,000; a leak of one tensor each would be 49 MB"
-    assert "240 pictures: 180 answers, 60 named" in load.record(said, held, clock)[0]
+def test_every_picture_gets_a_score_or_an_error_and_memory_does_not_grow(monkeypatch):
+    monkeypatch.setattr(load, "WARM_UP", 60)
+    results, memory, clock = load.run_load(240)
+    assert len({result["file"] for result in results}) == len(results) == 240
+    failed = [result for result in results if result["error"]]
+    assert len(failed) == 60 and all(result["file"] in result["error"] for result in failed)
+    assert load.slope(memory[60:]) < 25e6, "a leak of one tensor per picture: 49 MB per 1,000"
+    assert "240 pictures: 180 scores, 60 errors" in load.report_lines(results, memory, clock)[0]

@@ -1,4 +1,4 @@
-"""LoRA, Hu et al. 2021: what the paper says of the layer, and what a user may rely on around it."""
+"""LoRA, Hu et al. 2021: what the paper says about the layer, and what its functions promise."""
 import copy
 import math
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from minilora import lora
 from minilora.checkpoint.adapter import adapter_fingerprint, adapter_state, load_adapter_state
 from minilora.io.files import load_tensors, save_tensors
 from minilora.lora import LoRALinear, add_lora, delta_norms, disable_lora, lora_layers, merge
@@ -29,7 +30,7 @@ def pixels(count=2):
 
 
 def trained(vit, seed=1):
-    """Give every B numbers, as if it had been trained."""
+    """Fill every B with random numbers, as if it had been trained."""
     for layer in lora_layers(vit).values():
         layer.lora_B.data.normal_(0, 0.05, generator=generator(seed))
     return vit
@@ -50,7 +51,7 @@ def test_lora_starts_as_the_pretrained_model():
 
 
 def test_the_forward_pass_is_equation_3_where_the_layer_is_not_square():
-    # k = 5, d = 7: swapped features or a transposed factor cannot hide
+    # k = 5, d = 7: swapped features or a transposed factor would fail
     layer = LoRALinear(5, 7, rank=3, alpha=6)
     layer.lora_B.data.normal_(generator=generator())
     x = torch.randn(4, 2, 5, generator=generator(1))
@@ -72,7 +73,7 @@ def test_a_layer_without_bias_stays_without_bias():
 
 @pytest.mark.parametrize("make", [lambda: LoRALinear(5, 7, rank=2, alpha=2), lambda:
                                   LoRALinear.from_linear(nn.Linear(5, 7), rank=2, alpha=2)])
-def test_a_single_layer_is_frozen_too_but_for_A_and_B(make):
+def test_only_A_and_B_of_a_single_layer_are_trainable(make):
     # section 4.1: W receives no gradient updates
     trained = [name for name, p in make().named_parameters() if p.requires_grad]
     assert trained == ["lora_A", "lora_B"]
@@ -95,11 +96,12 @@ def test_adding_lora_does_not_touch_the_global_random_state():
 
 def test_a_change_of_rank_r_has_rank_r():
     vit = adapted(rank=3)
-    assert all(torch.linalg.matrix_rank(layer.delta_weight()) == 3 for layer in lora_layers(vit).values())
+    assert all(torch.linalg.matrix_rank(layer.delta_weight()) == 3
+               for layer in lora_layers(vit).values())
 
 
 @pytest.mark.parametrize("targets", [("q",), ("k",), ("v",), ("out",), ("q", "v"), ALL])
-def test_every_projection_takes_part(targets):
+def test_lora_on_any_projection_changes_the_features(targets):
     # nn.MultiheadAttention bypasses a replaced out_proj; ours must not
     vit, plain = adapted(targets=targets, blocks=[1]), tower()
     assert list(lora_layers(vit)) == [f"blocks.1.attn.{t}" for t in ALL if t in targets]
@@ -112,7 +114,7 @@ def test_the_value_value_path_is_adapted_too(target):
     assert (vit.text_patches(pixels()) - plain.text_patches(pixels())).abs().max() > 1e-4
 
 
-def test_blocks_count_from_zero_and_only_those_asked_for_are_adapted():
+def test_blocks_count_from_zero_and_only_the_given_ones_are_adapted():
     vit = tower()
     names = add_lora(vit, ("v", "q"), blocks=[2, 0], generator=generator())
     assert names == ["blocks.0.attn.q", "blocks.0.attn.v", "blocks.2.attn.q", "blocks.2.attn.v"]
@@ -132,7 +134,7 @@ def test_only_A_and_B_are_trained():
     add_lora(vit, ("q", "v"), blocks=[1, 2], generator=generator())
     before = {name: p.clone() for name, p in vit.named_parameters()}
     optimizer = torch.optim.SGD([p for p in vit.parameters() if p.requires_grad], lr=1.0)
-    for _ in range(2):                                  # A moves in the second step only: B = 0
+    for _ in range(2):                                  # A moves only in the second step: B = 0
         vit.encode_image(pixels()).square().sum().backward()
         optimizer.step()
     for name, p in vit.named_parameters():
@@ -209,10 +211,10 @@ def test_train_and_eval_merge_nothing():
     assert torch.equal(vit.blocks[0].attn.q.weight, weights)
 
 
-def test_lora_off_is_the_pretrained_model_and_comes_back_even_after_an_error():
+def test_disabled_lora_is_the_pretrained_model_and_flags_are_restored_even_after_an_error():
     vit, plain = adapted(), tower()
     features = vit.encode_image(pixels())
-    vit.blocks[0].attn.k.enabled = False                # a state of its own ...
+    vit.blocks[0].attn.k.enabled = False                # one flag differs from the others
     mixed = vit.encode_image(pixels())
     with pytest.raises(RuntimeError, match="inside"):
         with disable_lora(vit) as same:
@@ -221,7 +223,7 @@ def test_lora_off_is_the_pretrained_model_and_comes_back_even_after_an_error():
                 pass
             assert torch.equal(vit.encode_image(pixels()), plain.encode_image(pixels()))
             raise RuntimeError("inside")
-    assert torch.equal(vit.encode_image(pixels()), mixed)     # ... is restored, not overwritten
+    assert torch.equal(vit.encode_image(pixels()), mixed)     # and is restored as it was
     vit.blocks[0].attn.k.enabled = True
     assert torch.equal(vit.encode_image(pixels()), features)
 
@@ -258,7 +260,7 @@ def test_a_state_is_a_snapshot():
                        before["layers"]["blocks.0.attn.q"]["lora_A"])
 
 
-def test_the_fingerprint_sees_every_base_value_and_no_adapter_value():
+def test_the_fingerprint_depends_on_every_base_value_and_on_no_adapter_value():
     vit = adapted()
     first = adapter_fingerprint(vit)
     trained(vit, seed=5)
@@ -313,7 +315,7 @@ def broken(state, change):
     ("not finite", "blocks.2.attn.out.lora_A holds NaN"),
     ("no adapter at all", r"found \['text'\]"),
 ])
-def test_an_adapter_that_does_not_fit_is_refused_by_name_and_changes_nothing(change, words):
+def test_an_adapter_that_does_not_fit_is_refused_with_the_reason_and_changes_nothing(change, words):
     vit = adapted()
     state = broken(adapter_state(adapted()), change)
     before = copy.deepcopy(vit.state_dict())
@@ -334,14 +336,14 @@ def test_an_adapter_that_does_not_fit_is_refused_by_name_and_changes_nothing(cha
     ({"alpha": 0}, "alpha must be positive"),
     ({"alpha": math.nan}, "alpha must be positive"),
 ])
-def test_what_cannot_be_adapted_is_refused_and_the_tower_left_as_it_was(options, words):
+def test_wrong_options_are_refused_and_the_tower_is_not_changed(options, words):
     vit = tower()
     with pytest.raises(ValueError, match=words):
         add_lora(vit, generator=generator(), **options)
     assert not lora_layers(vit) and all(p.requires_grad for p in vit.parameters())
 
 
-def test_lora_is_not_put_on_top_of_lora_nor_into_something_without_blocks():
+def test_lora_is_not_added_twice_nor_to_a_module_without_blocks():
     vit = tower()
     add_lora(vit, ("v",), blocks=[1], generator=generator())
     with pytest.raises(ValueError, match="blocks.1.attn.v has LoRA already"):
@@ -349,3 +351,47 @@ def test_lora_is_not_put_on_top_of_lora_nor_into_something_without_blocks():
     assert list(lora_layers(vit)) == ["blocks.1.attn.v"]
     with pytest.raises(ValueError, match="pass clip.visual"):
         add_lora(nn.Linear(3, 3))
+
+
+# ---- another update in its place ----------------------------------------------------------------
+
+class DoRALinear(LoRALinear):
+    """W' = m (W + Delta W) / |W + Delta W|, row by row (Liu et al. 2024, "DoRA", eq. 5)."""
+
+    TRAINED = ("lora_A", "lora_B", "magnitude")
+
+    def reset_lora(self, generator=None):
+        super().reset_lora(generator)
+        self.magnitude = nn.Parameter(self.weight.detach().norm(dim=1))         # (d,)
+
+    def delta_weight(self):
+        adapted = self.weight + super().delta_weight()
+        return self.magnitude[:, None] * nn.functional.normalize(adapted, dim=1) - self.weight
+
+    def forward(self, x):
+        weight = self.weight + self.delta_weight() if self.enabled else self.weight
+        return nn.functional.linear(x, weight, self.bias)
+
+
+def test_dora_takes_the_place_of_lora_by_a_change_in_this_module_alone(monkeypatch):
+    """A subclass put in place of LoRALinear is trained, merged, stored and loaded like it."""
+    monkeypatch.setattr(lora, "LoRALinear", DoRALinear)
+    vit, plain = tower(), tower()
+    add_lora(vit, ("q", "v"), blocks=[1, 2], generator=generator())
+    torch.testing.assert_close(vit.encode_image(pixels()), plain.encode_image(pixels()))
+    trained = {name: p for name, p in vit.named_parameters() if p.requires_grad}
+    assert sum(name.endswith("magnitude") for name in trained) == 4 and len(trained) == 12
+    optimizer = torch.optim.Adam(trained.values(), lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        vit.text_patches(pixels()).square().sum().backward()
+        optimizer.step()
+    found = vit.text_patches(pixels())
+    assert (found - plain.text_patches(pixels())).abs().max() > 1e-3
+    torch.testing.assert_close(merge(vit).text_patches(pixels()), found, rtol=1e-4, atol=1e-5)
+    with disable_lora(vit):
+        torch.testing.assert_close(vit.text_patches(pixels()), plain.text_patches(pixels()))
+    again = tower()
+    add_lora(again, ("q", "v"), blocks=[1, 2], generator=generator(9))
+    load_adapter_state(again, adapter_state(vit))
+    assert torch.equal(again.text_patches(pixels()), found)

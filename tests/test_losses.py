@@ -1,11 +1,11 @@
-"""Losses of image logits and of defect maps: CLIP, Lin et al. 2017, Milletari et al. 2016."""
+"""Losses of image logits and of defect maps: Lin et al. 2017, Milletari et al. 2016."""
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from minilora.losses import cross_entropy, dice_loss, focal_loss, similarity_logits
+from minilora.losses import cross_entropy, dice_loss, focal_loss
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -14,20 +14,6 @@ def random(*shape, seed=0, dtype=torch.float64):
 
 def mask(*shape, share=0.1, seed=1):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < share
-
-
-def test_similarity_is_the_cosine_whatever_the_lengths():
-    features, text = random(5, 7, 16), random(2, 16, seed=1)
-    logits = similarity_logits(features, text, temperature=0.07)
-    cosine = F.cosine_similarity(features[:, :, None], text, dim=-1)
-    torch.testing.assert_close(logits, cosine / 0.07)
-    torch.testing.assert_close(similarity_logits(3 * features, text / 9, 0.07), logits)
-
-
-def test_a_learned_temperature_gets_a_gradient():
-    temperature = torch.tensor(0.07, requires_grad=True)
-    similarity_logits(random(1, 4).float(), random(2, 4).float(), temperature).sum().backward()
-    assert temperature.grad.abs() > 0
 
 
 def test_cross_entropy_is_torchs_value_and_gradient():
@@ -64,7 +50,7 @@ def test_focal_loss_is_equation_5():
     assert found.item() == pytest.approx(sum(expected) / 128, rel=1e-9)
 
 
-def test_focal_loss_turns_easy_pixels_down():
+def test_focal_loss_gives_easy_pixels_less_weight():
     # Lin et al., section 3.2: with gamma = 2 a pixel at p_t = 0.9 counts 100 times less
     easy, yes = torch.tensor([0.9], dtype=torch.float64), torch.tensor([True])
     ratio = focal_loss(easy, yes, gamma=0) / focal_loss(easy, yes, gamma=2)
@@ -78,7 +64,7 @@ def test_probabilities_of_exactly_zero_and_one_keep_a_finite_useful_gradient(gam
     loss = focal_loss(prob, torch.tensor([1, 1, 0, 0]), gamma=gamma)
     loss.backward()
     assert loss.isfinite() and prob.grad.isfinite().all()
-    assert prob.grad[0] < -1 and prob.grad[3] > 1       # wrong ones are pulled over
+    assert prob.grad[0] < -1 and prob.grad[3] > 1       # wrong answers get a large gradient
 
 
 def test_dice_loss_is_the_formula_of_the_paper():
@@ -93,7 +79,7 @@ def test_dice_loss_is_zero_for_the_mask_itself_even_an_empty_one():
     assert dice_loss(target.float(), target) == 0
 
 
-def test_every_picture_counts_the_same_in_dice():
+def test_every_picture_has_the_same_weight_in_dice():
     prob, target = random(2, 9, 9).sigmoid(), torch.zeros(2, 9, 9)
     target[0, 0, 0], target[1, :, :] = 1, 1             # one pixel against 81
     parts = [dice_loss(prob[n:n + 1], target[n:n + 1]) for n in range(2)]
@@ -115,7 +101,7 @@ def test_half_precision_maps_are_summed_in_float32(loss):
 
 
 @pytest.mark.parametrize("loss", [focal_loss, dice_loss])
-def test_gradients_are_those_of_the_written_value(loss):
+def test_gradients_agree_with_finite_differences_of_the_loss(loss):
     prob = (0.1 + 0.8 * random(2, 3, 3).sigmoid()).requires_grad_()
     assert torch.autograd.gradcheck(lambda p: loss(p, mask(2, 3, 3, share=0.4)), prob)
 

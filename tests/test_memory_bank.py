@@ -1,4 +1,4 @@
-"""The memory bank of good patches; the peer for nearest neighbours is scikit-learn."""
+"""The memory bank of good patches; its nearest neighbours are compared with scikit-learn."""
 import numpy as np
 import pytest
 import torch
@@ -23,10 +23,10 @@ def cover(tokens, kept):
     return torch.cdist(tokens, tokens[kept]).amin(1).max().item()
 
 
-# ---- tokens -------------------------------------------------------------------------------------
+# ---- patch descriptors --------------------------------------------------------------------------
 
-def test_a_token_is_that_of_some_layers_side_by_side_and_of_length_one(generator):
-    """So the cosine of two tokens is the mean of the cosines of their layers."""
+def test_a_descriptor_concatenates_the_tokens_of_some_layers_and_has_length_one(generator):
+    """So the cosine of two descriptors is the mean of the cosines of their layers."""
     hidden = [torch.randn(2, 10, 8, generator=generator) for _ in range(4)]
     tokens = patch_descriptors(hidden, (1, 3))
     assert tokens.shape == (2, 9, 16), "CLS is left out"
@@ -70,7 +70,7 @@ def test_the_coreset_is_the_greedy_search_for_the_farthest_point(monkeypatch):
 
 
 def test_a_coreset_covers_the_patches_better_than_any_of_many_random_choices(generator):
-    """A few rare patches among many alike: chance misses them."""
+    """A random choice misses a few rare patches among many similar ones."""
     kinds = unit(12, 32, generator=generator)
     which = torch.cat([torch.zeros(388, dtype=torch.long), torch.arange(12)])
     tokens = F.normalize(kinds[which] + 0.02 * torch.randn(400, 32, generator=generator), dim=-1)
@@ -79,7 +79,7 @@ def test_a_coreset_covers_the_patches_better_than_any_of_many_random_choices(gen
     assert greedy < min(chance) / 2
 
 
-def test_a_coreset_as_large_as_what_is_offered_is_all_of_it(generator):
+def test_a_coreset_of_as_many_patches_as_there_are_keeps_them_all(generator):
     tokens = unit(7, 8, generator=generator)
     for count in (7, 8):
         assert coreset(tokens, count, generator).tolist() == list(range(7))
@@ -90,7 +90,7 @@ def test_a_bank_keeps_a_tenth_of_the_patches(generator):
     bank = MemoryBank.build(pictures, generator)
     assert bank.tokens.shape == (round(CORESET_SHARE * 200), 8)
     every = torch.cat(pictures)
-    assert ((bank.tokens @ every.T).amax(1) > 0.999).all(), "each is one of those offered"
+    assert ((bank.tokens @ every.T).amax(1) > 0.999).all(), "each is one of the patches"
     assert len(MemoryBank.build(pictures[:1], generator).tokens) == 4
     assert len(MemoryBank.build([pictures[0][:3]], generator).tokens) == 1, "at least one"
 
@@ -109,11 +109,20 @@ def test_a_bank_is_no_larger_than_ten_megabytes(generator, monkeypatch):
 
 @pytest.fixture
 def bank(generator):
-    return MemoryBank.build(list(unit(3, 40, 8, generator=generator, dtype=torch.float32)), generator)
+    pictures = list(unit(3, 40, 8, generator=generator, dtype=torch.float32))
+    return MemoryBank.build(pictures, generator)
 
 
-def test_a_stored_bank_is_the_bank_to_the_last_digit(bank, generator):
-    """Its tokens are rounded to half precision as soon as they are chosen."""
+def test_a_truncated_bank_compares_only_the_first_numbers_of_each_feature(bank, generator):
+    tokens = unit(2, 10, 3, generator=generator, dtype=torch.float32)
+    found = bank.truncated(3)
+    assert found.tokens.shape == (len(bank.tokens), 3) and bank.tokens.shape[1] == 8
+    cosines = F.cosine_similarity(tokens[:, :, None], bank.tokens[:, :3], dim=-1)
+    assert torch.allclose(found.distances(tokens), 1 - cosines.amax(-1), atol=1e-6)
+
+
+def test_a_stored_bank_gives_exactly_the_same_distances(bank, generator):
+    """Its tokens are rounded to half precision when the bank is built, not when it is stored."""
     again = MemoryBank.from_state(bank.state(), 8)
     assert bank.state()["tokens"].dtype == torch.float16
     assert torch.equal(again.tokens, bank.tokens)
@@ -137,5 +146,5 @@ def test_rounding_to_half_precision_moves_a_distance_by_less_than_a_thousandth(g
     lambda s: s | {"tokens": s["tokens"] * float("nan")},
     lambda s: s | {"tokens": s["tokens"] * float("inf")}])
 def test_a_stored_bank_that_does_not_fit_is_refused(bank, change):
-    with pytest.raises(ValueError, match=r"memory.pt: expected finite tokens \(M, 8\).*fit again"):
+    with pytest.raises(ValueError, match=r"memory.pt: expected finite tokens \(l, 8\).*fit again"):
         MemoryBank.from_state(change(bank.state()), 8)

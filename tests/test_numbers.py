@@ -1,4 +1,4 @@
-"""Numbers at the edge: what is undefined is said, what is defined is computed, NaN never passes."""
+"""Extreme numbers: undefined metrics are None, defined ones are computed, NaN is an error."""
 import json
 
 import pytest
@@ -34,22 +34,22 @@ def pictures(count, value=None):
 # ---- NaN and inf --------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_score_that_is_no_number_is_an_error_and_not_ok(number):
-    """NaN > threshold is false: without this a broken detector would pass every picture."""
+def test_a_score_that_is_nan_or_inf_is_an_error_and_not_ok(number):
+    """NaN > threshold is false, so a broken detector would call every picture OK."""
     maps = torch.zeros(2, 8, 8)
     maps[1, 3, 3] = number
     with pytest.raises(ValueError, match="score (nan|inf) of a picture.*fit again"):
         anomaly_map.image_score(maps)
 
 
-def test_a_loss_that_is_no_number_stops_the_training_with_its_cause(clip):
+def test_a_loss_that_is_nan_stops_the_training_and_names_the_cause(clip):
     with torch.no_grad():
         clip.visual.proj[0, 0] = float("nan")
     with pytest.raises(ValueError, match="holds NaN; the weights or the pictures are broken"):
         Detector(clip, "plate", SMALL).fit(pictures(2))
 
 
-def test_a_rate_that_blows_up_stops_with_its_cause(clip):
+def test_hyperparameters_outside_their_limits_are_refused(clip):
     with pytest.raises(ValueError, match="rate: expected 0 to 10"):
         DetectorConfig(rate=1e30)
     with pytest.raises(ValueError, match="sigma: expected 0 to 100"):
@@ -59,16 +59,16 @@ def test_a_rate_that_blows_up_stops_with_its_cause(clip):
 # ---- little data --------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_constant_pictures_can_be_learned_and_judged(clip, value):
-    """Nothing varies: every patch is the same, and no spread divides anything."""
+def test_constant_pictures_can_be_learned_and_scored(clip, value):
+    """Every patch is the same, and nothing is divided by a standard deviation of zero."""
     detector = Detector(clip, "plate", SMALL).fit(pictures(3, value))
     scores = detector.score(torch.cat([pictures(1, value), pictures(1)]))[1]
     assert scores.isfinite().all() and detector.threshold is not None
-    assert scores[0] <= detector.threshold < scores[1], "noise is odd, another blank is not"
+    assert scores[0] <= detector.threshold < scores[1], "noise is NG, a constant picture is not"
 
 
 def test_one_shot_gives_a_memory_and_a_threshold(clip):
-    """Its own turned copies stand in for other pictures."""
+    """Its own rotated copies take the place of other pictures."""
     detector = Detector(clip, "plate", SMALL).fit(pictures(1))
     assert detector.threshold > 0 and detector.score(pictures(2))[1].isfinite().all()
 
@@ -84,7 +84,7 @@ def test_a_class_without_defects_has_no_auroc_but_counts_false_alarms(tmp_path, 
     assert metrics["decisions"]["good"] == 3 and metrics["decisions"]["defective"] == 0
 
 
-def test_a_single_test_picture_is_judged(tmp_path, tiny_weights):
+def test_a_single_test_picture_is_scored(tmp_path, tiny_weights):
     scene.write_class(tmp_path / "data", "gear", good=4, test_good=1, defective=0, resolution=64)
     metrics = fitted(tmp_path, tiny_weights)
     assert metrics["decisions"]["good"] == 1
@@ -92,7 +92,7 @@ def test_a_single_test_picture_is_judged(tmp_path, tiny_weights):
 
 
 def test_an_all_black_mask_leaves_pixel_metrics_undefined(tmp_path, tiny_weights):
-    """A defect nobody marked: the picture counts, its pixels cannot."""
+    """The picture has a label, so it counts in image metrics; but no pixel is marked."""
     root = scene.write_class(tmp_path / "data", "gear", good=4, test_good=2, defective=1,
                               resolution=64)
     for mask in (root / "ground_truth").rglob("*.png"):
@@ -116,9 +116,9 @@ ROWS = st.lists(st.tuples(st.integers(-30, 30), st.booleans()), min_size=2, max_
 
 @given(ROWS, st.randoms())
 @settings(max_examples=200, deadline=None)
-def test_auroc_depends_on_order_alone(rows, draw):
-    """All pairs by the definition; a monotone map and a permutation change nothing, exchanging the
-    labels gives the rest to one."""
+def test_auroc_depends_only_on_the_order_of_scores(rows, draw):
+    """It equals the count over all pairs; a monotone map or a permutation changes nothing; with the
+    labels exchanged it is one minus the value."""
     scores, labels = ([float(s) for s, _ in rows], [int(y) for _, y in rows])
     pairs = [(a > b) + (a == b) / 2 for a, y in zip(scores, labels) if y
              for b, z in zip(scores, labels) if not z]

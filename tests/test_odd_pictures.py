@@ -1,4 +1,4 @@
-"""Folders hold pictures of every kind: each is judged, or named with its cause."""
+"""Picture files of many kinds: each is scored, or named together with the cause."""
 import json
 import os
 import struct
@@ -9,6 +9,9 @@ from PIL import Image, features
 
 from minilora import predict
 from minilora.data.images import read_image, to_square
+
+# Pillow warns of a damaged EXIF record and reads the picture
+pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 
 
 def gradient(size=(48, 32), mode="RGB"):
@@ -80,7 +83,7 @@ def test_pictures_of_every_kind_are_read(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NOT_READ)
-def test_what_is_no_picture_is_named_with_its_cause(name, tmp_path):
+def test_a_file_that_is_not_a_picture_is_named_with_the_cause(name, tmp_path):
     NOT_READ[name](tmp_path / name)
     with pytest.raises((ValueError, FileNotFoundError), match=f"(?s).*{name}.*;") as error:
         read_image(tmp_path / name)
@@ -97,7 +100,7 @@ def test_a_picture_that_may_not_be_opened_is_named(tmp_path, monkeypatch):
         read_image(tmp_path / "a.png")
 
 
-def test_one_folder_with_all_of_them_gives_an_answer_each(gear_run, tmp_path):
+def test_every_file_of_a_mixed_folder_gets_an_answer(gear_run, tmp_path):
     run, _ = gear_run
     folder = tmp_path / "all of them"
     folder.mkdir()
@@ -106,7 +109,7 @@ def test_one_folder_with_all_of_them_gives_an_answer_each(gear_run, tmp_path):
     options = predict.parser().parse_args([str(run), *sorted(str(p) for p in folder.iterdir()),
                                            "--json", "--out", str(tmp_path / "out")])
     lines = []
-    assert predict.run_predict(options, lines.append) == 2, "something was not judged"
+    assert predict.run_predict(options, lines.append) == 2, "some files are not pictures"
     said = {os.path.basename(one["file"]): one for one in map(json.loads, lines)}
     assert said.keys() == READ.keys() | NOT_READ.keys()
     assert all(said[name]["decision"] in ("OK", "NG") for name in READ)

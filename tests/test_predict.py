@@ -1,4 +1,4 @@
-"""Judging loose pictures with a finished run: what is printed, written, and the exit status."""
+"""Scoring pictures with a finished run: printed lines, written files, exit status."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ def finished(gear_run):
     return out, data, list(csv.DictReader((out / "scores.csv").open()))
 
 
-def judged(run, paths, out, *extra):
+def predicted(run, paths, out, *extra):
     lines = []
     options = predict.parser().parse_args([str(run), *map(str, paths), "--out", str(out), *extra])
     return predict.run_predict(options, lines.append), lines
@@ -30,29 +30,29 @@ def judged(run, paths, out, *extra):
 
 def test_predictions_are_the_scores_of_the_run(finished, tmp_path):
     run, data, rows = finished
-    status, lines = judged(run, [data / "test"], tmp_path)
+    status, lines = predicted(run, [data / "test"], tmp_path)
     results = json.loads((tmp_path / "predictions.json").read_text())
     assert {r["file"] for r in results} == {row["file"] for row in rows} and len(lines) == 11
     by_file = {row["file"]: row for row in rows}
-    for said in results:
-        assert said["score"] == pytest.approx(float(by_file[said["file"]]["score"]), abs=2e-2)
-    assert status == int(any(said["decision"] == "NG" for said in results))
+    for result in results:
+        assert result["score"] == pytest.approx(float(by_file[result["file"]]["score"]), abs=2e-2)
+    assert status == int(any(result["decision"] == "NG" for result in results))
     assert len(list(tmp_path.glob("*.png"))) == len(rows)
 
 
-def test_overlays_of_an_earlier_time_go_and_other_files_stay(finished, tmp_path):
+def test_overlays_of_an_earlier_call_are_removed_and_other_files_stay(finished, tmp_path):
     run, data, _ = finished
-    judged(run, [data / "test"], tmp_path)
+    predicted(run, [data / "test"], tmp_path)
     (tmp_path / "0001-NG-mine.png").write_bytes(b"mine")
     forged = json.loads((tmp_path / "predictions.json").read_text())
     forged[0]["decision"] = "OK-/../../outside"
     (tmp_path / "predictions.json").write_text(json.dumps(forged))
     (tmp_path.parent / "outside-000.png").write_bytes(b"mine")
     (tmp_path / "0000-OK-").mkdir()
-    judged(run, [data / "test" / "good"], tmp_path)
+    predicted(run, [data / "test" / "good"], tmp_path)
     kept = {p.name for p in tmp_path.glob("*.png")}
     results = json.loads((tmp_path / "predictions.json").read_text())
-    new = {predict.overlay_name(k, said) for k, said in enumerate(results)}
+    new = {predict.overlay_name(k, result) for k, result in enumerate(results)}
     assert new | {"0001-NG-mine.png"} <= kept and len(kept) <= len(new) + 2
     assert (tmp_path.parent / "outside-000.png").exists()
 
@@ -62,7 +62,7 @@ def test_exit_status_says_ok_ng_or_error(finished, tmp_path, monkeypatch):
     good = data / "train" / "good" / "000.png"
     for threshold, expected in ((1e9, 0), (-1e9, 1)):
         monkeypatch.setattr(predict, "open_run", lambda *_: with_threshold(run, threshold))
-        status, lines = judged(run, [good], tmp_path)
+        status, lines = predicted(run, [good], tmp_path)
         assert status == expected and lines[0].startswith(("OK", "NG")[expected])
 
 
@@ -75,26 +75,27 @@ def with_threshold(run, threshold):
     return detector
 
 
-def test_a_broken_picture_is_reported_and_the_rest_still_judged(finished, tmp_path):
+def test_a_broken_picture_is_reported_and_the_others_are_scored(finished, tmp_path):
     run, data, _ = finished
     broken, good = tmp_path / "broken.png", data / "train" / "good" / "000.png"
     broken.write_bytes(b"no picture")
     paths = [broken, tmp_path / "gone.png", good]
-    status, lines = judged(run / "adapter.pt", paths, tmp_path / "o")
+    status, lines = predicted(run / "adapter.pt", paths, tmp_path / "o")
     assert status == 2 and len(lines) == 3
     assert "broken.png" in lines[0] and "gone.png" in lines[1] and lines[2][:2] in ("OK", "NG")
     rows = list(csv.DictReader((tmp_path / "o" / "predictions.csv").open()))
     assert [bool(row["error"]) for row in rows] == [True, True, False]
 
 
-def test_json_lines_are_for_machines(finished, tmp_path):
+def test_json_prints_one_object_per_picture(finished, tmp_path):
     run, data, _ = finished
-    _, lines = judged(run, [data / "train"], tmp_path, "--json")
-    for said in map(json.loads, lines):
-        assert said["decision"] in ("OK", "NG") and all(0 <= x <= 1 for x in said["highest_at"])
+    _, lines = predicted(run, [data / "train"], tmp_path, "--json")
+    for prediction in map(json.loads, lines):
+        assert prediction["decision"] in ("OK", "NG")
+        assert all(0 <= x <= 1 for x in prediction["highest_at"])
 
 
-def test_the_outline_runs_around_what_is_suspicious():
+def test_the_outline_surrounds_the_suspicious_region():
     scores = torch.zeros(16, 16)
     scores[4:8, 4:8] = 1
     picture = Image.new("RGB", (64, 64), (10, 10, 10))
@@ -102,10 +103,10 @@ def test_the_outline_runs_around_what_is_suspicious():
     red = [(x, y) for x in range(64) for y in range(64)
            if drawn.getpixel((x, y)) == predict.OUTLINE]
     assert red and all(10 <= x < 38 and 10 <= y < 38 for x, y in red)
-    assert drawn.getpixel((24, 24)) == (10, 10, 10), "the inside stays to be seen"
+    assert drawn.getpixel((24, 24)) == (10, 10, 10), "the inside stays visible"
 
 
-def test_the_outline_takes_account_of_what_the_whole_picture_adds(monkeypatch, finished):
+def test_the_outline_uses_the_pixel_threshold(monkeypatch, finished):
     run, data, _ = finished
     detector = with_threshold(run, 0.5)
     lines = []
@@ -114,7 +115,7 @@ def test_the_outline_takes_account_of_what_the_whole_picture_adds(monkeypatch, f
     monkeypatch.setattr(Detector, "score",
                         lambda *_: (torch.zeros(1, 64, 64), torch.tensor([0.75])))
     path = data / "train" / "good" / "000.png"
-    predict.judge_picture(detector, path, Image.open(path))
+    predict.predict_picture(detector, path, Image.open(path))
     assert lines == [0.125]
 
 
@@ -127,26 +128,26 @@ def test_a_run_without_threshold_is_an_error(finished, tiny_weights, tmp_path):
     assert done.returncode == 2 and "no threshold" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_folder_that_is_no_run_says_what_was_expected(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="adapter.pt not found; give the folder"):
         predict.open_run(tmp_path)
 
 
-def test_files_that_are_no_pictures_by_their_name_are_named(finished, tmp_path, capsys):
+def test_skipped_files_are_named(finished, tmp_path, capsys):
     run, data, _ = finished
     folder = tmp_path / "mixed"
     folder.mkdir()
     (folder / "phone.heic").write_bytes(b"not read")
     Image.open(data / "test/good/000.png").save(folder / "a.png")
-    judged(run, [folder], tmp_path / "out")
-    told = capsys.readouterr().err
-    assert "skipped" in told and "phone.heic" in told and "pictures: 1," in told
+    predicted(run, [folder], tmp_path / "out")
+    printed = capsys.readouterr().err
+    assert "skipped" in printed and "phone.heic" in printed and "pictures: 1," in printed
 
 
 def test_a_mistyped_path_does_not_replace_earlier_predictions(finished, tmp_path):
     run, data, _ = finished
-    judged(run, [data / "test" / "good"], tmp_path)
+    predicted(run, [data / "test" / "good"], tmp_path)
     before = (tmp_path / "predictions.csv").read_bytes()
-    status, lines = judged(run, [data / "tset"], tmp_path)
+    status, lines = predicted(run, [data / "tset"], tmp_path)
     assert status == 2 and "not found" in lines[0]
     assert (tmp_path / "predictions.csv").read_bytes() == before

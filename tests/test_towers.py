@@ -1,7 +1,8 @@
-"""The two towers against OpenAI's own code, and what each of their ways in and out promises.
+"""The two towers against OpenAI's own code, and what each of their functions promises.
 
 Reference outputs were computed with OpenAI's model code on weights drawn from a seed, so full-size
-parity needs no download.  The tiny model's are in tests/fixtures; the two full-size ones are not.
+parity needs no download.  Those of the tiny model are in tests/fixtures; those of the two full-size
+models are in the shared folder.
 """
 import importlib.util
 import math
@@ -9,11 +10,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import REPO, shared_path
 
 from minilora.bpe import END
 from minilora.checkpoint.openai_layout import clip_from_state_dict
-from minilora.clip import CLIP, VIT_B_16, VIT_L_14, CLIPConfig
+from minilora.clip import CLIP, VIT_B_16, VIT_L_14, CLIPConfig, similarity_logits
 from minilora.text import TextTransformer
 from minilora.vit import VisionTransformer
 
@@ -21,7 +23,8 @@ TOLERANCE = 2e-5     # float32 against float64 of the reference code itself diff
 
 
 def load_seeded():
-    spec = importlib.util.spec_from_file_location("seeded", REPO / "tests/fixtures/seeded_weights.py")
+    path = REPO / "tests/fixtures/seeded_weights.py"
+    spec = importlib.util.spec_from_file_location("seeded", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -90,8 +93,8 @@ def test_features_and_logits_agree_with_openai(golden):
     image, text = clip.encode_image(images), clip.encode_text(reference["tokens"])
     close(image, reference["image_features"])
     close(text, reference["text_features"])
-    # Logits are cosines times 100, and so are their rounding errors: OpenAI's own float32 logits of
-    # the tiny model are 2.5e-5 away from float64.
+    # Logits are cosines times 100, and so are their rounding errors: the float32 logits of OpenAI's
+    # code for the tiny model differ by 2.5e-5 from its float64 ones.
     close(clip.similarity(image, text), reference["logits_per_image"], 3 * TOLERANCE)
 
 
@@ -127,8 +130,8 @@ def test_patches_of_a_rectangle_are_numbered_row_by_row_too(tiny):
     assert clip.visual.encode_image(pixels).shape == (len(images), 32)
 
 
-def test_dropped_patches_leave_no_trace(tiny):
-    """Masked pretraining gathers a subset of tokens; the blocks must not know about the others."""
+def test_dropped_patches_have_no_effect(tiny):
+    """Masked pretraining keeps a subset of the tokens; the others must not reach the blocks."""
     clip, images = tiny
     painted = images.clone()
     painted[:, :, :, 32:48] = 0                          # column 2: tokens 3, 7, 11 and 15
@@ -193,21 +196,21 @@ def test_a_resized_grid_keeps_rows_and_columns_apart(tiny):
     assert (resized[1:, 0, 0] > resized[:-1, 0, 0]).all()
 
 
-@pytest.mark.parametrize("last", [None, 1, 2, 3])
-def test_value_value_path_adds_attention_of_the_ordinary_states_and_skips_the_mlp(tiny, last):
-    """CLIP Surgery's dual paths, told again with indices; by default the last third, 1 of 3."""
+@pytest.mark.parametrize("n_blocks", [None, 1, 2, 3])
+def test_value_value_path_adds_attention_of_the_ordinary_states_and_skips_the_mlp(tiny, n_blocks):
+    """CLIP Surgery's dual paths, written with indices; the default is the last third, 1 of 3."""
     clip, images = tiny
     vit = clip.visual
     hidden = vit.hidden_states(vit.embed(images))
-    start = 3 - (last or 1)
+    start = 3 - (n_blocks or 1)
     y = hidden[start]
     for n in range(start + 1, 4):
         block = vit.blocks[n - 1]
         v = block.attn.split(block.attn.v(block.ln_1(hidden[n - 1])))
         weights = (v @ v.transpose(-2, -1) / 8).softmax(-1)      # sqrt(64) = 8
         y = y + block.attn.out(block.attn.join(weights @ v))
-    close(vit.value_value(hidden, last), (vit.ln_post(y) @ vit.proj)[:, 1:])
-    if last is None:
+    close(vit.value_value(hidden, n_blocks), (vit.ln_post(y) @ vit.proj)[:, 1:])
+    if n_blocks is None:
         assert torch.equal(vit.text_patches(images), vit.value_value(hidden))
 
 
@@ -215,15 +218,15 @@ def test_value_value_path_leaves_the_ordinary_states_as_they_are(tiny):
     clip, images = tiny
     hidden = clip.visual.hidden_states(clip.visual.embed(images))
     before = [x.clone() for x in hidden]
-    clip.visual.value_value(hidden, last=3)
+    clip.visual.value_value(hidden, n_blocks=3)
     assert all(torch.equal(a, b) for a, b in zip(hidden, before))
 
 
-@pytest.mark.parametrize("last", [0, 4, -1])
-def test_value_value_path_refuses_more_blocks_than_there_are(tiny, last):
+@pytest.mark.parametrize("n_blocks", [0, 4, -1])
+def test_value_value_path_refuses_more_blocks_than_there_are(tiny, n_blocks):
     clip, images = tiny
-    with pytest.raises(ValueError, match=f"1 to 3 blocks, found {last}"):
-        clip.visual.value_value([None] * 4, last)
+    with pytest.raises(ValueError, match=f"1 to 3 blocks, found {n_blocks}"):
+        clip.visual.value_value([None] * 4, n_blocks)
 
 
 @pytest.mark.parametrize("pixels, message", [
@@ -262,8 +265,8 @@ def test_padding_behind_the_end_of_text_changes_nothing(text):
     assert torch.equal(text.encode_text(ids), text.encode_text(ids.int()))
 
 
-def test_cutting_behind_the_last_end_of_text_is_exact(text):
-    """The blocks see 6 of 20 tokens, and the result is that of all 20."""
+def test_tokens_behind_the_last_end_of_text_are_cut_off_without_effect(text):
+    """The blocks compute 6 of 20 tokens, and the result equals that of all 20."""
     ids = torch.zeros(2, 20, dtype=torch.long)
     ids[0, :4] = torch.tensor([98, 1, 2, 99])
     ids[1, :6] = torch.tensor([98, 1, 2, 3, 4, 99])
@@ -282,23 +285,23 @@ def test_cutting_behind_the_last_end_of_text_is_exact(text):
 
 
 def test_the_last_end_of_text_of_a_row_is_where_the_vector_is_taken(text):
-    """A text that spells out the end-of-text must not cut itself short."""
+    """A text that contains the words <|endoftext|> is still read to its end."""
     ids = torch.tensor([[98, 1, 99, 2, 99, 0]])
     other = torch.tensor([[98, 1, 99, 3, 99, 0]])
     assert (text.encode_text(ids) - text.encode_text(other)).abs().max() > 0.01
 
 
-def test_ready_embeddings_are_another_way_to_the_same_vector(text):
+def test_token_embeddings_give_the_same_vector_as_token_ids(text):
     ids = torch.tensor([[98, 1, 2, 99, 0, 0], [98, 1, 2, 3, 4, 99]])
-    ready = text.token_embedding(ids)
-    assert torch.equal(text.encode_embeddings(ready, torch.tensor([3, 5])), text.encode_text(ids))
+    x = text.token_embedding(ids)
+    assert torch.equal(text.encode_embeddings(x, torch.tensor([3, 5])), text.encode_text(ids))
 
 
 def test_gradient_of_a_text_reaches_the_embeddings_up_to_its_end_only(text):
-    ready = text.token_embedding(torch.tensor([[98, 1, 2, 99, 0, 0], [98, 1, 2, 3, 4, 99]]))
-    ready.requires_grad_()
-    text.encode_embeddings(ready, torch.tensor([3, 5])).square().sum().backward()
-    reached = ready.grad.abs().sum(dim=-1) > 0
+    x = text.token_embedding(torch.tensor([[98, 1, 2, 99, 0, 0], [98, 1, 2, 3, 4, 99]]))
+    x.requires_grad_()
+    text.encode_embeddings(x, torch.tensor([3, 5])).square().sum().backward()
+    reached = x.grad.abs().sum(dim=-1) > 0
     assert reached.tolist() == [[True] * 4 + [False] * 2, [True] * 6]
 
 
@@ -350,18 +353,36 @@ def test_a_fresh_model_starts_at_the_temperature_of_the_paper():
 
 
 def test_every_weight_of_a_fresh_model_takes_part_in_the_contrastive_loss():
-    """A zero gradient would be a weight that training cannot move.  Key biases are such by nature
-    (see test_the_key_bias_has_no_effect), and so are ids and positions that do not occur."""
+    """Training cannot move a weight whose gradient is zero.  For key biases it is always zero (see
+    test_the_key_bias_has_no_effect), and for ids and positions that do not occur."""
     clip = small()
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([[98, i, i + 10, 99] for i in range(4)])
     logits = clip.similarity(clip.encode_image(pixels), clip.encode_text(ids))
-    torch.nn.functional.cross_entropy(logits, torch.arange(4)).backward()
+    F.cross_entropy(logits, torch.arange(4)).backward()
     still = [name for name, p in clip.named_parameters() if not p.grad.abs().max() > 1e-7]
     assert [name for name in still if not name.endswith("attn.k.bias")] == []
 
 
-def test_similarity_is_the_scaled_cosine():
+def test_similarity_is_the_cosine_whatever_the_lengths():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(5, 7, 16, generator=generator, dtype=torch.float64)
+    text = torch.randn(2, 16, generator=generator, dtype=torch.float64)
+    logits = similarity_logits(features, text, temperature=0.07)
+    cosine = F.cosine_similarity(features[:, :, None], text, dim=-1)
+    torch.testing.assert_close(logits, cosine / 0.07)
+    torch.testing.assert_close(similarity_logits(3 * features, text / 9, 0.07), logits)
+
+
+def test_a_learned_temperature_gets_a_gradient():
+    temperature = torch.tensor(0.07, requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+    image, text = (torch.randn(n, 4, generator=generator) for n in (1, 2))
+    similarity_logits(image, text, temperature).sum().backward()
+    assert temperature.grad.abs() > 0
+
+
+def test_similarity_is_the_cosine_at_the_temperature_of_the_model():
     clip = small()
     images = torch.tensor([[3., 0.], [1., 1.]])
     texts = torch.tensor([[5., 0.], [0., 0.1], [-1., -1.]])
@@ -406,6 +427,6 @@ def test_training_under_bfloat16_autocast_has_finite_gradients():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         image = clip.encode_image(pixels)
         text = clip.encode_text(torch.tensor([[98, i, 99] for i in range(4)]))
-        loss = torch.nn.functional.cross_entropy(clip.similarity(image, text), torch.arange(4))
+        loss = F.cross_entropy(clip.similarity(image, text), torch.arange(4))
     loss.backward()
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in clip.parameters())

@@ -1,7 +1,7 @@
 """The towers against transformers.CLIPModel, an independent implementation, on random weights.
 
-Small shapes in which no two sizes are equal, so that a swapped or transposed matrix cannot hide,
-and biases and norms away from 0 and 1, so that none of them can be forgotten.
+In these small shapes no two sizes are equal, so a swapped or transposed matrix would fail. Biases
+and norms differ from 0 and 1, so a forgotten one would change the result.
 """
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_every_token_after_every_image_block_agrees(pair, inputs):
 
 
 def test_every_token_after_every_text_block_agrees(pair, inputs):
-    """Row 1 fills the whole context, so that nothing is cut off."""
+    """Row 1 fills the whole context, so no token is cut off."""
     (peer, ours), (_, ids) = pair, inputs
     theirs = peer.text_model(ids, output_hidden_states=True).hidden_states
     found = []
@@ -93,7 +93,7 @@ def test_other_resolutions_agree_with_interpolated_positions(pair, resolution):
 
 
 def test_gradients_of_all_weights_agree_with_transformers(pair, inputs):
-    """The backward pass too: what is trained here moves as it would there."""
+    """The backward pass agrees too, so training moves every weight as transformers would."""
     (peer, ours), (pixels, ids) = pair, inputs
     target = torch.tensor([2, 0])
     for model in pair:
@@ -110,7 +110,7 @@ def test_gradients_of_all_weights_agree_with_transformers(pair, inputs):
         close(found[name], expected[name])
 
 
-def test_the_twin_of_a_benchmark_has_the_weights_of_ours(pair):
+def test_the_transformers_model_of_the_benchmarks_has_our_weights(pair):
     _, ours = pair
     found, own = our_keys(transformers_twin(ours).state_dict()), ours.state_dict()
     assert found.keys() == own.keys() and all(torch.equal(found[k], own[k]) for k in own)

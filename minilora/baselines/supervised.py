@@ -1,36 +1,42 @@
-"""Four recipes of a typical homework, and three ways to bear a long tail: labels instead of CLIP.
+"""Supervised classifiers with labelled defects: four training recipes, three losses.
 
-    CNN                        30 epochs, Adam 1e-3, pictures as they are
-    CNN, augmented             the same with turned, cropped, flipped and relit pictures
-    ResNet-18                  pretrained, early stages frozen, a new head
-    ResNet-18, dropout, cosine the same with dropout 0.5 and a rate that falls as a cosine
+    CNN                        30 epochs, Adam 1e-3, no augmentation
+    CNN, augmented             the same with random rotations, flips, crops and brightness changes
+    ResNet-18                  pretrained, early stages frozen, new last layer
+    ResNet-18, dropout, cosine the same with dropout 0.5 and a cosine learning-rate schedule
 
-Losses: plain cross-entropy; with class weights; balanced contrast beside compensated logits.
-Symbols: N pictures, C classes, R resolution.  Leaves out: early stopping (no validation pictures).
+Losses: cross-entropy; class-weighted cross-entropy; cross-entropy of compensated logits plus the
+balanced contrastive loss (long_tail.py).
+Symbols: B images, N pictures, C classes, R resolution.
+Left out: early stopping, because there are no validation pictures.
 """
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from minilora.baselines import cnn, resnet18
-from minilora.baselines.long_tail import balanced_contrast, class_weights, compensated
-from minilora.data.images import augment, normalise
+from minilora.baselines.long_tail import (balanced_contrastive_loss, class_weights,
+                                          compensated_logits)
+from minilora.data.augmentation import augment
+from minilora.data.images import normalise
 
-CONTRAST = 0.5                  # weight of the contrast beside the cross-entropy
-CROP = 0.1                      # of the side at most, on each edge
+CONTRASTIVE_WEIGHT = 0.5        # of the contrastive loss; the cross-entropy has weight 1
+MAX_CROP = 0.1                  # largest crop at each edge, as a share of the side
 
 
 @dataclass(frozen=True)
 class SupervisedConfig:
-    """What is chosen before any picture is seen.  loss: "plain", "weighted" or "contrastive"."""
-    network: str = "cnn"
+    """Hyperparameters, chosen before any test."""
+    network: str = "cnn"                # or "resnet18"
     augmented: bool = False
-    dropout: float = 0.0
-    cosine: bool = False
-    loss: str = "plain"
+    dropout: float = 0.0                # before the last layer
+    cosine: bool = False                # cosine learning-rate schedule instead of a constant rate
+    loss: str = "plain"                 # or "weighted" or "contrastive"
     epochs: int = 30
     batch: int = 16
     rate: float = 1e-3
@@ -42,53 +48,63 @@ RECIPES = {"CNN": SupervisedConfig(), "CNN, augmented": SupervisedConfig(augment
            "ResNet-18, dropout, cosine": SupervisedConfig("resnet18", True, 0.5, True)}
 
 
-def cropped(pixels, generator):
-    """Each picture of a batch cut at its edges and brought back to its size."""
+def random_crops(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Crop each picture of a batch (B, 3, R, R) at its edges and resize it to R x R."""
     side = pixels.shape[-1]
-    edges = (CROP * side * torch.rand(len(pixels), 4, generator=generator)).long().tolist()
+    edges = (MAX_CROP * side * torch.rand(len(pixels), 4, generator=generator)).long().tolist()
     return torch.cat([F.interpolate(p[None, :, a:side - b, c:side - d], (side, side),
                                     mode="bilinear", align_corners=False)
                       for p, (a, b, c, d) in zip(pixels, edges)])
 
 
 class Supervised:
-    """A classifier of kinds, "good" first.  start: file of weights for the ResNet, or None."""
+    """A classifier of the kinds of defects; class 0 is "good"."""
 
-    def __init__(self, recipe, classes, seed=1, start=None):
+    def __init__(self, recipe: SupervisedConfig, classes: int, seed: int = 1,
+                 backbone_path: str | Path | None = None) -> None:
+        """backbone_path: file of pretrained weights for the ResNet, or None."""
         self.recipe, self.resolution, self.seed = recipe, recipe.resolution, seed
         self.generator = torch.Generator().manual_seed(seed)
-        make = {"cnn": cnn, "resnet18": resnet18}[recipe.network]
+        module = {"cnn": cnn, "resnet18": resnet18}[recipe.network]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)                     # torch draws a layer's weights globally
-            net = make.SmallCNN(classes, recipe.dropout) if make is cnn else \
-                make.ResNet18(classes, recipe.dropout)
-            self.prototypes = nn.Parameter(torch.randn(classes, make.CNN_FEATURES))
-        if start and make is resnet18:
-            resnet18.load_backbone(net, start).freeze("stem", "layer1", "layer2")
+            torch.manual_seed(seed)             # torch.nn draws weights from the global generator
+            net = module.SmallCNN(classes, recipe.dropout) if module is cnn else \
+                module.ResNet18(classes, recipe.dropout)
+            self.prototypes = nn.Parameter(torch.randn(classes, net.fc.in_features))
+        if backbone_path and module is resnet18:
+            resnet18.load_backbone(net, backbone_path).freeze("stem", "layer1", "layer2")
         self.net = net
 
-    def trainable(self):
+    def trainable(self) -> int:
+        """Number of trainable parameters of the network."""
         return sum(p.numel() for p in self.net.parameters() if p.requires_grad)
 
-    def loss(self, batch, targets, counts):
-        """batch: (B, 3, R, R) in [0, 1];  counts: pictures of each class."""
+    def loss(self, batch: Tensor, targets: Tensor, counts: list[int]) -> Tensor:
+        """batch: (B, 3, R, R) in [0, 1];  counts: training pictures of each class.  A scalar."""
         features = self.net.features(normalise(batch))
         logits = self.net.fc(self.net.dropout(features))
         if self.recipe.loss == "weighted":
             return F.cross_entropy(logits, targets, class_weights(counts))
         if self.recipe.loss == "contrastive":
-            contrast = balanced_contrast(features, targets, self.prototypes).mean()
-            return F.cross_entropy(compensated(logits, counts), targets) + CONTRAST * contrast
+            contrast = balanced_contrastive_loss(features, targets, self.prototypes).mean()
+            classification = F.cross_entropy(compensated_logits(logits, counts), targets)
+            return classification + CONTRASTIVE_WEIGHT * contrast
         return F.cross_entropy(logits, targets)
 
-    def fit(self, pixels, targets, report=lambda epoch, loss: None):
-        """pixels: (N, 3, R, R) in [0, 1];  targets: (N,), every class at least once."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)                # dropout, too, draws globally
-            return self.learn(pixels, targets, report)
+    def fit(self, pixels: Tensor, targets: Tensor,
+            report: Callable[[int, float], None] = lambda epoch, loss: None) -> "Supervised":
+        """Train.  Returns self.
 
-    def learn(self, pixels, targets, report):
-        """The training itself."""
+        pixels: (N, 3, R, R) in [0, 1];  targets: (N,) class numbers, each class at least once;
+        report(epoch, mean loss) is called after every epoch.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)        # dropout also draws from the global generator
+            return self.train_epochs(pixels, targets, report)
+
+    def train_epochs(self, pixels: Tensor, targets: Tensor,
+                     report: Callable[[int, float], None]) -> "Supervised":
+        """The training of `fit`, which seeds the global generator."""
         r, count = self.recipe, len(pixels)
         classes = self.net.fc.out_features
         counts = targets.bincount(minlength=classes).tolist()
@@ -99,11 +115,11 @@ class Supervised:
         for epoch in range(r.epochs):
             losses = []
             for rows in torch.randperm(count, generator=self.generator).split(r.batch):
-                if len(rows) == 1 and count > 1:        # batch norm needs two
+                if len(rows) == 1 and count > 1:        # batch norm needs two pictures
                     continue
                 batch = pixels[rows]
                 if r.augmented:
-                    batch = cropped(augment(batch, self.generator, angle=15), self.generator)
+                    batch = random_crops(augment(batch, self.generator, angle=15), self.generator)
                 loss = self.loss(batch, targets[rows], counts)
                 optimiser.zero_grad()
                 loss.backward()
@@ -116,30 +132,31 @@ class Supervised:
         return self
 
     @torch.no_grad()
-    def probabilities(self, pixels):
-        """(N, C).  pixels: (N, 3, R, R) in [0, 1]."""
+    def probabilities(self, pixels: Tensor) -> Tensor:
+        """Probability of each class, (N, C).  pixels: (N, 3, R, R) in [0, 1]."""
         return torch.cat([self.net(normalise(part)).softmax(-1) for part in pixels.split(32)])
 
 
-def demo():
-    """Discs, squares and a few crosses, by three losses."""
+def demo() -> None:
+    """Accuracy on discs, squares and a few crosses, for three losses."""
     generator = torch.Generator().manual_seed(0)
     line = torch.linspace(-1, 1, 64)
     y, x = line[:, None], line
     shapes = torch.stack([y ** 2 + x ** 2 < 0.3, (y.abs() < 0.5) & (x.abs() < 0.5),
                           (y.abs() < 0.15) | (x.abs() < 0.15)]).float()
     targets = torch.tensor([0] * 24 + [1] * 6 + [2] * 2)
-    new = torch.arange(3).repeat_interleave(10)
+    test_targets = torch.arange(3).repeat_interleave(10)
 
     def draw(kinds):
         noise = 0.1 * torch.randn(len(kinds), 3, 64, 64, generator=generator)
         return (0.3 + 0.4 * shapes[kinds][:, None] + noise).clamp(0, 1)
-    pixels, others = draw(targets), draw(new)
+    pixels, test_pixels = draw(targets), draw(test_targets)
     for loss in ("plain", "weighted", "contrastive"):
-        judge = Supervised(SupervisedConfig(loss=loss, epochs=40, resolution=64), 3).fit(pixels, targets)
-        right = judge.probabilities(others).argmax(1) == new
-        print(f"{loss:12s} right on discs, squares, crosses: "
-              + "  ".join(f"{right[new == k].float().mean():.0%}" for k in range(3)))
+        config = SupervisedConfig(loss=loss, epochs=40, resolution=64)
+        classifier = Supervised(config, 3).fit(pixels, targets)
+        correct = classifier.probabilities(test_pixels).argmax(1) == test_targets
+        print(f"{loss:12s} accuracy on discs, squares, crosses: "
+              + "  ".join(f"{correct[test_targets == k].float().mean():.0%}" for k in range(3)))
 
 
 if __name__ == "__main__":

@@ -1,66 +1,74 @@
-"""Deep SVDD: a network that brings all good pictures to one point; what lies far from it is odd.
+"""Deep SVDD: map all good pictures close to one point; a picture far from that point is anomalous.
 
-    Ruff et al. 2018, "Deep one-class classification", eq. 4 (one class, soft boundary left out).
+    Ruff et al. 2018, "Deep one-class classification", eq. 4 (one class, without soft boundary).
 
-    min  mean ||f(x) - c||^2 + decay,   score = ||f(x) - c||^2
+    minimise  mean ||f(x) - c||² + weight decay,      score = ||f(x) - c||²
 
-The centre c is the mean of f over the good pictures before training, and f has no bias terms: else
-"always c" would be learned at once (propositions 1 and 2).  f starts as an autoencoder's encoder
-(section 3.3).  Symbols: B images.  Leaves out: maps (there is one score for a whole picture).
+The centre c is the mean of f over the good pictures before training.  f has no bias terms: with
+them, f could become the constant c (propositions 1 and 2).  f starts as the encoder of a trained
+autoencoder (section 3.3).
+Symbols: B images, K shots.  Left out: maps; there is one score for the whole picture.
 """
 from dataclasses import replace
 
 import torch
+from torch import Tensor, nn
 
-from minilora.baselines.autoencoder import RESOLUTION, Autoencoder, discs, repeated_rows
-from minilora.data.images import augment
+from minilora.baselines.autoencoder import RESOLUTION, Autoencoder, repeated_indices, toy_discs
+from minilora.data.augmentation import augment
 from minilora.training_steps import TrainConfig, run_training
 
 TRAIN_CONFIG = TrainConfig(200, 8, 3e-4)
-PRETRAIN_RATE = 2e-3                    # rate of the autoencoder before
-CENTRE_EPS = 0.1                       # a centre too near 0 could be met by f = 0; as in the authors' code
+PRETRAIN_RATE = 2e-3                    # learning rate of the autoencoder
+CENTRE_EPS = 0.1                        # smallest |c_i|, as in the authors' code; else f = 0 fits
 
 
 class DeepSVDD:
-    """Fit to good pictures (K, 3, 128, 128) in [0, 1], score others."""
+    """Anomaly detector: fit to good pictures, then score others."""
 
     resolution = RESOLUTION
 
-    def __init__(self, recipe=TRAIN_CONFIG, seed=1):
+    def __init__(self, recipe: TrainConfig = TRAIN_CONFIG, seed: int = 1) -> None:
         self.recipe = recipe
-        self.start = Autoencoder(replace(recipe, rate=PRETRAIN_RATE), seed, bias=False)
-        self.encoder, self.generator = self.start.encoder, self.start.generator
+        self.autoencoder = Autoencoder(replace(recipe, rate=PRETRAIN_RATE), seed, bias=False)
+        self.encoder, self.generator = self.autoencoder.encoder, self.autoencoder.generator
 
-    def parameters(self):
+    def parameters(self) -> list[nn.Parameter]:
+        """The trained parameters."""
         return list(self.encoder.parameters())
 
-    def fit(self, pictures):
-        self.start.fit(pictures)
-        rows_of = repeated_rows(pictures, self.recipe.batch)
+    def fit(self, pictures: Tensor) -> "DeepSVDD":
+        """Train on good pictures (K, 3, 128, 128) in [0, 1].  Returns self."""
+        self.autoencoder.fit(pictures)
+        indices = repeated_indices(pictures, self.recipe.batch)
         with torch.no_grad():
             centre = self.encoder(pictures).mean(0)
-        near = centre.abs() < CENTRE_EPS
-        self.centre = torch.where(near, CENTRE_EPS * torch.where(centre < 0, -1.0, 1.0), centre)
+        near_zero = centre.abs() < CENTRE_EPS
+        self.centre = torch.where(near_zero, CENTRE_EPS * torch.where(centre < 0, -1.0, 1.0),
+                                  centre)
 
         def loss_of(rows):
-            batch = augment(pictures[rows_of[rows]], self.generator)
+            batch = augment(pictures[indices[rows]], self.generator)
             return (self.encoder(batch) - self.centre).square().sum(1).mean()
 
-        self.losses = run_training(loss_of, self.parameters(), len(rows_of), self.recipe, self.generator)
+        self.losses = run_training(loss_of, self.parameters(), len(indices), self.recipe,
+                                   self.generator)
         return self
 
     @torch.no_grad()
-    def score(self, pixels):
-        """(None, scores (B,))."""
+    def score(self, pixels: Tensor) -> tuple[None, Tensor]:
+        """(no maps, image scores (B,)).  pixels: (B, 3, 128, 128) in [0, 1]."""
         return None, (self.encoder(pixels) - self.centre).square().sum(1)
 
 
-def demo():
-    good, bad = discs()
-    judge = DeepSVDD(TrainConfig(60, 8, 3e-4)).fit(good[:8])
-    print(f"mean distance to the centre {judge.losses[0]:.3f} -> {judge.losses[-1]:.3f}")
-    for name, picture in (("good", good[8:]), ("defective", bad)):
-        print(f"{name:10s} score {judge.score(picture)[1].item():.3f}")
+def demo() -> None:
+    """Train on eight discs; score a new one with and without a dark spot."""
+    good, defective = toy_discs()
+    detector = DeepSVDD(TrainConfig(60, 8, 3e-4)).fit(good[:8])
+    print(f"mean squared distance to the centre {detector.losses[0]:.3f} -> "
+          f"{detector.losses[-1]:.3f}")
+    for name, picture in (("good", good[8:]), ("defective", defective)):
+        print(f"{name:10s} score {detector.score(picture)[1].item():.3f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The command `python -m minilora.checkpoint`."""
 from minilora.checkpoint.weights import main
-from minilora.io.cli import command
+from minilora.io.cli import run_command
 
 if __name__ == "__main__":
-    command("minilora.checkpoint", main)
+    run_command("minilora.checkpoint", main)

@@ -1,85 +1,96 @@
-"""A fitted detector as files: what was learned, and what is remembered; never the base weights.
+"""Save a fitted detector to two files and load it again, without the base weights.
 
-    adapter.pt      LoRA, context vectors, texts, threshold, settings, which weights they belong to
-    memory.pt       patches of good pictures, in half precision, of the row "adapted"
+    adapter.pt      LoRA, context vectors, text features, threshold, config, SHA-256 of the weights
+    memory.pt       the memory bank of row "adapted": patch features of good pictures, in float16
 
-Both are read by `files.load_tensors`, which runs nothing that is in them, and are checked here: a
-file from a stranger is refused in words, or it is a detector.
-Leaves out: the rest of a run folder (runs/run_class.py).
+`files.load_tensors` reads both and runs no code from them.  Their content is checked here: a file
+that does not describe a complete detector raises an error.
+Left out: the rest of a run folder (runs/run_class.py).
 """
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from minilora.checkpoint.adapter import adapter_state, load_adapter_state
+from minilora.checkpoint.published import Weights
+from minilora.clip import CLIP
 from minilora.config import DetectorConfig
 from minilora.io.files import load_tensors, save_tensors
 from minilora.memory_bank import MemoryBank
 
-ADAPTER_VERSION = 7                     # in adapter.pt, of what `save` writes together
+ADAPTER_VERSION = 7                     # format of both files; stored in adapter.pt
 
 
-def save_detector(detector, folder, weights):
-    """Writes adapter.pt and memory.pt into a folder.  weights: see `Detector.save`."""
+def save_detector(detector: Any, folder: str | Path, weights: Weights) -> None:
+    """Write adapter.pt and memory.pt of a Detector into a folder.  weights: of its base model."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {key: list(value) if isinstance(value, tuple) else value
-                for key, value in asdict(detector.config).items()}
+              for key, value in asdict(detector.config).items()}
     if detector.banks:
         save_tensors(folder / "memory.pt", detector.banks["adapted"].state())
-    learned = detector.hand_written if detector.learned is None else detector.learned
+    text_features = detector.text_features
+    if text_features is None:                       # fitted without shots: zero-shot only
+        text_features = detector.prompt_ensemble_features
     save_tensors(folder / "adapter.pt", {
         "version": ADAPTER_VERSION, "class_name": detector.class_name, "config": config,
         "weights": {"name": weights.name, "sha256": weights.sha256, "path": str(weights.path)},
         "lora": adapter_state(detector.clip.visual), "context": detector.prompts.context.detach(),
-        "text": learned, "level": detector.level, "weight": detector.weight,
-        "threshold": detector.threshold})
+        "text_features": text_features, "memory_scale": detector.memory_scale,
+        "text_weight": detector.text_weight, "threshold": detector.threshold})
 
 
-def load_detector(make, folder, clip, weights):
-    """The detector that `save` wrote.  make(clip, noun, settings) gives a new one.
+def load_detector(make: Callable[[CLIP, str, DetectorConfig], Any], folder: str | Path, clip: CLIP,
+                  weights: Weights) -> Any:
+    """The Detector that `save_detector` wrote.  make(clip, class_name, config) returns a new one.
 
-    Raises ValueError if the adapter belongs to other base weights or another version.
+    Raises ValueError if the files belong to other base weights or another version, or are damaged.
     """
     path = Path(folder) / "adapter.pt"
     saved = load_tensors(path)
     if saved.get("version") != ADAPTER_VERSION:
-        raise ValueError(f"{path}: expected format {ADAPTER_VERSION}, found {saved.get('version')}; "
-                         "fit again")
+        raise ValueError(f"{path}: expected format {ADAPTER_VERSION}, found "
+                         f"{saved.get('version')}; fit again")
     try:
         return detector_from_content(make, saved, path, clip, weights)
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise ValueError(f"{path} or memory.pt beside it is not what minilora writes "
+        raise ValueError(f"{path} or memory.pt next to it is not as minilora writes it "
                          f"({type(error).__name__}: {error}); fit again") from error
     except ValueError as error:
         known = str(path.parent) in str(error)
         raise error if known else ValueError(f"{path}: {error}") from error
 
 
-def detector_from_content(make, saved, path, clip, weights):
-    """The detector in the content of adapter.pt; whatever is wrong with it raises something."""
+def detector_from_content(make: Callable[[CLIP, str, DetectorConfig], Any], saved: dict, path: Path,
+                          clip: CLIP, weights: Weights) -> Any:
+    """The Detector made from the content of adapter.pt; invalid content raises various errors."""
     if saved["weights"]["sha256"] != weights.sha256:
         raise ValueError(f"{path} was fitted on {saved['weights']['name']} "
                          f"(sha256 {saved['weights']['sha256'][:12]}…), found {weights.name} "
                          f"({weights.sha256[:12]}…); load it onto the weights it was fitted on")
     config = DetectorConfig(**{key: tuple(value) if isinstance(value, list) else value
-                           for key, value in saved["config"].items()})
+                               for key, value in saved["config"].items()})
     detector = make(clip, saved["class_name"], config)
     load_adapter_state(clip.visual, saved["lora"])
     detector.prompts.context.data.copy_(saved["context"])
-    text, threshold = saved["text"].to(detector.device), saved["threshold"]
-    level, weight = saved["level"], saved["weight"]
-    if text.shape != (2, clip.config.embed):
-        raise ValueError(f"text {tuple(text.shape)}, expected (2, {clip.config.embed})")
-    if not (type(level) is type(weight) is float and level > 0 and weight >= 0):
-        raise ValueError(f"level {level!r} and weight {weight!r}, expected a number above 0 and one "
-                         "of 0 or more")
-    numbers = (detector.prompts.context, text, torch.tensor([threshold or 0.0, level, weight]))
+    text_features, threshold = saved["text_features"].to(detector.device), saved["threshold"]
+    scale, weight = saved["memory_scale"], saved["text_weight"]
+    if text_features.shape != (2, clip.config.embed):
+        raise ValueError(f"text_features have shape {tuple(text_features.shape)}, expected "
+                         f"(2, {clip.config.embed})")
+    if not (type(scale) is type(weight) is float and scale > 0 and weight >= 0):
+        raise ValueError(f"memory_scale {scale!r} and text_weight {weight!r}, expected a number "
+                         "above 0 and a number of at least 0")
+    numbers = (detector.prompts.context, text_features,
+               torch.tensor([threshold or 0.0, scale, weight]))
     if not all(x.isfinite().all() for x in numbers):
-        raise ValueError("context, text, level, weight or threshold hold NaN or inf; fit again")
-    detector.learned, detector.threshold = text, threshold
-    detector.level, detector.weight = level, weight
+        raise ValueError("context, text_features, memory_scale, text_weight or threshold holds NaN "
+                         "or inf; fit again")
+    detector.text_features, detector.threshold = text_features, threshold
+    detector.memory_scale, detector.text_weight = scale, weight
     memory = path.with_name("memory.pt")
     if memory.exists():
         frozen = len(detector.memory_states) * clip.config.vision_width
@@ -89,22 +100,22 @@ def detector_from_content(make, saved, path, clip, weights):
     return detector
 
 
-def demo():
-    """What a detector consists of, stored and read again; another base model is refused."""
+def demo() -> None:
+    """Save a small detector and load it again; another base model is refused."""
     import tempfile
     from types import SimpleNamespace
 
-    from minilora.checkpoint.weights import Weights
-    from minilora.clip import CLIP, CLIPConfig
+    from minilora.clip import CLIPConfig
     from minilora.lora import add_lora
 
     def make(clip, class_name, config):
-        """The parts of a `Detector` that are stored, untrained."""
+        """The stored parts of a `Detector`, untrained."""
         add_lora(clip.visual, config.targets, (2,), config.rank, config.alpha)
         return SimpleNamespace(
-            clip=clip, class_name=class_name, config=config, device=torch.device("cpu"), memory_states=(1,),
+            clip=clip, class_name=class_name, config=config,
+            device=torch.device("cpu"), memory_states=(1,),
             prompts=SimpleNamespace(context=torch.nn.Parameter(torch.zeros(2, 4, 64))),
-            learned=torch.eye(2, 32), threshold=1.5, level=0.25, weight=0.5,
+            text_features=torch.eye(2, 32), threshold=1.5, memory_scale=0.25, text_weight=0.5,
             banks={"adapted": MemoryBank(torch.eye(5, 96))})
     clips = [CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
                              text_width=64, text_layers=1)).initialise(
@@ -115,12 +126,12 @@ def demo():
         for name in ("adapter.pt", "memory.pt"):
             print(f"{name}  {(Path(folder) / name).stat().st_size:,} bytes")
         again = load_detector(make, folder, clips[1], weights)
-        print(f"read again: {again.class_name}, threshold {again.threshold}, memory of "
+        print(f"loaded: {again.class_name}, threshold {again.threshold}, memory of "
               f"{len(again.banks['adapted'].tokens)} patches")
         try:
             load_detector(make, folder, clips[1], Weights("other", None, "1" * 64))
         except ValueError as error:
-            print("refused:", str(error).split(" was ")[1])
+            print("refused:", str(error).split(" was ", 1)[1])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""OpenAI's names and our names for the same weights, and the model that the shapes imply.
+"""Convert between OpenAI's parameter names and ours, and infer the model's sizes from the shapes.
 
-Claim: a checkpoint is a dictionary from names to arrays, and everything else about the model
-(widths, depths, patch, resolution) can be read off the shapes.  So any dictionary with the official
-names becomes a model, and a name that is missing, too many or of another shape is an error that
-says which.
+Claim: a checkpoint is a dictionary from names to tensors, and their shapes determine the sizes of
+the model (widths, depths, patch, resolution).  So any dictionary with the official names becomes a
+model.  A missing name, an unexpected name or a wrong shape is an error that lists it.
 
     Radford et al. 2021, "Learning transferable visual models from natural language supervision";
     the names are those of the released code.
@@ -16,53 +15,55 @@ says which.
     visual.*, logit_scale                     the same
     everything else                           text.*
 
-Leaves out: getting the dictionary out of a file (`io/zip_reader.py`).
+Left out: reading the dictionary from a file (`io/zip_reader.py`).
 """
 import math
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from minilora.clip import CLIP, CLIPConfig
 from minilora.clip_resnet import STRIDE
+from minilora.io.threads import one_thread
 from minilora.io.unpickler import CheckpointError
-from minilora.synthetic.sampling import one_thread
 
-SCALARS = ("input_resolution", "context_length", "vocab_size")  # in official files, no weights
-TOLD = 16                                                       # keys that an error names
-COUNTER = ".num_batches_tracked"                                # of batch norm: no weight either
+SCALARS = ("input_resolution", "context_length", "vocab_size")  # in official files; not weights
+MAX_LISTED = 16                                                 # keys that an error lists
+BATCH_COUNTER = ".num_batches_tracked"                          # of batch norm; not a weight
 BLOCKS = {"visual.blocks.": "visual.transformer.resblocks.",
           "text.blocks.": "transformer.resblocks."}
 
 
-def config_from_state_dict(state):
-    """The CLIPConfig that the shapes imply.  Raises CheckpointError where they imply none."""
+def config_from_state_dict(state: dict[str, Tensor]) -> CLIPConfig:
+    """The CLIPConfig that the shapes imply.  Raises CheckpointError if no CLIP has such shapes."""
     if "visual.layer1.0.conv1.weight" in state:
         return resnet_config(state)
-    vision_width, _, patch, _ = shape_of(state, "visual.conv1.weight", 4)
-    positions, _ = shape_of(state, "visual.positional_embedding", 2)
+    vision_width, _, patch, _ = entry_shape(state, "visual.conv1.weight", 4)
+    positions, _ = entry_shape(state, "visual.positional_embedding", 2)
     grid = math.isqrt(max(positions - 1, 0))                    # one position per patch, and CLS
     if grid * grid + 1 != positions:
         raise CheckpointError("visual.positional_embedding: expected 1 + a square number of rows, "
                               f"found {positions}; the picture must be square")
-    vocab, text_width = shape_of(state, "token_embedding.weight", 2)
-    context, embed = (shape_of(state, key, 2)[axis] for key, axis in
+    vocab, text_width = entry_shape(state, "token_embedding.weight", 2)
+    context, embed = (entry_shape(state, key, 2)[axis] for key, axis in
                       (("positional_embedding", 0), ("visual.proj", 1)))
     layers = {ours: count_blocks(state, theirs) for ours, theirs in BLOCKS.items()}
     try:
         return CLIPConfig(embed, grid * patch, layers["visual.blocks."], vision_width, patch,
                           context, vocab, text_width, layers["text.blocks."])
-    except ValueError as error:                                 # a width that is no multiple of 64
+    except ValueError as error:                                 # e.g. a width not divisible by 64
         raise CheckpointError(f"no CLIP with a ViT has these shapes: {error}") from error
 
 
-def resnet_config(state):
-    """The same where the image tower is a ResNet."""
-    width = shape_of(state, "visual.layer1.0.conv1.weight", 4)[0]
+def resnet_config(state: dict[str, Tensor]) -> CLIPConfig:
+    """The CLIPConfig of a CLIP whose image tower is a ResNet."""
+    width = entry_shape(state, "visual.layer1.0.conv1.weight", 4)[0]
     stages = tuple(count_blocks(state, f"visual.layer{n}.") for n in (1, 2, 3, 4))
-    positions, _ = shape_of(state, "visual.attnpool.positional_embedding", 2)
-    vocab, text_width = shape_of(state, "token_embedding.weight", 2)
-    context, embed = (shape_of(state, key, 2)[axis] for key, axis in
+    positions, _ = entry_shape(state, "visual.attnpool.positional_embedding", 2)
+    vocab, text_width = entry_shape(state, "token_embedding.weight", 2)
+    context, embed = (entry_shape(state, key, 2)[axis] for key, axis in
                       (("positional_embedding", 0), ("text_projection", 1)))
     grid = math.isqrt(max(positions - 1, 1))
     try:
@@ -72,39 +73,39 @@ def resnet_config(state):
         raise CheckpointError(f"no CLIP with a ResNet has these shapes: {error}") from error
 
 
-def is_weight(key):
-    """False for what official files hold beside weights."""
-    return key not in SCALARS and not key.endswith(COUNTER)
+def is_weight(key: str) -> bool:
+    """False for entries of official files that are not weights."""
+    return key not in SCALARS and not key.endswith(BATCH_COUNTER)
 
 
-def clip_from_state_dict(state):
-    """A float32 CLIP with these weights, in memory of its own, in eval mode.
+def clip_from_state_dict(state: dict[str, Tensor]) -> CLIP:
+    """A float32 CLIP in eval mode with a copy of these weights.
 
-    state: official key -> floating tensor of any precision; the three scalars may be there or not.
-    Raises CheckpointError with all missing, extra and mis-shaped keys, and for NaN and inf.
+    state: official key -> floating-point tensor of any precision; the three scalars are optional.
+    Raises CheckpointError that lists missing, extra and mis-shaped keys, and for NaN and inf.
     """
     clip = empty_clip(config_from_state_dict(state))
     check_keys(state, official_shapes(clip))
-    own = {}
+    ours = {}
     with one_thread():
         for key, tensor in state.items():
             if is_weight(key):
-                for name, part in own_parts(key, tensor):       # copied: it may lie in a file
-                    own[name] = part.to(torch.float32, copy=True,
-                                        memory_format=torch.contiguous_format)
-    broken = [name for name, value in own.items() if not value.sum().isfinite()]
+                for name, part in our_parameters(key, tensor):  # copied: it may be a mapped file
+                    ours[name] = part.to(torch.float32, copy=True,
+                                         memory_format=torch.contiguous_format)
+    broken = [name for name, value in ours.items() if not value.sum().isfinite()]
     if broken:
         raise CheckpointError(f"{broken[0]} and {len(broken) - 1} other tensors hold NaN or inf; "
-                              "the file is damaged, or its training went wrong; take another")
-    clip.load_state_dict(own, assign=True)                      # takes the tensors, copies nothing
+                              "the file is damaged, or its training diverged; use another file")
+    clip.load_state_dict(ours, assign=True)                     # uses the tensors, no second copy
     return clip.eval()
 
 
-def official_state_dict(clip):
+def official_state_dict(clip: CLIP) -> dict[str, Tensor]:
     """The weights of `clip` under their official keys: the inverse of `clip_from_state_dict`.
 
-    The three scalars are left out; what is not fused shares memory with the model.  Raises
-    CheckpointError if the model has other parts than a CLIP: merge LoRA first.
+    Without the three scalars.  All tensors except the fused projections share memory with the
+    model.  Raises CheckpointError if the model has other parameters than a CLIP: merge LoRA first.
     """
     official, fused = {}, {}
     for name, tensor in clip.state_dict().items():
@@ -119,16 +120,16 @@ def official_state_dict(clip):
     return official
 
 
-def split_in_proj(fused):
-    """The fused projection of official files into q, k, v: three blocks of rows, in this order.
+def split_in_proj(fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Split the fused projection of official files into q, k, v: three blocks of rows, in order.
 
     fused: (3W, W) weight or (3W,) bias.  Returns three views, (W, W) or (W,).
     """
     return fused.chunk(3)
 
 
-def own_parts(key, tensor):
-    """Yield (our name, tensor) for one official key: one pair, or three where q, k, v are fused."""
+def our_parameters(key: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield (our name, tensor) for one official key: one pair, or three if q, k, v are fused."""
     for ours, theirs in BLOCKS.items():
         if key.startswith(theirs):
             key = key.replace(theirs, ours, 1)
@@ -140,8 +141,8 @@ def own_parts(key, tensor):
         yield name.replace(".attn.out_proj.", ".attn.out."), tensor
 
 
-def openai_key(name):
-    """(official key, which part of it: "q", "k", "v", or "" for the whole) for one of our names."""
+def openai_key(name: str) -> tuple[str, str]:
+    """(official key, part) of one of our names.  part: "q", "k" or "v" of a fused key, else ""."""
     for ours, theirs in BLOCKS.items():
         if name.startswith(ours):
             name = name.replace(ours, theirs, 1)
@@ -152,8 +153,8 @@ def openai_key(name):
     return name, ""
 
 
-def official_shapes(clip):
-    """Official key -> shape, for every weight that a model like `clip` needs."""
+def official_shapes(clip: CLIP) -> dict[str, tuple[int, ...]]:
+    """Official key -> shape, for every weight of a model of the same sizes as `clip`."""
     shapes = {}
     for name, tensor in clip.state_dict().items():
         key, part = openai_key(name)
@@ -161,11 +162,11 @@ def official_shapes(clip):
     return shapes
 
 
-class NoDraws(TorchFunctionMode):
-    """Inside, `normal_` leaves its tensor alone.
+class SkipNormalInit(TorchFunctionMode):
+    """Inside the block, `normal_` does nothing.
 
-    What it would draw is about to be replaced; and even on the meta device, where nothing is drawn,
-    its first call loads other parts of torch for 0.7 s.
+    Random initial weights are not needed, because loading replaces them.  Even on the meta device,
+    which draws nothing, the first call of `normal_` spends 0.7 s on loading other parts of torch.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -175,33 +176,34 @@ class NoDraws(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def empty_clip(config):
-    """A CLIP with shapes but no numbers (meta device), for load_state_dict(assign=True)."""
-    with torch.device("meta"), NoDraws():
+def empty_clip(config: CLIPConfig) -> CLIP:
+    """A CLIP on the meta device: shapes without memory, for load_state_dict(assign=True)."""
+    with torch.device("meta"), SkipNormalInit():
         return CLIP(config)
 
 
-def shape_of(state, key, dimensions):
-    """Shape of one entry.  Raises CheckpointError if it is absent or has not `dimensions`."""
+def entry_shape(state: dict[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:
+    """Shape of one entry.  CheckpointError if it is absent or has not this many dimensions."""
     if key not in state:
-        some = ", ".join(str(name) for name in list(state)[:3])
+        examples = ", ".join(str(name) for name in list(state)[:3])
         raise CheckpointError("these are not the weights of a CLIP under OpenAI's names: expected "
-                              f"the key {key}, found {len(state)} others ({some}, ...)")
+                              f"the key {key}, found {len(state)} others ({examples}, ...)")
     if state[key].ndim != dimensions:
         raise CheckpointError(f"{key}: expected {dimensions} dimensions, found the shape "
                               f"{tuple(state[key].shape)}; the file is damaged or not a CLIP")
     return tuple(state[key].shape)
 
 
-def count_blocks(state, prefix):
-    """How many residual blocks have keys below `prefix`."""
+def count_blocks(state: dict[str, Tensor], prefix: str) -> int:
+    """Number of residual blocks whose keys start with `prefix`."""
     return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
 
 
-def check_keys(state, expected, model="a CLIP"):
-    """Raise CheckpointError with the keys that are missing, too many, mis-shaped or not floating.
+def check_keys(state: dict[str, Tensor], expected: dict[str, tuple[int, ...]],
+               model: str = "a CLIP") -> None:
+    """Raise CheckpointError that lists missing, unexpected, mis-shaped and non-floating-point keys.
 
-    state: key -> tensor, scalars ignored; expected: key -> shape; model: its name in the message.
+    state: key -> tensor, scalars are ignored; expected: key -> shape; model: named in the message.
     """
     keys = [key for key in state if is_weight(key)]
     wrong = [f"missing: {key} {shape}" for key, shape in expected.items() if key not in state]
@@ -212,29 +214,30 @@ def check_keys(state, expected, model="a CLIP"):
             wrong.append(f"{key}: expected floating point {shape}, found {found.dtype} "
                          f"{tuple(found.shape)}")
     if wrong:
-        raise CheckpointError(f"keys that do not fit {model} of these sizes: {len(wrong)}; use its "
-                              "weights whole and unchanged: " + "; ".join(wrong[:TOLD])
-                              + (f"; and {len(wrong) - TOLD} more" if len(wrong) > TOLD else ""))
+        more = f"; and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
+        raise CheckpointError(f"keys that do not fit {model} of these sizes: {len(wrong)}; use a "
+                              f"complete and unchanged file: {'; '.join(wrong[:MAX_LISTED])}{more}")
 
 
-def demo():
-    """Split a fused projection and find the nine sizes again in the shapes."""
+def demo() -> None:
+    """Split a fused projection, and infer the nine sizes of a model from its shapes."""
     config = CLIPConfig(embed=32, resolution=64, vision_layers=2, vision_width=128, patch=16,
                         vocab=1000, text_width=64, text_layers=1)
     state = official_state_dict(CLIP(config).initialise(torch.Generator().manual_seed(0)))
     key = "visual.transformer.resblocks.1.attn.in_proj_weight"
     print(f"{key} {tuple(state[key].shape)}")
-    for name, part in own_parts(key, state[key]):
+    for name, part in our_parameters(key, state[key]):
         print(f"    -> {name} {tuple(part.shape)}")
     print(config_from_state_dict(state))
-    print("the same sizes again:", config_from_state_dict(state) == config)
+    print("equal to the sizes of the model:", config_from_state_dict(state) == config)
     back = official_state_dict(clip_from_state_dict(state))
-    print("there and back, equal:", all(torch.equal(back[name], state[name]) for name in state))
+    print("converted to our names and back, equal:",
+          all(torch.equal(back[name], state[name]) for name in state))
     del state[key]
     try:
         clip_from_state_dict(state)
     except CheckpointError as error:
-        print("one key taken out:", error)
+        print("with one key removed:", error)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Folders of pictures as data sets, and picture files as tensors.
 
-Start with `mvtec.py` (MVTec AD's layout and the few-shot draw), then `images.py` (pixels);
-`own_and_visa.py` reads other layouts, `splits.py` labels for training, `frames.py` videos.
+Start with `mvtec.py` (MVTec AD's layout and the few-shot draw), then `images.py` (files to pixels)
+and `augmentation.py`; `own_and_visa.py` reads other layouts, `splits.py` divides labelled pictures
+into training and test pictures, `frames.py` reads videos.
 Not here: drawn pictures (scenes/), pasted defects (synthetic/).
 """

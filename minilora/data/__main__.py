@@ -1,6 +1,6 @@
 """The command `python -m minilora.data`."""
 from minilora.data.mvtec import main
-from minilora.io.cli import command
+from minilora.io.cli import run_command
 
 if __name__ == "__main__":
-    command("minilora.data", main)
+    run_command("minilora.data", main)

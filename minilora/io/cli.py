@@ -1,24 +1,26 @@
-"""What all commands share at the terminal: options, a progress line, errors and Ctrl-C in one line.
+"""What all commands share: option parsing, one-line error messages, Ctrl-C, and a progress line.
 
-Claim: a user is owed the cause and the remedy, not a traceback; whoever mends minilora passes
---debug and gets both.
+Claim: a user needs the cause of an error and the remedy, not a traceback; a developer passes
+--debug and gets the traceback as well.
 
-Leaves out: colours, other languages.
+Left out: colours, other languages.
 """
 import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
+from typing import NoReturn
 
 from minilora.io.files import WRITTEN
-from minilora.io.transaction import RESUME, STAGING
+from minilora.io.transaction import RESUME_FILE, STAGING
 
-EXPECTED = (ValueError, OSError)                        # raised with words for a user
-STOPPED = 130                                           # what a shell expects after Ctrl-C
+USER_ERRORS = (ValueError, OSError)         # errors whose message is written for the user
+INTERRUPTED_STATUS = 130                    # the exit status that a shell expects after Ctrl-C
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default where it says something: not None, not that a switch is off."""
+    """Adds the default value to each option's help, except for None and on/off switches."""
 
     def _get_help_string(self, action):
         if action.default is None or isinstance(action.default, bool):
@@ -26,55 +28,62 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def option_parser(name, description, epilog=None):
-    """An argparse parser for the command `name`, with --debug; description: its docstring."""
+def option_parser(name: str, description: str, epilog: str | None = None
+                  ) -> argparse.ArgumentParser:
+    """The argparse parser of command `name`, with --debug.
+
+    description: the command's docstring; its first line is shown.
+    """
     p = argparse.ArgumentParser(prog=f"python -m {name}", description=description.split("\n")[0],
                                 epilog=epilog, formatter_class=HelpFormatter)
     p.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return p
 
 
-def command(name, main, failed=1):
-    """Runs main() as the command `name`, and exits.
+def run_command(name: str, main: Callable[[], int | None], error_status: int = 1) -> NoReturn:
+    """Run main() as the command `name`, print a user error in one line, and exit.
 
-    failed: exit status after an error.  With --debug among the arguments, which is taken out of
-    them here, errors keep their traceback.
+    error_status: exit status after an error.  --debug is removed from sys.argv; if it was given,
+    an error shows its traceback.
     """
     debug = "--debug" in sys.argv[1:]
     sys.argv = [a for a in sys.argv if a != "--debug"]
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print(f"\n{name}: stopped; {saved()}", file=sys.stderr)
-        sys.exit(STOPPED)
-    except EXPECTED as error:
+        print(f"\n{name}: stopped; {written_files_message()}", file=sys.stderr)
+        sys.exit(INTERRUPTED_STATUS)
+    except USER_ERRORS as error:
         if debug:
             raise
         print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(failed)
+        sys.exit(error_status)
 
 
-def saved():
-    """Which files of this process are in place, in words."""
+def written_files_message() -> str:
+    """The files that this process has completed, as the end of a sentence."""
     staged = [p for p in WRITTEN if p.parent.name.startswith(STAGING)]
     paths = list(dict.fromkeys(os.path.relpath(p) for p in WRITTEN if p not in staged))
-    if any(p.name == RESUME for p in staged):
-        return "the same command goes on from where it was"
+    if any(p.name == RESUME_FILE for p in staged):
+        return "run the same command again to continue"
     if not paths:
-        return "nothing had been written yet"
+        return "no file was written yet"
     others = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-    return f"written, and whole: {', '.join(paths[-3:])}{others}"
+    return f"completely written: {', '.join(paths[-3:])}{others}"
 
 
 class ProgressLine:
-    """Loss, rate and time left; one growing line on a terminal, now and then a line elsewhere."""
+    """Loss, steps per second and time left.
 
-    def __init__(self, steps, done=0):
-        """done: steps of an earlier process, which are told of again but took no time here."""
+    On a terminal one line is updated in place; elsewhere every 50th step prints a line.
+    """
+
+    def __init__(self, steps: int, done: int = 0) -> None:
+        """done: steps of an earlier process; they are reported again but took no time here."""
         self.steps, self.done = steps, done
         self.begun, self.terminal = time.time(), sys.stdout.isatty()
 
-    def __call__(self, step, loss):
+    def __call__(self, step: int, loss: float) -> None:
         if step < self.done:
             return
         if self.terminal or (step + 1) % 50 == 0 or step + 1 == self.steps:
@@ -87,15 +96,16 @@ class ProgressLine:
                 print()
 
 
-def demo():
+def demo() -> None:
+    """Show the progress of 100 steps and the one-line message of an error."""
     line = ProgressLine(100)
     for step in range(100):
         line(step, 1 / (step + 1))
 
-    def careless():
+    def failing_main():
         raise FileNotFoundError("data folder /nowhere not found; correct the path")
     try:
-        command("minilora.demo", careless)
+        run_command("minilora.demo", failing_main)
     except SystemExit as stop:
         print(f"exit status {stop.code}")
 

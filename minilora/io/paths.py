@@ -1,12 +1,12 @@
-"""Where the files that are not Python are found: the vocabulary and the folders with weights.
+"""Where to find the files that are not Python code: the vocabulary and the folders with weights.
 
-The claim: the same three functions serve a checkout, an editable install and `pip install .`
-run from another folder. The vocabulary lies beside this module. `weights/` lies at the top of a
-checkout; setup.py maps it to `minilora/weights` when the package is built, so an installed copy
-carries the small model along. Downloads go to the checkout's `weights/`, otherwise to the user's
-cache, never into an installed package, which an upgrade would delete.
+Claim: the same functions work in a checkout, in an editable install, and after `pip install .` when
+the command runs in another folder. The vocabulary is in the package folder. `weights/` is at the
+top of a checkout; setup.py maps it to `minilora/weights` when the package is built, so an installed
+copy includes the small model. Downloads go to the checkout's `weights/`, otherwise to the user's
+cache, never into an installed package, because an upgrade would delete them.
 
-Left out: reading or checking the files; that is done by `bpe` and `checkpoint`.
+Left out: reading or checking the files; `bpe` and `checkpoint` do that.
 """
 import os
 from pathlib import Path
@@ -14,32 +14,32 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
-def vocabulary_path():
+def vocabulary_path() -> Path:
     """Path of the compressed list of byte-pair merges that is shipped with the package."""
     return PACKAGE / "bpe_merges.txt.gz"
 
 
-def checkout_folder():
-    """Top folder of the checkout this package runs from, or None for an installed copy.
+def checkout_folder() -> Path | None:
+    """Top folder of the checkout from which this package runs, or None for an installed copy.
 
-    `setup.py` and `weights/` beside the package are the sign: in `site-packages` a folder
-    `weights` alone could belong to anybody.
+    A checkout has both `setup.py` and `weights/` next to the package. `weights` alone proves
+    nothing: in `site-packages` a folder of this name could belong to another package.
     """
     top = PACKAGE.parent
     is_checkout = (top / "setup.py").is_file() and (top / "weights").is_dir()
     return top if is_checkout else None
 
 
-def cache_folder():
-    """The user's cache: $XDG_CACHE_HOME/minilora, or ~/.cache/minilora. It need not exist."""
+def cache_folder() -> Path:
+    """The user's cache: $XDG_CACHE_HOME/minilora, or ~/.cache/minilora. It may not exist yet."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):                    # unset, empty or relative: to be ignored,
-        base = Path.home() / ".cache"              # says the XDG base directory specification
+    if not os.path.isabs(base):                    # unset, empty or relative: the XDG base
+        base = Path.home() / ".cache"              # directory specification says to ignore it
     return Path(base) / "minilora"
 
 
-def weights_folders():
-    """Folders in which weights are looked for, first match wins; some may not exist.
+def weights_folders() -> list[Path]:
+    """Folders to search for weights, in this order; some may not exist.
 
     A checkout: its own `weights/`, then the cache. An installed copy: the folder inside the
     package, then the cache.
@@ -48,13 +48,13 @@ def weights_folders():
     return [top / "weights" if top else PACKAGE / "weights", cache_folder()]
 
 
-def download_folder():
-    """Where downloaded weights are put: `weights/` of a checkout, otherwise the user's cache."""
+def download_folder() -> Path:
+    """The folder for downloaded weights: `weights/` of a checkout, otherwise the user's cache."""
     top = checkout_folder()
     return top / "weights" if top else cache_folder()
 
 
-def demo():
+def demo() -> None:
     """Show what is found from here."""
     print(f"running from    {checkout_folder() or 'an installed copy'}")
     print(f"vocabulary      {vocabulary_path()} ({vocabulary_path().stat().st_size:,} bytes)")

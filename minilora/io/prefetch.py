@@ -1,49 +1,55 @@
-"""Reading ahead: the next pictures are decoded while the tower works on these.
+"""Prefetching: a thread decodes the next pictures while the network works on the current one.
 
-Claim: decoding a photograph and running it through a network need not wait for each other; one
-thread that is a few pictures ahead hides the shorter of the two behind the longer.  (Pillow and
-torch both release Python's lock while they work.)
+Claim: decoding a picture and running the network on another can happen at the same time; one thread
+that stays a few pictures ahead hides the shorter of the two times behind the longer one.  (Pillow
+and torch both release Python's global interpreter lock while they work.)
 
-Leaves out: processes, several readers (a CPU has nothing left for them).
+Left out: processes, several threads (on a CPU the network already uses all cores).
 """
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
-def prefetch(work, items, depth=4):
-    """Yields work(item) for every item, in order, computed in a thread up to `depth` items ahead.
+def prefetch(function: Callable[[Item], Result], items: Iterable[Item], depth: int = 4
+             ) -> Iterator[Result]:
+    """Yield function(item) for every item, in order; a thread computes up to `depth` items ahead.
 
-    What work raises is raised here, at the item's turn.  However many items there are, at most
-    depth + 1 results wait: memory does not grow with a folder.
+    An error in function is raised here when its item's turn comes.  At most depth + 1 results exist
+    at a time, so memory does not grow with the number of items.
     """
     with ThreadPoolExecutor(1) as reader:
         waiting = deque()
         try:
             for item in items:
-                waiting.append(reader.submit(work, item))
+                waiting.append(reader.submit(function, item))
                 if len(waiting) > depth:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for rest in waiting:                        # whoever stops early waits for one, not all
-                rest.cancel()
+            for rest in waiting:                        # a caller that stops early waits for the
+                rest.cancel()                           # item in progress only, not for all
 
 
-def demo():
+def demo() -> None:
+    """Read and score 20 items, first one after the other, then with prefetching."""
     import time
 
     def taking(seconds):
         return lambda item: time.sleep(seconds) or item
 
-    read, judge, items = taking(0.02), taking(0.02), range(20)
+    read, score, items = taking(0.02), taking(0.02), range(20)
     begun = time.perf_counter()
-    plain = [judge(read(item)) for item in items]
+    plain = [score(read(item)) for item in items]
     between = time.perf_counter()
-    overlapped = [judge(picture) for picture in prefetch(read, items)]
+    overlapped = [score(picture) for picture in prefetch(read, items)]
     done = time.perf_counter()
-    print(f"the same in the same order: {plain == overlapped}")
-    print(f"one after the other {between - begun:.2f} s, overlapped {done - between:.2f} s")
+    print(f"same results in the same order: {plain == overlapped}")
+    print(f"one after the other {between - begun:.2f} s, with prefetching {done - between:.2f} s")
 
 
 if __name__ == "__main__":

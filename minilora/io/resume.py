@@ -1,43 +1,48 @@
-"""A training that was stopped goes on where it was.
+"""Save the state of a training to a file, so that an interrupted training can continue.
 
-Claim: the next step depends on the trained numbers, AdamW's moments, the place in the schedule and
-the state of the generator, and on nothing else.  Whoever keeps these four continues bit for bit (on
-one CPU; GPUs add up in an order of their own).
+Claim: the next step depends only on the trained parameters, AdamW's moments, the position in the
+learning-rate schedule and the state of the random generator.  With these four restored, training
+continues bit for bit (on one CPU; a GPU does not fix the order of its sums).
 
-Leaves out: what comes before training; it is computed again, from the same seed.
+Left out: what comes before training; it is computed again, from the same seed.
 """
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from minilora.io.files import TensorFileError, load_tensors, save_tensors
 
 
 class ResumePoint:
-    """A resume point in a file.
+    """The saved state of one training, in a file that is overwritten from time to time.
 
-    mark: fingerprint of everything that the training depends on; a point of another is not used.
-    every: seconds between two points.
+    fingerprint: of everything on which the training depends; a file with another one is ignored.
+    every: seconds between two saves.
     """
 
-    def __init__(self, path, mark, every=10.0):
-        self.path, self.mark, self.every, self.last = Path(path), mark, every, time.monotonic()
+    def __init__(self, path: str | Path, fingerprint: str, every: float = 10.0) -> None:
+        self.path, self.fingerprint, self.every = Path(path), fingerprint, every
+        self.last = time.monotonic()
 
-    def saved(self):
-        """What was kept of this very training, or None.
+    def load(self) -> dict | None:
+        """The saved state, or None if there is none of this training.
 
-        A file that is damaged is no reason to fail: training starts from the beginning.
+        A damaged file is not an error: training then starts from the beginning.
         """
         try:
             saved = load_tensors(self.path)
         except TensorFileError:
             return None
-        return saved if saved.get("mark") == self.mark else None
+        return saved if saved.get("mark") == self.fingerprint else None     # its key in the file
 
-    def restore(self, trained, optimiser, schedule, generator):
-        """Brings all four to where the training was.  Returns the losses so far, or []."""
-        saved = self.saved()
+    def restore(self, trained: Sequence[Tensor], optimiser: torch.optim.Optimizer,
+                schedule: torch.optim.lr_scheduler.LRScheduler,
+                generator: torch.Generator) -> list[float]:
+        """Set all four to the saved state.  Returns the losses so far; [] if nothing is saved."""
+        saved = self.load()
         if saved is None:
             return []
         for parameter, value in zip(trained, saved["trained"], strict=True):
@@ -49,25 +54,26 @@ class ResumePoint:
         generator.set_state(saved["generator"])
         return saved["losses"]
 
-    def keep(self, trained, optimiser, generator, losses):
-        """Writes a point, unless the last is younger than `every` seconds."""
+    def save(self, trained: Sequence[Tensor], optimiser: torch.optim.Optimizer,
+             generator: torch.Generator, losses: list[float]) -> None:
+        """Write the state, unless the last save was less than `every` seconds ago."""
         if time.monotonic() - self.last < self.every:
             return
         group = optimiser.param_groups[0]
         save_tensors(self.path, {
-            "mark": self.mark, "trained": list(trained), "losses": losses,
+            "mark": self.fingerprint, "trained": list(trained), "losses": losses,
             "optimiser": dict(optimiser.state_dict()["state"]), "rate": group["lr"],
             "betas": list(group["betas"]), "generator": generator.get_state()})
         self.last = time.monotonic()
 
 
-def demo():
-    """Ten steps in one go, and six and four with a stop between them."""
+def demo() -> None:
+    """Train ten steps without a stop, and again with a stop after six: the weights are equal."""
     import tempfile
     rows = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 
     def train(last, resume=None):
-        """Steps of a toy training up to number `last`; a schedule and random batches, as usual."""
+        """A toy training up to step `last`, with a schedule and random batches."""
         weight, generator = torch.nn.Parameter(torch.ones(3)), torch.Generator().manual_seed(1)
         optimiser = torch.optim.AdamW([weight], lr=0.1)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.1, total_steps=10)
@@ -81,15 +87,15 @@ def demo():
             schedule.step()
             losses.append(loss.item())
             if resume:
-                resume.keep([weight], optimiser, generator, losses)
+                resume.save([weight], optimiser, generator, losses)
         print(f"after {last:2d} steps: {[round(w, 4) for w in weight.tolist()]}")
         return weight.detach()
 
     with tempfile.TemporaryDirectory() as folder:
-        whole = train(10)
+        uninterrupted = train(10)
         train(6, ResumePoint(f"{folder}/unfinished.pt", "demo", every=0))
         resumed = train(10, ResumePoint(f"{folder}/unfinished.pt", "demo", every=0))
-    print(f"ten steps, and six and four resumed, are equal: {torch.equal(whole, resumed)}")
+    print(f"with and without the stop, equal: {torch.equal(uninterrupted, resumed)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The command `python -m minilora.mae`."""
-from minilora.io.cli import command
+from minilora.io.cli import run_command
 from minilora.mae.run import main
 
 if __name__ == "__main__":
-    command("minilora.mae", main)
+    run_command("minilora.mae", main)

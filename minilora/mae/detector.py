@@ -1,112 +1,130 @@
-"""Masked reconstruction as a detector: what is painted in otherwise than it is, was not expected.
+"""Anomaly detection by masked reconstruction: a defect is reconstructed with a high error.
 
     He et al. 2022, "Masked autoencoders are scalable vision learners": the model (mae/model.py).
     Zavrtanik et al. 2021, "Reconstruction by inpainting for visual anomaly detection" (RIAD): the
-    map, errors over several complementary masks.
+    map, the reconstruction error over several complementary masks.
 
-Differs: targets are plain pixels, since a patch divided by its own deviation makes noise of flat
-ones; trained from scratch on the good pictures at hand.
-Symbols: B images, K shots, P patches, R resolution.  Leaves out: errors in gradients or features.
+A model that was trained on good pictures reconstructs hidden patches as they look in good pictures.
+
+Differs: targets are plain pixels, since normalisation by its own standard deviation would turn a
+flat patch into noise; trained from scratch on the good pictures of one product.
+Symbols: B images, K shots, P patches, R resolution.  Left out: errors in gradients or features.
 """
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor, nn
 
 from minilora.anomaly_map import image_score, to_pixels
-from minilora.data.images import augment, normalise
-from minilora.mae.model import MAE_MINI, MaskedAutoencoder
+from minilora.data.augmentation import augment
+from minilora.data.images import normalise
+from minilora.io.resume import ResumePoint
+from minilora.mae.model import MAE_MINI, MAEConfig, MaskedAutoencoder
 from minilora.training_steps import TrainConfig, run_training
 
-ROUNDS = 2                      # partitions of the patches into quarters; each is visible once
+N_PARTITIONS = 2                # random partitions of the patches into visible parts
 TRAIN_CONFIG = TrainConfig(400, 8, 1e-3)
 
 
-def train_mae(mae, pictures, recipe, generator, report=lambda step, loss: None, resume=None):
-    """Masked training on turned and relit pictures.  pictures: (K, 3, R, R) in [0, 1].
+def train_mae(mae: MaskedAutoencoder, pictures: Tensor, recipe: TrainConfig,
+              generator: torch.Generator,
+              report: Callable[[int, float], None] = lambda step, loss: None,
+              resume: ResumePoint | None = None) -> list[float]:
+    """Train on masked, augmented pictures (K, 3, R, R) in [0, 1].  Returns the losses.
 
-    Fewer pictures than a batch are shown several times in it, each under its own mask.  Returns the
-    losses.
+    If there are fewer pictures than a batch holds, each occurs several times in a batch, with a
+    different mask each time.
     """
     grid = mae.config.resolution // mae.config.patch
-    rows_of = torch.arange(max(len(pictures), recipe.batch)) % len(pictures)
+    indices = torch.arange(max(len(pictures), recipe.batch)) % len(pictures)
 
     def loss_of(rows):
-        batch = normalise(augment(pictures[rows_of[rows]], generator))
+        batch = normalise(augment(pictures[indices[rows]], generator))
         noise = torch.rand(len(batch), grid * grid, generator=generator)
         return mae.loss(batch.to(mae.mask_token.device), noise.to(mae.mask_token.device))
 
-    return run_training(loss_of, list(mae.parameters()), len(rows_of), recipe, generator, report,
-                   resume)
+    return run_training(loss_of, list(mae.parameters()), len(indices), recipe, generator, report,
+                        resume)
 
 
 @torch.no_grad()
-def reconstruction_errors(mae, pixels, rounds=ROUNDS, seed=0):
-    """Mean squared error of each patch over the masks that hide it, (B, P).
+def reconstruction_errors(mae: MaskedAutoencoder, pixels: Tensor, partitions: int = N_PARTITIONS,
+                          seed: int = 0) -> Tensor:
+    """Mean squared error of each patch, averaged over the masks that hide it, (B, P).
 
-    pixels: (B, 3, R, R) in [0, 1].  In a round the patches are dealt into as many parts as fit, and
-    one part after the other is what is visible.
+    pixels: (B, 3, R, R) in [0, 1].  Each partition divides the patches at random into equal parts,
+    four at a mask ratio of 0.75; in turn, one part is visible and the others are hidden.
     """
     config, generator = mae.config, torch.Generator().manual_seed(seed)
     count = (config.resolution // config.patch) ** 2
     parts = max(2, round(1 / (1 - config.mask_ratio)))
     errors, times = torch.zeros(len(pixels), count), torch.zeros(len(pixels), count)
     pixels = normalise(pixels)
-    for _ in range(rounds):
+    for _ in range(partitions):
         order = torch.rand(len(pixels), count, generator=generator).argsort(1)
         for part in range(parts):
             noise = order.roll(part * count // parts, dims=1).argsort(1).to(pixels)
-            found, hidden = mae(pixels, noise)
-            error = (found - mae.target(pixels)).square().mean(-1)
+            predicted, hidden = mae(pixels, noise)
+            error = (predicted - mae.target(pixels)).square().mean(-1)
             errors += torch.where(hidden, error, 0).cpu()
             times += hidden.cpu()
     return errors / times.clamp(min=1)
 
 
-def map_and_score(mae, pixels, part=16):
-    """Maps (B, R, R) and scores (B,) of pictures (B, 3, R, R) in [0, 1], `part` at a time."""
+def anomaly_maps_and_scores(mae: MaskedAutoencoder, pixels: Tensor,
+                            batch: int = 16) -> tuple[Tensor, Tensor]:
+    """Anomaly maps (B, R, R) and image scores (B,) of pictures (B, 3, R, R) in [0, 1].
+
+    batch: pictures per forward pass.
+    """
     side = mae.config.resolution
-    errors = torch.cat([reconstruction_errors(mae, some) for some in pixels.split(part)])
+    errors = torch.cat([reconstruction_errors(mae, part) for part in pixels.split(batch)])
     maps = to_pixels(errors, (side, side), 4 * side / 224)
     return maps, image_score(maps)
 
 
 class MaskedReconstruction:
-    """Fit to good pictures, score others."""
+    """Anomaly detector: fit to good pictures, then score others."""
 
-    def __init__(self, config=MAE_MINI, recipe=TRAIN_CONFIG, seed=1):
+    def __init__(self, config: MAEConfig = MAE_MINI, recipe: TrainConfig = TRAIN_CONFIG,
+                 seed: int = 1) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         config = replace(config, normalise_pixels=False)
         self.model, self.recipe = MaskedAutoencoder(config).initialise(self.generator), recipe
         self.resolution = config.resolution
 
-    def parameters(self):
+    def parameters(self) -> list[nn.Parameter]:
+        """The trained parameters."""
         return list(self.model.parameters())
 
-    def fit(self, pictures):
+    def fit(self, pictures: Tensor) -> "MaskedReconstruction":
+        """Train on good pictures (K, 3, R, R) in [0, 1].  Returns self."""
         self.losses = train_mae(self.model, pictures, self.recipe, self.generator)
         self.model.eval()
         return self
 
-    def score(self, pixels):
-        """Maps (B, R, R) and scores (B,).  pixels: (B, 3, R, R) in [0, 1]."""
-        return map_and_score(self.model, pixels)
+    def score(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Anomaly maps (B, R, R) and image scores (B,).  pixels: (B, 3, R, R) in [0, 1]."""
+        return anomaly_maps_and_scores(self.model, pixels)
 
 
-def demo():
+def demo() -> None:
+    """Train on eight good pictures; score a good one and one with a bright square."""
     generator = torch.Generator().manual_seed(0)
     line = torch.linspace(0, 12, 64)
     good = (0.5 + 0.2 * torch.sin(line[:, None] + line) + 0.02 * torch.randn(
         9, 3, 64, 64, generator=generator)).clamp(0, 1)
-    bad = good[8:].clone()
-    bad[:, :, 24:40, 24:40] = 0.9
+    defective = good[8:].clone()
+    defective[:, :, 24:40, 24:40] = 0.9
     config = replace(MAE_MINI, width=64, heads=1, layers=2, patch=8, resolution=64,
                      decoder_width=32, decoder_layers=1, decoder_heads=1)
-    judge = MaskedReconstruction(config, TrainConfig(120, 8, 1e-3)).fit(good[:8])
-    print(f"loss {judge.losses[0]:.3f} -> {judge.losses[-1]:.3f}")
-    for name, picture in (("good", good[8:]), ("defective", bad)):
-        maps, score = judge.score(picture)
+    detector = MaskedReconstruction(config, TrainConfig(120, 8, 1e-3)).fit(good[:8])
+    print(f"loss {detector.losses[0]:.3f} -> {detector.losses[-1]:.3f}")
+    for name, picture in (("good", good[8:]), ("defective", defective)):
+        maps, score = detector.score(picture)
         print(f"{name:10s} score {score.item():.3f}, "
-              f"map at the spot {maps[0, 28:36, 28:36].mean():.3f}")
+              f"map at the place of the defect {maps[0, 28:36, 28:36].mean():.3f}")
 
 
 if __name__ == "__main__":

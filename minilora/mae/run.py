@@ -1,73 +1,82 @@
-"""What `python -m minilora.mae` does: masked pretraining on a folder, pictures of it, transfer.
+"""The command `python -m minilora.mae`: masked pretraining, reconstructions, transfer to labels.
 
     mae.pt         the model, for --weights
-    grid.png       rows of original, masked, painted in
-    metrics.json   losses; reconstruction error as a detector; --probe, --finetune, segmentation
+    grid.png       rows of original, masked and reconstructed picture
+    metrics.json   losses; reconstruction error as an anomaly score; --probe, --finetune,
+                   segmentation
 
-Leaves out: learning rates per layer, several devices.
+Symbols: N pictures, R resolution.  Left out: learning rates per layer, several devices.
 """
+import argparse
 import copy
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from minilora import __version__
 from minilora.anomaly_map import to_pixels
 from minilora.auroc import auroc
 from minilora.data import splits
 from minilora.data.images import CLIP_MEAN, CLIP_STD, load_squares, normalise
-from minilora.data.mvtec import few_shot, parse_shots
+from minilora.data.mvtec import Dataset, Sample, few_shot, parse_shots
 from minilora.io.cli import ProgressLine, option_parser
-from minilora.io.files import digest_of, sha256_of, whole_file, write_json
+from minilora.io.files import atomic_write, digest_of, sha256_of, write_json
 from minilora.io.resume import ResumePoint
-from minilora.io.transaction import RESUME, whole_folder
+from minilora.io.transaction import RESUME_FILE, atomic_folder
 from minilora.mae import checkpoint as mae_checkpoint
 from minilora.mae import model, transfer
-from minilora.mae.detector import map_and_score, train_mae
-from minilora.mae.model import (MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MaskedAutoencoder,
-                                patchify, random_masking, unpatchify)
+from minilora.mae.detector import anomaly_maps_and_scores, train_mae
+from minilora.mae.model import MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MAEConfig, MaskedAutoencoder
+from minilora.mae.patches import patchify, random_masking, unpatchify
 from minilora.report import results
-from minilora.runs.run_class import load_masks, open_data
+from minilora.runs.evaluation import load_masks
+from minilora.runs.run_class import open_data
 from minilora.training_steps import TrainConfig
 
 CONFIGS = {"mini": MAE_MINI, "ViT-B/16": MAE_B_16, "ViT-L/16": MAE_L_16, "ViT-H/14": MAE_H_14}
 MAE_FILES = ("mae.pt", "grid.png", "metrics.json")
-SHOWN = 6                       # pictures of the grid
+GRID_ROWS = 6                   # at most so many pictures in grid.png
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
+    """Options of the command."""
     p = option_parser("minilora.mae", __doc__)
     data = p.add_argument_group("data").add_argument
-    data("--data", help="folder in MVTec AD's layout; else as minilora.fit finds one")
+    data("--data", help="folder in MVTec AD's layout; without it the one that "
+         "minilora.fit finds")
     data("--class", dest="name", default="bottle", metavar="NAME", help="product")
-    data("--shots", default="all", help="good pictures to learn from: a number, or all")
-    data("--out", type=Path, help="folder for the results; else runs/mae-<class>")
+    data("--shots", default="all", help="number of good training pictures, or all")
+    data("--out", type=Path, help="folder for the results; default: runs/mae-<class>")
     data("--seed", type=int, default=1)
     model = p.add_argument_group("model").add_argument
-    model("--size", default="mini", choices=CONFIGS, help="of a fresh model")
-    model("--weights", type=Path, help="start from this file: official, or an earlier mae.pt")
+    model("--size", default="mini", choices=CONFIGS, help="size of a new model")
+    model("--weights", type=Path, help="initial weights: an official file or an earlier mae.pt")
     model("--mask-ratio", type=float, default=0.75, help="share of hidden patches")
-    model("--plain-pixels", action="store_true", help="targets not normalised patch by patch")
+    model("--plain-pixels", action="store_true", help="reconstruct plain pixels, not normalised "
+          "patches")
     model("--device", default="cpu")
     training = p.add_argument_group("training").add_argument
-    training("--steps", type=int, default=1000, help="0: the weights as they are")
+    training("--steps", type=int, default=1000, help="0: no training")
     training("--batch", type=int, default=16)
     training("--rate", type=float, default=1e-3, help="peak learning rate")
     training("--save-every", type=float, default=10.0, metavar="SECONDS",
-             help="between two points from which the same command goes on")
-    then = p.add_argument_group("then, on labelled pictures").add_argument
-    then("--probe", action="store_true", help="a linear layer on frozen features")
-    then("--finetune", action="store_true", help="end to end")
+             help="time between two saves; an interrupted command continues from the last one")
+    then = p.add_argument_group("transfer to labelled pictures").add_argument
+    then("--probe", action="store_true", help="train a linear layer on frozen features")
+    then("--finetune", action="store_true", help="train the whole encoder")
     return p
 
 
-def model_of(options, generator):
-    """A MaskedAutoencoder: fresh, or from a file; a file without decoder gets a fresh one."""
+def build_mae(options: argparse.Namespace, generator: torch.Generator) -> MaskedAutoencoder:
+    """A new MaskedAutoencoder, or one from a file; without a decoder in it, the decoder is new."""
     if not options.weights:
         config = replace(CONFIGS[options.size], mask_ratio=options.mask_ratio,
                          normalise_pixels=not options.plain_pixels)
@@ -81,8 +90,8 @@ def model_of(options, generator):
     return mae
 
 
-def mark_of(options, shots, config):
-    """Fingerprint of what the training depends on."""
+def mae_fingerprint(options: argparse.Namespace, shots: list[Sample], config: MAEConfig) -> str:
+    """Hash of everything that the training depends on."""
     weights = sha256_of(options.weights) if options.weights else None
     return digest_of(__version__, asdict(config), weights, options.steps, options.batch,
                      options.rate, options.seed, options.device, [sha256_of(s.path) for s in shots],
@@ -90,87 +99,97 @@ def mark_of(options, shots, config):
 
 
 @torch.no_grad()
-def reconstruction_grid(mae, pixels, seed=0):
-    """A PIL picture: rows of original, masked and painted in.  pixels: (N, 3, R, R) in [0, 1]."""
+def reconstruction_grid(mae: MaskedAutoencoder, pixels: Tensor, seed: int = 0) -> Image.Image:
+    """One row per picture: original, masked, reconstructed.  pixels: (N, 3, R, R) in [0, 1]."""
     side = mae.config.resolution // mae.config.patch
     noise = torch.rand(len(pixels), side * side, generator=torch.Generator().manual_seed(seed))
     _, hidden = random_masking(noise, mae.config.mask_ratio)
     grey = torch.where(hidden[..., None], torch.tensor(0.5), patchify(pixels, mae.config.patch))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
-    painted = mae.expected(normalise(pixels), noise) * std + mean
-    columns = pixels, unpatchify(grey, mae.config.patch), painted.clamp(0, 1)
+    reconstructed = mae.reconstruct(normalise(pixels), noise) * std + mean
+    columns = pixels, unpatchify(grey, mae.config.patch), reconstructed.clamp(0, 1)
     rows = [torch.cat([c[k] for c in columns], dim=2) for k in range(len(pixels))]
     whole = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0)
     return Image.fromarray(np.ascontiguousarray(whole.numpy()))
 
 
-def as_detector(mae, data, resolution):
-    """Reconstruction error as a detector: {metric: value} on all test pictures."""
+def evaluate_detector(mae: MaskedAutoencoder, data: Dataset, resolution: int) -> dict[str, Any]:
+    """Metrics of the reconstruction error as an anomaly score, on all test pictures."""
     pixels = load_squares([s.path for s in data.test], resolution)
     masks = load_masks(data.test, [pixels.shape[2:]] * len(pixels))
-    maps, scores = map_and_score(mae, pixels)
+    maps, scores = anomaly_maps_and_scores(mae, pixels)
     truth = torch.tensor([s.label for s in data.test])
     return results.row_metrics(scores, maps, truth, masks)
 
 
-def on_labels(mae, data, options, resolution):
-    """{"probe" or "finetune": {"accuracy", "image_auroc"}, "segmentation": {"pixel_auroc"}}."""
+def evaluate_transfer(mae: MaskedAutoencoder, data: Dataset, options: argparse.Namespace,
+                      resolution: int) -> dict[str, Any]:
+    """Train on labelled pictures and test on others (data/splits.py).
+
+    Returns {"labels": {kind: training pictures}, "judged": number of test pictures, "probe" or
+    "finetune": {"accuracy", "image_auroc"}, "segmentation": {"pixel_auroc"}}.
+    """
     chosen = splits.split(data, "all", options.seed)
     pixels = [load_squares([s.path for s in part], resolution)
               for part in (chosen.train, chosen.test)]
     targets, truth = chosen.targets(chosen.train), chosen.targets(chosen.test)
     found = {"labels": dict(zip(chosen.kinds, chosen.counts())), "judged": len(truth)}
-    for name, learn in (("probe", transfer.probe), ("finetune", transfer.finetune)):
+    for name, train in (("probe", transfer.probe), ("finetune", transfer.finetune)):
         if getattr(options, name):
             encoder = copy.deepcopy(mae.encoder)
             generator = torch.Generator().manual_seed(options.seed)
-            head = learn(encoder, pixels[0], targets, len(chosen.kinds), generator)
-            odds = transfer.classify(encoder, head, pixels[1])
-            found[name] = {"accuracy": (odds.argmax(1) == truth).float().mean().item(),
-                           "image_auroc": auroc(1 - odds[:, 0], truth > 0)}
+            head = train(encoder, pixels[0], targets, len(chosen.kinds), generator)
+            probabilities = transfer.class_probabilities(encoder, head, pixels[1])
+            found[name] = {
+                "accuracy": (probabilities.argmax(1) == truth).float().mean().item(),
+                "image_auroc": auroc(1 - probabilities[:, 0], truth > 0)}
     masks = [load_masks(part, [(resolution, resolution)] * len(part))
              for part in (chosen.train, chosen.test) if options.probe]
     if masks and all(m is not None for m in masks):
         masks = [torch.stack(part) for part in masks]
         head = transfer.segment(mae.encoder, pixels[0], masks[0],
                                 torch.Generator().manual_seed(options.seed))
-        odds = transfer.patch_probability(mae.encoder, head, pixels[1])
-        maps = to_pixels(odds, (resolution, resolution), 4 * resolution / 224)
+        probabilities = transfer.patch_probability(mae.encoder, head, pixels[1])
+        maps = to_pixels(probabilities, (resolution, resolution), 4 * resolution / 224)
         found["segmentation"] = {"pixel_auroc": auroc(maps.flatten(), masks[1].flatten())}
     return found
 
 
-def run_mae(options, say):
-    """The whole job.  Returns the content of metrics.json."""
+def run_mae(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
+    """Train, evaluate and write the results.  Returns the content of metrics.json.
+
+    say: prints a line.
+    """
     options.out = options.out or Path(f"runs/mae-{options.name}")
     options.good, options.scenes = None, options.out.parent / "scenes"
     data, data_name = open_data(options)
     shots = few_shot(data.train, parse_shots(options.shots), options.seed)
     generator, begun = torch.Generator().manual_seed(options.seed), time.time()
-    mae = model_of(options, generator).to(options.device)
+    mae = build_mae(options, generator).to(options.device)
     resolution = mae.config.resolution
     pictures = load_squares([s.path for s in shots], resolution)
-    with whole_folder(options.out, "mae", earlier=MAE_FILES) as staging:
+    with atomic_folder(options.out, "mae", earlier=MAE_FILES) as staging:
         say(f"data     {data_name}: {data.root}, class {data.name}, {len(shots)} good pictures")
         say(f"model    {sum(p.numel() for p in mae.parameters()):,} parameters, "
             f"{mae.config.mask_ratio:.0%} of the patches hidden")
-        resume = ResumePoint(staging / RESUME, mark_of(options, shots, mae.config),
-                                options.save_every)
-        done = len(kept["losses"]) if (kept := resume.saved()) else 0
-        losses = train_mae(mae, pictures, TrainConfig(options.steps, options.batch, options.rate), generator,
-                       ProgressLine(options.steps, done), resume) if options.steps else []
+        fingerprint = mae_fingerprint(options, shots, mae.config)
+        resume = ResumePoint(staging / RESUME_FILE, fingerprint, options.save_every)
+        done = len(saved["losses"]) if (saved := resume.load()) else 0
+        recipe = TrainConfig(options.steps, options.batch, options.rate)
+        losses = train_mae(mae, pictures, recipe, generator, ProgressLine(options.steps, done),
+                           resume) if options.steps else []
         mae = mae.cpu().eval()
         mae_checkpoint.save_mae(mae, staging / "mae.pt")
         metrics = {"class": data.name, "data": data_name, "shots": len(shots),
                    "config": asdict(mae.config), "losses": losses}
-        known = bool(data.test) and {s.label for s in data.test} == {0, 1}
-        if known:
-            metrics["reconstruction"] = as_detector(mae, data, resolution)
-        if known and (options.probe or options.finetune):
-            metrics |= on_labels(mae, data, options, resolution)
-        some = (data.test or shots)[::max(1, len(data.test) // SHOWN)][:SHOWN]
-        shown = load_squares([s.path for s in some], resolution)
-        with whole_file(staging / "grid.png") as file:
+        both_labels = bool(data.test) and {s.label for s in data.test} == {0, 1}
+        if both_labels:
+            metrics["reconstruction"] = evaluate_detector(mae, data, resolution)
+        if both_labels and (options.probe or options.finetune):
+            metrics |= evaluate_transfer(mae, data, options, resolution)
+        chosen = (data.test or shots)[::max(1, len(data.test) // GRID_ROWS)][:GRID_ROWS]
+        shown = load_squares([s.path for s in chosen], resolution)
+        with atomic_write(staging / "grid.png") as file:
             reconstruction_grid(mae, shown).save(file, "PNG")
         metrics["seconds"] = time.time() - begun
         write_json(staging / "metrics.json", metrics)
@@ -179,29 +198,31 @@ def run_mae(options, say):
     return metrics
 
 
-def print_mae_results(metrics, say):
+def print_mae_results(metrics: dict[str, Any], say: Callable[[str], None]) -> None:
+    """The results in a few lines."""
     if "reconstruction" in metrics:
         row = metrics["reconstruction"]
-        say("reconstruction error as a detector: image AUROC "
+        say("reconstruction error as anomaly score: image AUROC "
             f"{results.percent(row['image_auroc'])}, pixel AUROC "
             f"{results.percent(row['pixel_auroc'])}")
     for name in ("probe", "finetune"):
         if name in metrics:
             say(f"{name}: accuracy {metrics[name]['accuracy']:.1%} over {len(metrics['labels'])} "
                 f"classes, image AUROC {results.percent(metrics[name]['image_auroc'])}, on "
-                f"{metrics['judged']} pictures never learned from")
+                f"{metrics['judged']} test pictures")
     if "segmentation" in metrics:
         say("segmentation by one linear layer on patch tokens: pixel AUROC "
             f"{results.percent(metrics['segmentation']['pixel_auroc'])}")
 
 
-def demo():
+def demo() -> None:
+    """The sizes of a new model."""
     print("sizes:", ", ".join(f"{name} {c.width} wide, {c.layers} deep"
                               for name, c in CONFIGS.items()))
 
 
-def main():
-    """The job; without any option the demonstration of mae/model.py."""
+def main() -> int | None:
+    """Run the command; without any option, the demo of mae/model.py."""
     if len(sys.argv) == 1:
         return model.demo()
     run_mae(parser().parse_args(), lambda line: print(line, flush=True))

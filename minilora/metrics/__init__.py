@@ -1,4 +1,4 @@
-"""Measures of detection and localisation beside AUROC.
+"""Measures of detection and localisation in addition to AUROC.
 
 Start with `average_precision.py` (average precision, best F1); `aupro.py` measures how much of
 each defect is found.

@@ -1,6 +1,6 @@
 """The command `python -m minilora.pretrain`."""
-from minilora.io.cli import command
+from minilora.io.cli import run_command
 from minilora.pretrain.train import main
 
 if __name__ == "__main__":
-    command("minilora.pretrain", main)
+    run_command("minilora.pretrain", main)

@@ -1,39 +1,47 @@
-"""Drawn scenes as training batches: a stream, a buffer of the latest, and views of each.
+"""Drawn scenes as training batches: a stream of scenes, a replay buffer, and views of each picture.
 
-    Buffer      each drawn scene serves in several batches, since drawing is as dear as training
-                (Hoffer et al. 2020, "Augment your batch")
-    view        a window of each picture, or all of it in half detail: a quarter of the patches, but
-                neighbours stay neighbours (differs from Li et al. 2023, "FLIP", which drops patches
-                at random; a small defect is seen by comparing a patch with those around it)
+    Buffer      each scene is used in several batches, because drawing a scene takes as long as
+                training on it (Hoffer et al. 2020, "Augment your batch")
+    view        the part of a picture that is encoded: a window at full resolution, or the whole
+                picture at half resolution.  Both have a quarter of the patches, and neighbouring
+                patches stay neighbours: a small defect is recognised by comparing a patch with
+                those around it (differs from Li et al. 2023, "FLIP", which drops random patches)
+    facts       the attributes of a picture as four numbers (pretrain/captions.py)
+    patch ids   which patch of the whole picture each patch of a view is
 
-Symbols: B scenes of a batch, R resolution, G = R / patch patches a side, P patches, W width.
-Leaves out: files; a scene is drawn from its number whenever it is needed.
+Symbols: B scenes in a batch, R resolution, G = R / patch patches per side, P patches, W width.
+Left out: files; a scene is drawn from its number whenever it is needed.
 """
 
 import os
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from minilora.clip import CLIPConfig
 from minilora.pretrain.captions import CAPTION_KINDS, CLASS_NAMES, NORMAL, UNMENTIONED
-from minilora.scenes.materials import COLOURS, FIELDS
+from minilora.scenes.materials import COLOURS, MATERIALS
 from minilora.scenes.scene import random_scene
+from minilora.vit import VisionTransformer
 
 MINI = CLIPConfig(embed=128, resolution=224, vision_layers=5, vision_width=256, patch=16,
                   text_width=64, text_layers=3)  # the embedded model
 
 
-def low_priority(worker):
-    """Workers draw when training leaves a core idle, which it does when it runs out of scenes."""
+def low_priority(worker: int) -> None:
+    """Lower the priority of this worker process, so that drawing does not slow down training."""
     os.nice(19)
 
 
 class SceneStream(Dataset):
-    """Scene number i as uint8 picture, mask coverage per patch, and attributes as numbers."""
+    """Scenes number `first` to `last` - 1.
 
-    def __init__(self, first, last):
+    An item is (picture uint8 (3, R, R), mask coverage per patch (G, G), facts (4,)).
+    """
+
+    def __init__(self, first: int, last: int):
         self.first, self.last = first, last
 
     def __len__(self):
@@ -43,24 +51,26 @@ class SceneStream(Dataset):
         scene = random_scene(self.first + index)
         colour, material = (scene.words + (None,))[:2]
         facts = [CLASS_NAMES.index(scene.class_name), list(COLOURS).index(colour),
-                 list(FIELDS).index(material) if material else UNMENTIONED,
+                 list(MATERIALS).index(material) if material else UNMENTIONED,
                  CAPTION_KINDS.index(scene.flaw) if scene.flaw else NORMAL]
         coverage = F.avg_pool2d(scene.mask[None].float(), MINI.patch)[0]  # (14, 14)
         return (scene.picture * 255).round().byte(), coverage, torch.tensor(facts)
 
 
 class Buffer:
-    """The latest `size` scenes; at every step `fresh` new ones enter, drawn by workers.
+    """The latest `size` scenes; `fresh` new ones, drawn by `workers` processes, enter at each step.
 
-    With no fresh ones and no workers, a scene is drawn whenever it is asked for.
+    first_batch: scenes that are drawn before step 0;  start_step: first step of this process;
+    steps: last step.  Without fresh scenes and workers, a scene is drawn whenever a batch needs it.
     """
 
-    def __init__(self, size, fresh, first_batch, start_step, steps, workers):
-        known = first_batch + fresh * start_step  # scenes drawn before this step
+    def __init__(self, size: int, fresh: int, first_batch: int, start_step: int, steps: int,
+                 workers: int):
+        known = first_batch + fresh * start_step            # scenes drawn before start_step
         begin = max(0, known - size)
         stream = DataLoader(SceneStream(begin, first_batch + fresh * steps), batch_size=None,
-                            num_workers=workers, prefetch_factor=max(2, 2 * fresh) if workers else None,
-                            worker_init_fn=low_priority)
+                            num_workers=workers, worker_init_fn=low_priority,
+                            prefetch_factor=max(2, 2 * fresh) if workers else None)
         self.stream, self.fresh, self.size, self.count = iter(stream), fresh, size, begin
         self.columns, self.scenes = None, None
         if fresh or workers:
@@ -68,7 +78,8 @@ class Buffer:
         else:
             self.scenes, self.count = SceneStream(begin, known), known
 
-    def take(self, number):
+    def take(self, number: int) -> None:
+        """Move `number` scenes from the stream into the buffer; they replace the oldest."""
         for _ in range(number):
             columns = next(self.stream)
             if self.columns is None:
@@ -77,8 +88,11 @@ class Buffer:
                 store[self.count % self.size] = value
             self.count += 1
 
-    def batch(self, size, generator):
-        """Pictures uint8 (B, 3, R, R), coverage (B, G, G), facts (B, 4); fresh scenes follow."""
+    def batch(self, size: int, generator: torch.Generator) -> list[Tensor]:
+        """Random scenes: [pictures uint8 (B, 3, R, R), coverage (B, G, G), facts (B, 4)].
+
+        The fresh scenes enter the buffer afterwards.
+        """
         rows = torch.randperm(min(self.count, self.size), generator=generator)[:size]
         if self.scenes:
             return default_collate([self.scenes[int(k)] for k in rows])
@@ -87,25 +101,26 @@ class Buffer:
         return batch
 
 
-def crop_views(pictures, coverage, generator, window, whole=0.5, turning=True):
-    """What of each picture is encoded: a window of it in full detail, or the whole in half detail.
+def crop_views(pictures: Tensor, coverage: Tensor, generator: torch.Generator, window: int,
+               whole: float = 0.5, flips: bool = True) -> list[Tensor]:
+    """One view of each picture: a window at full resolution, or the whole at half resolution.
 
-    pictures: uint8 (B, 3, R, R);  coverage: (B, G, G);  window: patches a side.  Returns pictures
-    uint8 (B, 3, window * patch, ...), coverage (B, window, window), and for each the numbers of the
-    patches whose positions it takes (B, window, window), -1 where the whole picture is shown.
-    Two windows of three are placed so that they show a defect, if there is one.  Each view is
-    turned, if wanted: flipped and transposed at random, and its window lies where it then belongs.
-    whole: the share that is shown whole.
+    pictures: uint8 (B, 3, R, R);  coverage: (B, G, G);  window: patches per side of a view;  whole:
+    share of the views that show the whole picture;  flips: flip and transpose each view at random.
+    Returns [pictures uint8 (B, 3, window * patch, window * patch), coverage (B, window, window),
+    patch ids (B, window, window)]; the ids are -1 in a view of the whole picture.
+    Two out of three windows are placed so that they show a defect, if there is one.  A window of a
+    flipped picture gets the patch ids that it has after the flip.
     """
     side, patch = coverage.shape[1], pictures.shape[-1] // coverage.shape[1]
-    halves = F.avg_pool2d(coverage[:, None], 2)[:, 0]
+    half_coverage = F.avg_pool2d(coverage[:, None], 2)[:, 0]
     grid = torch.arange(side * side).view(side, side)
     out = []
     for k in range(len(pictures)):
-        turn = ((torch.rand(3, generator=generator) < 0.5) & turning).tolist()
+        flip = ((torch.rand(3, generator=generator) < 0.5) & flips).tolist()
         if torch.rand((), generator=generator) < whole:
             half = F.avg_pool2d(pictures[k].float(), 2).round().byte()
-            out.append((turned(half, turn), turned(halves[k], turn),
+            out.append((flip_and_transpose(half, flip), flip_and_transpose(half_coverage[k], flip),
                         torch.full((window, window), -1)))
             continue
         row, col = torch.randint(side - window + 1, (2,), generator=generator).tolist()
@@ -117,53 +132,60 @@ def crop_views(pictures, coverage, generator, window, whole=0.5, turning=True):
         pixels = pictures[k, :, row * patch : (row + window) * patch,
                           col * patch : (col + window) * patch]
         covered = coverage[k, row : row + window, col : col + window]
-        row, col = turned_corner(row, col, side - window, turn)
-        out.append((turned(pixels, turn), turned(covered, turn),
+        row, col = corner_after_flips(row, col, side - window, flip)
+        out.append((flip_and_transpose(pixels, flip), flip_and_transpose(covered, flip),
                     grid[row : row + window, col : col + window]))
     return [torch.stack(column) for column in zip(*out)]
 
 
-def turned(image, turn):
-    """(..., N, N) mirrored left to right, upside down, transposed, as the three booleans say."""
-    image = image.flip([axis for axis, chosen in zip((-1, -2), turn) if chosen])
-    return image.transpose(-1, -2) if turn[2] else image
+def flip_and_transpose(image: Tensor, flip: list[bool]) -> Tensor:
+    """(..., N, N) -> the same shape; flip: (left to right, upside down, transpose)."""
+    image = image.flip([axis for axis, chosen in zip((-1, -2), flip) if chosen])
+    return image.transpose(-1, -2) if flip[2] else image
 
 
-def turned_corner(row, col, last, turn):
-    """Upper left corner, after `turned`, of a window that could start at 0 to `last`."""
-    row, col = (last - row if turn[1] else row), (last - col if turn[0] else col)
-    return (col, row) if turn[2] else (row, col)
+def corner_after_flips(row: int, col: int, last: int, flip: list[bool]) -> tuple[int, int]:
+    """Where `flip_and_transpose` moves the upper left corner of a window.
+
+    last: the largest row or column at which a window can start.
+    """
+    row, col = (last - row if flip[1] else row), (last - col if flip[0] else col)
+    return (col, row) if flip[2] else (row, col)
 
 
-def visible_facts(facts, coverage):
-    """The attributes as far as a view shows them: a window without the defect is flawless."""
+def visible_facts(facts: Tensor, coverage: Tensor) -> Tensor:
+    """The facts (B, 4) of views: a window that does not show the defect is normal."""
     facts = facts.clone()
     facts[coverage.flatten(1).amax(1) < 0.02, 3] = NORMAL
     return facts
 
 
-def embed_view(visual, pixels, places):
-    """`visual.embed` with the positions that each view has in its picture: (B, 1 + P, W)."""
+def embed_view(visual: VisionTransformer, pixels: Tensor, patch_ids: Tensor) -> Tensor:
+    """`visual.embed` with the position embeddings of the patch ids, (B, 1 + P, W).
+
+    pixels: (B, 3, r, r), normalised;  patch_ids: (B, g, g) from `crop_views`.
+    """
     x = visual.conv1(pixels).flatten(2).transpose(1, 2)                     # (B, P, W)
     half = pixels.shape[-1] // visual.patch
     whole = visual.positions(half, half)[1:]                                # (P, W)
-    own = visual.positional_embedding[1:][places.clamp(min=0).flatten(1)]   # (B, P, W)
-    x = x + torch.where((places < 0).flatten(1)[..., None], whole, own)
+    own = visual.positional_embedding[1:][patch_ids.clamp(min=0).flatten(1)]   # (B, P, W)
+    x = x + torch.where((patch_ids < 0).flatten(1)[..., None], whole, own)
     cls = (visual.class_embedding + visual.positional_embedding[0]).expand(len(x), 1, -1)
     return visual.ln_pre(torch.cat([cls, x], dim=1))
 
 
-def demo():
+def demo() -> None:
+    """Three batches from a small buffer, and views of the last one."""
     generator = torch.Generator().manual_seed(0)
     buffer = Buffer(8, fresh=2, first_batch=6, start_step=0, steps=4, workers=0)
     for step in range(3):
         pictures, coverage, facts = buffer.batch(4, generator)
         flawed = (facts[:, 3] != NORMAL).sum()
         print(f"step {step}: {buffer.count} scenes drawn, "
-              f"batch {tuple(pictures.shape)}, {flawed} flawed")
-    cut, covered, places = crop_views(pictures, coverage, generator, 7)
-    whole = (places[:, 0, 0] < 0).sum()
-    print(f"views {tuple(cut.shape)}: {whole} in half detail, {4 - whole} windows")
+              f"batch {tuple(pictures.shape)}, {flawed} with a defect")
+    views, _, patch_ids = crop_views(pictures, coverage, generator, 7)
+    whole = (patch_ids[:, 0, 0] < 0).sum()
+    print(f"views {tuple(views.shape)}: {whole} whole at half resolution, {4 - whole} windows")
 
 
 if __name__ == "__main__":

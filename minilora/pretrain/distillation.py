@@ -1,124 +1,131 @@
-"""Distillation: the image tower learns to predict what a teacher sees at every place.
+"""Distillation: the image tower learns to predict a teacher's features of every patch.
 
-Claim: a small transformer that sees a relit, tinted, noisy picture and must say what a teacher made
-of the clean one learns surfaces and shapes, and that light is no defect.  Linear heads read early,
-middle and late blocks; they are thrown away afterwards, what the blocks have learned stays.
+Claim: the tower gets a picture with changed brightness, colour cast and noise, and must predict
+what the teacher computes from the clean picture.  So it learns surfaces and shapes, and that light
+is not a defect.  Linear heads read hidden states of early, middle and late blocks; the heads are
+discarded after training, and what the blocks have learned stays.
 
-    Hinton et al. 2015, "Distilling the knowledge in a neural network"; here inner results take the
-    place of classes (Romero et al. 2015, "FitNets", section 2.2, hints), and from several layers.
+    Hinton et al. 2015, "Distilling the knowledge in a neural network"; here the targets are hidden
+    features of several layers instead of classes (Romero et al. 2015, "FitNets", section 2.2)
 
-    dense   mean squared error of the patches' targets, as a share of their variance
-    whole   the same of CLS and the teacher's mean over all places
-    relation    patches that differ much for the teacher differ much in the tokens themselves: what
-                a memory of patches compares (Park et al. 2019, "Relational knowledge distillation",
-                section 3.2.1, distances; here correlated, as only their order matters)
+    dense       mean squared error of the patches' targets, as a share of their variance
+    whole       the same for the CLS token and the teacher's mean over all positions
+    relation    patches that differ much for the teacher shall differ much in the tokens that a
+                memory bank compares (Park et al. 2019, "Relational knowledge distillation", section
+                3.2.1; differs: correlation of the distances, because only their order matters)
 
-Symbols: B pictures, G patches a side, P patches of a view, n neighbours a patch, D components.
-Leaves out: how targets are made (pretrain/teacher_targets.py); the teacher's classes.
+Symbols: B pictures, G patches per side of a picture, g of a view, P patches of a view, n neighbours
+per patch, D components, W width of the tower.  Hidden state k enters block k.
+Left out: how targets are made (pretrain/teacher_targets.py); the teacher's classes.
 """
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from minilora.pretrain.teacher_targets import GRID, LAYERS, WHOLE, WHOLE_KEPT
 
 
-def read_after(layers):
-    """From which hidden state each layer of the teacher is predicted: {teacher's layer: state}.
-
-    layers: blocks of the tower; state n enters block n.
-    """
+def state_of_layer(layers: int) -> dict[int, int]:
+    """{layer of the teacher: the hidden state that predicts it}; layers: blocks of the tower."""
     return {n: max(1, round(layers * (k + 1) / (len(LAYERS) + 1)))
             for k, n in enumerate(sorted(LAYERS))}
 
 
 class Heads(nn.Module):
-    """A linear map for each layer of the teacher, from the tower's width to its components."""
+    """One linear map per layer of the teacher, from a hidden state to the components.
 
-    def __init__(self, width, layers):
+    width, layers: of the tower.
+    """
+
+    def __init__(self, width: int, layers: int):
         super().__init__()
-        self.after = read_after(layers) | {WHOLE: layers}
+        self.states = state_of_layer(layers) | {WHOLE: layers}
         self.linear = nn.ModuleDict()
-        for n in self.after:
+        for n in self.states:
             components = LAYERS[n][0] * LAYERS[n][1] ** 2 if n in LAYERS else WHOLE_KEPT
             self.linear[str(n)] = head = nn.Linear(width, components)
-            nn.init.zeros_(head.weight)         # the first steps move the heads, not the tower
+            nn.init.zeros_(head.weight)         # the first steps change the heads only
             nn.init.zeros_(head.bias)
 
-    def forward(self, n, hidden):
-        """The prediction of layer n.  hidden: list of (B, 1+P, W) -> (B, P, n D), or (B, D)."""
-        state = hidden[self.after[n]]
+    def forward(self, n: int, hidden: list[Tensor]) -> Tensor:
+        """The prediction of the teacher's layer n: (B, P, n D), or (B, D) for WHOLE.
+
+        hidden: list of (B, 1+P, W).
+        """
+        state = hidden[self.states[n]]
         state = state[:, 0] if n == WHOLE else state[:, 1:]
         return self.linear[str(n)](F.layer_norm(state, state.shape[-1:]))
 
 
-def targets_of(target, places):
-    """What of a picture's targets a view shows, (B, P, n D).
+def targets_in_view(target: Tensor, patch_ids: Tensor) -> Tensor:
+    """The targets of the patches of a view, (B, P, n D).
 
-    target: (B, G, G, n, D);  places: (B, g, g), of `stream.view`.  Where the whole picture is shown
-    in half detail, a patch covers four: with n = 4 neighbours each is the mean of one of these,
-    with n = 1 it is the mean of all.
+    target: (B, G, G, n, D) of the whole picture;  patch_ids: (B, g, g) from `crop_views`.
+    A patch of a whole picture at half resolution covers four patches.  With n = 4, each of its
+    neighbours is the mean target of one of them; with n = 1, the target is the mean of all four.
     """
-    count, neighbours, g = len(target), target.shape[3], places.shape[-1]
+    count, neighbours, g = len(target), target.shape[3], patch_ids.shape[-1]
     own = target.flatten(1, 2)                                              # (B, G G, n, D)
     rows = torch.arange(count, device=target.device)[:, None]
-    window = own[rows, places.clamp(min=0).flatten(1)]                      # (B, P, n, D)
-    if not (places < 0).any():
+    window = own[rows, patch_ids.clamp(min=0).flatten(1)]                   # (B, P, n, D)
+    if not (patch_ids < 0).any():
         return window.flatten(2)
     four = target.mean(3).unflatten(2, (g, 2)).unflatten(1, (g, 2))         # (B, g, 2, g, 2, D)
     four = four.transpose(2, 3).reshape(count, g * g, 4, -1)                # (B, P, 4, D)
     half = four if neighbours == 4 else four.mean(2, keepdim=True)
-    shown = (places < 0).flatten(1)[..., None, None]
-    return torch.where(shown, half, window).flatten(2)
+    whole = (patch_ids < 0).flatten(1)[..., None, None]
+    return torch.where(whole, half, window).flatten(2)
 
 
-def dense(heads, hidden, targets):
+def dense_loss(heads: Heads, hidden: list[Tensor], targets: dict[int, Tensor]) -> dict[int, Tensor]:
     """{layer: unexplained share of its variance}.  targets: {layer: (B, P, n D)} of variance n."""
     return {n: (heads(n, hidden).float() - target).square().sum(-1).mean() / LAYERS[n][1] ** 2
             for n, target in targets.items()}
 
 
-def whole(heads, hidden, target):
-    """Unexplained share of the variance of the picture as a whole.  target: (B, D)."""
+def whole_loss(heads: Heads, hidden: list[Tensor], target: Tensor) -> Tensor:
+    """Unexplained share of the variance of the whole picture's target.  target: (B, D)."""
     return (heads(WHOLE, hidden).float() - target).square().sum(-1).mean()
 
 
-def read_by_memory(layers):
-    """The hidden states whose tokens a memory compares: the two in the middle."""
+def memory_states(layers: int) -> tuple[int, int]:
+    """The two middle hidden states, whose tokens a memory bank compares."""
     return layers // 2, layers // 2 + 1
 
 
-def relation(hidden, targets, layers=(30, 39)):
+def relation_loss(hidden: list[Tensor], targets: dict[int, Tensor],
+                  layers: tuple[int, ...] = (30, 39)) -> Tensor:
     """1 - correlation of the tokens' distances with the teacher's, over all pairs in a picture.
 
-    hidden: list of (B, 1+P, W);  targets: {layer: (B, P, n D)}, whose squared distances are the
-    teacher's 1 - cosine but for a factor and what the components leave out.
+    hidden: list of (B, 1+P, W);  targets: {layer: (B, P, n D)}.  Except for a factor and for the
+    components that were dropped, their squared distances equal the teacher's 1 - cosine.
     """
     with torch.autocast(hidden[0].device.type, enabled=False):
         theirs = [targets[n].float() / LAYERS[n][1] for n in layers]
-        theirs = centred(distances(torch.cat(theirs, -1)))
-        ours = [centred(distances(F.normalize(hidden[n][:, 1:].float(), dim=-1)))
-                for n in read_by_memory(len(hidden) - 1)]
+        theirs = centred(squared_distances(torch.cat(theirs, -1)))
+        ours = [centred(squared_distances(F.normalize(hidden[n][:, 1:].float(), dim=-1)))
+                for n in memory_states(len(hidden) - 1)]
         return sum(1 - (own * theirs).sum((1, 2)).mean() for own in ours) / len(ours)
 
 
-def distances(tokens):
-    """Squared distances of all pairs in a picture: (B, P, W) -> (B, P, P)."""
+def squared_distances(tokens: Tensor) -> Tensor:
+    """Squared distances of all pairs of tokens in a picture: (B, P, W) -> (B, P, P)."""
     square = tokens.square().sum(-1)
     return square[:, :, None] + square[:, None] - 2 * tokens @ tokens.transpose(1, 2)
 
 
-def centred(matrices):
-    """(B, P, P) minus its mean, of length one."""
+def centred(matrices: Tensor) -> Tensor:
+    """Each matrix (P, P) minus its mean, scaled to length one: (B, P, P) -> (B, P, P)."""
     return F.normalize((matrices - matrices.mean((1, 2), keepdim=True)).flatten(1), dim=1).view_as(
         matrices)
 
 
-def relit(pixels, generator, light=0.25, tint=0.08, noise=0.04):
-    """The same pictures under other light: brighter or darker, tinted, flatter, noisy.
+def change_light(pixels: Tensor, generator: torch.Generator, light: float = 0.25,
+                 tint: float = 0.08, noise: float = 0.04) -> Tensor:
+    """The pictures with changed brightness, contrast and colour cast, and with noise.
 
-    pixels: (B, 3, R, R) in [0, 1].  light, tint: standard deviations of the logarithm of a gain, of
-    all channels and of each;  noise: highest standard deviation of what is added to every pixel.
+    pixels: (B, 3, R, R) in [0, 1];  light, tint: standard deviation of the logarithm of the gain,
+    of all channels together and of each channel;  noise: largest standard deviation of the noise.
     """
     def normal(*shape):
         return torch.randn(shape, generator=generator).to(pixels.device)
@@ -133,24 +140,29 @@ def relit(pixels, generator, light=0.25, tint=0.08, noise=0.04):
     return ((mean + (pixels - mean) * spread) * gain + grain).clamp(0, 1)
 
 
-def demo():
+def demo() -> None:
+    """Targets of two kinds of views, the losses before training, and changed brightness."""
     generator = torch.Generator().manual_seed(0)
-    print("teacher's layers are predicted from hidden states:", {n: read_after(n) for n in (5, 8)})
+    for layers in (5, 8):
+        print(f"{layers} blocks: {{teacher's layer: hidden state}} is {state_of_layer(layers)}")
     target = torch.randn(2, GRID, GRID, 4, 3, generator=generator)
-    for name, places in (("a window", torch.arange(GRID * GRID).view(GRID, GRID)[:7, :7]),
-                         ("all, in half detail", torch.full((7, 7), -1))):
-        print(f"{name}: {tuple(targets_of(target, places.expand(2, 7, 7)).shape)}")
+    for name, ids in (("a window", torch.arange(GRID * GRID).view(GRID, GRID)[:7, :7]),
+                      ("the whole at half resolution", torch.full((7, 7), -1))):
+        shape = tuple(targets_in_view(target, ids.expand(2, 7, 7)).shape)
+        print(f"targets of {name}: {shape}")
     heads = Heads(64, 5)
     hidden = [torch.randn(2, 50, 64, generator=generator) for _ in range(6)]
     target = torch.randn(2, 49, 64, generator=generator) / 8
     with torch.no_grad():
-        print(f"unexplained before training: {dense(heads, hidden, {30: target})[30]:.2f}")
-    for name, tokens in (("the same", target), ("other", torch.randn(target.shape))):
+        share = dense_loss(heads, hidden, {30: target})[30]
+    print(f"share of the variance that untrained heads do not explain: {share:.2f}")
+    for name, tokens in (("the same", target), ("random", torch.randn(target.shape))):
         states = [torch.cat([tokens[:, :1], tokens], 1)] * 6
-        print(f"relation of {name} tokens: {relation(states, {30: target}, (30,)).item():.2f}")
+        loss = relation_loss(states, {30: target}, (30,))
+        print(f"relation loss of {name} tokens: {loss.item():.2f}")
     pixels = torch.full((3, 3, 8, 8), 0.5)
-    print("mean of three grey pictures, relit:",
-          [round(x, 2) for x in relit(pixels, generator).mean((1, 2, 3)).tolist()])
+    print("mean of three grey pictures with changed brightness:",
+          [round(x, 2) for x in change_light(pixels, generator).mean((1, 2, 3)).tolist()])
 
 
 if __name__ == "__main__":

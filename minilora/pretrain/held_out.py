@@ -1,79 +1,92 @@
-"""What a tower in training can do, measured on pictures that no step draws.
+"""Evaluation of a tower in training, on pictures that no training step uses.
 
-    scenes       zero-shot accuracy over nouns, AUROC of damaged or not, on drawn scenes
-    photographs  zero-shot accuracy over kinds, AUROC of pasted defects, and the share of the
-                 teacher's variance that is explained, on every tenth photograph
-    memory       image AUROC of a plain memory of patches on products in a folder, for looking only
+    scenes       zero-shot accuracy over class names, AUROC of damaged against normal, drawn scenes
+    photographs  the same on every tenth photograph, with pasted defects; and the share of the
+                 teacher's variance that is explained
+    products     image AUROC of a plain memory bank on products in a folder, for information only
 
-The plain memory: L2-normalised patch tokens of two states side by side, of the good pictures and
-their three rotations; 1 - cosine to the nearest; smoothed; mean of the top 0.3 % of pixels
-(Roth et al. 2022, "PatchCore", without its coreset).
+The plain memory: patch tokens of two hidden states, L2-normalised and concatenated, of the good
+pictures and their three rotations; anomaly score of a patch = 1 - cosine to the nearest; smoothed;
+image score = mean of the top 0.3 % of pixels (Roth et al. 2022, "PatchCore", without its coreset).
 
-Symbols: B pictures, P patches, W width.  Leaves out: choosing anything by these numbers.
+Symbols: B pictures, N texts, P patches, W width, E embedding, K shots, M patches in the memory.
+Left out: choosing anything by these numbers.
 """
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from minilora.anomaly_map import image_score, to_pixels
 from minilora.auroc import auroc
+from minilora.bpe import Tokenizer
+from minilora.clip import CLIP
 from minilora.data.images import load_squares, normalise
 from minilora.data.mvtec import few_shot, list_classes, load_class
 from minilora.pretrain import distillation
 from minilora.pretrain.batches import SceneStream
 from minilora.pretrain.captions import CLASS_NAMES, NORMAL, UNMENTIONED
+from minilora.pretrain.target_cache import Photographs
 from minilora.pretrain.teacher_targets import LAYERS, WHOLE
+from minilora.vit import VisionTransformer
 
-FIRST = 10_000_000              # number of the first scene held out
+FIRST_HELD_OUT = 10_000_000     # number of the first held-out scene
 
 
-def encode_pictures(clip, pictures, device):
-    """uint8 (B, 3, R, R) -> (B, E)."""
+def encode_pictures(clip: CLIP, pictures: Tensor, device: str) -> Tensor:
+    """The image vectors of pictures: uint8 (B, 3, R, R) -> (B, E)."""
     return torch.cat([clip.encode_image(normalise(part.float() / 255).to(device))
                       for part in pictures.split(64)])
 
 
-def zero_shot(clip, tokenizer, image, sentences):
-    """Similarity of every picture with every sentence, (B, N).  image: (B, E)."""
+def zero_shot(clip: CLIP, tokenizer: Tokenizer, image: Tensor, sentences: list[str]) -> Tensor:
+    """Similarity of each picture with each sentence, (B, N).  image: (B, E)."""
     ids = tokenizer.tokenize(sentences).to(image.device)
     return clip.similarity(image, clip.encode_text(ids)).cpu()
 
 
-def named(clip, tokenizer, image, class_names):
-    """The number of the noun that fits best, (B,)."""
-    return zero_shot(clip, tokenizer, image, [f"a photo of a {class_name}." for class_name in class_names]).argmax(1)
+def predicted_class(clip: CLIP, tokenizer: Tokenizer, image: Tensor,
+                    class_names: list[str]) -> Tensor:
+    """The index of the class name that fits best, (B,).  image: (B, E)."""
+    sentences = [f"a photo of a {class_name}." for class_name in class_names]
+    return zero_shot(clip, tokenizer, image, sentences).argmax(1)
 
 
-def damage(clip, tokenizer, image):
-    """Probability of "damaged" against "flawless", (B,)."""
+def damage_probability(clip: CLIP, tokenizer: Tokenizer, image: Tensor) -> Tensor:
+    """Probability of "damaged" against "flawless", (B,).  image: (B, E)."""
     return zero_shot(clip, tokenizer, image, ["a photo of a flawless object.",
                                               "a photo of a damaged object."]).softmax(-1)[:, 1]
 
 
 @cache
-def held_out_scenes(first, count, workers=0):
-    """(pictures uint8 (B, 3, R, R), facts (B, 4)) of scenes, drawn once."""
+def held_out_scenes(first: int, count: int, workers: int = 0) -> tuple[Tensor, Tensor]:
+    """(pictures uint8 (B, 3, R, R), facts (B, 4)) of `count` scenes; drawn once per process."""
     scenes = list(DataLoader(SceneStream(first, first + count), 32, num_workers=workers))
     return torch.cat([s[0] for s in scenes]), torch.cat([s[2] for s in scenes])
 
 
 @torch.no_grad()
-def on_scenes(clip, tokenizer, device, count=256, workers=0):
-    """{"accuracy", "auroc"} on drawn scenes."""
-    pictures, facts = held_out_scenes(FIRST, count, workers)
+def measure_scenes(clip: CLIP, tokenizer: Tokenizer, device: str, count: int = 256,
+                   workers: int = 0) -> dict[str, float]:
+    """{"accuracy", "auroc"} on `count` drawn scenes: class name, damaged against normal."""
+    pictures, facts = held_out_scenes(FIRST_HELD_OUT, count, workers)
     image = encode_pictures(clip, pictures, device)
-    right = named(clip, tokenizer, image, CLASS_NAMES) == facts[:, 0]
+    right = predicted_class(clip, tokenizer, image, CLASS_NAMES) == facts[:, 0]
     return {"accuracy": right.float().mean().item(),
-            "auroc": auroc(damage(clip, tokenizer, image), facts[:, 3] != NORMAL)}
+            "auroc": auroc(damage_probability(clip, tokenizer, image), facts[:, 3] != NORMAL)}
 
 
 @torch.no_grad()
-def on_photographs(clip, heads, tokenizer, photographs, device, count=400):
-    """{"names", "photo_auroc", "explained<layer>" ...} on `count` pictures held out, evenly chosen.
+def measure_photographs(clip: CLIP, heads: distillation.Heads, tokenizer: Tokenizer,
+                        photographs: Photographs, device: str, count: int = 400
+                        ) -> dict[str, float]:
+    """{"names", "photo_auroc", "explained<layer>"} on about `count` held-out pictures.
 
-    Half of them carry a pasted defect; names are asked of the others.
+    Half of them have a pasted defect; the accuracy "names" counts the others.
     """
     good, damaged = photographs.test[0::2], photographs.test[1::2]
     every = max(1, 2 * len(good) // count)
@@ -85,22 +98,25 @@ def on_photographs(clip, heads, tokenizer, photographs, device, count=400):
         hidden = clip.visual.hidden_states(clip.visual.embed(pixels))
         images.append(clip.visual.pool(hidden[-1]))
         facts.append(own)
-        inner = {n: targets[n].flatten(1, 2).flatten(2).to(device) for n in LAYERS}
-        found = distillation.dense(heads, hidden, inner)
-        found[WHOLE] = distillation.whole(heads, hidden, targets[WHOLE].to(device))
+        per_patch = {n: targets[n].flatten(1, 2).flatten(2).to(device) for n in LAYERS}
+        found = distillation.dense_loss(heads, hidden, per_patch)
+        found[WHOLE] = distillation.whole_loss(heads, hidden, targets[WHOLE].to(device))
         for n, error in found.items():
             errors[n] = errors.get(n, 0) + error.item() * len(part) / len(numbers)
     image, facts = torch.cat(images), torch.cat(facts)
-    asked = (facts[:, 3] == NORMAL) & (facts[:, 0] != UNMENTIONED)
-    right = named(clip, tokenizer, image, photographs.class_names) == facts[:, 0]
-    return {"names": right[asked].float().mean().item(),
-            "photo_auroc": auroc(damage(clip, tokenizer, image), facts[:, 3] != NORMAL),
+    counted = (facts[:, 3] == NORMAL) & (facts[:, 0] != UNMENTIONED)
+    right = predicted_class(clip, tokenizer, image, photographs.class_names) == facts[:, 0]
+    return {"names": right[counted].float().mean().item(),
+            "photo_auroc": auroc(damage_probability(clip, tokenizer, image), facts[:, 3] != NORMAL),
             **{f"explained{n}": 1 - error for n, error in errors.items()}}
 
 
 @torch.no_grad()
-def memory_tokens(visual, pixels, states):
-    """Patch tokens of some states, each of length one, side by side: (B, P, len(states) W)."""
+def memory_tokens(visual: VisionTransformer, pixels: Tensor, states: Sequence[int]) -> Tensor:
+    """Patch tokens of some hidden states, each normalised, concatenated: (B, P, len(states) W).
+
+    pixels: (B, 3, R, R) in [0, 1].
+    """
     parts = []
     for part in pixels.split(32):
         hidden = visual.hidden_states(visual.embed(normalise(part).to(visual.proj.device)),
@@ -109,10 +125,11 @@ def memory_tokens(visual, pixels, states):
     return F.normalize(torch.cat(parts), dim=-1)
 
 
-def plain_memory(visual, shots, pictures, states):
-    """Image scores (B,) of `pictures` by a plain memory of `shots`, both (B, 3, R, R) in [0, 1]."""
-    turned = torch.cat([torch.rot90(shots, k, (2, 3)) for k in range(4)])
-    bank = memory_tokens(visual, turned, states).flatten(0, 1)              # (M, W)
+def plain_memory(visual: VisionTransformer, shots: Tensor, pictures: Tensor,
+                 states: Sequence[int]) -> Tensor:
+    """Image scores (B,) of pictures (B, 3, R, R), with shots (K, 3, R, R), both in [0, 1]."""
+    rotated = torch.cat([torch.rot90(shots, k, (2, 3)) for k in range(4)])
+    bank = memory_tokens(visual, rotated, states).flatten(0, 1)             # (M, len(states) W)
     side, scores = pictures.shape[-1], []
     for part in memory_tokens(visual, pictures, states).split(4):
         distance = 1 - (part @ bank.T).amax(-1)                             # (4, P)
@@ -121,7 +138,8 @@ def plain_memory(visual, shots, pictures, states):
     return torch.cat(scores)
 
 
-def on_products(visual, root, states, seeds=(1,), shots=8):
+def measure_products(visual: VisionTransformer, root: str | Path, states: Sequence[int],
+                     seeds: Sequence[int] = (1,), shots: int = 8) -> dict[str, float]:
     """{class: image AUROC of the plain memory} on even-numbered test pictures, mean over seeds."""
     found = {}
     for name in list_classes(root):
@@ -137,8 +155,9 @@ def on_products(visual, root, states, seeds=(1,), shots=8):
     return found
 
 
-def demo():
-    from minilora.clip import CLIP, CLIPConfig
+def demo() -> None:
+    """A plain memory of grey noise scores pictures with a dark square higher."""
+    from minilora.clip import CLIPConfig
     generator = torch.Generator().manual_seed(0)
     clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
                            text_width=64, text_layers=1)).initialise(generator)

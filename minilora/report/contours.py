@@ -1,34 +1,39 @@
-"""What a mask is to other programs: regions with boxes, polygons along their edges, run lengths.
+"""Masks in the form that annotation formats need: regions with boxes, polygons, run lengths.
 
-    regions     8-neighbours that touch belong together (metrics/aupro.py)
-    polygons    along the edges between pixels, so that nothing is rounded; holes apart
-    runs        COCO's run-length code: columns one after another, lengths of 0s and 1s in turn,
-                0s first (pycocotools, maskApi.h)
+    regions     marked pixels that touch, 8 neighbours (metrics/aupro.py)
+    polygons    along the edges between pixels, so nothing is rounded; holes are separate
+    RLE         COCO's run-length encoding: pixels column by column, alternating lengths of runs of
+                0s and of 1s, beginning with 0s (pycocotools, maskApi.h)
 
-Symbols: H x W pixels.  Leaves out: simplified outlines, the compressed string form of the runs.
+Symbols: H x W pixels, M marked pixels.
+Left out: simplified outlines, the compressed string form of the RLE.
 """
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from minilora.metrics.aupro import connected_regions
 
-# a step along an edge, and the ways to go on from there: a left turn first, so that pixels which
-# touch at a corner stay in one outline
+# A step along an edge -> the step after a turn.  Outlines try the left turn first, so pixels that
+# touch only at a corner stay in one outline.
 TURN_LEFT = {(0, 1): (-1, 0), (-1, 0): (0, -1), (0, -1): (1, 0), (1, 0): (0, 1)}
-TURN_RIGHT = {there: here for here, there in TURN_LEFT.items()}
+TURN_RIGHT = {after: before for before, after in TURN_LEFT.items()}
+
+Point = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Region:
     """One connected region.  box: (left, top, width, height) in pixels;  area: pixels."""
-    mask: torch.Tensor
-    box: tuple
+    mask: Tensor                                # bool (H, W)
+    box: tuple[int, int, int, int]
     area: int
 
 
-def regions(mask, least=1):
-    """Regions of a mask, bool (H, W), the largest first; those under `least` pixels left out."""
+def regions(mask: Tensor, least: int = 1) -> list[Region]:
+    """Regions of a mask, bool (H, W), the largest first, without those of under `least` pixels."""
     places = mask.nonzero()                                                 # (M, 2)
     if not len(places):
         return []
@@ -45,10 +50,10 @@ def regions(mask, least=1):
     return sorted(found, key=lambda region: -region.area)
 
 
-def edges(mask):
-    """{corner: [steps]}: all edges between inside and outside, the inside to their right.
+def boundary_steps(mask: Tensor) -> dict[Point, list[Point]]:
+    """{corner: [steps]}: all pixel edges between inside and outside, with the inside on the right.
 
-    Corners are (row, column) from 0 to H and W; a step is a unit vector (rows, columns).
+    Corners are (row, column), from 0 to H and W; a step is a unit vector (rows, columns).
     """
     padded = torch.nn.functional.pad(mask, (1, 1, 1, 1))
     inside, out = padded[1:-1, 1:-1], {}
@@ -61,52 +66,54 @@ def edges(mask):
     return out
 
 
-def outlines(mask):
-    """Closed outlines of a mask, bool (H, W): (outer ones, holes), lists of [(x, y), ...] corners.
+def outlines(mask: Tensor) -> tuple[list[list[Point]], list[list[Point]]]:
+    """Closed outlines of a mask, bool (H, W): (outer outlines, holes), each [(x, y), ...] corners.
 
-    Outer ones run clockwise on the screen, holes the other way.
+    On the screen outer outlines run clockwise, holes counterclockwise.
     """
-    left, outer, holes = edges(mask), [], []
-    while left:
-        start = min(left)
-        place, step, corners, doubled = start, left[start][0], [], 0
+    remaining, outer, holes = boundary_steps(mask), [], []
+    while remaining:
+        start = min(remaining)
+        place, step, corners, doubled_area = start, remaining[start][0], [], 0
         while True:
-            left[place].remove(step)
-            if not left[place]:
-                del left[place]
+            remaining[place].remove(step)
+            if not remaining[place]:
+                del remaining[place]
             place = place[0] + step[0], place[1] + step[1]
-            ways = left.get(place, ())
-            turn = next((way for way in (TURN_LEFT[step], step, TURN_RIGHT[step]) if way in ways), None)
-            if turn != step:                            # a corner, or the end
+            options = remaining.get(place, ())
+            following = next((s for s in (TURN_LEFT[step], step, TURN_RIGHT[step]) if s in options),
+                             None)
+            if following != step:                       # a corner, or the end of the outline
                 corners.append((place[1], place[0]))
-            if turn is None:
+            if following is None:
                 break
-            step = turn
+            step = following
         for (x, y), (u, v) in zip(corners, corners[1:] + corners[:1]):
-            doubled += x * v - u * y                    # shoelace formula, y downwards
-        (outer if doubled > 0 else holes).append(corners)
+            doubled_area += x * v - u * y               # shoelace formula, y downwards
+        (outer if doubled_area > 0 else holes).append(corners)
     return outer, holes
 
 
-def to_runs(mask):
-    """COCO's {"size": [H, W], "counts": [...]} of a mask, bool (H, W)."""
+def encode_rle(mask: Tensor) -> dict[str, Any]:
+    """COCO's {"size": [H, W], "counts": [run lengths]} of a mask, bool (H, W)."""
     flat = mask.T.flatten().int()                                           # column by column
     change = torch.nn.functional.pad(flat, (1, 0)).diff().nonzero()[:, 0].tolist()
     places = [0, *change, len(flat)]
     return {"size": list(mask.shape), "counts": [b - a for a, b in zip(places, places[1:])]}
 
 
-def from_runs(runs):
-    """The inverse of `to_runs`.  Raises ValueError if the counts do not fill the picture."""
-    (height, width), counts = runs["size"], runs["counts"]
+def decode_rle(rle: dict[str, Any]) -> Tensor:
+    """The mask, bool (H, W), of `encode_rle`.  Raises ValueError if the counts do not fill it."""
+    (height, width), counts = rle["size"], rle["counts"]
     if sum(counts) != height * width or min(counts, default=0) < 0:
         raise ValueError(f"run lengths: expected {height * width} pixels in all, found "
-                         f"{sum(counts)}; the file is damaged")
+                         f"{sum(counts)}; the file is damaged, export it again")
     values = torch.arange(len(counts)) % 2 == 1
     return values.repeat_interleave(torch.tensor(counts)).view(width, height).T
 
 
-def demo():
+def demo() -> None:
+    """Regions of a small mask with a hole, and its run lengths."""
     mask = torch.zeros(7, 10, dtype=torch.bool)
     mask[1:5, 1:6] = True
     mask[2:4, 3] = False                                                    # a hole
@@ -118,8 +125,8 @@ def demo():
         outer, holes = outlines(region.mask)
         print(f"box {region.box}, {region.area} pixels, outline of {len(outer[0])} corners, "
               f"{len(holes)} holes")
-    runs = to_runs(mask)
-    print("runs", runs["counts"], "and back:", torch.equal(from_runs(runs), mask))
+    rle = encode_rle(mask)
+    print("run lengths", rle["counts"], "decoded again:", torch.equal(decode_rle(rle), mask))
 
 
 if __name__ == "__main__":

@@ -1,81 +1,89 @@
-"""What a run leaves behind: numbers, scores and pictures to look at.
+"""Files and tables of a run: metrics, scores, and panels that show the anomaly maps.
 
-    metrics.json   every figure of the run, AUROC as a fraction in [0, 1], null where undefined
-    scores.csv     one line a test picture: file, label, score, decision
+    metrics.json   every number of the run, AUROC as a fraction in [0, 1], null where undefined
+    scores.csv     one line for each test picture: file, label, score, decision
     maps/          input, mask, anomaly map and overlay side by side
 
 Claim: a table alone hides mistakes; a map shows whether the score comes from the defect.
-Every file appears whole or not at all (io/files.py).
+Every file is written completely or not at all (io/files.py).
 
-Symbols: N test pictures of H x W pixels.  Leaves out: the HTML page of a run (report/html.py).
+Symbols: N test pictures of H x W pixels.
+Left out: the HTML page of a run (report/run_page.py).
 """
-
 import csv
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from minilora.auroc import auroc
-from minilora.io.files import whole_file
+from minilora.data.mvtec import Sample
+from minilora.io.files import atomic_write
 from minilora.metrics.aupro import aupro
 from minilora.metrics.average_precision import average_precision, f1_max
 
 IMAGE_METRICS = {"image_auroc": auroc, "image_ap": average_precision, "image_f1_max": f1_max}
-OK_COLOUR, NG_COLOUR = (46, 125, 50), (198, 40, 40)  # frame of the panel: OK, NG
+OK_COLOUR, NG_COLOUR = (46, 125, 50), (198, 40, 40)     # title bar of a panel: green, red
+UNKNOWN_COLOUR = (110, 110, 110)                        # without a threshold: grey
+
+MetricValues = dict[str, float | None]
 
 
-def defined(metric, scores, labels):
-    """A metric, or None where only one class is present."""
+def defined_or_none(metric: Callable[[Tensor, Tensor], float], scores: Tensor,
+                    labels: Tensor) -> float | None:
+    """metric(scores, labels), or None if all labels are equal, since it is undefined then."""
     labels = labels.bool()
     return metric(scores, labels) if labels.any() and not labels.all() else None
 
 
-def row_metrics(scores, maps, labels, masks):
+def row_metrics(scores: Tensor, maps: Sequence[Tensor] | None, labels: Tensor,
+                masks: Sequence[Tensor] | None) -> MetricValues:
     """All metrics of a row over all pictures and, with suffix _odd, over the odd-numbered ones.
 
-    scores, labels: (N,);  maps: N of (H, W), or None;  masks: N of (H, W) bool, or None if any is
+    scores, labels: (N,);  maps: N of (H, W), or None;  masks: N bool (H, W), or None if any is
     missing.  Without maps or masks the pixel metrics are None.
-    Numbers count from 0 in sorted order: defaults were chosen on even ones.
+    Pictures are numbered from 0 in sorted order; defaults were chosen on the even-numbered ones.
     """
     out = {}
     for suffix, part in (("", slice(None)), ("_odd", slice(1, None, 2))):
         for name, metric in IMAGE_METRICS.items():
-            out[name + suffix] = defined(metric, scores[part], labels[part])
+            out[name + suffix] = defined_or_none(metric, scores[part], labels[part])
         pixels = pixel_metrics(*(m if m is None else m[part] for m in (maps, masks)))
         out |= {name + suffix: value for name, value in pixels.items()}
     return out
 
 
-def pixel_metrics(maps, masks):
-    """Metrics over all pixels: None without masks, or where only one class is present."""
-    nothing = dict.fromkeys(("pixel_auroc", "pixel_ap", "aupro"))
+def pixel_metrics(maps: Sequence[Tensor] | None, masks: Sequence[Tensor] | None) -> MetricValues:
+    """Metrics over all pixels; None without masks, or if no pixel or every pixel is marked."""
+    undefined = dict.fromkeys(("pixel_auroc", "pixel_ap", "aupro"))
     if maps is None or masks is None or not len(maps):
-        return nothing
+        return undefined
     scores, marked = (torch.cat([m.flatten() for m in column]) for column in (maps, masks))
     if marked.all() or not marked.any():
-        return nothing
+        return undefined
     return {"pixel_auroc": auroc(scores, marked), "pixel_ap": average_precision(scores, marked),
             "aupro": aupro(maps, masks)}
 
 
-def kind_metrics(scores, kinds):
+def kind_metrics(scores: Tensor, kinds: Sequence[str]) -> MetricValues:
     """Image AUROC of each defect kind against all good pictures: {kind: value or None}."""
     good = torch.tensor([kind == "good" for kind in kinds])
     out = {}
     for kind in sorted(set(kinds) - {"good"}):
-        this = torch.tensor([k == kind for k in kinds])
-        out[kind] = defined(auroc, scores[good | this], this[good | this])
+        of_kind = torch.tensor([k == kind for k in kinds])
+        out[kind] = defined_or_none(auroc, scores[good | of_kind], of_kind[good | of_kind])
     return out
 
 
-def decision_metrics(scores, labels, threshold):
-    """What the threshold achieves, or None without one.
+def decision_metrics(scores: Tensor, labels: list[int | None],
+                     threshold: float | None) -> dict[str, int] | None:
+    """Number of pictures with each label, and how many of them the threshold calls NG.
 
-    scores: (N,);  labels: 0 good, 1 defective, None unknown.  Returns counts of each, and how many
-    of them were called NG.
+    scores: (N,);  labels: 0 good, 1 defective, None unknown.  Returns None without a threshold.
     """
     if threshold is None:
         return None
@@ -86,12 +94,13 @@ def decision_metrics(scores, labels, threshold):
             "unlabelled": count[None], "called": above[None]}
 
 
-def percent(value):
+def percent(value: float | None) -> str:
+    """A fraction in per cent, six characters wide with one decimal; -- if it is undefined."""
     return "    --" if value is None else f"{100 * value:6.1f}"
 
 
-def text_table(rows, explain):
-    """The rows as text, per cent, one decimal.  rows: {name: metrics};  explain: {name: words}."""
+def text_table(rows: dict[str, MetricValues], explain: dict[str, str]) -> str:
+    """A table for the terminal, in per cent.  rows: {name: metrics};  explain: {name: words}."""
     heads = [name + suffix for suffix in ("", "_odd")
              for name in ("image_auroc", "pixel_auroc", "aupro")]
     lines = ["             all pictures          odd-numbered ones",
@@ -102,14 +111,15 @@ def text_table(rows, explain):
     return "\n".join(lines)
 
 
-def markdown_table(head, lines):
-    """A table of text cells in Markdown."""
+def markdown_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table.  head: column names;  lines: the cells of each line."""
     return "\n".join("| " + " | ".join(line) + " |"
                      for line in [head, ["---"] * len(head), *lines])
 
 
-def write_scores(path, samples, scores, threshold):
-    """scores.csv; decision is OK, NG, or empty without a threshold."""
+def write_scores(path: str | Path, samples: Sequence[Sample], scores: Tensor,
+                 threshold: float | None) -> None:
+    """Writes scores.csv.  scores: (N,).  The decision is OK, NG, or empty without a threshold."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(("file", "label", "score", "decision"))
@@ -117,47 +127,52 @@ def write_scores(path, samples, scores, threshold):
         decision = "" if threshold is None else "NG" if score > threshold else "OK"
         label = "" if sample.label is None else sample.label
         writer.writerow((sample.path, label, f"{score:.6f}", decision))
-    with whole_file(path, "w") as file:
+    with atomic_write(path, "w") as file:
         file.write(text.getvalue())
 
 
-def colours(values):
-    """Heat colours, dark blue by green to yellow.  values: (H, W) in [0, 1] -> uint8 (H, W, 3)."""
+def heat_colours(values: Tensor) -> np.ndarray:
+    """Colours from dark blue over green to yellow.  values: (H, W) in [0, 1] -> uint8 (H, W, 3)."""
     stops = torch.tensor([[13, 8, 90], [33, 110, 160], [60, 180, 110],
                           [245, 220, 60], [255, 250, 210]]).float()
-    place = values.clamp(0, 1) * (len(stops) - 1)
-    low = place.floor().long().clamp(max=len(stops) - 2)
-    mixed = torch.lerp(stops[low], stops[low + 1], (place - low)[..., None])
+    position = values.clamp(0, 1) * (len(stops) - 1)
+    low = position.floor().long().clamp(max=len(stops) - 2)
+    mixed = torch.lerp(stops[low], stops[low + 1], (position - low)[..., None])
     return mixed.round().byte().numpy()
 
 
-def panel(pixels, mask, scores, low, high, title, good):
-    """Input, mask, map and overlay side by side, PIL.
+def panel(pixels: Tensor, mask: Tensor | None, scores: Tensor, low: float, high: float, title: str,
+          good: bool | None) -> Image.Image:
+    """Input, mask, map and overlay side by side, under a title bar.
 
-    pixels: (3, H, W) in [0, 1];  mask: (H, W) bool or None;  scores: (H, W), coloured from low to
-    high, the same for all pictures of a run;  good: colour of the title, None for grey.
+    pixels: (3, H, W) in [0, 1];  mask: bool (H, W) or None;  scores: (H, W), shown in colours from
+    low to high, which are the same for all pictures of a run;  good: decision OK (green title bar),
+    NG (red), or None (grey).
     """
     picture = (pixels * 255).round().byte().permute(1, 2, 0).numpy()
-    heat = colours((scores - low) / max(high - low, 1e-9))
+    heat = heat_colours((scores - low) / max(high - low, 1e-9))
     strength = ((scores - low) / max(high - low, 1e-9)).clamp(0, 1)[..., None].numpy() * 0.7
     overlay = (picture * (1 - strength) + heat * strength).astype(np.uint8)
     truth = (np.zeros_like(picture) if mask is None else
              np.repeat(mask.numpy()[..., None] * np.uint8(255), 3, 2))
     row = np.concatenate([np.pad(p, ((0, 0), (2, 2), (0, 0)))
                           for p in (picture, truth, heat, overlay)], axis=1)
-    frame = (110, 110, 110) if good is None else OK_COLOUR if good else NG_COLOUR
-    canvas = Image.new("RGB", (row.shape[1], row.shape[0] + 18), frame)
+    bar = UNKNOWN_COLOUR if good is None else OK_COLOUR if good else NG_COLOUR
+    canvas = Image.new("RGB", (row.shape[1], row.shape[0] + 18), bar)
     canvas.paste(Image.fromarray(row), (0, 18))
     ImageDraw.Draw(canvas).text((4, 3), title, fill="white")
     return canvas
 
 
-def write_maps(folder, samples, pictures, masks, maps, scores, threshold):
-    """One panel a test picture, maps/<kind>-<stem>.jpg.  Returns their paths.
+def write_maps(folder: str | Path, samples: Sequence[Sample], pictures: Sequence[Tensor],
+               masks: Sequence[Tensor] | None, maps: Sequence[Tensor], scores: Tensor,
+               threshold: float | None) -> list[Path]:
+    """Writes one panel for each test picture, <folder>/<kind>-<stem>.jpg.  Returns the paths.
 
-    JPEG, since panels are for the eye: PNG takes seven times the room.
-    Colours run from the median of the pictures' lowest values to the 90 % quantile of their highest
-    ones, so that panels of a run can be compared.
+    pictures: N of (3, H, W) in [0, 1];  masks: N bool (H, W);  maps: N of (H, W);  scores: (N,).
+    The colours are the same for all panels, so they can be compared: the scale goes from the median
+    of the lowest values of the maps to the 90 % quantile of their highest values.
+    JPEG is enough to look at; PNG files are seven times as large.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,12 +187,13 @@ def write_maps(folder, samples, pictures, masks, maps, scores, threshold):
         mask = None if masks is None else masks[k]
         image = panel(pictures[k], mask, maps[k], low, high, title, good)
         paths.append(folder / f"{sample.kind}-{sample.path.stem}.jpg")
-        with whole_file(paths[-1]) as file:
+        with atomic_write(paths[-1]) as file:
             image.save(file, "JPEG")
     return paths
 
 
-def demo():
+def demo() -> None:
+    """The table of one row, and the size of a panel."""
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(8, 32, 32, generator=generator)
     masks = torch.zeros(8, 32, 32, dtype=torch.bool)
@@ -185,10 +201,10 @@ def demo():
     masks[1::2, 8:16, 8:16] = True
     maps[1::2, 8:16, 8:16] += 0.5
     row = row_metrics(maps.flatten(1).amax(1), maps, labels, masks)
-    print(text_table({"memory": row}, {"memory": "random maps, raised by one half inside the masks"}))
+    print(text_table({"memory": row}, {"memory": "random maps, 0.5 higher inside the masks"}))
     picture = torch.rand(3, 32, 32, generator=generator)
     image = panel(picture, masks[1], maps[1], 0, 1.5, "NG", False)
-    print(f"a panel of four pictures of 32 x 32 has {image.width} x {image.height} pixels")
+    print(f"a panel of a 32 x 32 picture has {image.width} x {image.height} pixels")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The main job: from a data folder to a finished run folder.
 
-Start with `run_class.py` (one product); `run_all.py` does several, one after another or in
-several processes.
-Not here: options of the command (fit.py), the detector (detector.py), pages (report/).
+Start with `run_class.py` (one product), then `evaluation.py` (test pictures) and `run_report.py`
+(what is printed); `run_all.py` and `summary.py` run several products.
+Not here: options of the command (fit.py), the detector (detector.py), tables and pages (report/).
 """

@@ -1,6 +1,6 @@
 """The command `python -m minilora.scenes`."""
-from minilora.io.cli import command
+from minilora.io.cli import run_command
 from minilora.scenes.scene import main
 
 if __name__ == "__main__":
-    command("minilora.scenes", main)
+    run_command("minilora.scenes", main)

@@ -1,19 +1,23 @@
-"""Drawn videos of a conveyor belt: parts pass a camera, some damaged, while the light changes.
+"""Drawn videos of a conveyor belt: parts pass a camera, some are damaged, and the light changes.
 
     python -m minilora.belts --out DIR --videos 4      MP4 files, and truth.json: what passes when
 
-Claim: whether a search finds events in time can only be judged where their times are known to a
-frame; here a part counts from the moment its middle enters the picture until it leaves.
+Claim: a search for events in videos can be scored only if the exact times of the events are known.
+Here they are known to the frame: a part is visible from the moment its centre enters the picture
+until its centre leaves it.
 
-A slot of the belt holds a part (with a defect, a serial number, or pushed off as it reaches the
-middle) or nothing.  The parts are those of scenes/outlines.py, each video with products of its own.
+A slot of the belt is empty or holds a part.  The part may have a defect or a serial number, or it
+may be removed: pushed off the belt when it reaches the middle of the picture.  The parts are those
+of scenes/outlines.py; each video draws its own products.
 
-Symbols: R resolution.  Leaves out: cameras that move, parts that cover each other, sound.
+Symbols: R resolution.  Left out: moving cameras, parts that cover each other, sound.
 """
+import argparse
 import math
-from collections import namedtuple
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,33 +26,39 @@ from PIL import Image, ImageDraw, ImageFont
 
 from minilora.data.frames import Frame, save_video
 from minilora.io.cli import option_parser
-from minilora.io.files import whole_file, write_json
+from minilora.io.files import atomic_write, write_json
 from minilora.scenes.flaws import FLAW_KINDS, add_flaw
 from minilora.scenes.materials import paint, random_material
-from minilora.scenes.outlines import FAMILIES, random_pose, random_style
+from minilora.scenes.outlines import FAMILIES, Style, random_pose, random_style
 from minilora.scenes.scene import UNSEEN_CLASSES, compose, seed_for
 from minilora.synthetic.sampling import chance, choose, uniform
 
-SLOT_GAP = 2.0                       # pictures' widths from the middle of one slot to the next
-SEEN = tuple(f for f in FAMILIES if f not in (*UNSEEN_CLASSES, "sheet"))
+SLOT_GAP = 2.0                       # distance of two slots, in widths of the picture
+SEEN_FAMILIES = tuple(f for f in FAMILIES if f not in (*UNSEEN_CLASSES, "sheet"))
 
-Slot = namedtuple("Slot", "style flaw label removed", defaults=(None, None, None, False))
+
+class Slot(NamedTuple):
+    """A place on the belt; without a style it is empty."""
+    style: Style | None = None
+    flaw: str | None = None         # kind of the defect
+    label: str | None = None        # serial number
+    removed: bool = False           # pushed off the belt in the middle of the picture
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What passes, and when its middle is in the picture, seconds."""
+    """One part that passes the camera; start, end: its centre is in the picture, seconds."""
     start: float
     end: float
     class_name: str
-    words: tuple                # colour and material
-    flaw: "str | None"
-    label: "str | None"         # serial number
+    words: tuple[str, str]          # colour and material
+    flaw: str | None                # kind of the defect
+    label: str | None               # serial number
     removed: bool
 
 
-def sprite(style, flaw, generator, side):
-    """A part as PIL RGBA, cut out of a plain ground; where a piece is missing one sees through."""
+def sprite(style: Style, flaw: str | None, generator: torch.Generator, side: int) -> Image.Image:
+    """A part as an RGBA picture (side, side), transparent outside and where a piece is missing."""
     pose = replace(random_pose(style, generator), dy=0.0, dx=0.0)
     plain = replace(style.background, dark=style.background.light, contrast=0.0, grain=0.0)
     style = replace(style, background=plain, numbers=style.numbers[:11] + (0.0,))   # no shadow
@@ -64,8 +74,8 @@ def sprite(style, flaw, generator, side):
     return Image.fromarray(pixels.numpy(), "RGBA")
 
 
-def sticker(text, side):
-    """A white label with a serial number, PIL RGB."""
+def sticker(text: str, side: int) -> Image.Image:
+    """A white label with a serial number, for a picture (side, side)."""
     font = ImageFont.load_default(side // 9)
     left, top, right, bottom = font.getbbox(text)
     label = Image.new("RGB", (right - left + 16, bottom - top + 12), "white")
@@ -76,29 +86,30 @@ def sticker(text, side):
 class Belt:
     """A video as a function of time.
 
-    slots: list of Slot;  generator: draws whatever two videos may differ in;  period: seconds from
-    one slot to the next.
+    generator: draws belt, lighting and parts;  period: seconds from one slot to the next.
     """
 
-    def __init__(self, slots, generator, resolution=224, period=5.0):
+    def __init__(self, slots: Sequence[Slot], generator: torch.Generator, resolution: int = 224,
+                 period: float = 5.0):
         self.slots, self.resolution, self.period = slots, resolution, period
         material = random_material(generator, choose(generator, ("plastic", "iron", "metal")),
                                    choose(generator, ("grey", "dark grey", "light grey", "black")),
                                    contrast=0.04)
         tile = (paint(material, generator, resolution).clamp(0, 1) * 255).byte()
-        tile = torch.cat([tile, tile.flip(-1)], -1).permute(1, 2, 0).numpy()    # its ends meet
+        tile = torch.cat([tile, tile.flip(-1)], -1).permute(1, 2, 0).numpy()    # seamless
         self.ground = Image.fromarray(np.concatenate([tile, tile[:, :resolution]], 1))
         self.sprites = [s.style and sprite(s.style, s.flaw, generator, resolution) for s in slots]
         self.phase, self.cast = uniform(generator, 0, 2 * math.pi), [
             uniform(generator, 0.97, 1.03) for _ in "RGB"]
-        self.failure = uniform(generator, 0, self.seconds)      # a lamp goes out for a while
+        self.failure = uniform(generator, 0, self.seconds)      # when a lamp goes out
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
+        """Length of the video."""
         return len(self.slots) * self.period
 
-    def passes(self):
-        """[Pass] of all slots that hold a part."""
+    def passes(self) -> list[Pass]:
+        """One `Pass` for each slot that holds a part."""
         half = self.period / SLOT_GAP / 2
         out = []
         for k, slot in enumerate(self.slots):
@@ -110,89 +121,103 @@ class Belt:
                                 slot.removed))
         return out
 
-    def light(self, time):
-        """Factor on all grey values: a slow drift, and a fifth less while a lamp is out."""
+    def brightness(self, time: float) -> float:
+        """Factor on all grey values: a slow drift; a fifth less while a lamp is out."""
         out = 0 <= time - self.failure < 1.5 * self.period
         return (1 + 0.1 * math.sin(2 * math.pi * time / 23 + self.phase)) * (0.8 if out else 1)
 
-    def picture(self, time):
-        """PIL RGB (R, R) at a time in seconds."""
+    def picture(self, time: float) -> Image.Image:
+        """The RGB picture (R, R) at a time in seconds."""
         R = self.resolution
-        speed = SLOT_GAP * R / self.period                           # pixels a second, to the left
+        speed = SLOT_GAP * R / self.period                   # pixels per second, to the left
         shift = int(time * speed) % (2 * R)
         shown = self.ground.crop((shift, 0, shift + R, R))
         for k, (slot, part) in enumerate(zip(self.slots, self.sprites)):
-            left = round(((k + 0.5) * self.period - time) * speed)      # 0: in the middle
+            left = round(((k + 0.5) * self.period - time) * speed)      # 0: centred
             if part is None or abs(left) >= R:
                 continue
-            down = max(0, -2 * left) if slot.removed else 0     # pushed off, out of the picture
+            down = max(0, -2 * left) if slot.removed else 0     # pushed off downwards
             shown.paste(part, (left, down), part)
             if slot.label:
                 label = sticker(slot.label, R)
                 shown.paste(label, (left + (R - label.width) // 2, R - label.height - 2 + down))
-        factors = [self.light(time) * cast for cast in self.cast]
+        factors = [self.brightness(time) * cast for cast in self.cast]
         return shown.point([min(255, int(f * v)) for f in factors for v in range(256)])
 
-    def frames(self, rate):
-        """Yields every `Frame`."""
+    def frames(self, rate: int) -> Iterator[Frame]:
+        """Yield all frames; rate: frames per second."""
         for k in range(int(self.seconds * rate)):
             yield Frame(k / rate, self.picture(k / rate))
 
 
-def any_flaw(generator):
+def random_flaw(generator: torch.Generator) -> str:
+    """A random kind of defect."""
     return choose(generator, list(FLAW_KINDS))
 
 
-def mixed_belt(number, families=SEEN + UNSEEN_CLASSES, slots=12, damaged=0.3, seed=0, **options):
-    """A belt on which four products pass in any order, as a `Belt`."""
+def mixed_belt(number: int, families: Sequence[str] = SEEN_FAMILIES + UNSEEN_CLASSES,
+               slots: int = 12, damaged: float = 0.3, seed: int = 0, resolution: int = 224,
+               period: float = 5.0) -> Belt:
+    """Belt number `number` on which four products pass in random order.
+
+    damaged: probability of a defect for each part.
+    """
     generator = seed_for("mixed belt", seed, number)
     names = [families[k] for k in torch.randperm(len(families), generator=generator)[:4]]
     styles = [random_style(generator, name) for name in names]
     plan = [Slot(choose(generator, styles),
-                 any_flaw(generator) if chance(generator, damaged) else None)
+                 random_flaw(generator) if chance(generator, damaged) else None)
             for _ in range(slots)]
-    return Belt(plan, generator, **options)
+    return Belt(plan, generator, resolution, period)
 
 
-def product_belt(number, family, slots=12, damaged=0.3, labels=False, seed=0, **options):
-    """A belt with one product, as a `Belt`.  At least one part is damaged, one is not."""
+def product_belt(number: int, family: str, slots: int = 12, damaged: float = 0.3,
+                 labels: bool = False, seed: int = 0, resolution: int = 224,
+                 period: float = 5.0) -> Belt:
+    """Belt number `number` with one product; at least one part is damaged and one is good.
+
+    damaged: probability of a defect for each other part;  labels: with serial numbers.
+    """
     generator = seed_for("line", seed, family, number)
     style = random_style(generator, family)
     bad = [True, False] + [chance(generator, damaged) for _ in range(slots - 2)]
     plan = []
     for k in torch.randperm(slots, generator=generator).tolist():
         digits = int(torch.randint(1000, 10000, (), generator=generator))
-        plan.append(Slot(style, any_flaw(generator) if bad[k] else None,
+        plan.append(Slot(style, random_flaw(generator) if bad[k] else None,
                          f"SN {digits}" if labels else None))
-    return Belt(plan, generator, **options)
+    return Belt(plan, generator, resolution, period)
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     p = option_parser("minilora.belts", __doc__)
-    p.add_argument("--out", type=Path, help="folder to write; without it a demonstration")
+    p.add_argument("--out", type=Path, help="output folder; without it, a demonstration is printed")
     p.add_argument("--videos", type=int, default=2)
     p.add_argument("--kind", choices=("mixed", "line"), default="mixed",
-                   help="several products, or one")
-    p.add_argument("--labels", action="store_true", help="serial numbers, on lines")
-    p.add_argument("--slots", type=int, default=12, help="of 5 seconds each")
-    p.add_argument("--rate", type=int, default=10, help="frames a second")
+                   help="belts with several products, or with one")
+    p.add_argument("--labels", action="store_true", help="show serial numbers, with --kind line")
+    p.add_argument("--slots", type=int, default=12, help="slots per belt, 5 seconds each")
+    p.add_argument("--rate", type=int, default=10, help="frames per second")
     p.add_argument("--resolution", type=int, default=224)
     p.add_argument("--seed", type=int, default=1)
     return p
 
 
-def demo():
+def demo() -> None:
+    """What passes on a belt with four slots, and how the picture changes while a part passes."""
     belt = product_belt(0, "nut", slots=4, labels=True, resolution=64)
     print(f"{belt.seconds:.0f} s of belt")
     for p in belt.passes():
         print(f"{p.start:5.2f} to {p.end:5.2f} s: {p.label}, {' '.join(p.words)} {p.class_name}, "
-              f"{p.flaw or 'flawless'}")
+              f"{p.flaw or 'good'}")
     grey = [np.asarray(belt.picture(t).convert("L")).std() for t in (0, 1.25, 2.5, 3.75, 5)]
-    print("spread of grey values:", "  ".join(f"{v:.0f}" for v in grey),
-          "(empty, half in, in the middle, half out, empty)")
+    print("standard deviation of grey values:", "  ".join(f"{v:.0f}" for v in grey),
+          "(empty, entering, centred, leaving, empty)")
 
 
-def main():
+def main() -> None:
+    """The command: write videos and truth.json, or print the demonstration."""
     options = parser().parse_args()
     if options.out is None:
         return demo()
@@ -200,10 +225,11 @@ def main():
     truth = {}
     for k in range(options.videos):
         config = {"slots": options.slots, "seed": options.seed, "resolution": options.resolution}
+        families = SEEN_FAMILIES + UNSEEN_CLASSES
         belt = mixed_belt(k, **config) if options.kind == "mixed" else product_belt(
-            k, (SEEN + UNSEEN_CLASSES)[k % (len(SEEN) + 2)], labels=options.labels, **config)
+            k, families[k % len(families)], labels=options.labels, **config)
         path = options.out / f"belt-{k:03d}.mp4"
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             save_video(file, belt.frames(options.rate), options.rate)
         truth[path.name] = [vars(p) for p in belt.passes()]
         print(f"{path}: {belt.seconds:.0f} s, {len(truth[path.name])} parts, "

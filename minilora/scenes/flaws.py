@@ -1,30 +1,35 @@
-"""Defects drawn into a scene with knowledge of the part: scratches, stains, missing pieces, …
+"""Defects drawn into a scene: scratches, stains, missing pieces and ten other kinds.
 
-Every kind is a function (picture (3, R, R), site, size, generator) -> picture of the same shape;
-the exact mask is then the set of pixels that visibly changed.  Unlike the pseudo-defects of
-synthetic/defects.py, which are pasted into photographs of unknown things, these know where the part is.
+Each kind is a function (picture (3, R, R), site, size, generator) -> picture of the same shape.
+The exact mask is then the set of pixels that changed visibly.  These functions know where the part
+is; the pseudo-defects of synthetic/defects.py are pasted into photographs without that knowledge.
 
-Leaves out: defects of shape larger than half the part.  Symbols: R resolution;  size: radius in
-half-pictures, log-uniform;  site: (y, x) in (-1, 1) on the part.
+Left out: defects of shape that are larger than half the part.
+Symbols: R resolution;  p picture;  g generator;  site: (y, x) in (-1, 1) on the part;  size: radius
+as a share of half the picture, drawn log-uniformly.
 """
 
+from collections.abc import Callable, Sequence
 from math import cos, pi, sin
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
+from torch import Tensor
 
-from minilora.scenes.materials import (COLOURS, fractal, paint, pixel_grid, random_material,
-                                       value_noise, white)
+from minilora.scenes.materials import (COLOURS, fractal_noise, paint, pixel_grid, random_material,
+                                       value_noise, white_noise)
 from minilora.synthetic.sampling import choose, log_uniform, uniform
 
-MIN_CHANGE = 0.04   # change of a colour channel, on [0, 1], from which a pixel counts as defective
-STRIKING = 0.12  # a defect has at least 0.15 % of the picture that changed by so much
+MIN_CHANGE = 0.04       # a pixel is defective if one of its channels changes by more, on [0, 1]
+CLEAR_CHANGE = 0.12     # at least 0.15 % of the picture must change by more than this
+
+Site = tuple[float, float]      # (y, x) in (-1, 1)
 
 
-def stroke(points, width, resolution):
-    """Soft line through points (y, x) in (-1, 1), `width` in pixels: (R, R) in [0, 1]."""
+def stroke(points: Sequence[Site], width: float, resolution: int) -> Tensor:
+    """A soft line through points, (R, R) in [0, 1]; width in pixels."""
     canvas = Image.new("L", (2 * resolution, 2 * resolution))
     pixels = [((x + 1) * resolution, (y + 1) * resolution) for y, x in points]
     ImageDraw.Draw(canvas).line(pixels, fill=255, width=max(1, round(2 * width)), joint="curve")
@@ -32,8 +37,12 @@ def stroke(points, width, resolution):
     return torch.from_numpy(np.asarray(small, dtype=np.float32) / 255)
 
 
-def walk(site, length, steps, bend, generator, angle=None):
-    """A random path that starts half its length before the site."""
+def random_walk(site: Site, length: float, steps: int, bend: float, generator: torch.Generator,
+                angle: float | None = None) -> list[Site]:
+    """A random path that starts half its length before the site.
+
+    bend: standard deviation of the turn at each step, radians;  angle: first direction.
+    """
     angle = uniform(generator, 0, 2 * pi) if angle is None else angle
     y, x = site[0] - length / 2 * sin(angle), site[1] - length / 2 * cos(angle)
     path = [(y, x)]
@@ -44,8 +53,12 @@ def walk(site, length, steps, bend, generator, angle=None):
     return path
 
 
-def spot(site, size, resolution, generator, edge=0.15, ragged=0.35):
-    """Soft irregular blob (R, R) in [0, 1]."""
+def spot(site: Site, size: float, resolution: int, generator: torch.Generator, edge: float = 0.15,
+         ragged: float = 0.35) -> Tensor:
+    """A soft irregular blob, (R, R) in [0, 1].
+
+    edge: width of the soft edge as a share of `size`;  ragged: how irregular the outline is.
+    """
     y, x = pixel_grid(resolution)
     a, stretch = uniform(generator, 0, pi), uniform(generator, 0.6, 1.6)
     v, u = y - site[0], x - site[1]
@@ -55,12 +68,17 @@ def spot(site, size, resolution, generator, edge=0.15, ragged=0.35):
     return ((1 + bumps - r) / edge).clamp(0, 1)
 
 
-def mix(picture, colour, alpha):
+def alpha_blend(picture: Tensor, colour: Tensor, alpha: Tensor) -> Tensor:
+    """`colour` over `picture`, with opacity alpha in [0, 1]."""
     return picture + (colour - picture) * alpha
 
 
-def tone(picture, site, generator, least=0.3):
-    """A colour (3, 1, 1) that differs from the picture at the site by at least `least`."""
+def contrasting_colour(picture: Tensor, site: Site, generator: torch.Generator,
+                       least: float = 0.3) -> Tensor:
+    """A colour (3, 1, 1) that differs from the picture at the site by `least` in some channel.
+
+    `least` is lowered by a tenth after every draw that fails.
+    """
     R = picture.shape[-1]
     row, col = (min(R - 1, max(0, int((c + 1) / 2 * R))) for c in site)
     here = picture[:, row, col]
@@ -77,75 +95,92 @@ def tone(picture, site, generator, least=0.3):
         least *= 0.9
 
 
-def scratch(p, site, size, g):
-    line = stroke(walk(site, 3 * size + 0.1, 6, 0.12, g), uniform(g, 1.2, 3.5), p.shape[-1])
-    return mix(p, tone(p, site, g), line * uniform(g, 0.75, 1.0))
+def scratch(p: Tensor, site: Site, size: float, g: torch.Generator) -> Tensor:
+    """A straight thin line of another colour."""
+    line = stroke(random_walk(site, 3 * size + 0.1, 6, 0.12, g), uniform(g, 1.2, 3.5), p.shape[-1])
+    return alpha_blend(p, contrasting_colour(p, site, g), line * uniform(g, 0.75, 1.0))
 
 
-def crack(p, site, size, g):
+def crack(p: Tensor, site: Site, size: float, g: torch.Generator) -> Tensor:
+    """A dark jagged line, perhaps with branches."""
     R = p.shape[-1]
-    path = walk(site, 2.5 * size + 0.15, 12, 0.6, g)
+    path = random_walk(site, 2.5 * size + 0.15, 12, 0.6, g)
     lines = stroke(path, uniform(g, 1.5, 4.5), R)
     for _ in range(int(3 * uniform(g))):
-        lines = torch.maximum(lines, stroke(walk(choose(g, path), size, 6, 0.6, g), 1.2, R))
-    return mix(p, p * uniform(g, 0.05, 0.35), lines * 0.95)
+        lines = torch.maximum(lines, stroke(random_walk(choose(g, path), size, 6, 0.6, g), 1.2, R))
+    return alpha_blend(p, p * uniform(g, 0.05, 0.35), lines * 0.95)
 
 
-def stain(p, site, size, g):
-    return mix(p, tone(p, site, g),
+def stain(p: Tensor, site: Site, size: float, g: torch.Generator) -> Tensor:
+    """A soft blob of another colour."""
+    return alpha_blend(p, contrasting_colour(p, site, g),
                spot(site, size, p.shape[-1], g, uniform(g, 0.15, 0.6)) * uniform(g, 0.6, 1.0))
 
 
-def hole(p, site, size, g):
+def hole(p: Tensor, site: Site, size: float, g: torch.Generator) -> Tensor:
+    """A dark hole with a bright rim."""
     inside = spot(site, size, p.shape[-1], g, 0.12, uniform(g, 0, 0.3))
     rim = spot(site, size * 1.25, p.shape[-1], g, 0.3, 0.1)
-    return mix(mix(p, p * 1.25 + 0.05, 0.5 * rim), torch.tensor(uniform(g, 0.02, 0.25)), inside)
+    with_rim = alpha_blend(p, p * 1.25 + 0.05, 0.5 * rim)
+    return alpha_blend(with_rim, torch.tensor(uniform(g, 0.02, 0.25)), inside)
 
 
-def contamination(p, site, size, g):
+def contamination(p: Tensor, site: Site, size: float, g: torch.Generator) -> Tensor:
+    """A piece of another material on the part."""
     other = paint(random_material(g), g, p.shape[-1])
-    return mix(p, other, spot(site, size, p.shape[-1], g, 0.1, 0.6) * uniform(g, 0.8, 1.0))
+    return alpha_blend(p, other, spot(site, size, p.shape[-1], g, 0.1, 0.6) * uniform(g, 0.8, 1.0))
 
 
-def thread(p, site, size, g):
-    line = stroke(walk(site, 4 * size + 0.2, 24, 0.35, g), uniform(g, 1.2, 3.0), p.shape[-1])
-    return mix(p, tone(p, site, g, 0.25), line)
+def thread(p: Tensor, site: Site, size: float, g: torch.Generator) -> Tensor:
+    """A long curved fibre."""
+    line = stroke(random_walk(site, 4 * size + 0.2, 24, 0.35, g), uniform(g, 1.2, 3.0), p.shape[-1])
+    return alpha_blend(p, contrasting_colour(p, site, g, 0.25), line)
 
 
-def spots(p, site, size, g):
+def spots(p: Tensor, site: Site, size: float, g: torch.Generator) -> Tensor:
+    """One to six small dots."""
     for _ in range(1 + int(6 * uniform(g))):
         near = tuple(c + size * uniform(g, -1, 1) for c in site)
-        p = mix(p, tone(p, near, g), spot(near, uniform(g, 0.03, 0.08), p.shape[-1], g, 0.5, 0.1))
+        colour = contrasting_colour(p, near, g)
+        p = alpha_blend(p, colour, spot(near, uniform(g, 0.03, 0.08), p.shape[-1], g, 0.5, 0.1))
     return p
 
 
-def warped(p, site, size, g, push):
-    """Resamples around the site; push (R, R, 2) is where each pixel looks, in half-pictures."""
+def warped(p: Tensor, site: Site, size: float, displacement: Tensor) -> Tensor:
+    """The picture resampled near the site.
+
+    displacement: (R, R, 2) or (2,), x and y, in units of half the picture: where each pixel near
+    the site takes its colour from, relative to itself.
+    """
     y, x = pixel_grid(p.shape[-1])
     near = torch.exp(-((y - site[0]) ** 2 + (x - site[1]) ** 2) / size**2)[..., None]
-    where = torch.stack((x, y), -1) + near * push
+    where = torch.stack((x, y), -1) + near * displacement
     return F.grid_sample(p[None], where[None], align_corners=False, padding_mode="reflection")[0]
 
 
-def bent(p, site, size, g):
+def bent(p: Tensor, site: Site, size: float, g: torch.Generator) -> Tensor:
+    """The picture is shifted around the site."""
     a = uniform(g, 0, 2 * pi)
-    return warped(p, site, size + 0.08, g, (0.6 * size + 0.08) * torch.tensor([cos(a), sin(a)]))
+    return warped(p, site, size + 0.08, (0.6 * size + 0.08) * torch.tensor([cos(a), sin(a)]))
 
 
-def uneven(p, site, size, g):
+def uneven(p: Tensor, site: Site, size: float, g: torch.Generator) -> Tensor:
+    """An area that is smoother, brighter or darker."""
     area = spot(site, size + 0.1, p.shape[-1], g, uniform(g, 0.05, 0.3), 0.3)
     flat = F.avg_pool2d(p[None], 9, 1, 4, count_include_pad=False)[0]
     changed = (flat * choose(g, (0.6, 0.75, 1.3, 1.5)) if uniform(g) < 0.6
                else p * choose(g, (0.5, 0.65, 1.35, 1.55)))
-    return mix(p, changed, area)
+    return alpha_blend(p, changed, area)
 
 
-def rough(p, site, size, g):
-    grit = value_noise(g, p.shape[-1], 70) + white(g, p.shape[-1])
+def rough(p: Tensor, site: Site, size: float, g: torch.Generator) -> Tensor:
+    """An area with coarse grain."""
+    grit = value_noise(g, p.shape[-1], 70) + white_noise(g, p.shape[-1])
     return p + uniform(g, 0.25, 0.5) * grit * spot(site, size, p.shape[-1], g, 0.3)
 
 
-def misplaced(p, site, size, g):
+def misplaced(p: Tensor, site: Site, size: float, g: torch.Generator) -> Tensor:
+    """A rectangle is replaced by another part of the picture."""
     shift = [int(c * p.shape[-1]) for c in (uniform(g, 0.1, 0.5), uniform(g, 0.1, 0.5))]
     moved = torch.roll(p if uniform(g) < 0.5 else p.transpose(1, 2), shift, (1, 2))
     y, x = pixel_grid(p.shape[-1])
@@ -154,35 +189,37 @@ def misplaced(p, site, size, g):
     return torch.where(area, moved, p)
 
 
-def dent(p, site, size, g):
-    """Pushed-in surface: bright on one flank, dark on the other, the texture pinched together."""
+def dent(p: Tensor, site: Site, size: float, g: torch.Generator) -> Tensor:
+    """A dented surface: one side bright, the other dark, the texture distorted."""
     y, x = pixel_grid(p.shape[-1])
     v, u, a, size = (y - site[0]), (x - site[1]), uniform(g, 0, 2 * pi), size + 0.06
     bump = torch.exp(-(v * v + u * u) / size**2)
     slope = (v * sin(a) + u * cos(a)) / size * bump
-    pinched = warped(p, site, size, g, -0.3 * torch.stack((u, v), -1))
+    pinched = warped(p, site, size, -0.3 * torch.stack((u, v), -1))
     return pinched * (1 + uniform(g, 0.6, 1.2) * slope)
 
 
-def broken(p, site, size, g, behind):
-    """A piece is missing: the background, or a darker inside, shows through."""
+def broken(p: Tensor, site: Site, size: float, g: torch.Generator, behind: Tensor) -> Tensor:
+    """A piece is missing: the background `behind`, or a darker inside, is visible."""
     area = spot(site, size + 0.06, p.shape[-1], g, 0.05, 0.5)
-    inside = behind if uniform(g) < 0.7 else p * 0.4 + 0.1 * fractal(g, p.shape[-1], 12, 2)
-    return mix(p, inside, area)
+    inside = behind if uniform(g) < 0.7 else p * 0.4 + 0.1 * fractal_noise(g, p.shape[-1], 12, 2)
+    return alpha_blend(p, inside, area)
 
 
-FLAW_KINDS = {
+FLAW_KINDS: dict[str, Callable[..., Tensor]] = {
     "scratch": scratch, "crack": crack, "stain": stain, "hole": hole,
     "contamination": contamination, "thread": thread, "spots": spots, "bent": bent,
     "uneven": uneven, "rough": rough, "misplaced": misplaced, "broken": broken, "dent": dent,
 }
 
 
-def add_flaw(kind, picture, part, behind, generator):
-    """Draws one defect on the part.
+def add_flaw(kind: str, picture: Tensor, part: Tensor, behind: Tensor,
+             generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw one defect of a kind on the part.
 
-    picture, behind: (3, R, R), the part and the background alone;  part: (R, R) bool, where it is.
-    Returns (picture, mask (R, R) bool).  A defect that came out invisible is drawn again, stronger.
+    picture, behind: (3, R, R), the scene and its background only;  part: (R, R) bool, where the
+    part is.  Returns (picture, mask (R, R) bool).  A defect that is hardly visible is drawn again,
+    larger, up to eight times.
     """
     R = picture.shape[-1]
     places = part.flatten().nonzero()[:, 0]
@@ -194,12 +231,13 @@ def add_flaw(kind, picture, part, behind, generator):
         flawed = FLAW_KINDS[kind](picture, site, size, generator, *extra).clamp(0, 1)
         change = (flawed - picture).abs().amax(0)
         mask = change > MIN_CHANGE
-        if (change > STRIKING).sum() >= 1.5e-3 * R * R:
+        if (change > CLEAR_CHANGE).sum() >= 1.5e-3 * R * R:
             return flawed, mask
     return flawed, mask
 
 
-def demo():
+def demo() -> None:
+    """How much of a metal surface ten kinds of defects change."""
     generator = torch.Generator().manual_seed(0)
     picture = paint(random_material(generator, "metal"), generator, 64)
     part, behind = torch.ones(64, 64, dtype=torch.bool), torch.zeros(3, 64, 64)

@@ -1,20 +1,22 @@
-"""What a drawn part is made of: scalar textures between two colours.
+"""Surfaces of drawn parts: a random texture between a dark and a light colour.
 
-A material is a field t (R, R) in about [-1, 1], painted as a mixture of a dark and a light colour.
-Fields are sums of value noise (a coarse random grid, enlarged smoothly), gratings and ridges, after
-Perlin, "An image synthesizer", SIGGRAPH 1985.  Class-level choices (colours, scale, contrast,
-grain) sit in `Material`; the realisation differs from picture to picture through the generator.
+A material has a scalar field t (R, R), mostly within [-1, 1], that mixes its dark and its light
+colour.  Fields are sums of value noise (a coarse random grid, smoothly enlarged), gratings and
+ridges, after Perlin, "An image synthesizer", SIGGRAPH 1985.  `Material` holds what is drawn once
+per product (colours, scale, contrast, grain); the random field differs from picture to picture.
 
-Leaves out: light (see scenes/scene.py), physically based reflection.
-Symbols: R resolution; C = 3 channels.
+Left out: lighting (scenes/scene.py), physically based reflection.
+Symbols: R resolution;  g generator, s scale (cells across the picture), y, x pixel coordinates.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import pi
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from minilora.synthetic.sampling import choose, uniform
 
@@ -31,18 +33,19 @@ COLOURS = {
 
 
 @lru_cache(maxsize=8)
-def pixel_grid(resolution):
+def pixel_grid(resolution: int) -> tuple[Tensor, Tensor]:
     """Coordinates of the pixel centres, y down and x right, each (R, R) in (-1, 1)."""
     line = (torch.arange(resolution) + 0.5) / resolution * 2 - 1
     return torch.meshgrid(line, line, indexing="ij")
 
 
-def white(generator, resolution):
-    """Independent normal noise per pixel, (R, R), standard deviation one half."""
+def white_noise(generator: torch.Generator, resolution: int) -> Tensor:
+    """Independent normal noise in every pixel, (R, R), standard deviation 1/2."""
     return 0.5 * torch.randn(resolution, resolution, generator=generator)
 
 
-def value_noise(generator, resolution, rows, cols=None):
+def value_noise(generator: torch.Generator, resolution: int, rows: int,
+                cols: int | None = None) -> Tensor:
     """Smooth value noise with `rows` x `cols` cells, (R, R), mostly within [-1, 1]."""
     cols = cols or rows
     coarse = torch.rand(1, 1, rows + 2, cols + 2, generator=generator) * 2 - 1
@@ -50,8 +53,9 @@ def value_noise(generator, resolution, rows, cols=None):
     return 1.3 * fine[0, 0]
 
 
-def fractal(generator, resolution, cells, octaves=4, gain=0.55):
-    """Noise at doubling frequencies and falling strength, (R, R)."""
+def fractal_noise(generator: torch.Generator, resolution: int, cells: int, octaves: int = 4,
+                  gain: float = 0.55) -> Tensor:
+    """A sum of value noise, (R, R); each octave has twice the frequency and `gain` the strength."""
     total, strength = torch.zeros(resolution, resolution), 1.0
     for octave in range(octaves):
         size = min(cells * 2**octave, resolution // 2)
@@ -62,85 +66,103 @@ def fractal(generator, resolution, cells, octaves=4, gain=0.55):
 
 @dataclass(frozen=True)
 class Material:
-    """Class-level choices.  dark, light: RGB in [0, 1];  scale: cells across the picture."""
+    """What is drawn once per product."""
 
-    name: str
-    colour: str
-    dark: tuple
-    light: tuple
-    scale: float
-    contrast: float
-    grain: float
-    upright: bool
+    name: str                           # a key of MATERIALS
+    colour: str                         # a key of COLOURS
+    dark: tuple[float, ...]             # RGB in [0, 1]
+    light: tuple[float, ...]
+    scale: float                        # cells across the picture
+    contrast: float                     # half the distance between dark and light
+    grain: float                        # strength of white noise on top of the field
+    upright: bool                       # False: the field is transposed
 
 
-def wave(generator, coordinate, cycles):
-    """A grating with random phase, values in [-1, 1]."""
+def grating(generator: torch.Generator, coordinate: Tensor, cycles: float) -> Tensor:
+    """A sine wave along a coordinate with random phase, values in [-1, 1]."""
     return torch.sin(pi * cycles * coordinate + uniform(generator, 0, 2 * pi))
 
 
-def brushed(g, R, s, y, x):
+def brushed(g: torch.Generator, R: int, s: float, y: Tensor, x: Tensor) -> Tensor:
+    """Brushed metal: fine horizontal lines."""
     lines = value_noise(g, R, 2 + int(s / 8), R // 2) + 0.7 * value_noise(g, R, 3, int(4 * s))
     return 0.5 * lines + 0.5 * value_noise(g, R, 2)
 
 
-def cast(g, R, s, y, x):
-    return 0.6 * fractal(g, R, int(2 * s)) + 0.4 * value_noise(g, R, R // 3)
+def cast(g: torch.Generator, R: int, s: float, y: Tensor, x: Tensor) -> Tensor:
+    """Cast iron: fractal noise and fine grain."""
+    return 0.6 * fractal_noise(g, R, int(2 * s)) + 0.4 * value_noise(g, R, R // 3)
 
 
-def wood(g, R, s, y, x):
+def wood(g: torch.Generator, R: int, s: float, y: Tensor, x: Tensor) -> Tensor:
+    """Wood: wavy growth rings and fine fibres."""
     bent = x + 0.25 * value_noise(g, R, 2, 3) + 0.03 * value_noise(g, R, 3, int(4 * s))
-    return 0.5 * wave(g, bent, 0.7 * s) + 0.4 * value_noise(g, R, 4, R // 2) + 0.2 * value_noise(g, R, 2)
+    return (0.5 * grating(g, bent, 0.7 * s) + 0.4 * value_noise(g, R, 4, R // 2)
+            + 0.2 * value_noise(g, R, 2))
 
 
-def leather(g, R, s, y, x):
-    return 1 - 2.4 * (value_noise(g, R, int(3 * s)).abs() * value_noise(g, R, int(2 * s)).abs()).sqrt()
+def leather(g: torch.Generator, R: int, s: float, y: Tensor, x: Tensor) -> Tensor:
+    """Leather: cells between thin creases."""
+    fine, coarse = value_noise(g, R, int(3 * s)), value_noise(g, R, int(2 * s))
+    return 1 - 2.4 * (fine.abs() * coarse.abs()).sqrt()
 
 
-def granite(g, R, s, y, x):
+def granite(g: torch.Generator, R: int, s: float, y: Tensor, x: Tensor) -> Tensor:
+    """Granite: sharp dark and light speckles."""
     return torch.tanh(2 * value_noise(g, R, int(R / 2.5)) + 2 * value_noise(g, R, int(3 * s)))
 
 
-def woven(g, R, s, y, x):
+def woven(g: torch.Generator, R: int, s: float, y: Tensor, x: Tensor) -> Tensor:
+    """Fabric: two crossed gratings."""
     cycles = 2.5 * s
     y, x = y + 0.01 * value_noise(g, R, 6), x + 0.01 * value_noise(g, R, 6)
-    return 0.7 * wave(g, y, cycles) * wave(g, x, cycles) + 0.4 * value_noise(g, R, R // 3)
+    return 0.7 * grating(g, y, cycles) * grating(g, x, cycles) + 0.4 * value_noise(g, R, R // 3)
 
 
-def carpet(g, R, s, y, x):
-    return 0.6 * value_noise(g, R, R // 2) + 0.5 * value_noise(g, R, R // 4) + 0.2 * value_noise(g, R, int(s))
+def carpet(g: torch.Generator, R: int, s: float, y: Tensor, x: Tensor) -> Tensor:
+    """Carpet: fine noise in two sizes."""
+    return (0.6 * value_noise(g, R, R // 2) + 0.5 * value_noise(g, R, R // 4)
+            + 0.2 * value_noise(g, R, int(s)))
 
 
-def plastic(g, R, s, y, x):
+def plastic(g: torch.Generator, R: int, s: float, y: Tensor, x: Tensor) -> Tensor:
+    """Plastic: almost even."""
     return 0.5 * value_noise(g, R, 2) + 0.2 * value_noise(g, R, int(s))
 
 
-def marble(g, R, s, y, x):
-    return torch.sin(3 * fractal(g, R, max(2, int(s / 4))) + wave(g, x + y, s / 6))
+def marble(g: torch.Generator, R: int, s: float, y: Tensor, x: Tensor) -> Tensor:
+    """Marble: a sine wave distorted by fractal noise."""
+    return torch.sin(3 * fractal_noise(g, R, max(2, int(s / 4))) + grating(g, x + y, s / 6))
 
 
-def foam(g, R, s, y, x):
+def foam(g: torch.Generator, R: int, s: float, y: Tensor, x: Tensor) -> Tensor:
+    """Foam: light, with dark pores."""
     return torch.tanh(4 * value_noise(g, R, int(4 * s)) + 1.5) - 0.3 * value_noise(g, R, 3).abs()
 
 
-def paper(g, R, s, y, x):
+def paper(g: torch.Generator, R: int, s: float, y: Tensor, x: Tensor) -> Tensor:
+    """Paper: fine fibres in both directions."""
     return 0.4 * value_noise(g, R, R // 2, R // 6) + 0.4 * value_noise(g, R, R // 6, R // 2)
 
 
-def baked(g, R, s, y, x):
-    crumb = 0.5 * fractal(g, R, int(s)) + 0.3 * value_noise(g, R, R // 3)
+def baked(g: torch.Generator, R: int, s: float, y: Tensor, x: Tensor) -> Tensor:
+    """A baked surface: crumbs and dark holes."""
+    crumb = 0.5 * fractal_noise(g, R, int(s)) + 0.3 * value_noise(g, R, R // 3)
     return crumb - 2.0 * (value_noise(g, R, int(1.5 * s)) > 0.85).float()
 
 
-def ribbed(g, R, s, y, x):
-    return 0.8 * wave(g, x, 1.5 * s) + 0.2 * value_noise(g, R, 3)
+def ribbed(g: torch.Generator, R: int, s: float, y: Tensor, x: Tensor) -> Tensor:
+    """Ribs: one grating."""
+    return 0.8 * grating(g, x, 1.5 * s) + 0.2 * value_noise(g, R, 3)
 
 
-def dotted(g, R, s, y, x):
-    return torch.tanh(6 * (wave(g, y, s) * wave(g, x, s) - 0.5)) + 0.1 * value_noise(g, R, R // 3)
+def dotted(g: torch.Generator, R: int, s: float, y: Tensor, x: Tensor) -> Tensor:
+    """Dots on a regular grid."""
+    dots = torch.tanh(6 * (grating(g, y, s) * grating(g, x, s) - 0.5))
+    return dots + 0.1 * value_noise(g, R, R // 3)
 
 
-FIELDS = {
+MATERIALS: dict[str, Callable[..., Tensor]] = {
     "metal": brushed, "iron": cast, "wooden": wood, "leather": leather, "stone": granite,
     "fabric": woven, "carpet": carpet, "plastic": plastic, "marble": marble, "foam": foam,
     "paper": paper, "baked": baked, "ribbed": ribbed, "dotted": dotted,
@@ -148,14 +170,15 @@ FIELDS = {
 GREY = ("grey", "dark grey", "light grey", "black", "white")
 
 
-def random_material(generator, name=None, colour=None, contrast=None):
-    """Class-level draw of a `Material`; metals, iron and stone are mostly grey."""
-    name = name or choose(generator, list(FIELDS))
+def random_material(generator: torch.Generator, name: str | None = None, colour: str | None = None,
+                    contrast: float | None = None) -> Material:
+    """A random `Material`; what is None is drawn.  Metal, iron and stone are mostly grey."""
+    name = name or choose(generator, list(MATERIALS))
     if colour is None:
         grey = name in ("metal", "iron", "stone") and uniform(generator) < 0.75
         colour = choose(generator, GREY if grey else list(COLOURS))
     base = torch.tensor(COLOURS[colour])
-    base = torch.lerp(base.mean().expand(3), base, uniform(generator, 0.4, 1.0))  # some are faded
+    base = torch.lerp(base.mean().expand(3), base, uniform(generator, 0.4, 1.0))
     contrast = uniform(generator, 0.03, 0.22) if contrast is None else contrast
     tint = 0.03 * torch.randn(3, generator=generator) * (colour not in GREY)
     dark, light = (base - contrast + tint).clamp(0, 1), (base + contrast).clamp(0, 1)
@@ -164,21 +187,22 @@ def random_material(generator, name=None, colour=None, contrast=None):
                     uniform(generator) < 0.5)
 
 
-def paint(material, generator, resolution):
-    """One realisation of a material, (3, R, R), about [0, 1]."""
+def paint(material: Material, generator: torch.Generator, resolution: int) -> Tensor:
+    """One random picture of a material, (3, R, R), mostly within [0, 1]."""
     y, x = pixel_grid(resolution)
-    field = FIELDS[material.name](generator, resolution, material.scale, y, x)
+    field = MATERIALS[material.name](generator, resolution, material.scale, y, x)
     field = field if material.upright else field.T
     if material.grain > 0.004 and material.contrast > 0.01:
-        field = field + material.grain / material.contrast * white(generator, resolution)
+        field = field + material.grain / material.contrast * white_noise(generator, resolution)
     mix = (0.5 + 0.5 * field).clamp(-0.2, 1.2)
     dark, light = (torch.tensor(c)[:, None, None] for c in (material.dark, material.light))
     return dark + (light - dark) * mix
 
 
-def demo():
+def demo() -> None:
+    """Mean and standard deviation of eight painted materials."""
     generator = torch.Generator().manual_seed(0)
-    for name in list(FIELDS)[:8]:
+    for name in list(MATERIALS)[:8]:
         picture = paint(random_material(generator, name), generator, 64)
         print(f"{name:8s} mean {picture.mean():.2f}  std {picture.std():.3f}")
 

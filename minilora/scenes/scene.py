@@ -1,13 +1,14 @@
-"""Embedded pictures: drawn parts with captions, defects and exact masks; they need no download.
+"""Embedded pictures: drawn parts with captions, defects and exact masks; no download is needed.
 
-Two uses.  `product(name)` and `write_folder` make the embedded test classes in MVTec AD's layout;
-`random_scene` draws an unlimited variety for pretraining.  The families in UNSEEN_CLASSES and the
-defect in UNSEEN_FLAW are kept out of pretraining, so that results on them mean something.
+They have two uses.  `write_class` writes a test class in MVTec AD's folder layout; `random_scene`
+draws an unlimited variety for pretraining.  The families in UNSEEN_CLASSES and the defect in
+UNSEEN_FLAW never occur in pretraining, so results on them show whether a model generalises.
 
-    python -m minilora.scenes --out DIR      writes all classes as an MVTec-style folder
+    python -m minilora.scenes --out DIR      writes all classes as folders in MVTec AD's layout
 
-Leaves out: photographs.  A score on scenes says that the method works, not how well it does in a
-factory.  Symbols: R resolution.
+Claim: a score on scenes shows that the method works; it does not predict the score in a factory.
+
+Symbols: R resolution.  Left out: photographs.
 """
 
 import tempfile
@@ -19,17 +20,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from minilora.io.cli import option_parser
 from minilora.metrics.aupro import connected_regions
 from minilora.scenes.flaws import FLAW_KINDS, add_flaw
-from minilora.scenes.materials import paint, pixel_grid, random_material, white
-from minilora.scenes.outlines import FAMILIES, random_pose, random_style, shapes
+from minilora.scenes.materials import paint, pixel_grid, random_material, white_noise
+from minilora.scenes.outlines import FAMILIES, Pose, Style, random_pose, random_style, shapes
 from minilora.synthetic.sampling import choose, uniform
 
 UNSEEN_CLASSES, UNSEEN_FLAW = ("gear", "mesh"), "dent"
-# embedded test class -> (family, material and colour of its body or None for any, seed of its
-# style, defect kinds)
+# test class -> (family, (material, colour) of its body or None for random ones, seed of its style,
+# defect kinds)
 CLASSES = {
     "bottle": ("bottle", None, 3, ("broken", "contamination", "crack", "dent")),
     "nut": ("nut", ("metal", "grey"), 1, ("scratch", "broken", "stain", "dent")),
@@ -40,7 +42,7 @@ CLASSES = {
     "gear": ("gear", None, 1, ("scratch", "broken", "contamination", "dent")),
     "mesh": ("mesh", None, 2, ("bent", "broken", "thread", "dent")),
 }
-# how a caption names each flaw; "{}" is the product
+# how a caption describes each defect; "{}" is the product
 PHRASES = {
     "scratch": "{} with a scratch", "crack": "cracked {}", "stain": "{} with a stain",
     "hole": "{} with a hole", "contamination": "{} with contamination",
@@ -52,22 +54,26 @@ PHRASES = {
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn picture, what a caption may say of it, and where its defect lies."""
+    """A drawn picture, what a caption may say about it, and where its defect lies."""
 
-    picture: torch.Tensor  # (3, R, R) in [0, 1]
-    mask: torch.Tensor     # (R, R) bool
+    picture: Tensor             # (3, R, R) in [0, 1]
+    mask: Tensor                # (R, R) bool
     class_name: str
-    words: tuple           # colour and, unless the noun says it, material
-    flaw: str | None       # kind of the defect
+    words: tuple[str, ...]      # colour and, unless the class name contains it, material
+    flaw: str | None            # kind of the defect
 
 
-def seed_for(*parts):
-    """Generator that depends on its arguments alone, the same in every process."""
+def seed_for(*parts: object) -> torch.Generator:
+    """A generator seeded by the arguments only; the same in every process."""
     return torch.Generator().manual_seed(zlib.crc32("/".join(map(str, parts)).encode()))
 
 
-def compose(style, pose, generator, resolution):
-    """Paints background and shapes.  Returns (picture, background, part (R, R) bool)."""
+def compose(style: Style, pose: Pose, generator: torch.Generator,
+            resolution: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Paint background and shapes.  Returns picture and background (3, R, R), part (R, R) bool.
+
+    part: where the product is, without the outermost pixel of its edge.
+    """
     if style.family == "sheet":
         picture = paint(style.layers[0], generator, resolution)
         return picture, picture.flip(-1), torch.ones(resolution, resolution, dtype=torch.bool)
@@ -77,11 +83,11 @@ def compose(style, pose, generator, resolution):
         material = style.layers[k]
         if k < 2:
             surface = paint(material, generator, resolution)
-        else:  # small things: one colour, cheaper to draw
+        else:                   # small shapes have one colour, which is faster
             surface = torch.tensor(material.light)[:, None, None].expand(3, resolution, resolution)
         near = torch.exp(-((distance / (0.012 * resolution)) ** 2))
         edge = 0.5 * (2 * style.numbers[k] - 1) * near
-        if k == 0:  # a soft shadow on the ground
+        if k == 0:              # a soft shadow on the background
             shade = torch.exp(-((distance.clamp(max=0) / (0.04 * resolution)) ** 2))
             picture = picture * (1 - 0.4 * style.numbers[11] * shade)
         picture = torch.lerp(picture, surface * (1 - edge), (distance + 0.5).clamp(0, 1))
@@ -89,8 +95,11 @@ def compose(style, pose, generator, resolution):
     return picture, behind, part
 
 
-def light(picture, generator, strength):
-    """Exposure, contrast, colour cast, a gradient, blur and sensor noise: none of them a defect."""
+def vary_lighting(picture: Tensor, generator: torch.Generator, strength: float) -> Tensor:
+    """The picture with other exposure, contrast, colour cast, gradient, blur and sensor noise.
+
+    None of these is a defect.  strength: 0 for none, 1 for much.
+    """
     R, s = picture.shape[-1], strength
     y, x = pixel_grid(R)
     ramp = 1 + 0.25 * s * (uniform(generator, -1, 1) * y + uniform(generator, -1, 1) * x)
@@ -101,11 +110,12 @@ def light(picture, generator, strength):
     picture = picture.clamp(1e-4, 1) ** (1 + 0.3 * s * uniform(generator, -1, 1))
     if uniform(generator) < 0.3 * s:
         picture = F.avg_pool2d(picture[None], 3, 1, 1, count_include_pad=False)[0]
-    return (picture + 0.04 * s * uniform(generator) * white(generator, R)).clamp(0, 1)
+    return (picture + 0.04 * s * uniform(generator) * white_noise(generator, R)).clamp(0, 1)
 
 
-def draw(style, generator, flaw=None, resolution=224, lighting=0.3):
-    """One picture of a product, with a defect of the given kind or none.  Returns a Scene."""
+def draw(style: Style, generator: torch.Generator, flaw: str | None = None, resolution: int = 224,
+         lighting: float = 0.3) -> Scene:
+    """One picture of a product; flaw: the kind of its defect;  lighting: see `vary_lighting`."""
     picture, behind, part = compose(style, random_pose(style, generator), generator, resolution)
     picture, mask = picture.clamp(0, 1), torch.zeros(resolution, resolution, dtype=torch.bool)
     if flaw is not None:
@@ -113,11 +123,11 @@ def draw(style, generator, flaw=None, resolution=224, lighting=0.3):
     body = style.layers[0]
     class_name = f"{body.name} surface" if style.family == "sheet" else style.family
     words = (body.colour,) if style.family == "sheet" else (body.colour, body.name)
-    return Scene(light(picture, generator, lighting), mask, class_name, words, flaw)
+    return Scene(vary_lighting(picture, generator, lighting), mask, class_name, words, flaw)
 
 
-def zoomed(scene, generator):
-    """The same scene from nearer: a random square of it, enlarged; a defect stays in view."""
+def zoomed(scene: Scene, generator: torch.Generator) -> Scene:
+    """A random square of the scene, enlarged; the scene itself if that would lose its defect."""
     R = scene.mask.shape[-1]
     side = int(R * uniform(generator, 0.45, 0.95))
     row, col = (int(torch.randint(R - side + 1, (), generator=generator)) for _ in "yx")
@@ -129,8 +139,8 @@ def zoomed(scene, generator):
     return replace(scene, picture=cut[:3], mask=cut[3] > 0.5)
 
 
-def random_scene(seed, resolution=224):
-    """Scene number `seed` of the pretraining stream: any seen family; half of them are flawless."""
+def random_scene(seed: int, resolution: int = 224) -> Scene:
+    """Scene number `seed` for pretraining: a random seen family; half of the scenes are good."""
     generator = seed_for("pretrain", seed)
     parts = [f for f in FAMILIES if f not in UNSEEN_CLASSES + ("sheet",)]
     family = choose(generator, parts + 5 * ["sheet"])
@@ -140,8 +150,8 @@ def random_scene(seed, resolution=224):
     return zoomed(scene, generator) if uniform(generator) < 0.4 else scene
 
 
-def product(name):
-    """(Style, defect kinds) of an embedded class.  Raises ValueError for another name."""
+def product(name: str) -> tuple[Style, tuple[str, ...]]:
+    """(style, defect kinds) of an embedded class.  Raises ValueError for an unknown name."""
     if name not in CLASSES:
         raise ValueError(f"embedded scenes have no class {name!r}; "
                          f"expected one of {', '.join(CLASSES)}")
@@ -153,11 +163,12 @@ def product(name):
     return style, kinds
 
 
-def filled_outline(mask, reach=4, least=12):
-    """A defect as a person would outline it: gaps of 2 `reach` pixels closed, specks left out.
+def filled_outline(mask: Tensor, reach: int = 4, least: int = 12) -> Tensor:
+    """The defect as an annotator would outline it: small gaps closed, tiny regions removed.
 
-    mask: (R, R) bool, the pixels that changed.  Regions of less than `least` pixels are specks,
-    unless there is nothing larger.  Returns (R, R) bool.
+    mask: (R, R) bool, not empty, the pixels that changed;  reach: half the width of the gaps that
+    are closed, pixels;  least: smallest region that is kept, pixels, unless none is that large.
+    Returns (R, R) bool.
     """
     grown = F.max_pool2d(mask[None].float(), 2 * reach + 1, 1, reach)
     closed = (-F.max_pool2d(-F.pad(grown, 4 * [reach], value=1.0), 2 * reach + 1, 1) > 0)
@@ -168,8 +179,8 @@ def filled_outline(mask, reach=4, least=12):
     return kept[0]
 
 
-def save_scene(scene, folder, kind, number):
-    """Writes test/<kind>/NNN.png and, for a defect, its mask, as MVTec AD names them."""
+def save_scene(scene: Scene, folder: Path, kind: str, number: int) -> None:
+    """Write test/<kind>/NNN.png (or train/good/) and, for a defect, its mask, as in MVTec AD."""
     pixels = (scene.picture * 255).round().byte().permute(1, 2, 0).numpy()
     picture = folder / ("train/good" if kind == "train" else f"test/{kind}") / f"{number:03d}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
@@ -180,11 +191,12 @@ def save_scene(scene, folder, kind, number):
         Image.fromarray(filled_outline(scene.mask).numpy().astype(np.uint8) * 255).save(mask)
 
 
-def write_class(root, name, good=24, test_good=24, defective=10, resolution=256, seed=0):
-    """Writes <root>/<name> in MVTec AD's layout and returns its path; leaves a finished one alone.
+def write_class(root: str | Path, name: str, good: int = 24, test_good: int = 24,
+                defective: int = 10, resolution: int = 256, seed: int = 0) -> Path:
+    """Write <root>/<name> in MVTec AD's layout and return its path; an existing folder is kept.
 
-    good: pictures for training;  test_good: flawless ones to be judged;  defective: of each kind.
-    The folder is drawn under another name and renamed when it is whole.  Raises ValueError for an
+    good: number of training pictures;  test_good: good pictures for testing;  defective: pictures
+    of each defect kind.  The folder gets its name when it is complete.  Raises ValueError for an
     unknown class.
     """
     style, kinds = product(name)
@@ -192,8 +204,8 @@ def write_class(root, name, good=24, test_good=24, defective=10, resolution=256,
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as resume:
-        drawn = Path(resume) / name
+    with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as staging:
+        drawn = Path(staging) / name
         for kind, count in (("train", good), ("good", test_good), *((k, defective) for k in kinds)):
             for number in range(count):
                 flaw = kind if kind in FLAW_KINDS else None
@@ -203,20 +215,23 @@ def write_class(root, name, good=24, test_good=24, defective=10, resolution=256,
     return folder
 
 
-def demo():
+def demo() -> None:
+    """One defective scene of seven classes, and how much of the picture its defect covers."""
     for name, (family, _, _, kinds) in list(CLASSES.items())[:7]:
         style, _ = product(name)
         scene = draw(style, seed_for(name), kinds[0], resolution=64)
         unseen = " (never in pretraining)" if family in UNSEEN_CLASSES else ""
-        print(f"{name:8s} {' '.join(scene.words)} {scene.class_name}: {PHRASES[kinds[0]].format('it')}, "
+        product_name = " ".join((*scene.words, scene.class_name))
+        print(f"{name:8s} {PHRASES[kinds[0]].format(product_name)}, "
               f"{scene.mask.float().mean():.1%} of the picture{unseen}")
 
 
-def main():
+def main() -> None:
+    """The command: write the classes, or print the demonstration."""
     p = option_parser("minilora.scenes", __doc__)
-    p.add_argument("--out", help="folder to write; without it a demonstration is printed")
+    p.add_argument("--out", help="output folder; without it, a demonstration is printed")
     p.add_argument("--class", dest="names", nargs="+", metavar="NAME", default=list(CLASSES),
-                   help="which of them")
+                   help="the classes to write")
     options = p.parse_args()
     if options.out is None:
         return demo()

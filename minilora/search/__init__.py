@@ -1,6 +1,7 @@
-"""Finding moments in pictures and videos by words, or by a picture that is like them.
+"""Search in pictures and videos: find the moments that match a text or an example picture.
 
-Start with `query.py` (the command), then `index.py` (features on disk) and `events.py` (from a
-curve to events); `indexing.py` fills the index, `results.py` shows what was found.
-Not here: reading videos (data/frames.py), the drawn videos to try it on (scenes/belts.py).
+Start with `query.py` (from a query to events), then `index.py` (features on disk) and `events.py`
+(from a similarity curve to events).  `indexing.py` fills the index, `results.py` presents what was
+found, `run.py` is the command.
+Not here: reading videos (data/frames.py), synthetic videos to try it on (scenes/belts.py).
 """

@@ -1,6 +1,6 @@
 """The command `python -m minilora.search`."""
-from minilora.io.cli import command
-from minilora.search.query import main
+from minilora.io.cli import run_command
+from minilora.search.run import main
 
 if __name__ == "__main__":
-    command("minilora.search", main, failed=2)
+    run_command("minilora.search", main, error_status=2)

@@ -1,25 +1,40 @@
-"""From a similarity at every moment to events in time, and how well they are found.
+"""Temporal localisation: from a similarity curve over time to events, and metrics for them.
 
-    smooth       mean over a window, so that one odd frame is no event
-    events       hills of the curve, highest first: each begins at its peak and ends where the curve
-                 has fallen half-way to the floor (two thresholds, as in Canny's edges, but of each
-                 hill its own, since similarities of two texts have different heights); a dip that
-                 is shorter than `gap` does not end it
-    overlap      intersection over union of two spans
-    mAP          average precision over queries, a found event counting if it overlaps an unclaimed
-                 true one by enough (ActivityNet's protocol)
+    smooth               moving average over time, so that one outlier frame makes no event
+    localise_events      peaks of the curve, highest first.  An event extends from its peak to both
+                         sides, to where the curve falls below the middle between the peak and the
+                         baseline.  It is hysteresis with two thresholds, as for Canny's edges, but
+                         every peak has a threshold of its own, because the similarities of two
+                         texts have different heights.  A dip shorter than `gap` is bridged.
+    temporal_iou         intersection over union of two time intervals
+    mean_average_precision   mean over queries; a predicted event is correct if its IoU with a true
+                         event that is not matched yet reaches a threshold (ActivityNet's protocol)
+    hit_at_k             share of queries with a correct event among the first k (recall at k)
 
-Symbols: T moments.  Leaves out: learned boundaries.
+Symbols: T moments.  Left out: learned event boundaries.
 """
-from collections import namedtuple
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-Event = namedtuple("Event", "file start end peak score")        # seconds; score of the peak
+TrueEvent = tuple[str, float, float]            # file, start, end
 
 
-def smooth(times, values, width):
-    """Mean of all values within width / 2 seconds of each moment.  times ascending, (T,)."""
+class Event(NamedTuple):
+    """A predicted event; times in seconds."""
+    file: str
+    start: float                # onset
+    end: float
+    peak: float                 # time of the highest similarity
+    score: float                # similarity at the peak
+
+
+def smooth(times: Tensor, values: Tensor, width: float) -> Tensor:
+    """Moving average: the mean of all values within width / 2 seconds of each moment.
+
+    times: (T,) ascending seconds;  values: (T,).  Returns (T,).
+    """
     if width <= 0 or len(values) < 3:
         return values
     total = torch.nn.functional.pad(values.double().cumsum(0), (1, 0))
@@ -28,111 +43,129 @@ def smooth(times, values, width):
     return ((total[last] - total[first]) / (last - first)).to(values.dtype)
 
 
-def events(file, times, values, width=0.0, gap=0.0, count=10, floor=None):
-    """The `count` highest hills of one file's curve as [Event], highest first.
+def localise_events(file: str, times: Tensor, values: Tensor, width: float = 0.0, gap: float = 0.0,
+                    count: int = 10, baseline: float | None = None) -> list[Event]:
+    """The `count` events of one file with the highest peaks, highest first.
 
-    times: (T,) ascending seconds;  values: (T,) similarities.  From the highest moment that is
-    still free, an event goes both ways while the curve stays above the middle between peak and
-    floor; where it dips below for at most `gap` seconds, it goes on.  Its flanks belong to it, so
-    that no second event is found on them.  floor: what the curve is where nothing is to be seen;
-    None: the value that a quarter of the moments stay below.
+    times: (T,) ascending seconds;  values: (T,) similarities;  width: window of `smooth`, seconds;
+    gap: seconds;  baseline: similarity where there is no event, None: the first quartile of values.
+    The highest moment that belongs to no event yet is the next peak.  The event extends to both
+    sides while the curve stays above the middle between peak and baseline; a dip of at most `gap`
+    seconds does not end it.  The falling flanks of an event cannot contain another event.
     """
     values = smooth(times, values, width)
-    floor = values.float().quantile(0.25).item() if floor is None else floor
-    free, found = torch.ones(len(values), dtype=torch.bool), []
-    while len(found) < count:
+    baseline = values.float().quantile(0.25).item() if baseline is None else baseline
+    free, events = torch.ones(len(values), dtype=torch.bool), []
+    while len(events) < count:
         peak = int(values.masked_fill(~free, float("-inf")).argmax())
         height = values[peak].item()
-        if not free[peak] or height <= floor:
+        if not free[peak] or height <= baseline:
             break
-        (first, left), (last, right) = (reach(times, values, free, peak, step,
-                                              (height + floor) / 2, gap) for step in (-1, 1))
+        level = (height + baseline) / 2
+        first, left = event_boundary(times, values, free, peak, -1, level, gap)
+        last, right = event_boundary(times, values, free, peak, 1, level, gap)
         free[left:right + 1] = False
-        found.append(Event(file, times[first].item(), times[last].item(), times[peak].item(),
-                           height))
-    return found
+        events.append(Event(file, times[first].item(), times[last].item(), times[peak].item(),
+                            height))
+    return events
 
 
-def reach(times, values, free, peak, step, level, gap):
-    """(end of the event, foot of its flank) to one side: step -1 or 1."""
-    inside = lambda k: 0 <= k < len(values) and free[k]
+def event_boundary(times: Tensor, values: Tensor, free: Tensor, peak: int, step: int, level: float,
+                   gap: float) -> tuple[int, int]:
+    """(last moment of the event, end of its falling flank) on one side of the peak.
+
+    free: (T,) bool, moments of no other event;  step: -1 for the left side, 1 for the right side;
+    level: the event lasts while the curve is at least this high.
+    """
+    available = lambda k: 0 <= k < len(values) and free[k]
     end = k = peak
-    while inside(k + step):
+    while available(k + step):
         k += step
         if values[k] >= level:
             end = k
         elif abs(times[k] - times[end]) > gap:
             break
-    foot = end
-    while inside(foot + step) and values[foot + step] <= values[foot]:
-        foot += step
-    return end, foot
+    flank = end
+    while available(flank + step) and values[flank + step] <= values[flank]:
+        flank += step
+    return end, flank
 
 
-# ---- how well -----------------------------------------------------------------------------------
+# ---- metrics ------------------------------------------------------------------------------------
 
-def overlap(a, b):
-    """Intersection over union of two spans (start, end); 0 for spans without length."""
-    both = min(a[1], b[1]) - max(a[0], b[0])
+def temporal_iou(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """Intersection over union of two intervals (start, end); 0 for intervals without length."""
+    intersection = min(a[1], b[1]) - max(a[0], b[0])
     union = max(a[1], b[1]) - min(a[0], b[0])
-    return max(0.0, both) / union if union > 0 else 0.0
+    return max(0.0, intersection) / union if union > 0 else 0.0
 
 
-def event_average_precision(found, true, least=0.5):
-    """Of one query: mean over the true events of the precision at which each is found.
+def event_average_precision(found: list[Event], true: list[TrueEvent],
+                            min_iou: float = 0.5) -> float | None:
+    """Average precision of one query: mean over the true events of the precision at their rank.
 
-    found: [Event];  true: [(file, start, end)];  least: overlap that counts.  Every true event can
-    be found once; a second find of it is an error.  None if there is no true event.
+    found: predicted events, in any order;  min_iou: IoU from which a prediction is correct.
+    Every true event can be matched once; a second prediction of it is a false positive.
+    Returns a number in [0, 1], or None if there is no true event.
     """
     if not true:
         return None
-    claimed, right, total = set(), 0, 0.0
-    for place, event in enumerate(sorted(found, key=lambda e: -e.score), 1):
-        fits = [(overlap(event[1:3], t[1:3]), k) for k, t in enumerate(true)
-                if t[0] == event.file and k not in claimed]
-        best = max(fits, default=(0.0, None))
-        if best[0] >= least:
-            claimed.add(best[1])
-            right += 1
-            total += right / place
+    matched, correct, total = set(), 0, 0.0
+    for rank, event in enumerate(sorted(found, key=lambda e: -e.score), 1):
+        candidates = [(temporal_iou(event[1:3], t[1:3]), k) for k, t in enumerate(true)
+                      if t[0] == event.file and k not in matched]
+        best = max(candidates, default=(0.0, None))
+        if best[0] >= min_iou:
+            matched.add(best[1])
+            correct += 1
+            total += correct / rank
     return total / len(true)
 
 
-def mean_average_precision(queries, least=0.5):
-    """Mean over queries [(found, true)] that have a true event."""
-    values = [v for v in (event_average_precision(f, t, least) for f, t in queries) if v is not None]
-    if not values:
-        raise ValueError("mAP: no query has a true event; it is undefined then")
-    return sum(values) / len(values)
+def mean_average_precision(queries: list[tuple[list[Event], list[TrueEvent]]],
+                           min_iou: float = 0.5) -> float:
+    """Mean of `event_average_precision` over queries (found, true) that have a true event.
+
+    Raises ValueError if no query has one.
+    """
+    precisions = [event_average_precision(found, true, min_iou) for found, true in queries]
+    precisions = [p for p in precisions if p is not None]
+    if not precisions:
+        raise ValueError("mAP is undefined: found no query with a true event; give at least one")
+    return sum(precisions) / len(precisions)
 
 
-def hit_at_k(queries, k, least=0.5):
-    """Share of queries that have, among their best k, an event that overlaps a true one."""
+def hit_at_k(queries: list[tuple[list[Event], list[TrueEvent]]], k: int,
+             min_iou: float = 0.5) -> float:
+    """Share of queries with a correct event among the k best predictions."""
     hits = 0
     for found, true in queries:
         best = sorted(found, key=lambda e: -e.score)[:k]
-        hits += any(e.file == t[0] and overlap(e[1:3], t[1:3]) >= least for e in best for t in true)
+        hits += any(e.file == t[0] and temporal_iou(e[1:3], t[1:3]) >= min_iou
+                    for e in best for t in true)
     return hits / len(queries)
 
 
-def harmonic_mean(seen, unseen):
-    """Of two accuracies: high only if both are (Xian et al. 2018, generalised zero-shot)."""
+def harmonic_mean(seen: float, unseen: float) -> float:
+    """High only if both accuracies are (Xian et al. 2018, generalised zero-shot learning)."""
     return 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0
 
 
-def demo():
+def demo() -> None:
+    """A curve with three events and one outlier frame, with and without smoothing and gap."""
     times = torch.arange(0, 30, 0.5, dtype=torch.float64)
     values = 0.1 * torch.sin(3 * times)
     for start, end in ((5, 8), (9, 10), (20, 23)):
         values = values + ((times >= start) & (times <= end)) * 0.8
-    values[50] = 1.0                                    # one odd frame
+    values[50] = 1.0                                    # the outlier frame
     for width, gap in ((0, 0), (0, 1.5), (1, 1.5)):
-        found = events("belt.mp4", times, values, width, gap, 3)
+        found = localise_events("belt.mp4", times, values, width, gap, 3)
         print(f"window {width} s, gap {gap} s:",
               "  ".join(f"{e.start:.1f}-{e.end:.1f}" for e in found))
     true = [("belt.mp4", 5, 10), ("belt.mp4", 20, 23)]
-    for least in (0.3, 0.5, 0.7):
-        print(f"average precision at overlap {least}: {event_average_precision(found, true, least):.2f}")
+    for min_iou in (0.3, 0.5, 0.7):
+        print(f"average precision at IoU {min_iou}: "
+              f"{event_average_precision(found, true, min_iou):.2f}")
 
 
 if __name__ == "__main__":

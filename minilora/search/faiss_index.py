@@ -1,27 +1,34 @@
-"""Which files are worth a look, found by faiss without comparing with every frame.
+"""Approximate nearest-neighbour search with faiss: which files are worth an exact comparison.
 
     pip install minilora[faiss]
 
-Features are grouped around LISTS centres; a query looks into the PROBES groups nearest to it
-(Jegou et al. 2011, inverted lists).  The curves of the files so found are then computed exactly, so
-an event that is found has the score it would have without; what can be lost is a file.
+An inverted file (Jegou et al. 2011) clusters the features around N_LISTS centroids; each centroid
+has a list of its features.  A query is compared only with the N_PROBES lists of the nearest
+centroids.  The similarity curves of the files found this way are then computed exactly.  An event
+therefore has the same score as in an exact search; a whole file can be missed.
 
-The groups lie beside the index, in half precision, and are made again when the index has changed.
-Symbols: M rows, E embedding.  Leaves out: compression below half precision.
+The inverted file is stored next to the index in half precision and is rebuilt after the index has
+changed.
+Symbols: M rows, E embedding.  Left out: compression below half precision.
 """
 import math
+from pathlib import Path
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from minilora.io.files import digest_of, whole_file
+from minilora.io.files import atomic_write, digest_of
+from minilora.search.index import Index
 
-LISTS, PROBES, NEAREST_ROWS = 1024, 16, 200
-TRAINED = 40                    # rows a centre is learned from
-PLACES = 2**20                  # more rows than a part ever has
+N_LISTS, N_PROBES, NEAREST_ROWS = 1024, 16, 200
+TRAINING_ROWS_PER_LIST = 40     # rows per centroid for k-means
+PART_STRIDE = 2**20             # more than the rows of any part: id = part number * stride + row
 
 
-def package():
+def import_faiss() -> ModuleType:
+    """The package faiss.  Raises ValueError if it is not installed."""
     try:
         import faiss
         return faiss
@@ -29,56 +36,59 @@ def package():
         raise ValueError("--fast needs faiss; pip install minilora[faiss]") from error
 
 
-def path_of(index):
-    return index.folder / f"groups-{digest_of(index.parts(), LISTS)}.faiss"
+def inverted_index_path(index: Index) -> Path:
+    """File of the inverted lists; its name changes with the parts of the index."""
+    return index.folder / f"groups-{digest_of(index.part_names(), N_LISTS)}.faiss"
 
 
-def build(index):
-    """Writes the groups of an Index.  Returns their path."""
-    faiss = package()
-    names, path = index.parts(), path_of(index)
-    rows_of = lambda name: index.load(name)["features"]         # one part in memory at a time
-    sizes = [len(rows_of(name)) for name in names]
+def build_inverted_index(index: Index) -> Path:
+    """Cluster the features of an index, write the inverted lists and return their path."""
+    faiss = import_faiss()
+    names, path = index.part_names(), inverted_index_path(index)
+    features_of = lambda name: index.load_part(name)["features"]    # one part in memory at a time
+    sizes = [len(features_of(name)) for name in names]
     count, generator = sum(sizes), torch.Generator().manual_seed(0)
-    lists = max(1, min(LISTS, count // TRAINED))
-    share = min(1.0, lists * TRAINED / count)
-    some = torch.cat([rows_of(name)[torch.randperm(size, generator=generator)
-                                    [:math.ceil(share * size)]]
-                      for name, size in zip(names, sizes)]).float()
-    groups = faiss.index_factory(some.shape[1], f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
-    groups.train(some.numpy())
-    for number, features in enumerate(map(rows_of, names)):     # of a row: its part, then its place
-        numbers = torch.arange(len(features)) + number * PLACES
-        groups.add_with_ids(features.float().numpy(), numbers.numpy())
+    lists = max(1, min(N_LISTS, count // TRAINING_ROWS_PER_LIST))
+    share = min(1.0, lists * TRAINING_ROWS_PER_LIST / count)
+    sample = torch.cat([features_of(name)[torch.randperm(size, generator=generator)
+                                          [:math.ceil(share * size)]]
+                        for name, size in zip(names, sizes)]).float()
+    inverted = faiss.index_factory(sample.shape[1], f"IVF{lists},SQfp16",
+                                   faiss.METRIC_INNER_PRODUCT)
+    inverted.train(sample.numpy())
+    for number, features in enumerate(map(features_of, names)):
+        ids = torch.arange(len(features)) + number * PART_STRIDE
+        inverted.add_with_ids(features.float().numpy(), ids.numpy())
     for old in index.folder.glob("groups-*.faiss"):
         old.unlink()
-    with whole_file(path) as file:
-        faiss.write_index(groups, str(file.name))
+    with atomic_write(path) as file:
+        faiss.write_index(inverted, str(file.name))
     return path
 
 
-def files_near(index, query, rows=NEAREST_ROWS):
-    """Paths of the files that hold the `rows` frames nearest to a query (E,), as a set."""
-    faiss = package()
-    if not index.parts():
+def nearest_files(index: Index, query: Tensor, rows: int = NEAREST_ROWS) -> set[str]:
+    """Paths of the files that contain the `rows` frames nearest to a query (E,)."""
+    faiss = import_faiss()
+    if not index.part_names():
         return set()
-    path = path_of(index)
-    groups = faiss.read_index(str(path if path.is_file() else build(index)), faiss.IO_FLAG_MMAP)
-    groups.nprobe = PROBES
-    _, numbers = groups.search(F.normalize(query.float(), dim=-1)[None].numpy(), rows)
-    names, pieces = index.parts(), {}
+    path = inverted_index_path(index)
+    inverted = faiss.read_index(str(path if path.is_file() else build_inverted_index(index)),
+                                faiss.IO_FLAG_MMAP)
+    inverted.nprobe = N_PROBES
+    _, ids = inverted.search(F.normalize(query.float(), dim=-1)[None].numpy(), rows)
+    names, pieces = index.part_names(), {}
     for entry in index.entries.values():
         for name, first, last in entry.pieces:
             pieces.setdefault(name, []).append((first, last, entry.path))
-    places = [(names[n // PLACES], n % PLACES) for n in numbers[0].tolist() if n >= 0]
-    return {path for name, row in places for first, last, path in pieces[name]
+    found = [(names[n // PART_STRIDE], n % PART_STRIDE) for n in ids[0].tolist() if n >= 0]
+    return {path for name, row in found for first, last, path in pieces[name]
             if first <= row < last}
 
 
-def demo():
-    """How many of a thousand rows are compared with a query."""
+def demo() -> None:
+    """Recall of the 10 nearest of a thousand rows, for 1, 2 and 4 of 20 lists."""
     try:
-        faiss = package()
+        faiss = import_faiss()
     except ValueError as error:
         print(error)
         return
@@ -86,15 +96,15 @@ def demo():
     centres = torch.randn(20, 16, generator=generator)
     rows = centres.repeat_interleave(50, 0) + 0.9 * torch.randn(1000, 16, generator=generator)
     rows = F.normalize(rows, dim=-1).numpy()
-    groups = faiss.index_factory(16, "IVF20,Flat", faiss.METRIC_INNER_PRODUCT)
-    groups.train(rows)
-    groups.add(rows)
+    inverted = faiss.index_factory(16, "IVF20,Flat", faiss.METRIC_INNER_PRODUCT)
+    inverted.train(rows)
+    inverted.add(rows)
     exact = set((rows @ rows[0]).argsort()[-10:].tolist())
     for probes in (1, 2, 4):
-        groups.nprobe = probes
-        _, found = groups.search(rows[:1], 10)
-        right = len(exact & set(found[0].tolist()))
-        print(f"{probes} of 20 groups: {right} of the 10 nearest rows")
+        inverted.nprobe = probes
+        _, found = inverted.search(rows[:1], 10)
+        correct = len(exact & set(found[0].tolist()))
+        print(f"{probes} of 20 lists searched: {correct} of the 10 nearest rows found")
 
 
 if __name__ == "__main__":

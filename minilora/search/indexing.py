@@ -1,61 +1,68 @@
-"""Brings files into an index and out of it: frames, features, parts.
+"""Add files to a search index and remove them: from frames to features to parts.
 
-Claim: a file that has not changed is not encoded again; a long one that was interrupted goes on
-after the last part that is there.  Every file is written whole (io/files.py), and one process writes
-at a time (io/transaction.py), so a kill at any moment costs one part at most.
+Claim: a file that has not changed is not encoded again, and a long video whose indexing was
+interrupted continues after its last complete part.  Every file is written atomically (io/files.py)
+and one process writes at a time (io/transaction.py), so an interruption at any moment loses at most
+one part.
 
-Symbols: E embedding.  Leaves out: reading ahead (encoding takes far longer than decoding).
+Symbols: N pictures, E embedding.
+Left out: decoding ahead in parallel (encoding takes far longer than decoding).
 """
+import os
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
 
-from minilora.data.frames import all_frames, sampled
+from minilora.clip import CLIP
+from minilora.data.frames import Frame, all_frames, sample_frames
 from minilora.data.images import clip_preprocess, normalise
 from minilora.io.files import TensorFileError, digest_of, save_tensors
-from minilora.io.transaction import only_one
-from minilora.search.index import Entry, Index, likeness
+from minilora.io.transaction import lock_folder
+from minilora.search.index import Entry, Index, similarity_to
 
-PART_ROWS, BATCH = 4096, 32          # rows of a part; frames that are encoded together
+PART_ROWS, BATCH = 4096, 32             # rows per part; frames that are encoded together
 
 
 class FrameEncoder:
-    """A CLIP's features of frames.  clip: a `CLIP`, ViT or ResNet;  read: PIL -> str, or None."""
+    """CLIP features of frames.  clip: ViT or ResNet;  read: from a picture to its text (OCR)."""
 
-    def __init__(self, clip, read=None):
+    def __init__(self, clip: CLIP, read: Callable[[Image.Image], str] | None = None) -> None:
         self.clip, self.resolution, self.read = clip, clip.config.resolution, read
 
     @torch.no_grad()
-    def pictures(self, pictures):
-        """PIL pictures -> half (N, E) of length one."""
+    def encode(self, pictures: list[Image.Image]) -> Tensor:
+        """Features of PIL pictures, half (N, E) of length one."""
         pixels = torch.stack([clip_preprocess(p, self.resolution) for p in pictures])
         features = self.clip.encode_image(normalise(pixels).to(self.clip.logit_scale.device))
         return F.normalize(features, dim=-1).half().cpu()
 
 
-def update(index, paths, encoder, say=lambda line: None):
-    """Adds files, or encodes them anew where they have changed.  Returns [(path, error)].
+def update_index(index: Index, paths: Iterable[str | Path], encoder: FrameEncoder,
+                 say: Callable[[str], None] = lambda line: None) -> list[tuple[str, str]]:
+    """Add new files and encode changed ones again.  Returns the failed ones, [(path, error)].
 
-    encoder: has `pictures`, as Encoder, and `read`, PIL -> str, if the index `reads`.
-
-    Files that cannot be read are named and left out; what was known of them before is dropped.
+    encoder: a `FrameEncoder`, or any object with `encode` and, if index.ocr, `read`.
+    A file that cannot be read is reported and left out; its earlier entry is removed.
     """
-    failed, stills = [], Stills(index, encoder)
-    with only_one(index.folder):
+    failed, stills = [], StillImages(index, encoder)
+    with lock_folder(index.folder):
         (index.folder / "parts").mkdir(exist_ok=True)
         for path in paths:
             name = str(Path(path).resolve())
             try:
                 if not Path(path).exists():
                     raise FileNotFoundError(f"{path} not found; give a picture or a video")
-                stamp = Path(path).stat()
+                stat = Path(path).stat()
                 known = index.entries.get(name)
-                if known and (known.size, known.changed) == (stamp.st_size, stamp.st_mtime_ns):
+                if known and (known.size, known.changed) == (stat.st_size, stat.st_mtime_ns):
                     continue
-                entry = index_file(index, encoder, path, name, stamp, stills)
+                entry = index_file(index, encoder, path, name, stat, stills)
             except (OSError, ValueError) as error:
                 failed.append((str(path), str(error)))
                 index.entries.pop(name, None)
@@ -67,121 +74,125 @@ def update(index, paths, encoder, say=lambda line: None):
                 say(f"{path}: {entry.rows()} frames")
         stills.flush()
         index.write()
-        index.clear()
+        index.remove_unused_parts()
     return failed
 
 
-def index_file(index, encoder, path, name, stamp, stills):
-    """The Entry of a file with several frames; a single one waits among `stills`, and is None."""
-    mark = digest_of(name, stamp.st_size, stamp.st_mtime_ns, index.sha256, index.sampling,
-                     index.reads)
-    frames = sampled(all_frames(path), **index.sampling)
+def index_file(index: Index, encoder: FrameEncoder, path: str | Path, name: str,
+               stat: os.stat_result, stills: "StillImages") -> Entry | None:
+    """The Entry of a file with several frames.  A single frame is added to `stills`: None."""
+    fingerprint = digest_of(name, stat.st_size, stat.st_mtime_ns, index.sha256, index.sampling,
+                            index.ocr)
+    frames = sample_frames(all_frames(path), **index.sampling)
     first, second = next(frames, None), next(frames, None)
     if first is None:
         raise ValueError(f"{path} holds no frame; give a picture or a video")
     if second is None:
-        stills.add(name, stamp, first)
+        stills.add(name, stat, first)
         return None
     pieces, frames = [], chain((first, second), frames)
-    while piece := write_part(index, encoder, f"frames-{mark}-{len(pieces):05d}",
+    while piece := write_part(index, encoder, f"frames-{fingerprint}-{len(pieces):05d}",
                               islice(frames, PART_ROWS)):
         pieces.append(piece)
-    return Entry(name, stamp.st_size, stamp.st_mtime_ns, pieces)
+    return Entry(name, stat.st_size, stat.st_mtime_ns, pieces)
 
 
-def write_part(index, encoder, name, frames):
-    """[name, 0, rows] of what the iterator `frames` gives, None if that is nothing.
+def write_part(index: Index, encoder: FrameEncoder, name: str,
+               frames: Iterator[Frame]) -> list | None:
+    """Encode the frames as one part.  Returns the piece [name, 0, rows], None without frames.
 
-    A part that an interrupted run has written is taken as it is; its frames are decoded in vain.
+    A part that an interrupted run has written is used again; its frames are decoded and skipped.
     """
     try:
-        rows = len(index.load(name)["times"])
+        rows = len(index.load_part(name)["times"])
         deque(islice(frames, rows), maxlen=0)
         return [name, 0, rows]
     except TensorFileError:
-        rows = Rows(index, encoder)
-    while group := list(islice(frames, BATCH)):         # no more pictures than these in memory
-        rows.add(group)
-    return [name, 0, rows.save(name)] if rows.times else None
+        part = PartBuilder(index, encoder)
+    while batch := list(islice(frames, BATCH)):         # no more pictures than these in memory
+        part.add(batch)
+    return [name, 0, part.save(name)] if part.times else None
 
 
-class Rows:
-    """What goes into a part."""
+class PartBuilder:
+    """Collects the rows of one part."""
 
-    def __init__(self, index, encoder):
+    def __init__(self, index: Index, encoder: FrameEncoder) -> None:
         self.index, self.encoder = index, encoder
         self.features, self.times, self.texts = [], [], []
 
-    def add(self, frames):
+    def add(self, frames: list[Frame]) -> None:
+        """Encode frames and, if index.ocr, read their text."""
         pictures = [f.picture for f in frames]
-        self.features.append(self.encoder.pictures(pictures))
+        self.features.append(self.encoder.encode(pictures))
         self.times += [f.time for f in frames]
-        if self.index.reads:
+        if self.index.ocr:
             self.texts += [self.encoder.read(p) for p in pictures]
 
-    def save(self, name):
-        """Writes the part; how many rows it has."""
-        save_tensors(self.index.part(name), {
+    def save(self, name: str) -> int:
+        """Write the part and return its number of rows."""
+        save_tensors(self.index.part_path(name), {
             "features": torch.cat(self.features),
             "times": torch.tensor(self.times, dtype=torch.float64),
-            "texts": self.texts if self.index.reads else None})
+            "texts": self.texts if self.index.ocr else None})
         return len(self.times)
 
 
-class Stills:
-    """Single pictures: encoded together, and many share a part."""
+class StillImages:
+    """Files with a single picture: they are encoded in batches, and up to `size` share a part."""
 
-    def __init__(self, index, encoder, size=256):
+    def __init__(self, index: Index, encoder: FrameEncoder, size: int = 256) -> None:
         self.index, self.encoder, self.size = index, encoder, size
-        self.waiting, self.known, self.rows = [], [], Rows(index, encoder)
+        self.batch, self.files, self.part = [], [], PartBuilder(index, encoder)
 
-    def add(self, name, stamp, frame):
-        self.waiting.append(frame)
-        self.known.append((name, stamp))
-        if len(self.waiting) == BATCH:
+    def add(self, name: str, stat: os.stat_result, frame: Frame) -> None:
+        """Queue the picture of file `name`; a full batch is encoded, a full part is written."""
+        self.batch.append(frame)
+        self.files.append((name, stat))
+        if len(self.batch) == BATCH:
             self.encode()
-        if len(self.known) == self.size:
+        if len(self.files) == self.size:
             self.flush()
 
-    def encode(self):
-        if self.waiting:
-            self.rows.add(self.waiting)
-            self.waiting = []
+    def encode(self) -> None:
+        """Encode the queued pictures."""
+        if self.batch:
+            self.part.add(self.batch)
+            self.batch = []
 
-    def flush(self):
-        """Writes a part and says in the index where each picture's row is."""
+    def flush(self) -> None:
+        """Write the part and add the entries of its pictures to the index."""
         self.encode()
-        if not self.known:
+        if not self.files:
             return
-        part = "stills-" + digest_of([(n, s.st_mtime_ns) for n, s in self.known], self.index.sha256)
-        self.rows.save(part)
-        for row, (name, stamp) in enumerate(self.known):
-            self.index.entries[name] = Entry(name, stamp.st_size, stamp.st_mtime_ns,
-                                             [[part, row, row + 1]])
-        self.known, self.rows = [], Rows(self.index, self.encoder)
+        name = "stills-" + digest_of([(n, s.st_mtime_ns) for n, s in self.files],
+                                     self.index.sha256)
+        self.part.save(name)
+        for row, (path, stat) in enumerate(self.files):
+            self.index.entries[path] = Entry(path, stat.st_size, stat.st_mtime_ns,
+                                             [[name, row, row + 1]])
+        self.files, self.part = [], PartBuilder(self.index, self.encoder)
         self.index.write()
 
 
-def remove_files(index, paths):
-    """Takes files, or all below folders, out of the index.  Returns how many."""
-    gone = [name for name in index.entries for path in map(Path, paths)
-            if path.resolve() in (Path(name), *Path(name).parents)]
-    with only_one(index.folder):
-        for name in gone:
+def remove_files(index: Index, paths: Iterable[str | Path]) -> int:
+    """Remove files, and all files below folders, from the index.  Returns how many."""
+    removed = [name for name in index.entries for path in map(Path, paths)
+               if path.resolve() in (Path(name), *Path(name).parents)]
+    with lock_folder(index.folder):
+        for name in removed:
             index.entries.pop(name, None)
         index.write()
-        index.clear()
-    return len(gone)
+        index.remove_unused_parts()
+    return len(removed)
 
 
-def demo():
-    """Random features of two pictures and an animation."""
+def demo() -> None:
+    """Mean colours as features of two pictures and an animation."""
     import tempfile
 
-    from PIL import Image
-
-    class Colours:
-        def pictures(self, pictures):
+    class MeanColours:
+        def encode(self, pictures):
             means = torch.stack([clip_preprocess(p, 8).float().mean((1, 2)) for p in pictures])
             return F.normalize(means + 1, dim=-1).half()
     with tempfile.TemporaryDirectory() as root:
@@ -192,9 +203,9 @@ def demo():
         belt[0].save(folder / "belt.gif", save_all=True, append_images=belt[1:], duration=500)
         (folder / "notes.png").write_text("no picture")
         index = Index(folder / "index", "means", "0" * 64, {"rate": 1.0, "change": 0.0})
-        for path, error in update(index, sorted(folder.glob("*.*")), Colours()):
-            print("left out:", Path(path).name)
-        green = likeness(torch.tensor([0, 1.0, 0]))
+        for path, error in update_index(index, sorted(folder.glob("*.*")), MeanColours()):
+            print("left out, cannot be read:", Path(path).name)
+        green = similarity_to(torch.tensor([0, 1.0, 0]))
         for path, times, values in Index.open(folder / "index").curves(green):
             best = int(values.argmax())
             print(f"{Path(path).name:9s} {len(times)} frames, greenest at {times[best]:.1f} s: "

@@ -1,18 +1,19 @@
-"""Text in a picture, as an extra: rapidocr, which ships its models and runs offline.
+"""Optical character recognition, optional: rapidocr, which ships its models and runs offline.
 
     pip install minilora[ocr]
 
-A serial number on a part can then be searched: `python -m minilora.search index PATHS --ocr`, then
-`query INDEX --reads 4821`.  It takes about half a second a frame on one core.
-Leaves out: handwriting, other scripts than its models know (Latin, Chinese).
+It makes a serial number on a part searchable: `python -m minilora.search index PATHS --ocr`, then
+`query INDEX --reads 4821`.  It takes about half a second per frame on one core.
+Left out: handwriting, and scripts that its models do not know (they know Latin and Chinese).
 """
 import numpy as np
+from PIL import Image
 
 
-class Reader:
-    """Reads a PIL picture.  Raises ValueError if the package is not there."""
+class TextReader:
+    """Reads the text in a PIL picture.  Raises ValueError if the package is not installed."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         try:
             from rapidocr_onnxruntime import RapidOCR
         except ImportError as error:
@@ -20,16 +21,17 @@ class Reader:
                              ) from error
         self.engine = RapidOCR()
 
-    def __call__(self, picture):
-        """All that is read, line by line, "" for nothing."""
-        found, _ = self.engine(np.asarray(picture.convert("RGB"))[:, :, ::-1])  # it wants BGR
+    def __call__(self, picture: Image.Image) -> str:
+        """The text line by line; "" if there is none."""
+        found, _ = self.engine(np.asarray(picture.convert("RGB"))[:, :, ::-1])  # expects BGR
         return "\n".join(text for _, text, _ in found or [])
 
 
-def demo():
-    from PIL import Image, ImageDraw, ImageFont
+def demo() -> None:
+    """Read two serial numbers and an empty picture."""
+    from PIL import ImageDraw, ImageFont
     try:
-        read = Reader()
+        read = TextReader()
     except ValueError as error:
         print(error)
         return

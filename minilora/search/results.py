@@ -1,30 +1,36 @@
-"""What a search has found, for people: lines, a sheet of the best frames, a page with the curves.
+"""Presentation of search results: text lines, a contact sheet, and an HTML page with the curves.
 
-Leaves out: finding it (search/query.py).
+Left out: the search itself (search/query.py).
 """
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch import Tensor
 
 from minilora.data.frames import frames_at
 from minilora.report import html, svg
+from minilora.search.events import Event
 
-TILE, CAPTION = 240, 40         # of the contact sheet, pixels
+TILE, CAPTION = 240, 40         # of the contact sheet: side of a tile, height of a caption, pixels
+
+Frames = dict[tuple[str, float], Image.Image]           # {(file, time): PIL RGB}
 
 
-def clock(seconds):
-    """Minutes and seconds, as on a player: 75.5 -> 1:15.5."""
+def format_time(seconds: float) -> str:
+    """Minutes and seconds, as video players show them: 75.5 -> 1:15.5."""
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
 
 
-def event_line(rank, event):
+def event_line(rank: int, event: Event) -> str:
+    """One line of text: rank, score, file, and the times if the file is a video."""
     when = ("" if event.start == event.end == 0 else
-            f"  {clock(event.start)} to {clock(event.end)}, best at {clock(event.peak)}")
+            f"  {format_time(event.start)} to {format_time(event.end)}, "
+            f"best at {format_time(event.peak)}")
     return f"{rank:3d}  {event.score:6.3f}  {event.file}{when}"
 
 
-def best_frames(found):
-    """{(file, time): PIL RGB} of the best moment of each event; every file is decoded once."""
+def peak_frames(found: list[Event]) -> Frames:
+    """The frame at the peak of each event; every file is decoded once."""
     times = {}
     for event in found:
         times.setdefault(event.file, []).append(event.peak)
@@ -32,8 +38,8 @@ def best_frames(found):
             for time, picture in frames_at(file, moments).items()}
 
 
-def contact_sheet(found, pictures, columns=5):
-    """A PIL picture: the best frame of each event.  pictures: of `best_frames`."""
+def contact_sheet(found: list[Event], pictures: Frames, columns: int = 5) -> Image.Image:
+    """A picture with the peak frame of each event.  pictures: of `peak_frames`."""
     rows = max(1, -(-len(found) // columns))
     sheet = Image.new("RGB", (columns * TILE, rows * (TILE + CAPTION)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
@@ -43,49 +49,52 @@ def contact_sheet(found, pictures, columns=5):
         sheet.paste(picture, (left + 4, top + 4))
         name = Path(event.file).name
         name = name if len(name) < 33 else f"{name[:29]}..."
-        draw.text((left + 6, top + TILE + 2), f"{k + 1}. {name}\n{clock(event.peak)}  "
+        draw.text((left + 6, top + TILE + 2), f"{k + 1}. {name}\n{format_time(event.peak)}  "
                                               f"{event.score:.3f}", "black", font)
     return sheet
 
 
-def event_gallery(found, pictures):
-    """The best frame of each event."""
+def event_gallery(found: list[Event], pictures: Frames) -> str:
+    """HTML of the peak frames."""
     return '<div class="gallery">' + "".join(
         "<figure>" + html.inline_image(pictures[e.file, e.peak], f"{Path(e.file).name} at "
-                                       f"{clock(e.peak)}", 480)
-        + f"<figcaption>{html.escape(Path(e.file).name)} {clock(e.peak)}, score {e.score:.3f}"
-          "</figcaption></figure>" for e in found) + "</div>"
+                                       f"{format_time(e.peak)}", 480)
+        + f"<figcaption>{html.escape(Path(e.file).name)} {format_time(e.peak)}, "
+          f"score {e.score:.3f}</figcaption></figure>" for e in found) + "</div>"
 
 
-def result_page(title, found, curves, pictures):
-    """A self-contained HTML page: events, the curves of their files, the best frames."""
+def result_page(title: str, found: list[Event], curves: dict[str, tuple[Tensor, Tensor]],
+                pictures: Frames) -> str:
+    """A self-contained HTML page: the events, the curves of their files, the peak frames.
+
+    curves: {file: (times (T,), values (T,))};  pictures: of `peak_frames`.
+    """
     rows = "".join(f"<tr><td>{k}</td><td>{e.score:.3f}</td>"
-                   f"<td>{html.escape(Path(e.file).name)}</td><td>{clock(e.start)}</td>"
-                   f"<td>{clock(e.end)}</td><td>{clock(e.peak)}</td></tr>"
+                   f"<td>{html.escape(Path(e.file).name)}</td><td>{format_time(e.start)}</td>"
+                   f"<td>{format_time(e.end)}</td><td>{format_time(e.peak)}</td></tr>"
                    for k, e in enumerate(found, 1))
     head = "".join(f"<th>{h}</th>" for h in ("", "score", "file", "from", "to", "best at"))
     parts = [f"<h1>{html.escape(title)}</h1>",
              f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>']
-    long = [path for path in dict.fromkeys(e.file for e in found) if len(curves[path][0]) > 1]
-    for path in long:
+    videos = [path for path in dict.fromkeys(e.file for e in found) if len(curves[path][0]) > 1]
+    for path in videos:
         times, values = curves[path]
         points = list(zip(times.tolist(), values.tolist()))
-        chart = svg.lines(f"similarity over time, {Path(path).name}", "seconds", "similarity",
-                             {"similarity": points}, None, (values.min().item(),
-                                                            values.max().item()))
+        chart = svg.line_chart(f"similarity over time, {Path(path).name}", "seconds", "similarity",
+                               {"similarity": points}, None,
+                               (values.min().item(), values.max().item()))
+        gallery = event_gallery([e for e in found if e.file == path], pictures)
         parts.append(f'<h2>{html.escape(Path(path).name)}</h2><div class="charts"><figure>{chart}'
-                     f"</figure></div>{event_gallery([e for e in found if e.file == path], pictures)}")
-    single = [e for e in found if e.file not in long]
-    if single:
-        parts.append(f"<h2>Pictures</h2>{event_gallery(single, pictures)}")
+                     f"</figure></div>{gallery}")
+    stills = [e for e in found if e.file not in videos]
+    if stills:
+        parts.append(f"<h2>Pictures</h2>{event_gallery(stills, pictures)}")
     return html.document(title, "".join(parts))
 
 
-def demo():
-    """Two events of an animation that gets lighter."""
+def demo() -> None:
+    """Two events of an animation whose frames become lighter."""
     import tempfile
-
-    from minilora.search.events import Event
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "belt.gif")
         belt = [Image.new("RGB", (64, 48), (20 * k, 20 * k, 20 * k)) for k in range(12)]
@@ -93,8 +102,8 @@ def demo():
         found = [Event(path, 1.0, 2.5, 2.0, 0.31), Event(path, 4.0, 5.5, 5.0, 0.28)]
         for rank, event in enumerate(found, 1):
             print(event_line(rank, event._replace(file="belt.gif")))
-        pictures = best_frames(found)
-        print("grey at the peaks:", *(p.getpixel((9, 9))[0] for p in pictures.values()))
+        pictures = peak_frames(found)
+        print("grey value at the peaks:", *(p.getpixel((9, 9))[0] for p in pictures.values()))
         print("contact sheet:", contact_sheet(found, pictures).size)
 
 

@@ -1,44 +1,46 @@
-"""Says aloud what a search has found, as an extra.
+"""Speech output of search results, optional.
 
-    pip install minilora[speech]        pyttsx3, offline; on Linux it needs espeak-ng as well
-    pip install gTTS                    the other way, where there is a network; it writes files
+    pip install minilora[speech]        pyttsx3, offline; on Linux it also needs espeak-ng
+    pip install gTTS                    the alternative: needs a network, can only write files
 
-Leaves out: languages other than English.
+Left out: languages other than English.
 """
 from pathlib import Path
 
-from minilora.io.files import whole_file
+from minilora.io.files import atomic_write
+from minilora.search.events import Event
 
-SPEAKING = []                   # engines: espeak's goes on after runAndWait, and must not be freed
+ENGINES = []                    # keeps engines alive: espeak still runs after runAndWait returns
 
 
-def spoken(seconds):
-    """A time as it is said: 75.5 -> "1 minute 16 seconds"."""
+def spoken_time(seconds: float) -> str:
+    """A time in words: 75.5 -> "1 minute 16 seconds"."""
     minutes, rest = divmod(round(seconds), 60)
-    name = lambda n, unit: f"{n} {unit}{'' if n == 1 else 's'}"
-    return " ".join(([name(minutes, "minute")] if minutes else []) + [name(rest, "second")])
+    with_unit = lambda n, unit: f"{n} {unit}{'' if n == 1 else 's'}"
+    return " ".join(([with_unit(minutes, "minute")] if minutes else [])
+                    + [with_unit(rest, "second")])
 
 
-def spoken_summary(words, found, most=5):
-    """A few sentences on the best events.  words: what was looked for;  found: [Event]."""
+def spoken_summary(query: str, found: list[Event], most: int = 5) -> str:
+    """A few sentences about the best events.  query: in words;  most: at most so many events."""
     if not found:
-        return f"Nothing found for {words}."
-    parts = [f"{len(found)} event{'' if len(found) == 1 else 's'} for {words}."]
+        return f"Nothing found for {query}."
+    sentences = [f"{len(found)} event{'' if len(found) == 1 else 's'} for {query}."]
     for number, event in enumerate(found[:most], 1):
         when = "" if event.start == event.end == 0 else (
-            f", from {spoken(event.start)} to {spoken(event.end)}")
-        parts.append(f"Number {number}: {Path(event.file).stem}{when}.")
-    return " ".join(parts)
+            f", from {spoken_time(event.start)} to {spoken_time(event.end)}")
+        sentences.append(f"Number {number}: {Path(event.file).stem}{when}.")
+    return " ".join(sentences)
 
 
-def speak(text, path=None):
-    """Says a text aloud, or writes it to a sound file.  Raises ValueError if no engine is there."""
+def speak(text: str, path: str | Path | None = None) -> None:
+    """Speak a text, or write it to a sound file.  Raises ValueError without a speech engine."""
     try:
         import pyttsx3
         engine = pyttsx3.init()
-        SPEAKING.append(engine)
+        ENGINES.append(engine)
     except (ImportError, OSError, RuntimeError) as error:
-        return speak_by_network(text, path, error)
+        return speak_with_gtts(text, path, error)
     if path is None:
         engine.say(text)
     else:
@@ -46,21 +48,22 @@ def speak(text, path=None):
     engine.runAndWait()
 
 
-def speak_by_network(text, path, error):
-    """By gTTS.  error: why the offline engine could not."""
+def speak_with_gtts(text: str, path: str | Path | None, error: Exception) -> None:
+    """Write a text to a sound file with gTTS.  error: why the offline engine failed."""
     try:
         from gtts import gTTS
     except ImportError:
         gTTS = None
     if gTTS is None or path is None:
-        raise ValueError(f"no voice ({error}); pip install minilora[speech], on Linux espeak-ng as "
-                         "well; or pip install gTTS and give --speak-to FILE.mp3") from error
-    with whole_file(path) as file:
+        raise ValueError(f"no speech engine ({error}); pip install minilora[speech], on Linux "
+                         "also espeak-ng; or pip install gTTS and give --speak-to FILE.mp3"
+                         ) from error
+    with atomic_write(path) as file:
         gTTS(text).write_to_fp(file)
 
 
-def demo():
-    from minilora.search.events import Event
+def demo() -> None:
+    """Two summaries as text."""
     found = [Event("belt-003.mp4", 61.2, 63.9, 62.5, 0.31), Event("part.png", 0, 0, 0, 0.28)]
     print(spoken_summary("a damaged gear", found))
     print(spoken_summary("a red cable", []))

@@ -1,52 +1,41 @@
-"""Random draws from a generator, one number at a time, and the one thread that suits small work.
+"""Random draws from a generator, one number at a time.
 
 Claim: if every draw takes its generator as an argument, the same seed gives the same picture on
 any machine and in any order of calls.
 
-Leaves out: anything in bulk; `torch.rand` does that.
+Left out: many numbers at once; `torch.rand` draws those.
 """
 import math
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 
+Option = TypeVar("Option")
 
-def uniform(generator, low=0.0, high=1.0):
-    """One float from [low, high)."""
+
+def uniform(generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
+    """One number from [low, high)."""
     return low + (high - low) * torch.rand((), generator=generator).item()
 
 
-def log_uniform(generator, low, high):
-    """One float from [low, high), every factor equally likely: as often 1 to 2 as 4 to 8."""
+def log_uniform(generator: torch.Generator, low: float, high: float) -> float:
+    """One number from [low, high) whose logarithm is uniform: 1 to 2 is as likely as 4 to 8."""
     return math.exp(uniform(generator, math.log(low), math.log(high)))
 
 
-def chance(generator, probability):
-    """True with that probability."""
+def chance(generator: torch.Generator, probability: float) -> bool:
+    """True with this probability."""
     return uniform(generator) < probability
 
 
-def choose(generator, options):
-    """One of a sequence, all equally likely."""
+def choose(generator: torch.Generator, options: Sequence[Option]) -> Option:
+    """One element of a sequence, all equally likely."""
     return options[int(torch.randint(len(options), (), generator=generator))]
 
 
-@contextmanager
-def one_thread():
-    """Inside, torch works on one thread.
-
-    Small steps, and copying, which memory limits, gain little from more; and on a busy machine,
-    where threads wait for each other after every step, one is several times as quick as two.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def demo():
+def demo() -> None:
+    """Draws repeat with the seed; a log-uniform draw favours no order of magnitude."""
     for seed in (0, 0, 1):
         generator = torch.Generator().manual_seed(seed)
         print(f"seed {seed}: {uniform(generator, 1, 100):5.1f} uniform, "

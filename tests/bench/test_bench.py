@@ -1,4 +1,4 @@
-"""The benchmark's bookkeeping: cells are kept, refused when anything changed, and averaged."""
+"""Cells of the benchmark: stored, computed again if anything changed, averaged in tables."""
 
 import csv
 import io
@@ -72,12 +72,12 @@ def test_shares_of_pictures_called_ng_are_counted_at_the_threshold():
     assert false_alarms[2] == [["adapted", "50.0"]] and detected[2] == [["adapted", "75.0"]]
 
 
-def test_hyperparameters_of_every_method_are_told():
-    told = " ".join(method for method, *_ in recipes.recipes()).lower()
-    assert all(method in told for method in accuracy.METHODS)
+def test_the_hyperparameters_of_every_method_are_listed():
+    listed = " ".join(method for method, *_ in recipes.recipes()).lower()
+    assert all(method in listed for method in accuracy.METHODS)
 
 
-def test_anomalyclip_never_sees_the_class_it_is_tested_on(monkeypatch, tmp_path):
+def test_anomalyclip_is_never_trained_on_the_class_it_is_tested_on(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(scene, "write_class", lambda root, name: seen.append(name) or root / name)
     monkeypatch.setattr(accuracy, "load_class", lambda root, name: type("D", (), {"test": [name]}))
@@ -88,12 +88,12 @@ def test_anomalyclip_never_sees_the_class_it_is_tested_on(monkeypatch, tmp_path)
     assert masks.shape == (len(pictures), 64, 64)
 
 
-def test_a_half_written_cell_cannot_exist(options):
+def test_every_stored_cell_is_complete(options):
     for path in (options.out / "cells").iterdir():
         assert json.loads(path.read_text()).keys() == {"fingerprint", "seconds", "rows"}
 
 
-def test_the_curve_over_shots_stays_within_its_frame_and_names_its_rows():
+def test_the_curve_over_shots_stays_within_its_frame_and_draws_every_row():
     from bench import shots
     series = {"memory": {"1": (0.8, 0.05), "8": (0.9, 0.02)}, "adapted": {"8": (0.97, 0.0)}}
     image = shots.curve(series, ("1", "8"), "bottle")
@@ -104,7 +104,7 @@ def test_the_curve_over_shots_stays_within_its_frame_and_names_its_rows():
     assert (0xb3, 0x45, 0x0b) not in {colour for _, colour in frame.getcolors(1 << 20)}
 
 
-def test_points_of_the_curve_are_means_over_classes_and_deviations_over_seeds():
+def test_a_point_of_the_curve_is_a_mean_over_classes_with_a_deviation_over_seeds():
     from bench import shots
     found = {("a", "x"): [{"image_auroc": 0.8}, {"image_auroc": 1.0}],
              ("a", "y"): [{"image_auroc": 0.6}, {"image_auroc": 0.8}]}
@@ -112,7 +112,7 @@ def test_points_of_the_curve_are_means_over_classes_and_deviations_over_seeds():
     assert mean == pytest.approx(0.8) and deviation == pytest.approx(0.1 * 2 ** 0.5)
 
 
-def test_coop_forgets_nothing_and_full_fine_tuning_is_measured_on_the_same_scenes(options,
+def test_coop_forgets_nothing_and_every_method_is_measured_on_the_same_scenes(options,
                                                                                   monkeypatch):
     from bench import forgetting
     from minilora.config import DetectorConfig
@@ -121,18 +121,18 @@ def test_coop_forgets_nothing_and_full_fine_tuning_is_measured_on_the_same_scene
     data = forgetting.load_class(options.data, "gear")
     config = DetectorConfig(steps=40, n_train_images=32, rate=2e-2)
     found = {m: forgetting.after(m, data, config, options) for m in forgetting.METHODS}
-    assert found["CoOp"] == found["before"], "both towers stay as they are"
+    assert found["CoOp"] == found["before"], "CoOp changes neither tower"
     assert found["LoRA"] != found["before"]
     assert all(0 <= v <= 1 for row in found.values() for v in row.values())
 
 
 @pytest.fixture
 def found_by_others(monkeypatch):
-    """A fresh process finds the functions of this file."""
+    """A fresh process can import the functions of this file."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
 
 
-def test_a_peak_is_what_the_work_held_at_once_and_not_what_was_there_before(found_by_others):
+def test_a_peak_counts_memory_held_at_once_and_not_memory_from_before(found_by_others):
     kept = torch.ones(20_000_000 // 4)
     found = measure.fresh(measure_two_blocks, 32_000_000, returning=True)
     assert found["allocated"] == pytest.approx(64_000_000, rel=0.05), len(kept)
@@ -145,12 +145,12 @@ def measure_two_blocks(size):
         second = first + 1
         del first
         torch.ones(size // 8).add_(second[:size // 8])
-    torch.ones(1) + 1                                   # what torch itself loads on first use
+    torch.ones(1) + 1                                   # loads what torch needs
     both = measure.peak(one_after_another)["allocated"]
     return {"allocated": both, "after": measure.peak(lambda: torch.ones(size // 4))["allocated"]}
 
 
-def test_a_process_that_fails_says_why(found_by_others):
+def test_a_failed_process_passes_its_error_on(found_by_others):
     with pytest.raises(RuntimeError, match="no number: -1"):
         measure.fresh(fail, -1)
 
@@ -159,7 +159,7 @@ def fail(number):
     raise ValueError(f"no number: {number}")
 
 
-def test_rivals_take_turns_and_the_first_round_does_not_count(monkeypatch):
+def test_rivals_run_in_turn_and_the_first_round_does_not_count(monkeypatch):
     order, clock = [], iter(range(1000))
     monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
     taken = measure.side_by_side({"a": lambda: order.append("a"), "b": lambda: order.append("b")},
@@ -177,7 +177,7 @@ def test_a_module_that_runs_as_a_command_finds_its_own_functions_in_a_fresh_proc
 
 
 def basename(path):
-    raise AssertionError("found where it was run, not where it lives")
+    raise AssertionError("taken from __main__ instead of its own module")
 
 
 def test_half_precision_is_compared_on_the_same_pictures(options, tmp_path, monkeypatch):

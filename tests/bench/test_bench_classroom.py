@@ -1,4 +1,4 @@
-"""The benches of the classroom: their arithmetic, and that nothing judged is learned from."""
+"""bench.classroom, bench.long_tail and bench.mae: cells, tables, predictions."""
 import json
 from dataclasses import replace
 
@@ -21,7 +21,8 @@ def data(tmp_path_factory):
     return root
 
 
-def test_a_table_is_made_of_cells_and_cells_are_kept(data, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_tables_are_made_of_cells_and_stored_cells_are_used_again(data, tmp_path, monkeypatch):
     options = classroom.parser().parse_args([
         "--data", str(data), "--class", "gear", "--seeds", "1", "--methods", *FAST, "--out",
         str(tmp_path), "--threads", "1"])
@@ -40,20 +41,20 @@ def test_a_table_is_made_of_cells_and_cells_are_kept(data, tmp_path, monkeypatch
     assert len(rows) == 2 and all(len(row) == len(header) for row in rows)
 
 
-def test_confusion_counts_pairs():
+def test_the_confusion_matrix_counts_pairs_of_truth_and_prediction():
     found, truth = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 2, 2])
     assert classroom.confusion(found, truth, 3) == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
 
 
-def test_long_tail_counts_fall(data):
-    found = long_tail.one(str(data), "gear", 1, "weighted", None, 1)
+def test_counts_fall_along_a_long_tail(data):
+    found = long_tail.evaluate(str(data), "gear", 1, "weighted", None, 1)
     assert len(found["right"]) == len(found["kinds"]) == len(found["counts"])
     assert found["counts"][1] >= found["counts"][-1] >= 2
     assert all(0 <= share <= 1 for share in found["right"])
 
 
-def test_the_other_way_gives_hidden_patches_no_pixels():
-    """Everything: hidden pixels reach the encoder neither here nor there."""
+def test_the_encoder_with_mask_tokens_sees_no_hidden_pixels():
+    """As in BEiT: a mask token replaces each hidden patch, so its pixels change nothing."""
     config = mae.replace(MAE_B_16, width=64, heads=1, layers=1, resolution=64, decoder_width=32,
                          decoder_layers=1, decoder_heads=1)
     torch.manual_seed(0)
@@ -96,13 +97,13 @@ def test_results_name_no_path_of_a_machine():
 
 
 def test_scenes_are_drawn_once_and_probed(tmp_path, monkeypatch):
-    monkeypatch.setattr(mae, "LEARNED", 6)
-    monkeypatch.setattr(mae, "NEW", 3)
+    monkeypatch.setattr(mae, "TRAIN_SCENES", 6)
+    monkeypatch.setattr(mae, "TEST_SCENES", 3)
     path = tmp_path / "scenes.pt"
-    first = mae.kept_scenes(path, 32)
+    first = mae.cached_scenes(path, 32)
     monkeypatch.setattr(mae, "labelled_scenes", None)
-    again = mae.kept_scenes(path, 32)
+    again = mae.cached_scenes(path, 32)
     assert torch.equal(first["pictures"], again["pictures"]) and len(again["truth"]) == 3
     config = replace(mae.SCENES, resolution=32, width=64, heads=1, layers=1, decoder_width=32,
                      decoder_layers=1, decoder_heads=1)
-    assert 3 * mae.probed(config, again, 2, 1) in (0, 1, 2, 3), "three new scenes"
+    assert 3 * mae.probe_accuracy(config, again, 2, 1) in (0, 1, 2, 3), "three new scenes"

@@ -1,4 +1,4 @@
-"""The memory benchmark: its formulas count what is there, and its steps are minilora's own."""
+"""The memory benchmark: its formulas agree with autograd, and its steps are minilora's own."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ LORA = "LoRA r=4 q,v all blocks"
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_is_trained_is_what_the_formula_says(name):
+def test_the_formula_gives_the_number_of_trained_parameters(name):
     made = Training(METHODS[name], SMALL, batch=1, pool=1)
     text, value = formulas.trainable(METHODS[name], SMALL)
     assert sum(p.numel() for p in made.trained) == value, text
@@ -36,7 +36,7 @@ def test_the_towers_of_vit_b_16_are_counted_exactly():
 
 
 def kept_by_autograd(made):
-    """Bytes of everything saved for the gradient of one loss, but for the weights themselves."""
+    """Bytes of everything saved for the gradient of one loss, except the weights."""
     shown, coverage = made.hold_pool()
     weights, kept = {p.untyped_storage().data_ptr() for p in made.clip.parameters()}, {}
     with saved_bytes(kept), torch.autocast("cpu", torch.bfloat16, enabled=made.bfloat16):
@@ -49,8 +49,8 @@ def kept_by_autograd(made):
 @pytest.mark.parametrize("name", [FULL, "full, both towers", LORA, PLAIN, REUSE,
                                   "LoRA r=16 q,k,v,out last third"])
 def test_autograd_keeps_what_the_formula_counts(name, bfloat16):
-    """Every tensor of every block; the tolerance is for the losses, the norms' statistics, and in
-    bfloat16 for the weights in front of which nothing is trained, which are counted all the same.
+    """Every tensor of every block.  The tolerance covers the losses, the statistics of the norms,
+    and in bfloat16 the weights before the first trained layer, which the formula counts, too.
     """
     made = Training(METHODS[name], SMALL, batch=4, pool=4, bfloat16=bfloat16)
     stages = formulas.stages(METHODS[name], SMALL, 4, cost.prompt_length(), bfloat16, False, "cpu")
@@ -59,7 +59,7 @@ def test_autograd_keeps_what_the_formula_counts(name, bfloat16):
 
 
 def same_weights(made, other):
-    """Weights of one training to another; the prompts hold embeddings of their own."""
+    """Copies the weights of one training to another; the prompts have embeddings of their own."""
     made.clip.load_state_dict(other.clip.state_dict())
     made.prompts.embeddings.copy_(other.prompts.embeddings)
     made.prompts.context.data.copy_(other.prompts.context)
@@ -83,20 +83,21 @@ def test_the_plain_step_and_the_one_with_reuse_compute_the_same_loss():
     pixels, coverage = plain.hold_pool()
     tokens = frozen_states(plain.clip.visual, pixels.float(), plain.first)[-1]
     ours = adaptation_loss(plain.clip, plain.prompts, tokens, coverage, plain.first,
-                           plain.config.losses)
+                           plain.config.loss_weights)
     assert plain.loss(pixels, coverage).item() == pytest.approx(ours.item(), abs=1e-6)
     assert reuse.loss(tokens, coverage).item() == pytest.approx(ours.item(), abs=1e-6)
 
 
 def test_adamw_has_its_moments_when_the_peak_is_taken():
-    """The second step is dearer than the first, by two moments."""
+    """The second step needs more memory than the first: two moments per parameter."""
     parts = formulas.predicted(METHODS[FULL], SMALL, 1, 1, 9)
     assert parts["optimiser"] == 2 * 4 * formulas.trainable(METHODS[FULL], SMALL)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [FULL, PLAIN, REUSE])
 def test_a_measured_peak_is_near_the_predicted_one(name):
-    """On a tower large enough for what libraries take on the way not to count."""
+    """On a tower so large that temporary memory of libraries does not matter."""
     shape = CLIPConfig(**TINY | {"vision_layers": 6, "vision_width": 256, "resolution": 224})
     conditions = {"batch": 8, "pool": 256, "bfloat16": False, "checkpointing": False,
                   "device": "cpu"}
@@ -132,7 +133,7 @@ def options(tmp_path):
     return o
 
 
-def test_a_run_that_was_stopped_goes_on_and_its_tables_agree(options, monkeypatch, capsys):
+def test_a_second_run_measures_nothing_and_prints_the_same_tables(options, monkeypatch, capsys):
     calls = []
 
     def stand_in(function, name, shape, conditions, threads, *more, returning=False):
@@ -159,7 +160,7 @@ def test_a_run_that_was_stopped_goes_on_and_its_tables_agree(options, monkeypatc
     assert len(calls) == 13, "other conditions are measured again"
 
 
-def test_what_does_not_fit_has_a_row_without_numbers(options, monkeypatch, capsys):
+def test_a_method_that_does_not_fit_has_a_row_without_numbers(options, monkeypatch, capsys):
     def fails(function, name, *rest, returning=False):
         raise RuntimeError("torch.OutOfMemoryError: CUDA out of memory")
     monkeypatch.setattr(measure, "fresh", fails)

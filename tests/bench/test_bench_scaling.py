@@ -1,4 +1,4 @@
-"""Growth is measured on minilora's own fit, and a power law's exponent is read off correctly."""
+"""Scaling is measured on minilora's own fit; the exponent of a power law is fitted correctly."""
 import argparse
 
 import pytest
@@ -12,7 +12,7 @@ def test_the_slope_of_a_power_law_is_its_exponent():
 
 
 def test_the_memory_grows_with_shots_as_expected_and_training_does_not(tiny_weights, monkeypatch):
-    """A tenth of the patches is stored, a whole number of them: the slope is 1 but for that."""
+    """A tenth of the patches is stored, a whole number of them: the slope is 1 up to rounding."""
     monkeypatch.setitem(scaling.BASE, "steps", 2)
     monkeypatch.setattr(measure, "fresh", lambda f, *arguments, returning=False: f(*arguments))
     options = argparse.Namespace(rounds=1, model=str(tiny_weights), threads=1)
@@ -27,5 +27,5 @@ def test_the_memory_grows_with_shots_as_expected_and_training_does_not(tiny_weig
     assert len(lines) == 4 * len(scaling.PARTS) and lines[0][:2] == ("shots", 2)
 
 
-def test_every_part_has_a_law():
+def test_every_part_has_an_expected_exponent():
     assert all(len(laws) == len(scaling.PARTS) for _, laws in scaling.GROWTH.values())

@@ -1,4 +1,4 @@
-"""The whole fit, timed: in a small shape here, to see that every figure is there and is a number."""
+"""The time of the whole fit: here in a small shape; every value is present and a number."""
 import csv
 import sys
 
@@ -21,5 +21,5 @@ def test_the_whole_fit_is_measured(tmp_path, monkeypatch):
     assert float(found["highest resident memory, MB"].replace(",", "")) > 100
     assert float(found["adapter.pt, MB"]) + float(found["memory.pt, MB"]) <= float(
         found["run folder, MB"]) + 0.1
-    assert float(found["fit and judging of all test pictures, s"]) > 0
+    assert float(found["fit and scoring of all test pictures, s"]) > 0
     assert len(found) == 7

@@ -1,4 +1,4 @@
-"""From an official archive to a CLIP: names, shapes, precision, and words for what is wrong."""
+"""From an official archive to a CLIP: names, shapes, precision, and errors that name the cause."""
 import copy
 import http.server
 import json
@@ -17,9 +17,10 @@ from minilora.attention import MultiHeadAttention
 from minilora.checkpoint import weights as module
 from minilora.checkpoint.openai_layout import (clip_from_state_dict, config_from_state_dict,
                                                empty_clip, official_shapes, official_state_dict,
-                                               own_parts)
-from minilora.checkpoint.weights import (OFFICIAL, describe_checkpoint, download_official,
-                                         find_weights, load_clip, read_state_dict, save_official)
+                                               our_parameters)
+from minilora.checkpoint.published import OFFICIAL, Weights, download_official, find_weights
+from minilora.checkpoint.weights import (describe_checkpoint, load_clip, read_state_dict,
+                                         save_official)
 from minilora.clip import CLIP, VIT_B_16, VIT_B_32, VIT_L_14, VIT_L_14_336, CLIPConfig
 from minilora.detector import Detector
 from minilora.io import paths
@@ -42,7 +43,7 @@ def state(clip):
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    """Two empty folders in which weights are looked for, in this order."""
+    """Two empty folders that are searched for weights, in this order."""
     found = [tmp_path / "weights", tmp_path / "cache"]
     for folder in found:
         folder.mkdir()
@@ -54,13 +55,13 @@ def folders(tmp_path, monkeypatch):
 # ---- layout ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("config", [VIT_B_16, VIT_B_32, VIT_L_14, VIT_L_14_336, SMALL])
-def test_the_configuration_can_be_read_off_the_shapes(config):
+def test_the_configuration_can_be_inferred_from_the_shapes(config):
     shapes = official_shapes(empty_clip(config))
     state = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     assert config_from_state_dict(state) == config
 
 
-def test_names_and_shapes_are_those_of_the_official_files(seeded):
+def test_names_and_shapes_equal_those_of_the_official_files(seeded):
     for ours, theirs in ((VIT_B_16, seeded.ViT_B_16), (VIT_B_32, seeded.ViT_B_32)):
         assert official_shapes(empty_clip(ours)) == {
             key: tuple(shape) for key, shape in seeded.shapes(theirs).items()}
@@ -79,7 +80,7 @@ def test_the_fused_projection_splits_into_q_k_and_v_as_torch_splits_it():
     torch.nn.init.normal_(fused.in_proj_bias)                   # they start as zeros
     prefix, parts = "visual.transformer.resblocks.0.attn.", {}
     for key, tensor in fused.state_dict().items():
-        for name, part in own_parts(prefix + key, tensor):
+        for name, part in our_parameters(prefix + key, tensor):
             parts[name.removeprefix("visual.blocks.0.attn.")] = part
     ours.load_state_dict(parts)
     x = torch.randn(2, 5, 128)
@@ -87,7 +88,7 @@ def test_the_fused_projection_splits_into_q_k_and_v_as_torch_splits_it():
     assert (ours(x) - expected).abs().max() < 1e-6              # float32 rounding over 128 terms
 
 
-def test_there_and_back_gives_every_weight_bit_for_bit(clip, state):
+def test_converting_to_our_names_and_back_gives_every_weight_bit_for_bit(clip, state):
     again = clip_from_state_dict(state)
     assert again.config == SMALL and not again.training
     for (name, a), (_, b) in zip(clip.state_dict().items(), again.state_dict().items()):
@@ -97,8 +98,8 @@ def test_there_and_back_gives_every_weight_bit_for_bit(clip, state):
     assert all(torch.equal(back[key], state[key]) for key in state)
 
 
-def test_a_loaded_model_owns_its_weights_each_in_memory_of_its_own(state):
-    """Neither the source nor the neighbours q, k, v are reached by training or saved along."""
+def test_each_weight_of_a_loaded_model_has_its_own_memory(state):
+    """Training or saving one weight cannot change or include the source, or q through k and v."""
     clip = clip_from_state_dict(state)
     before = copy.deepcopy(clip.state_dict())
     for tensor in state.values():
@@ -111,7 +112,7 @@ def test_a_loaded_model_owns_its_weights_each_in_memory_of_its_own(state):
     assert not any(buffer.is_meta for buffer in clip.buffers())
 
 
-def test_loading_leaves_the_number_of_threads_as_it_was(state):
+def test_loading_does_not_change_the_number_of_threads(state):
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -126,9 +127,9 @@ def test_every_wrong_key_is_listed(state):
     state["visual.extra"] = torch.zeros(1)
     state["visual.class_embedding"] = torch.zeros(128, dtype=torch.int8)
     state["visual.ln_pre.bias"] = torch.zeros(127)
-    with pytest.raises(CheckpointError, match="sizes: 4; use its weights") as error:
+    with pytest.raises(CheckpointError, match="sizes: 4; use a complete") as error:
         clip_from_state_dict(state)
-    assert str(error.value).split("unchanged: ")[1].split("; ") == [
+    assert str(error.value).split("unchanged file: ")[1].split("; ") == [
         "missing: ln_final.bias (64,)",
         "not expected: visual.extra",
         "visual.class_embedding: expected floating point (128,), found torch.int8 (128,)",
@@ -141,24 +142,24 @@ def test_every_wrong_key_is_listed(state):
     ("visual.conv1.weight", (128, 3, 16, 8), "visual.conv1.weight: expected .*3, 16, 16.*3, 16, 8"),
     ("visual.positional_embedding", (18, 128), "a square number of rows, found 18"),
     ("visual.positional_embedding", (0, 128), "a square number of rows, found 0")])
-def test_shapes_of_no_clip_are_named(state, key, shape, words):
+def test_shapes_that_no_clip_has_are_named(state, key, shape, words):
     with pytest.raises(CheckpointError, match=words):
         clip_from_state_dict({**state, key: torch.zeros(shape)})
 
 
-def test_other_dictionaries_are_told_from_clip_weights():
+def test_other_dictionaries_are_not_accepted_as_clip_weights():
     with pytest.raises(CheckpointError, match="expected the key visual.conv1.weight, found 1 "):
         clip_from_state_dict({"vision_model.embeddings.class_embedding": torch.zeros(128)})
 
 
-def test_a_missing_block_is_not_taken_for_a_shallower_model(state):
+def test_a_missing_block_is_not_accepted_as_a_shallower_model(state):
     first = "visual.transformer.resblocks.0."
     kept = {key: value for key, value in state.items() if not key.startswith(first)}
     with pytest.raises(CheckpointError, match=re.escape(f"missing: {first}ln_1.weight (128,)")):
         clip_from_state_dict(kept)
 
 
-def test_a_model_with_more_parts_than_a_clip_has_no_official_form(clip):
+def test_a_model_with_more_parameters_than_a_clip_has_no_official_form(clip):
     adapted = copy.deepcopy(clip)
     adapted.visual.blocks[0].attn.q.lora_A = torch.nn.Parameter(torch.zeros(4, 128))
     with pytest.raises(CheckpointError, match="not expected: .*lora_A"):
@@ -173,7 +174,7 @@ def resnet():
     return CLIP(config).initialise(torch.Generator().manual_seed(0)).eval()
 
 
-def test_a_resnet_is_known_by_its_keys(resnet):
+def test_a_resnet_is_recognised_by_its_keys(resnet):
     state = official_state_dict(resnet)
     assert {"visual.attnpool.q_proj.weight", "visual.layer2.0.downsample.1.running_mean",
             "visual.bn3.running_var", "transformer.resblocks.0.attn.in_proj_weight"} <= set(state)
@@ -184,15 +185,15 @@ def test_a_resnet_is_known_by_its_keys(resnet):
     assert torch.equal(again.encode_image(pixels), resnet.encode_image(pixels))
 
 
-def test_a_resnet_with_other_keys_is_named(resnet):
+def test_a_missing_key_of_a_resnet_is_named(resnet):
     state = official_state_dict(resnet)
     del state["visual.layer3.0.bn2.running_var"]
     with pytest.raises(CheckpointError, match="missing: visual.layer3.0.bn2.running_var"):
         clip_from_state_dict(state)
 
 
-def test_a_resnet_is_no_detector(resnet):
-    with pytest.raises(ValueError, match="need the tokens of a vision transformer"):
+def test_a_resnet_cannot_be_a_detector(resnet):
+    with pytest.raises(ValueError, match="is a ResNet, but .* need a vision transformer"):
         Detector(resnet, "plate")
 
 
@@ -202,8 +203,7 @@ def test_an_official_archive_becomes_a_float32_clip(tmp_path, clip, state):
     """Matrices were rounded to float16 in the archive, norms and embeddings were not."""
     official_archive.write_archive(state, tmp_path / "clip.pt")
     loaded, weights = load_clip(tmp_path / "clip.pt")
-    assert weights == module.Weights("clip.pt", tmp_path / "clip.pt",
-                                         sha256_of(tmp_path / "clip.pt"))
+    assert weights == Weights("clip.pt", tmp_path / "clip.pt", sha256_of(tmp_path / "clip.pt"))
     for (name, ours), (_, original) in zip(loaded.named_parameters(), clip.named_parameters()):
         half = "blocks" in name and ".ln_" not in name or "proj" in name or "conv1" in name
         expected = original.half().float() if half else original
@@ -211,7 +211,7 @@ def test_an_official_archive_becomes_a_float32_clip(tmp_path, clip, state):
 
 
 def test_an_archive_gives_the_features_of_openais_own_code(tmp_path, seeded):
-    """The reference weights are exact in float16, so that nothing is lost on the way."""
+    """The reference weights are exact in float16, so nothing is lost in the archive."""
     golden = np.load(shared_path("golden/clip_tiny.npz"))
     path = tmp_path / "tiny.pt"
     official_archive.write_archive(seeded.seeded_state_dict(seeded.TINY), path, location="cuda:0")
@@ -223,8 +223,8 @@ def test_an_archive_gives_the_features_of_openais_own_code(tmp_path, seeded):
     assert np.abs(text.numpy() - golden["text_features"]).max() <= 2e-5
 
 
-def test_rn50_is_openais(tmp_path, seeded):
-    """OpenAI's outputs for seeded weights of full size, through an archive of the official form."""
+def test_rn50_gives_the_features_of_openais_code(tmp_path, seeded):
+    """OpenAI's outputs for seeded weights of full size, loaded from a file of the official form."""
     golden = np.load(shared_path("golden/clip_rn50.npz"))
     shapes = json.loads(shared_path("golden/rn50_shapes.json").read_text())
     state = {key: value.float() for key, value in seeded.seeded_tensors(shapes).items()}
@@ -240,7 +240,7 @@ def test_rn50_is_openais(tmp_path, seeded):
         assert np.abs(plane[0].mean((1, 2)).numpy() - golden[f"layer{stage}_mean"]).max() <= 5e-5
 
 
-def test_a_loaded_model_does_not_depend_on_the_file_any_more(tmp_path, clip, state):
+def test_a_loaded_model_does_not_depend_on_its_file(tmp_path, clip, state):
     path = tmp_path / "clip.pt"
     torch.save(state, path)
     loaded, _ = load_clip(path)
@@ -255,7 +255,7 @@ import minilora.checkpoint.weights
 def kilobytes(field):
     lines = open("/proc/self/status")
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
-open("/proc/self/clear_refs", "w").write("5")                   # peak starts anew after imports
+open("/proc/self/clear_refs", "w").write("5")                   # resets the peak after imports
 before = kilobytes("VmRSS")
 clip, weights = minilora.checkpoint.weights.load_clip(sys.argv[1])
 print((kilobytes("VmHWM") - before) * 1024)
@@ -263,8 +263,8 @@ print((kilobytes("VmHWM") - before) * 1024)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_full_size_vit_b_16_loads_within_its_memory(tmp_path):
-    """0.35 GB of records and 0.6 GB of float32, once each; a random start would add 0.6 GB."""
+def test_full_size_vit_b_16_loads_within_a_memory_limit(tmp_path):
+    """0.35 GB of records and 0.6 GB of float32, once each; random weights would add 0.6 GB."""
     shapes = official_shapes(empty_clip(VIT_B_16))
     official_archive.write_archive({key: torch.zeros(()).expand(s) for key, s in shapes.items()},
                                    tmp_path / "full.pt")
@@ -275,7 +275,7 @@ def test_full_size_vit_b_16_loads_within_its_memory(tmp_path):
 
 # ---- saving ------------------------------------------------------------------------------------
 
-def test_saving_keeps_official_keys_and_halves_every_tensor(tmp_path, clip, state):
+def test_saving_keeps_official_keys_and_converts_every_tensor_to_float16(tmp_path, clip, state):
     save_official(clip, tmp_path / "clip.pt")
     saved = torch.load(tmp_path / "clip.pt", weights_only=True)
     assert saved.keys() == state.keys()
@@ -285,7 +285,7 @@ def test_saving_keeps_official_keys_and_halves_every_tensor(tmp_path, clip, stat
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), clip.parameters()))
 
 
-def test_what_could_not_be_loaded_again_is_not_saved(tmp_path, clip, state):
+def test_a_model_that_could_not_be_loaded_again_is_not_saved(tmp_path, clip, state):
     path = tmp_path / "clip.pt"
     state["visual.ln_pre.bias"] = torch.full((128,), 7e4)       # float16 ends at 65504
     with pytest.raises(CheckpointError, match="visual.ln_pre.bias and 0 others.*infinite or NaN"):
@@ -297,7 +297,7 @@ def test_what_could_not_be_loaded_again_is_not_saved(tmp_path, clip, state):
 
 # ---- finding and fetching ----------------------------------------------------------------------
 
-def test_without_a_name_the_published_model_is_preferred_to_the_embedded_one(folders, clip):
+def test_without_a_name_the_published_model_is_preferred_to_the_bundled_one(folders, clip):
     save_official(clip, folders[0] / "mini-clip.pt")
     assert find_weights().name == "mini-clip" == find_weights("mini-clip").name
     save_official(clip, folders[1] / "ViT-B-16.pt")
@@ -306,7 +306,7 @@ def test_without_a_name_the_published_model_is_preferred_to_the_embedded_one(fol
     assert load_clip()[1] == find_weights()
 
 
-def test_a_file_is_called_published_only_if_its_hash_says_so(folders, clip, monkeypatch, tmp_path):
+def test_a_file_is_reported_as_published_only_with_its_hash(folders, clip, monkeypatch, tmp_path):
     path = folders[0] / "ViT-B-16.pt"
     save_official(clip, path)
     assert find_weights("ViT-B/16").name == "ViT-B-16.pt, not the published ViT-B/16"
@@ -316,14 +316,14 @@ def test_a_file_is_called_published_only_if_its_hash_says_so(folders, clip, monk
     assert find_weights(tmp_path / "renamed.pt").name == "ViT-B/16"
 
 
-def test_what_cannot_hold_weights_has_no_fingerprint(tmp_path):
+def test_other_files_are_refused_before_hashing(tmp_path):
     (tmp_path / "page.pt").write_bytes(b"<html>")
     for path, words in ((tmp_path, "is a folder"), (tmp_path / "page.pt", "is a web page")):
         with pytest.raises(CheckpointError, match=words):
             find_weights(path)
 
 
-def test_no_weights_at_all_is_said_with_the_folders_and_the_commands(folders):
+def test_without_any_weights_the_error_names_the_folders_and_the_commands(folders):
     with pytest.raises(CheckpointError) as error:
         load_clip()
     for words in ("ViT-B-16.pt or mini-clip.pt", str(folders[0]), str(folders[1]),
@@ -335,13 +335,13 @@ def test_no_weights_at_all_is_said_with_the_folders_and_the_commands(folders):
     ("RN101", "RN101: expected a .pt file or one of ViT-B/16, ViT-B/32, .*RN50, mini-clip"),
     ("ViT-B/8", "ViT-B/8: expected a .pt file or one of ViT-B/16, .*mini-clip; found neither"),
     ("no/such.pt", "no/such.pt: expected a .pt file or one of")])
-def test_an_unknown_name_is_answered_with_the_known_ones(name, words):
+def test_an_error_for_an_unknown_name_lists_the_known_ones(name, words):
     for ask in (load_clip, find_weights, download_official):
         with pytest.raises(CheckpointError, match=words):
             ask(name)
 
 
-def test_registry_addresses_contain_the_hash_and_stand_in_the_list_of_weights():
+def test_addresses_contain_the_hash_and_weights_readme_lists_them():
     text = (REPO / "weights" / "README.md").read_text()
     for name, official in OFFICIAL.items():
         assert re.fullmatch("[0-9a-f]{64}", official.sha256)
@@ -353,7 +353,7 @@ def test_registry_addresses_contain_the_hash_and_stand_in_the_list_of_weights():
 
 @pytest.fixture
 def published(tmp_path, clip, monkeypatch):
-    """ViT-B/16's entry, replaced by a small file that a server on this machine has."""
+    """ViT-B/16's entry, replaced by a small file on a local server."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "server"
     save_official(clip, folder / "ViT-B-16.pt")
@@ -375,27 +375,27 @@ def published(tmp_path, clip, monkeypatch):
         server.shutdown()
 
 
-def test_a_published_model_is_fetched_only_when_asked_for_by_name(folders, published, capsys):
+def test_a_published_model_is_downloaded_only_when_requested_by_name(folders, published, capsys):
     with pytest.raises(CheckpointError, match="no weights"):
         load_clip()
     with pytest.raises(CheckpointError, match="expected ViT-B-16.pt in"):
         find_weights("ViT-B/16")
     assert list(folders[0].iterdir()) == []
     _, weights = load_clip("ViT-B/16")
-    assert weights == module.Weights("ViT-B/16", folders[0] / "ViT-B-16.pt", published.sha256)
+    assert weights == Weights("ViT-B/16", folders[0] / "ViT-B-16.pt", published.sha256)
     assert "100%" in capsys.readouterr().out
     load_clip("ViT-B/16")
-    assert capsys.readouterr().out == ""                        # the second time it is there
+    assert capsys.readouterr().out == ""                        # the second time the file exists
 
 
-def test_a_damaged_published_file_is_replaced_by_asking_for_the_download(folders, published):
+def test_downloading_again_replaces_a_damaged_published_file(folders, published):
     (folders[0] / "ViT-B-16.pt").write_bytes(b"PK\x03\x04 half of it")
     with pytest.raises(CheckpointError, match="is cut off or damaged"):
         load_clip("ViT-B/16")
     assert sha256_of(download_official("ViT-B/16")) == published.sha256
 
 
-def test_offline_the_message_says_which_file_to_put_where(folders, published, monkeypatch):
+def test_offline_the_error_says_where_to_put_which_file(folders, published, monkeypatch):
     gone = published._replace(url=published.url.rsplit(":", 1)[0] + ":9/ViT-B-16.pt")
     monkeypatch.setitem(OFFICIAL, "ViT-B/16", gone)
     with pytest.raises(CheckpointError) as error:
@@ -423,13 +423,13 @@ def test_the_command_prints_what_is_inside(tmp_path, state, monkeypatch, capsys)
         assert words in out
 
 
-def test_the_command_fetches_into_a_folder(tmp_path, published, monkeypatch, capsys):
+def test_the_command_downloads_into_a_folder(tmp_path, published, monkeypatch, capsys):
     run(monkeypatch, "--download", "ViT-B/16", "--folder", tmp_path / "here")
     assert "ViT-B-16.pt is there and has the right sha256" in capsys.readouterr().out
     assert sha256_of(tmp_path / "here" / "ViT-B-16.pt") == published.sha256
 
 
-def test_the_command_answers_mistakes_in_one_line_not_with_a_traceback(tmp_path):
+def test_the_command_reports_mistakes_in_one_line_without_a_traceback(tmp_path):
     (tmp_path / "page.pt").write_bytes(b"<html>")
     for arguments in ([tmp_path / "page.pt"], [tmp_path / "absent.pt"], ["--download", "RN101"]):
         done = subprocess.run([sys.executable, "-m", "minilora.checkpoint", *map(str, arguments)],
@@ -438,7 +438,7 @@ def test_the_command_answers_mistakes_in_one_line_not_with_a_traceback(tmp_path)
         assert re.match("minilora.checkpoint: .*(web page|absent.pt|RN101)", done.stderr)
 
 
-def test_what_is_inside_is_shown_even_of_a_file_that_cannot_be_used(tmp_path, capsys):
+def test_the_content_of_an_unusable_file_is_shown_before_the_error(tmp_path, capsys):
     torch.save({"some.weight": torch.zeros(2).half()}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="not the weights of a CLIP .*1 others .some.weight"):
         describe_checkpoint(tmp_path / "other.pt")

@@ -1,4 +1,4 @@
-"""Lessons about the data folder: what is read, what a few-shot draw means, what is refused."""
+"""The data folder: which files are read, what a few-shot draw means, which errors are raised."""
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ def save(path, size=(12, 10), mode="RGB"):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes: `nut` complete but for one mask, `bolt` with good pictures only."""
+    """Two classes: `nut` is complete except for one mask, `bolt` has good pictures only."""
     for i in range(5):
         save(tmp_path / f"nut/train/good/{i:03}.png")
     save(tmp_path / "nut/test/good/000.png")
@@ -52,7 +52,7 @@ def test_a_defective_picture_without_a_mask_has_none(folder):
     assert with_mask.mask_path.exists()
 
 
-def test_a_grey_edge_of_a_white_mask_is_not_defective(tmp_path):
+def test_dark_grey_pixels_of_a_white_mask_are_not_marked(tmp_path):
     pixels = np.zeros((8, 8), np.uint8)
     pixels[:, 2:4], pixels[:, 4:] = 90, 255
     Image.fromarray(pixels).save(tmp_path / "mask.png")
@@ -66,7 +66,7 @@ def test_classes_are_the_folders_with_good_training_pictures(folder):
     assert load_class(folder, "bolt").test == []
 
 
-def test_hidden_and_foreign_files_are_no_pictures(folder):
+def test_hidden_files_and_other_file_types_are_ignored(folder):
     for name in (".DS_Store", "._000.png", "Thumbs.db", "readme.txt"):
         (folder / "nut/train/good" / name).write_text("x")
     save(folder / "nut/test/.cache/000.png")
@@ -74,7 +74,7 @@ def test_hidden_and_foreign_files_are_no_pictures(folder):
     assert len(nut.train) == 5 and len(nut.test) == 3
 
 
-def test_a_missing_class_is_answered_with_the_classes_found(folder):
+def test_the_error_for_a_missing_class_lists_the_classes_found(folder):
     with pytest.raises(FileNotFoundError, match="class 'screw' not found .* it holds bolt, nut"):
         load_class(folder, "screw")
     with pytest.raises(FileNotFoundError, match="no class; give the folder above it"):
@@ -89,13 +89,13 @@ def test_an_empty_train_good_is_an_error(folder):
         load_class(folder, "bolt")
 
 
-def test_a_mask_of_another_size_marks_the_wrong_place_and_is_refused(folder):
+def test_a_mask_of_another_size_than_its_picture_is_an_error(folder):
     save(folder / "nut/ground_truth/scratch/000_mask.png", size=(10, 12), mode="L")
     with pytest.raises(ValueError, match="000_mask.png is 10x12, its picture .* 12x10"):
         load_class(folder, "nut")
 
 
-def test_an_unreadable_test_picture_with_a_mask_is_named(folder):
+def test_the_error_names_an_unreadable_test_picture_with_a_mask(folder):
     (folder / "nut/test/scratch/001.png").write_text("nothing")
     with pytest.raises(ValueError, match="cannot read picture .*001.png"):
         load_class(folder, "nut")
@@ -109,7 +109,7 @@ def test_the_draw_does_not_depend_on_the_order_of_the_files():
     assert few_shot(shuffled, 8, 1) == few_shot(files, 8, 1)
 
 
-def test_the_draw_depends_on_the_seed_and_on_nothing_else():
+def test_the_draw_depends_only_on_the_seed():
     files = numbered(50)
     torch.manual_seed(5)
     first = few_shot(files, 8, 1)
@@ -119,20 +119,20 @@ def test_the_draw_depends_on_the_seed_and_on_nothing_else():
     assert first == [files[i] for i in order[:8]]
 
 
-def test_fewer_shots_are_the_beginning_of_more():
-    """So that a curve over K adds pictures instead of exchanging them."""
+def test_a_smaller_draw_is_the_beginning_of_a_larger_one():
+    """So a curve over K adds pictures and replaces none."""
     files = numbered(50)
     assert few_shot(files, 16, 3)[:4] == few_shot(files, 4, 3)
     assert len(set(few_shot(files, 50, 3))) == 50
 
 
-def test_all_and_none():
+def test_all_shots_are_the_sorted_list_and_0_shots_are_none():
     files = numbered(9)
     assert few_shot(files[::-1], "all", 1) == files
     assert few_shot(files, 0, 1) == []
 
 
-def test_more_shots_than_pictures_says_how_many_there_are():
+def test_the_error_for_too_many_shots_gives_the_number_of_pictures():
     with pytest.raises(ValueError, match="10 shots asked for, but there are only 9 good pictures"):
         few_shot(numbered(9), 10, 1)
     for wrong in (-1, 2.0, "8", True, None):
@@ -155,7 +155,7 @@ def test_data_is_found_by_option_then_environment_then_folder(tmp_path, monkeypa
     assert find_data("option") == Path("option")
 
 
-def test_a_named_data_folder_that_is_not_there_is_never_passed_over(tmp_path, monkeypatch):
+def test_a_named_data_folder_that_does_not_exist_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("MINILORA_DATA", str(tmp_path / "gone"))
     with pytest.raises(FileNotFoundError, match=r"gone \(from \$MINILORA_DATA\) not found"):
         find_data()
@@ -175,7 +175,7 @@ def test_the_summary_lists_counts_sizes_modes_and_missing_masks(folder):
                    f"  ! mask missing: {Path('test/scratch/000.png')}"]
 
 
-def test_the_summary_names_what_is_wrong_and_goes_on(folder):
+def test_the_summary_lists_faults_and_continues(folder):
     (folder / "nut/train/good/000.png").write_text("nothing")
     save(folder / "nut/ground_truth/scratch/000_mask.png", size=(10, 12), mode="L")
     save(folder / "nut/ground_truth/scratch/077_mask.png", mode="L")
@@ -191,7 +191,7 @@ def test_the_summary_names_what_is_wrong_and_goes_on(folder):
         list(data_summary(folder / "nut"))
 
 
-def test_the_summary_knows_the_real_classes():
+def test_the_summary_of_real_classes_has_no_faults():
     text = "\n".join(data_summary(shared_path("mvtec")))
     assert "contamination 21" in text and "masks 63 of 63" in text and "!" not in text
     bottle = load_class(shared_path("mvtec"), "bottle")

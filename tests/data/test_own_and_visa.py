@@ -1,4 +1,4 @@
-"""One's own pictures, and VisA's layout."""
+"""The user's own pictures, and VisA's layout."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def visa(tmp_path):
         rows.append(f"pcb1,{'test' if k == 2 else 'train'},normal,pcb1/Data/Images/Normal/{k}.JPG,")
     picture(tmp_path / "pcb1/Data/Images/Anomaly/0.JPG", 30)
     mask = np.zeros((30, 40), np.uint8)
-    mask[10:20, 10:20] = 3                              # VisA marks kinds by small numbers
+    mask[10:20, 10:20] = 3                              # VisA marks kinds with small numbers
     (tmp_path / "pcb1/Data/Masks/Anomaly").mkdir(parents=True)
     Image.fromarray(mask).save(tmp_path / "pcb1/Data/Masks/Anomaly/0.png")
     rows.append("pcb1,test,anomaly,pcb1/Data/Images/Anomaly/0.JPG,pcb1/Data/Masks/Anomaly/0.png")
@@ -43,14 +43,14 @@ def visa(tmp_path):
     return tmp_path
 
 
-def test_pictures_without_folders_have_no_label_and_folders_are_labels(own):
+def test_folders_give_labels_and_pictures_outside_them_have_none(own):
     data = own_and_visa.own_pictures(own / "my spoon" / "good", own / "line 2")
     assert data.name == "my spoon" and len(data.train) == 4
     assert {(s.kind, s.label, s.mask_path) for s in data.test} == {("unknown", None, None)}
     picture(own / "line 2" / "good" / "0.png")
     picture(own / "line 2" / "bent" / "deep" / "0.png")
-    labels = {s.kind: s.label for s in own_and_visa.own_pictures(own / "my spoon", own / "line 2").test}
-    assert labels == {"unknown": None, "good": 0, "bent": 1}
+    data = own_and_visa.own_pictures(own / "my spoon", own / "line 2")
+    assert {s.kind: s.label for s in data.test} == {"unknown": None, "good": 0, "bent": 1}
 
 
 def test_a_folder_without_pictures_is_an_error_that_names_the_option(own):
@@ -61,7 +61,7 @@ def test_a_folder_without_pictures_is_an_error_that_names_the_option(own):
         own_and_visa.own_pictures(own / "my spoon", own / "nowhere")
 
 
-def test_own_pictures_get_threshold_and_maps_and_no_invented_metrics(own, tiny_weights, tmp_path):
+def test_unlabelled_pictures_get_a_threshold_and_maps_but_no_metrics(own, tiny_weights, tmp_path):
     lines = []
     options = fit.parse(["--good", str(own / "my spoon"), "--test", str(own / "line 2"), "--shots",
                          "all", "--steps", "2", "--model", str(tiny_weights),
@@ -78,14 +78,14 @@ def test_own_pictures_get_threshold_and_maps_and_no_invented_metrics(own, tiny_w
     assert all(row.split(",")[1] == "" for row in rows)
 
 
-def test_own_pictures_alone_give_a_run_that_can_predict(own, tiny_weights, tmp_path):
+def test_a_run_with_good_pictures_only_saves_an_adapter(own, tiny_weights, tmp_path):
     options = fit.parse(["--good", str(own / "my spoon"), "--shots", "3", "--steps", "1",
                          "--model", str(tiny_weights), "--out", str(tmp_path / "run")])
     assert run_class.run_class(options, lambda line: None)["threshold"] > 0
     assert (tmp_path / "run" / "adapter.pt").is_file()
 
 
-def test_metrics_count_what_is_labelled_and_judge_the_rest(own, tiny_weights, tmp_path):
+def test_metrics_use_labelled_pictures_and_decisions_count_all(own, tiny_weights, tmp_path):
     for k in range(2):
         picture(own / "line 2" / "good" / f"{k}.png", 105 + k)
         picture(own / "line 2" / "burnt" / f"{k}.png", 5 + k)
@@ -103,20 +103,21 @@ def test_metrics_count_what_is_labelled_and_judge_the_rest(own, tiny_weights, tm
 @pytest.mark.parametrize("arguments, words", [
     (["--good", "a", "--data", "b"], "exclude each other"), (["--test", "a"], "--good"),
     (["--good", "a", "--class", "b", "c"], "one product")])
-def test_options_that_contradict_one_another_are_refused(arguments, words):
+def test_contradicting_options_are_an_error(arguments, words):
     with pytest.raises(ValueError, match=words):
         fit.parse(arguments)
 
 
-def test_visa_is_read_by_its_split_file(visa):
-    assert own_and_visa.layout_of(visa) == "VisA" and own_and_visa.class_names(visa) == ["fryum", "pcb1"]
+def test_visa_is_read_from_its_split_file(visa):
+    assert own_and_visa.layout_of(visa) == "VisA"
+    assert own_and_visa.class_names(visa) == ["fryum", "pcb1"]
     data = own_and_visa.open_class(visa, "pcb1")
     assert [s.path.name for s in data.train] == ["0.JPG", "1.JPG"]
     assert [(s.label, s.kind) for s in data.test] == [(0, "good"), (1, "anomaly")]
     assert read_mask(data.test[1].mask_path, 40).sum() == pytest.approx(40 * 40 / 12, rel=0.3)
 
 
-def test_visas_faults_are_named(visa):
+def test_the_error_names_a_fault_in_the_visa_folder(visa):
     with pytest.raises(FileNotFoundError, match="spoon.*fryum, pcb1"):
         own_and_visa.open_class(visa, "spoon")
     (visa / "pcb1/Data/Images/Normal/1.JPG").unlink()
@@ -127,7 +128,7 @@ def test_visas_faults_are_named(visa):
         own_and_visa.open_class(visa, "pcb1")
 
 
-def test_a_visa_mask_of_another_size_is_refused(visa):
+def test_a_visa_mask_of_another_size_is_an_error(visa):
     Image.new("L", (10, 10), 1).save(visa / "pcb1/Data/Masks/Anomaly/0.png")
     with pytest.raises(ValueError, match="10x10.*40x30"):
         own_and_visa.open_class(visa, "pcb1")
@@ -141,15 +142,15 @@ def test_a_whole_data_folder_is_not_a_folder_of_good_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("name, words", [("absent", "does not exist"), ("file.png", "is a file")])
-def test_a_folder_that_is_none_is_named(name, words, tmp_path):
+def test_the_error_names_a_path_that_is_not_a_folder(name, words, tmp_path):
     (tmp_path / "file.png").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=f"--good .*{name} {words}"):
         own_and_visa.own_pictures(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "/etc", "..", "", "a\\b"])
-def test_visas_file_does_not_choose_where_results_go(visa, name):
-    path = visa / own_and_visa.SPLIT
+def test_an_object_name_in_the_visa_file_cannot_be_a_path(visa, name):
+    path = visa / own_and_visa.VISA_SPLIT_FILE
     path.write_text(path.read_text().replace("fryum", name))
     with pytest.raises(ValueError, match="object .*expected a name"):
         own_and_visa.class_names(visa)

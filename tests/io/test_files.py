@@ -1,4 +1,4 @@
-"""Files are whole or absent, and a tensor file holds data and nothing else."""
+"""A file is complete or absent, and a tensor file holds data and no code."""
 import errno
 import hashlib
 import os
@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from minilora.io import files
-from minilora.io.files import TensorFileError, load_tensors, save_tensors, sha256_of, whole_file
+from minilora.io.files import TensorFileError, atomic_write, load_tensors, save_tensors, sha256_of
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, error):
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_file(tmp_path, error):
     path = tmp_path / "metrics.json"
     path.write_text("old")
     with pytest.raises(error):
-        with whole_file(path, "w") as file:
+        with atomic_write(path, "w") as file:
             file.write("new, but not all of it")
             file.flush()
             raise error
@@ -24,36 +24,36 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, erro
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_appears_only_when_it_is_whole(tmp_path):
-    path = tmp_path / "new" / "folder" / "scores.csv"           # folders are made on the way
-    with whole_file(path, "w") as file:
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "new" / "folder" / "scores.csv"           # missing folders are created
+    with atomic_write(path, "w") as file:
         file.write("Küche,0.5\r\n")
         assert not path.exists()
-    assert path.read_bytes() == "Küche,0.5\r\n".encode()        # UTF-8, line ends as written
+    assert path.read_bytes() == "Küche,0.5\r\n".encode()        # UTF-8, line ends unchanged
 
 
-def test_permissions_are_those_of_an_ordinary_new_file(tmp_path):
-    with open(tmp_path / "ordinary", "wb"), whole_file(tmp_path / "ours"):
-        pass                                                    # tempfile's would be 0600
+def test_a_written_file_has_the_permissions_of_an_ordinary_new_file(tmp_path):
+    with open(tmp_path / "ordinary", "wb"), atomic_write(tmp_path / "ours"):
+        pass                                                    # tempfile would set 0600
     assert os.stat(tmp_path / "ours").st_mode == os.stat(tmp_path / "ordinary").st_mode
 
 
 def test_writing_through_a_link_changes_its_target(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    with whole_file(tmp_path / "link") as file:
+    with atomic_write(tmp_path / "link") as file:
         file.write(b"content")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "target").read_bytes() == b"content"
 
 
-def test_a_folder_in_place_of_a_file_is_named(tmp_path):
+def test_a_folder_given_as_a_file_is_an_error(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder, expected a file name"):
-        with whole_file(tmp_path):
+        with atomic_write(tmp_path):
             pass
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (2 << 20) + 17])
-def test_sha256_is_that_of_all_bytes(tmp_path, size):
+def test_sha256_covers_all_bytes(tmp_path, size):
     content = bytes(i % 251 for i in range(size))
     (tmp_path / "f").write_bytes(content)
     assert sha256_of(tmp_path / "f") == hashlib.sha256(content).hexdigest()
@@ -81,18 +81,18 @@ def test_a_tensor_file_reads_back_as_it_was_written(tmp_path):
 
 
 def test_the_same_content_gives_the_same_bytes_under_any_name(tmp_path):
-    """Otherwise a fingerprint of a file would say nothing about its content."""
+    """Otherwise the fingerprint of a file would not identify its content."""
     save_tensors(tmp_path / "a.pt", CONTENT)
     save_tensors(tmp_path / "other.pt", CONTENT)
     assert sha256_of(tmp_path / "a.pt") == sha256_of(tmp_path / "other.pt")
 
 
-def test_a_view_is_stored_without_the_tensor_it_looks_into(tmp_path):
+def test_a_view_is_stored_without_the_rest_of_its_storage(tmp_path):
     save_tensors(tmp_path / "view.pt", {"row": torch.zeros(1000, 1000)[0]})
-    assert (tmp_path / "view.pt").stat().st_size < 10_000       # 4 MB with its storage
+    assert (tmp_path / "view.pt").stat().st_size < 10_000       # 4 MB with the whole storage
 
 
-def test_a_parameter_comes_back_as_plain_numbers_without_gradient(tmp_path):
+def test_a_parameter_is_read_back_as_a_tensor_without_gradient(tmp_path):
     save_tensors(tmp_path / "p.pt", {"A": torch.nn.Parameter(torch.ones(2))})
     back = load_tensors(tmp_path / "p.pt")["A"]
     assert type(back) is torch.Tensor and not back.requires_grad
@@ -101,7 +101,7 @@ def test_a_parameter_comes_back_as_plain_numbers_without_gradient(tmp_path):
 @pytest.mark.parametrize("value, found", [(np.float64(0.5), "float64"), ((1, 2), "tuple"),
                                           (print, "builtin_function_or_method"),
                                           (np.zeros(2), "ndarray")])
-def test_other_values_are_refused_with_their_place_and_not_written(tmp_path, value, found):
+def test_other_types_are_refused_with_their_position_and_not_written(tmp_path, value, found):
     path = tmp_path / "a.pt"
     save_tensors(path, {"kept": 1})
     with pytest.raises(TensorFileError, match=rf"\['options'\]\[1\].*found {found}"):
@@ -126,13 +126,13 @@ def test_a_tensor_file_cannot_run_code(tmp_path):
     assert not (tmp_path / "was-run").exists()
 
 
-def test_what_is_no_tensor_file_is_said_in_words(tmp_path):
+def test_other_files_are_refused_with_the_reason(tmp_path):
     save_tensors(tmp_path / "whole.pt", CONTENT)
     whole = (tmp_path / "whole.pt").read_bytes()
     wrong = {"empty": b"", "half": whole[:len(whole) // 2], "page": b"<html>", "text": b"hi"}
     for name, content in wrong.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(TensorFileError, match=f"{name} (is|has) .*no tensor file of minilora"):
+        with pytest.raises(TensorFileError, match=f"{name} (is|has) .*not a tensor file of mini"):
             load_tensors(tmp_path / name)
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(TensorFileError, match="expected a dict inside, found list"):
@@ -143,8 +143,8 @@ def test_what_is_no_tensor_file_is_said_in_words(tmp_path):
         load_tensors(tmp_path)
 
 
-def test_references_cannot_blow_up_what_a_file_holds(tmp_path):
-    """One tensor referred to ten thousand times, and a dict that holds itself."""
+def test_repeated_references_cannot_use_more_memory_than_the_file_holds(tmp_path):
+    """One tensor referenced ten thousand times, and a dict that contains itself."""
     row = torch.zeros(10_000)
     torch.save({"all": [row] * 10_000}, tmp_path / "many.pt")
     with pytest.raises(TensorFileError, match="refers to more bytes than it holds"):
@@ -163,7 +163,7 @@ def test_references_cannot_blow_up_what_a_file_holds(tmp_path):
 
 
 class FullDisk:
-    """A file that takes so many bytes and no more."""
+    """A file on a disk with `room` bytes left."""
 
     def __init__(self, file, room):
         self.file, self.room = file, room
@@ -187,11 +187,11 @@ class FullDisk:
 @pytest.mark.parametrize("write", [
     lambda path: save_tensors(path, {"A": torch.ones(100_000)}),
     lambda path: files.write_json(path, {"losses": [0.5] * 100_000})], ids=["tensors", "text"])
-def test_a_full_disk_is_said_with_the_file_and_spares_what_was_there(tmp_path, monkeypatch, write):
+def test_a_full_disk_is_reported_and_leaves_the_earlier_file(tmp_path, monkeypatch, write):
     path = tmp_path / "file"
     path.write_bytes(b"before")
     monkeypatch.setattr(files, "open", lambda *a, **k: FullDisk(open(*a, **k), 10_000),
                         raising=False)
-    with pytest.raises(OSError, match="no room to write .*file; what was there is as it was"):
+    with pytest.raises(OSError, match="no space left to write .*the earlier file is unchanged"):
         write(path)
     assert path.read_bytes() == b"before" and os.listdir(tmp_path) == ["file"]

@@ -12,19 +12,19 @@ from minilora.io import paths
 
 
 def as_installed(monkeypatch, folder):
-    """Pretend that the package lies in `folder`/minilora."""
+    """Pretend that the package is installed in `folder`/minilora."""
     package = folder / "minilora"
     package.mkdir(exist_ok=True)
     monkeypatch.setattr(paths, "PACKAGE", package)
     return package
 
 
-def test_the_vocabulary_lies_beside_the_modules():
+def test_the_vocabulary_is_in_the_package_folder():
     assert paths.vocabulary_path().is_file()
     assert paths.vocabulary_path().parent == Path(minilora.__file__).parent
 
 
-def test_a_checkout_looks_into_its_own_weights_first(monkeypatch, tmp_path):
+def test_a_checkout_searches_its_own_weights_first(monkeypatch, tmp_path):
     as_installed(monkeypatch, tmp_path)
     (tmp_path / "setup.py").touch()
     (tmp_path / "weights").mkdir()
@@ -33,9 +33,9 @@ def test_a_checkout_looks_into_its_own_weights_first(monkeypatch, tmp_path):
     assert paths.download_folder() == tmp_path / "weights"
 
 
-def test_an_installed_copy_carries_its_weights_and_downloads_to_the_cache(monkeypatch, tmp_path):
+def test_an_installed_copy_has_its_own_weights_and_downloads_to_the_cache(monkeypatch, tmp_path):
     package = as_installed(monkeypatch, tmp_path)
-    (tmp_path / "weights").mkdir()                  # somebody else's folder in site-packages
+    (tmp_path / "weights").mkdir()                  # another package's folder in site-packages
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert paths.weights_folders() == [package / "weights", tmp_path / "cache" / "minilora"]
     assert paths.download_folder() == tmp_path / "cache" / "minilora"
@@ -62,7 +62,7 @@ def test_an_unknown_name_is_an_attribute_error():
         minilora.Detektor
 
 
-def test_a_large_checkpoint_beside_the_small_one_is_not_packaged(monkeypatch):
+def test_a_downloaded_checkpoint_is_not_packaged(monkeypatch):
     import setuptools
     seen = {}
     monkeypatch.setattr(setuptools, "setup", lambda **options: seen.update(options))
@@ -74,6 +74,6 @@ def test_a_large_checkpoint_beside_the_small_one_is_not_packaged(monkeypatch):
     assert len(seen["install_requires"]) == 5
 
 
-def test_the_demo_says_what_is_found(capsys):
+def test_the_demo_shows_what_is_found(capsys):
     paths.demo()
     assert 4 <= len(capsys.readouterr().out.splitlines()) <= 12

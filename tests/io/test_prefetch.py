@@ -1,4 +1,4 @@
-"""Reading ahead changes when a picture is decoded, and nothing else."""
+"""Prefetching changes when a picture is decoded, and nothing else."""
 import threading
 import time
 
@@ -16,11 +16,11 @@ def test_the_next_items_are_computed_while_the_caller_is_busy():
     begun = [threading.Event() for _ in range(3)]
     results = prefetch(lambda k: begun[k].set() or k, range(3), depth=1)
     assert next(results) == 0
-    assert begun[1].wait(5), "not before it is asked for"
+    assert begun[1].wait(5), "item 1 is computed before it is requested"
     assert list(results) == [1, 2]
 
 
-def test_never_more_than_depth_results_wait():
+def test_at_most_depth_results_wait():
     """A folder may hold more pictures than fit into memory."""
     computed = []
     results = prefetch(lambda k: computed.append(k), range(100), depth=4)
@@ -36,7 +36,7 @@ def test_an_error_is_raised_at_its_items_turn():
         next(results)
 
 
-def test_whoever_stops_early_does_not_wait_for_the_rest():
+def test_a_caller_that_stops_early_does_not_wait_for_the_rest():
     computed = []
     results = prefetch(lambda k: time.sleep(0.01) or computed.append(k), range(1000), depth=100)
     next(results)

@@ -1,5 +1,4 @@
-"""A training that was stopped and goes on is the training that was not stopped, bit for bit."""
-
+"""An interrupted training that continues gives the uninterrupted result, bit for bit."""
 import pytest
 import torch
 
@@ -37,27 +36,27 @@ def fresh_clip(tiny_weights):
 def test_a_resumed_fit_equals_an_uninterrupted_one(fresh_clip, good, tmp_path, stop):
     point = ResumePoint(tmp_path / "unfinished.pt", "mark", every=0)
     assert fitted(fresh_clip(), good, point, stop) is None
-    assert len(point.saved()["losses"]) == stop
+    assert len(point.load()["losses"]) == stop
     whole, resumed = fitted(fresh_clip(), good), fitted(fresh_clip(), good, point)
     assert resumed.losses == whole.losses and len(whole.losses) == 6
-    assert torch.equal(resumed.learned, whole.learned)
+    assert torch.equal(resumed.text_features, whole.text_features)
     assert resumed.threshold == whole.threshold
     assert all(torch.equal(a, b) for a, b in zip(resumed.clip.visual.parameters(),
                                                  whole.clip.visual.parameters()))
 
 
-def test_a_point_of_another_training_or_a_damaged_one_is_not_used(fresh_clip, good, tmp_path):
+def test_the_state_of_another_training_or_a_damaged_file_is_ignored(fresh_clip, good, tmp_path):
     path = tmp_path / "unfinished.pt"
     fitted(fresh_clip(), good, ResumePoint(path, "mark", every=0), 3)
-    assert ResumePoint(path, "another").saved() is None
+    assert ResumePoint(path, "another").load() is None
     path.write_bytes(path.read_bytes()[:-100])
-    assert ResumePoint(path, "mark").saved() is None
+    assert ResumePoint(path, "mark").load() is None
     whole = fitted(fresh_clip(), good)
     assert fitted(fresh_clip(), good, ResumePoint(path, "mark", every=0)).losses == whole.losses
 
 
-def test_the_schedule_goes_on_too(fresh_clip, good, tmp_path):
-    """The rate at a point is that of its step: neither the first nor the highest."""
+def test_the_learning_rate_schedule_continues_too(fresh_clip, good, tmp_path):
+    """The saved learning rate is that of its step: neither the first nor the highest."""
     path = tmp_path / "unfinished.pt"
     rates = []
     for stop in (1, 2, 4):
@@ -67,13 +66,12 @@ def test_the_schedule_goes_on_too(fresh_clip, good, tmp_path):
     assert len(set(rates)) == 3 and max(rates) <= SMALL.rate
 
 
-def test_points_are_not_closer_than_asked_for(fresh_clip, good, tmp_path):
+def test_the_state_is_not_saved_more_often_than_every_n_seconds(fresh_clip, good, tmp_path):
     fitted(fresh_clip(), good, ResumePoint(tmp_path / "a.pt", "mark", every=3600), 5)
     assert not (tmp_path / "a.pt").exists()
 
 
-def test_a_point_that_does_not_fit_the_training_is_an_error_and_not_half_used(fresh_clip, good,
-                                                                              tmp_path):
+def test_a_state_that_does_not_fit_the_training_is_an_error(fresh_clip, good, tmp_path):
     path = tmp_path / "unfinished.pt"
     fitted(fresh_clip(), good, ResumePoint(path, "mark", every=0), 3)
     saved = load_tensors(path)

@@ -1,4 +1,4 @@
-"""An archive is read as what it is, records and their description; nothing in it is run."""
+"""An archive is read as records of numbers and their metadata; no code in it is run."""
 import io
 import os
 import pickle
@@ -29,7 +29,7 @@ def state():
 
 
 def by_torch(path):
-    """What torch's own reader finds, running the archive's code."""
+    """The result of torch's own reader, which runs the archive's code."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.jit.load(str(path), map_location="cpu").state_dict()
@@ -81,7 +81,7 @@ def test_writing_to_a_tensor_never_reaches_the_file(tmp_path):
     assert read_tensors(tmp_path / "a.pt")["a"].sum() == 0
 
 
-# ---- files that are something else -------------------------------------------------------------
+# ---- other kinds of files ----------------------------------------------------------------------
 
 WRONG = {
     "is empty": b"",
@@ -95,21 +95,21 @@ WRONG = {
 
 
 @pytest.mark.parametrize("words", WRONG)
-def test_what_is_often_found_in_place_of_weights_is_said_in_one_line(tmp_path, words):
+def test_files_often_mistaken_for_weights_are_named_in_one_line(tmp_path, words):
     (tmp_path / "clip.pt").write_bytes(WRONG[words])
     with pytest.raises(CheckpointError, match=f"clip.pt .*{words}") as error:
         read_tensors(tmp_path / "clip.pt")
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_and_a_missing_file_are_said_in_one_line(tmp_path):
+def test_a_folder_and_a_missing_file_are_named_in_one_line(tmp_path):
     with pytest.raises(CheckpointError, match="is a folder; give the .pt file in it"):
         read_tensors(tmp_path)
     with pytest.raises(CheckpointError, match="absent.pt cannot be read: No such file"):
         read_tensors(tmp_path / "absent.pt")
 
 
-def test_another_zip_is_not_taken_for_weights(tmp_path):
+def test_another_zip_is_not_accepted_as_weights(tmp_path):
     with zipfile.ZipFile(tmp_path / "report.docx", "w") as archive:
         archive.writestr("word/document.xml", "<w/>")
     with pytest.raises(CheckpointError, match="not one of PyTorch .expected one data.pkl.*found 0"):
@@ -151,29 +151,29 @@ def test_a_record_that_does_not_fit_its_description_is_refused(tmp_path, words):
         read_tensors(path)
 
 
-def test_a_directory_that_promises_more_than_the_file_has_is_refused(tmp_path):
-    """Sizes stand in the zip's directory, at its end; here it claims 4 GB for one record."""
+def test_a_zip_directory_with_sizes_beyond_the_file_is_refused(tmp_path):
+    """The zip's directory at its end holds the sizes; here it claims 4 GB for one record."""
     path = tmp_path / "a.pt"
     torch.save({"a": torch.arange(4.0)}, path)
     content = bytearray(path.read_bytes())
     entry = content.rindex(b"PK\1\2", 0, content.rindex(b"a/data/0"))
     content[entry + 20:entry + 28] = b"\xf0\xff\xff\xff" * 2     # its two sizes, stored and real
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="lie over one another; it is damaged"):
+    with pytest.raises(CheckpointError, match="has overlapping records; it is damaged"):
         read_tensors(path)
 
 
-def test_one_record_over_another_is_refused(tmp_path):
+def test_overlapping_records_are_refused(tmp_path):
     path = hostile.WEIGHTS["overlapping members"](tmp_path)
-    with pytest.raises(CheckpointError, match="has records that lie over one another"):
+    with pytest.raises(CheckpointError, match="has overlapping records"):
         read_tensors(path)
 
 
-def test_numbers_at_odd_positions_are_copied_to_even_ones(tmp_path):
-    """PyTorch pads records to 64 bytes; a file packed again does not, and not every CPU copes."""
+def test_misaligned_numbers_are_copied_to_aligned_memory(tmp_path):
+    """PyTorch pads records to 64 bytes; a repacked zip does not, and not every CPU can read it."""
     path = tmp_path / "a.pt"
     torch.save({"a": torch.arange(4.0), "b": torch.arange(3.0).double()}, path)
-    for pad in range(8):                                        # one of them hits every alignment
+    for pad in range(8):                                        # every alignment occurs
         official_archive.change_archive(
             path, lambda name, data: b"x" * pad if name.endswith("version") else data)
         for tensor in read_tensors(path).values():
@@ -189,7 +189,7 @@ def test_compressed_records_are_refused(tmp_path):
         read_tensors(path)
 
 
-def test_any_damaged_byte_gives_a_checkpoint_error_or_other_numbers(tmp_path):
+def test_a_damaged_byte_gives_a_checkpoint_error_or_other_numbers(tmp_path):
     """400 files with one random byte changed: never another exception, never a crash."""
     path = tmp_path / "a.pt"
     torch.save({"a": torch.zeros(4), "b": torch.ones(4, 3).half().T}, path)
@@ -204,10 +204,10 @@ def test_any_damaged_byte_gives_a_checkpoint_error_or_other_numbers(tmp_path):
             read_tensors(path)
         except CheckpointError:
             refused += 1
-    assert 100 < refused < 400, "a changed number or date cannot be noticed, much else is"
+    assert 100 < refused < 400, "changed weights or dates go unnoticed, most else is refused"
 
 
-# ---- intent ------------------------------------------------------------------------------------
+# ---- malicious files ---------------------------------------------------------------------------
 
 RUN = "raise SystemExit('this must never run')"
 
@@ -226,16 +226,16 @@ def test_a_file_that_names_any_other_function_is_refused_and_not_run(tmp_path, m
     assert os.listdir(tmp_path) == ["bad.pt"]
 
 
-def test_dotted_names_do_not_reach_into_admitted_ones(tmp_path):
-    """Python's own unpickler can follow them: `_rebuild_tensor_v2.__globals__` opens every door."""
+def test_dotted_names_do_not_reach_into_allowed_ones(tmp_path):
+    """Python's own unpickler follows them; `_rebuild_tensor_v2.__globals__` gives every module."""
     for name in (b"_rebuild_tensor_v2.__globals__", b"_rebuild_tensor_v2.__class__"):
         write_pickle(tmp_path / "bad.pt", b"\x80\x02ctorch._utils\n" + name + b"\n.")
         with pytest.raises(CheckpointError, match="is refused: it names torch._utils._rebuild"):
             read_tensors(tmp_path / "bad.pt")
 
 
-def test_classes_of_the_archive_hold_attributes_and_do_nothing(tmp_path):
-    """`__torch__.os.mkdir(...)` is no call of os.mkdir, and no call at all."""
+def test_classes_in_the_archive_hold_attributes_and_do_nothing(tmp_path):
+    """`__torch__.os.mkdir(...)` calls neither os.mkdir nor anything else."""
     call = b"\x80\x02c__torch__.os\nmkdir\nX\x07\x00\x00\x00was-run\x85R."
     write_pickle(tmp_path / "bad.pt", call)
     with pytest.raises(CheckpointError, match="data.pkl is damaged .TypeError"):
@@ -244,7 +244,7 @@ def test_classes_of_the_archive_hold_attributes_and_do_nothing(tmp_path):
 
 
 def test_a_file_cannot_change_how_the_next_one_is_read(tmp_path):
-    """BUILD sets attributes of whatever is on the stack, admitted functions and classes too."""
+    """BUILD sets attributes of any object on the stack, also of allowed functions and classes."""
     for name in (b"torch._utils\n_rebuild_tensor_v2", b"__torch__\nA", b"collections\nOrderedDict"):
         for key in (b"__defaults__", b"__setstate__", b"attributes", b"items"):
             pair = b"X" + len(key).to_bytes(4, "little") + key + b")s"
@@ -261,7 +261,7 @@ CLAIMS = [
     (GOOD, {"size": (2, 4), "stride": (4, 1)}, BEYOND),
     (GOOD, {"offset": 1}, BEYOND),
     (GOOD, {"stride": (6, 1)}, BEYOND),
-    (GOOD, {"size": (10**9, 10**6), "stride": (0, 0)}, BEYOND),     # petabytes out of one number
+    (GOOD, {"size": (10**9, 10**6), "stride": (0, 0)}, BEYOND),     # petabytes from one number
     (GOOD, {"size": (0, 3)}, BEYOND),
     (GOOD, {"offset": -1}, FORGED),
     (GOOD, {"stride": (-3, 1)}, FORGED),
@@ -281,8 +281,8 @@ CLAIMS = [
 ]
 
 
-def test_a_tensor_of_ones_own_writing_reads_back(tmp_path):
-    """What the next test forges is read when it is honest."""
+def test_the_unforged_tensor_is_read(tmp_path):
+    """The next test changes this tensor's metadata."""
     write_tensor(tmp_path / "a.pt", GOOD)
     assert read_tensors(tmp_path / "a.pt")["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
 
@@ -294,7 +294,7 @@ def test_a_tensor_reaches_no_byte_outside_its_record(tmp_path, pid, shape, words
         read_tensors(tmp_path / "a.pt")
 
 
-def test_a_description_that_contains_itself_ends(tmp_path):
+def test_a_pickle_that_contains_itself_is_refused(tmp_path):
     endless, bomb = {}, {}
     endless.update({str(i): endless for i in range(10)})
     for _ in range(12):
@@ -305,20 +305,20 @@ def test_a_description_that_contains_itself_ends(tmp_path):
             read_tensors(tmp_path / "a.pt")
 
 
-def test_a_description_of_unreasonable_size_is_not_even_begun(tmp_path):
+def test_a_pickle_above_the_size_limit_is_not_read(tmp_path):
     write_pickle(tmp_path / "a.pt", b"\x80\x02" + b"K" * (5 << 20) + b"N.")
     with pytest.raises(CheckpointError, match="in 5,242,884 bytes, expected at most 4,194,304"):
         read_tensors(tmp_path / "a.pt")
 
 
-def test_a_description_reserves_no_more_memory_than_it_fills(tmp_path):
-    """`r` notes an object under a 32-bit number: Python would make a table of 2^33 entries."""
+def test_a_pickle_cannot_reserve_a_huge_memo(tmp_path):
+    """Opcode `r` stores an object at a 32-bit index: Python would make a table of 2^33 entries."""
     write_pickle(tmp_path / "a.pt", b"\x80\x02Nr\xff\xff\xff\xff.")
     with pytest.raises(CheckpointError, match="uses LONG_BINPUT 4294967295, which PyTorch"):
         read_tensors(tmp_path / "a.pt")
 
 
-def test_opcodes_of_later_pickles_are_refused_by_name(tmp_path):
+def test_opcodes_of_later_pickle_protocols_are_named(tmp_path):
     torch.save({"a": torch.zeros(2)}, tmp_path / "a.pt", pickle_protocol=5)
     with pytest.raises(CheckpointError, match="uses FRAME .* save it again with torch.save's"):
         read_tensors(tmp_path / "a.pt")

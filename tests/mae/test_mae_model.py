@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from minilora.io.unpickler import CheckpointError
 from minilora.mae import checkpoint as mae_checkpoint
 from minilora.mae.model import (MAE_B_16, MAE_H_14, MAE_L_16, MAEConfig, MAEEncoder,
-                                MaskedAutoencoder, patchify, random_masking, sine_cosine,
-                                unpatchify)
+                                MaskedAutoencoder)
+from minilora.mae.patches import patchify, random_masking, sincos_positions, unpatchify
 
 SMALL = MAEConfig(width=128, layers=3, heads=2, patch=8, resolution=48, decoder_width=64,
                   decoder_layers=2, decoder_heads=2)
@@ -25,7 +25,7 @@ def mae():
 
 
 def peer(ours, normalise_pixels):
-    """transformers' model with the same weights."""
+    """The model of transformers with the same weights."""
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
     c = ours.config
     theirs = ViTMAEForPreTraining(ViTMAEConfig(
@@ -60,30 +60,30 @@ def peer(ours, normalise_pixels):
 
 
 @pytest.mark.parametrize("normalise_pixels", [True, False])
-def test_loss_and_painting_are_those_of_transformers(mae, normalise_pixels):
+def test_loss_and_reconstruction_equal_those_of_transformers(mae, normalise_pixels):
     ours = MaskedAutoencoder(dataclasses.replace(SMALL, normalise_pixels=normalise_pixels))
     ours.load_state_dict(mae.state_dict())
     with torch.no_grad():
         theirs = peer(ours, normalise_pixels)(PICTURES, noise=NOISE)
-        painted, hidden = ours(PICTURES, NOISE)
+        predicted, hidden = ours(PICTURES, NOISE)
         loss = ours.loss(PICTURES, NOISE)
     assert torch.equal(hidden, theirs.mask.bool())
-    assert (painted - theirs.logits).abs().max() < 1e-5
+    assert (predicted - theirs.logits).abs().max() < 1e-5
     assert abs(loss - theirs.loss) < 1e-5
 
 
-def test_positions_are_those_of_transformers():
-    """Columns in the first half of the channels: official weights were trained with it."""
+def test_position_embeddings_equal_those_of_transformers():
+    """Columns use the first half of the channels, as in the official weights."""
     from transformers.models.vit_mae import modeling_vit_mae as theirs
     for width in (32, 64):
         table = theirs.build_2d_sinusoidal_position_embedding(7, 7, width, cls_token=True)
         table = torch.cat([table[:, width // 2:], table[:, :width // 2]], dim=1)    # as they do
-        assert (sine_cosine(width, 7) - table).abs().max() < 1e-6
+        assert (sincos_positions(width, 7) - table).abs().max() < 1e-6
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 3))
 @settings(max_examples=30, deadline=None)
-def test_patches_become_the_picture_again(grid, patch, count):
+def test_unpatchify_inverts_patchify(grid, patch, count):
     pixels = torch.arange(count * 3 * (grid * patch) ** 2.0).view(count, 3, grid * patch, -1)
     patches = patchify(pixels, patch)
     assert patches.shape == (count, grid * grid, patch * patch * 3)
@@ -106,12 +106,12 @@ def test_a_mask_hides_the_stated_share_of_each_picture_without_replacement(patch
 def test_masks_are_uniform_and_differ_between_pictures():
     noise = torch.rand(4000, 16, generator=torch.Generator().manual_seed(0))
     _, hidden = random_masking(noise, 0.75)
-    assert (hidden.float().mean(0) - 0.75).abs().max() < 0.03, "every place alike"
+    assert (hidden.float().mean(0) - 0.75).abs().max() < 0.03, "all positions alike"
     assert len({tuple(row) for row in hidden[:50].tolist()}) > 40
 
 
 def test_hidden_patches_do_not_reach_the_encoder(mae):
-    """Section 3: the encoder sees visible patches alone; changing hidden ones changes nothing."""
+    """Section 3: the encoder processes visible patches only; changing hidden ones has no effect."""
     visible, hidden = random_masking(NOISE, 0.75)
     changed = torch.where(hidden[..., None], torch.randn(3, 36, 192), patchify(PICTURES, 8))
     with torch.no_grad():
@@ -121,13 +121,13 @@ def test_hidden_patches_do_not_reach_the_encoder(mae):
 
 
 def test_visible_patches_do_not_count_in_the_loss(mae):
-    painted, hidden = mae(PICTURES, NOISE)
+    predicted, hidden = mae(PICTURES, NOISE)
     target = mae.target(PICTURES)
-    painted.retain_grad()
-    (painted - target).square().mean(-1)[hidden].mean().backward()
-    assert painted.grad[hidden].abs().sum() > 0
-    assert not painted.grad[~hidden].any()
-    by_hand = ((painted - target).square().mean(-1) * hidden).sum() / hidden.sum()
+    predicted.retain_grad()
+    (predicted - target).square().mean(-1)[hidden].mean().backward()
+    assert predicted.grad[hidden].abs().sum() > 0
+    assert not predicted.grad[~hidden].any()
+    by_hand = ((predicted - target).square().mean(-1) * hidden).sum() / hidden.sum()
     assert torch.allclose(mae.loss(PICTURES, NOISE), by_hand)
 
 
@@ -141,7 +141,7 @@ def test_training_learns_a_pattern(mae):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert loss < 0.2, "one is what the mean of every patch would give"
+    assert loss < 0.2, "predicting the mean of every patch gives 1"
 
 
 def test_the_official_layout_is_read(mae, tmp_path):
@@ -153,7 +153,7 @@ def test_the_official_layout_is_read(mae, tmp_path):
         assert torch.equal(again(PICTURES, NOISE)[0], mae.eval()(PICTURES, NOISE)[0])
 
 
-def test_a_file_of_the_encoder_alone_is_read_as_one(mae, tmp_path):
+def test_a_file_without_decoder_is_read_as_an_encoder(mae, tmp_path):
     state = {k: v for k, v in mae_checkpoint.official_state(mae).items()
              if "decoder" not in k and k != "mask_token"}
     torch.save({"model": state}, tmp_path / "mae_pretrain_vit.pth")
@@ -163,7 +163,7 @@ def test_a_file_of_the_encoder_alone_is_read_as_one(mae, tmp_path):
         assert torch.equal(encoder(PICTURES), mae.eval().encoder(PICTURES))
 
 
-def test_official_keys_are_spelt_as_the_repository_does():
+def test_official_keys_are_those_of_the_repository():
     """From models_mae.py of the official repository."""
     with torch.device("meta"):
         state = mae_checkpoint.official_state(MaskedAutoencoder(MAE_B_16))
@@ -185,10 +185,10 @@ def test_the_three_sizes_have_the_usual_numbers_of_parameters(config, millions):
         encoder = MAEEncoder(config)
         state = mae_checkpoint.official_state(MaskedAutoencoder(config))
     assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(millions, rel=2e-3)
-    assert mae_checkpoint.config_of(state) == config
+    assert mae_checkpoint.config_from_official(state) == config
 
 
-def test_what_does_not_fit_is_named(mae, tmp_path):
+def test_keys_that_do_not_fit_are_named(mae, tmp_path):
     state = mae_checkpoint.official_state(mae)
     for change, text in (({"norm.weight": None}, "missing: norm.weight"),
                          ({"head.weight": torch.zeros(2, 2)}, "not expected: head.weight"),

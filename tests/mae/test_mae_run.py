@@ -1,4 +1,4 @@
-"""python -m minilora.mae: what it writes, and that it goes on where it was stopped."""
+"""python -m minilora.mae: what it writes, and that an interrupted training continues."""
 import json
 
 import numpy as np
@@ -19,7 +19,7 @@ SMALL = MAEConfig(width=64, layers=2, heads=1, patch=16, resolution=64, decoder_
 @pytest.fixture
 def options(tmp_path, monkeypatch):
     monkeypatch.setitem(mae_run.CONFIGS, "mini", SMALL)
-    for name in ("PROBE", "FINETUNE", "SEGMENT"):
+    for name in ("PROBE_CONFIG", "FINETUNE_CONFIG", "SEGMENT_CONFIG"):
         monkeypatch.setattr(transfer, name, transfer.TrainConfig(3, 4, 1e-3))
     scene.write_class(tmp_path / "data", "gear", good=5, test_good=3, defective=4, resolution=64)
 
@@ -34,7 +34,7 @@ def silent(line):
     pass
 
 
-def test_model_grid_and_figures_are_written(options):
+def test_model_grid_and_metrics_are_written(options):
     made = options("--probe", "--finetune")
     metrics = mae_run.run_mae(made, silent)
     kept = json.loads((made.out / "metrics.json").read_text())
@@ -50,7 +50,7 @@ def test_model_grid_and_figures_are_written(options):
         "grid.png", "mae.pt", "metrics.json"]
 
 
-def test_a_training_that_was_stopped_goes_on_bit_for_bit(options, monkeypatch):
+def test_an_interrupted_training_continues_bit_for_bit(options, monkeypatch):
     whole = mae_run.run_mae(options(), silent)
     stopped = options(out="stopped")
 
@@ -65,29 +65,29 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(options, monkeypatch):
     assert again["losses"] == whole["losses"] and again["reconstruction"] == whole["reconstruction"]
 
 
-def test_weights_of_the_official_layout_are_a_start(options, tmp_path):
+def test_training_can_start_from_official_weights(options, tmp_path):
     mae = MaskedAutoencoder(SMALL).initialise(torch.Generator().manual_seed(3))
     encoder = {k: v for k, v in mae_checkpoint.official_state(mae).items()
                if "decoder" not in k and k != "mask_token"}
     torch.save({"model": encoder}, tmp_path / "mae_pretrain.pth")
-    made = mae_run.model_of(options("--weights", str(tmp_path / "mae_pretrain.pth"),
+    made = mae_run.build_mae(options("--weights", str(tmp_path / "mae_pretrain.pth"),
                                     "--mask-ratio", "0.5"), torch.Generator().manual_seed(0))
     assert torch.equal(made.encoder.embed.weight, mae.encoder.embed.weight)
     assert made.config.mask_ratio == 0.5
 
 
-def test_the_grid_shows_the_picture_what_is_left_and_what_is_painted():
+def test_the_grid_shows_original_masked_and_reconstructed_picture():
     mae = MaskedAutoencoder(SMALL).initialise(torch.Generator().manual_seed(0))
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     image = torch.from_numpy(np.array(mae_run.reconstruction_grid(mae, pixels)))
-    original, masked, painted = image.float().split(64, dim=1)
+    original, masked, reconstructed = image.float().split(64, dim=1)
     grey = (masked - 127.5).abs().amax(-1) <= 1
     assert grey.float().mean() > 0.74
     assert (masked - original)[~grey].abs().max() <= 1
-    assert (painted - original)[~grey].abs().max() <= 1
-    assert (painted - original)[grey].abs().mean() > 1
+    assert (reconstructed - original)[~grey].abs().max() <= 1
+    assert (reconstructed - original)[grey].abs().mean() > 1
 
 
-def test_shots_that_are_no_number_are_refused(options):
+def test_shots_must_be_a_number(options):
     with pytest.raises(ValueError, match="--shots many: expected a whole number"):
         mae_run.run_mae(options("--shots", "many"), lambda line: None)

@@ -16,7 +16,7 @@ def drawn(seed, *shape):
 
 
 def labelled(masks):
-    """The peer's regions of all pictures, numbered through, at the marked pixels."""
+    """Scipy's regions of all pictures, numbered from 0, at the marked pixels."""
     out, count = [], 0
     for mask in masks.numpy():
         labels, found = ndimage.label(mask, structure=np.ones((3, 3)))
@@ -33,7 +33,7 @@ def test_regions_equal_those_of_scipy(seed, share):
 
 
 def test_a_spiral_is_one_region():
-    """The longest way through a picture; spreading from neighbour to neighbour would be slow."""
+    """The longest path in a picture; spreading from neighbour to neighbour would be slow."""
     spiral = torch.zeros(1, 65, 65, dtype=torch.bool)
     top, left, bottom, right = 0, 0, 64, 64
     while top <= bottom and left <= right:
@@ -48,14 +48,14 @@ def test_a_spiral_is_one_region():
     assert regions.max() == labelled(spiral).max() == 0
 
 
-def test_regions_of_neighbouring_pictures_do_not_touch():
+def test_a_region_never_spans_two_pictures():
     masks = torch.zeros(2, 4, 4, dtype=torch.bool)
     masks[0, 3, 3] = masks[1, 0, 0] = True
     assert connected_regions(masks).tolist() == [0, 1]
 
 
-def peer(maps, masks, limit):
-    """Weighted ROC curve, cut at the limit."""
+def reference_aupro(maps, masks, limit):
+    """AUPRO by scikit-learn's weighted ROC curve, up to the limit."""
     regions = labelled(masks)
     weights = np.ones(masks.shape)
     weights[masks.numpy()] = 1 / np.bincount(regions)[regions]
@@ -63,7 +63,7 @@ def peer(maps, masks, limit):
 
 
 def area(truth, scores, weights, limit):
-    """Area under scikit-learn's weighted ROC curve up to a false-positive rate, over it."""
+    """Area under scikit-learn's weighted ROC curve up to a false-positive rate, divided by it."""
     rate, found, _ = roc_curve(truth, scores, sample_weight=weights, drop_intermediate=False)
     k = np.searchsorted(rate, limit)  # the first point at the limit or beyond
     last = np.interp(limit, rate[k - 1:k + 1], found[k - 1:k + 1])
@@ -78,12 +78,12 @@ def test_aupro_equals_the_weighted_curve_of_scikit_learn(seed, share, levels, li
     masks = drawn(seed, 3, 16, 16) < share
     masks[0, 0, 0], masks[0, 8, 8] = True, False
     maps = (drawn(seed + 1, 3, 16, 16) + 0.3 * masks).mul(levels).floor()
-    assert aupro(maps, masks, limit) == pytest.approx(peer(maps, masks, limit), abs=1e-9)
+    assert aupro(maps, masks, limit) == pytest.approx(reference_aupro(maps, masks, limit), abs=1e-9)
 
 
 @pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
 def test_pictures_of_differing_sizes_are_measured_together(limit):
-    """By the peer, on weights of all regions and pixels in one row."""
+    """Equal to scikit-learn's curve over all pixels, weighted by the regions of all pictures."""
     sizes = [(16, 16), (7, 30), (1, 9), (12, 5)]
     masks = [drawn(k, *size) < 0.2 for k, size in enumerate(sizes)]
     masks[2] &= False                                   # a good picture among them
@@ -101,13 +101,13 @@ def test_pictures_of_differing_sizes_are_measured_together(limit):
         area(truth.numpy(), scores.numpy(), weights, limit), abs=1e-9)
 
 
-def test_a_list_of_maps_of_one_size_is_the_stack_of_them():
+def test_a_list_of_maps_gives_the_same_as_their_stack():
     masks = drawn(0, 3, 16, 16) < 0.2
     maps = drawn(1, 3, 16, 16)
     assert aupro(list(maps), list(masks)) == aupro(maps, masks)
 
 
-def test_a_small_region_counts_as_much_as_a_large_one():
+def test_a_small_region_has_the_same_weight_as_a_large_one():
     masks = torch.zeros(1, 20, 20, dtype=torch.bool)
     masks[0, :8, :8] = masks[0, 15, 15] = True
     maps = torch.zeros(1, 20, 20)
@@ -128,6 +128,6 @@ def test_a_perfect_map_has_one_and_a_constant_map_half_the_limit():
     (torch.ones(1, 4, 4).bool(), torch.zeros(1, 4, 4), "only one kind"),
     (torch.eye(4)[None].bool(), torch.zeros(1, 5, 5), "resize"),
     (torch.eye(4)[None].bool(), torch.full((1, 4, 4), float("nan")), "NaN")])
-def test_what_has_no_aupro_is_a_clear_error(masks, maps, words):
+def test_undefined_aupro_is_an_error_with_a_remedy(masks, maps, words):
     with pytest.raises(ValueError, match=words):
         aupro(maps, masks)

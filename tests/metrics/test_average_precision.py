@@ -31,7 +31,7 @@ def test_both_equal_scikit_learn_with_ties(rows):
     assert f1_max(scores, labels) == pytest.approx(best_f1(labels, scores), abs=1e-12)
 
 
-def test_a_hundred_thousand_scores_agree_too():
+def test_both_equal_scikit_learn_for_a_hundred_thousand_scores():
     generator = torch.Generator().manual_seed(0)
     labels = torch.rand(100_000, generator=generator) < 0.02
     scores = torch.randn(100_000, generator=generator) + labels
@@ -41,7 +41,7 @@ def test_a_hundred_thousand_scores_agree_too():
     assert f1_max(scores, labels) == pytest.approx(expected, abs=1e-9)
 
 
-def test_separated_scores_are_perfect_on_any_scale():
+def test_perfectly_separated_scores_give_1_on_any_scale():
     assert average_precision([20, 30, 50, 60], [0, 0, 1, 1]) == 1
     assert f1_max([-float("inf"), 0, 1, float("inf")], [0, 0, 1, 1]) == 1
 

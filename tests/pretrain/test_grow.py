@@ -1,13 +1,13 @@
-"""A deeper tower from a trained one computes the same, until it is trained on."""
+"""A deeper tower grown from a trained one computes the same, until training continues."""
 from dataclasses import replace
 
 import pytest
 import torch
 
-from minilora.pretrain.grow import grown, places_of_old
+from minilora.pretrain.grow import grown, positions_of_trained
 
 
-def test_a_grown_tower_computes_what_it_did(tiny_clip):
+def test_a_grown_tower_computes_the_same_as_before(tiny_clip):
     large = grown(tiny_clip, replace(tiny_clip.config, vision_layers=7))
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -19,8 +19,9 @@ def test_a_grown_tower_computes_what_it_did(tiny_clip):
 def test_the_last_block_stays_the_last():
     for old in range(1, 6):
         for new in range(old, 13):
-            places = places_of_old(old, new)
-            assert len(set(places)) == old and places[-1] == new - 1 and places[0] >= 0
+            positions = positions_of_trained(old, new)
+            assert len(set(positions)) == old
+            assert positions[-1] == new - 1 and positions[0] >= 0
 
 
 def test_new_blocks_learn(tiny_clip):

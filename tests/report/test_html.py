@@ -1,5 +1,4 @@
-"""The page of a run: it carries everything within itself and shows the mistakes first."""
-
+"""The page of a run: it is self-contained and shows the mistakes first; curves and charts."""
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -9,15 +8,15 @@ import pytest
 from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from minilora.report import html, svg
-from minilora.runs.run_class import EXPLAINED
+from minilora.report import run_page, svg
+from minilora.runs.run_report import ROW_DESCRIPTIONS
 
 VOID = {"meta", "img", "line", "rect", "polyline"}
 SCORES, LABELS = [0.1, 0.9, 0.4, 0.4, 0.8, 0.2, 0.7], [0, 1, 0, 1, 0, 1, 1]
 
 
 class Checker(HTMLParser):
-    """Collects images and headings; every element must be closed where it was opened."""
+    """Collects images and headings; checks that elements are closed in the right order."""
 
     def __init__(self):
         super().__init__()
@@ -42,7 +41,7 @@ class Checker(HTMLParser):
 
 @pytest.fixture
 def written(tmp_path):
-    """(HTML text, its checker) of a run with one false alarm and two misses."""
+    """(HTML text, its Checker) of a run with one false alarm and two misses."""
     samples, panels = [], []
     for k, label in enumerate(LABELS):
         path = tmp_path / f"{k}.png"
@@ -50,16 +49,17 @@ def written(tmp_path):
         panels.append(path)
         samples.append(SimpleNamespace(kind="crack <b>" if label else "good", label=label,
                                        path=path))
-    row = {name: 0.5 for name in html.REPORT_COLUMNS}
+    row = {name: 0.5 for name in run_page.REPORT_COLUMNS}
     metrics = {"class": "nut & bolt", "shots": 4, "seed": 1, "threshold": 0.5, "seconds": 12.0,
                "model": {"name": "tiny", "sha256": "0" * 64}, "peak_memory_bytes": None,
                "data": {"name": "scenes", "root": "here"}, "device": "cpu", "resolution": 64,
                "trainable_parameters": 10, "total_parameters": 100, "losses": [3.0, 2.0],
-               "rows": {name: row for name in EXPLAINED}, "kinds": {"crack <b>": 0.75},
+               "rows": {name: row for name in ROW_DESCRIPTIONS}, "kinds": {"crack <b>": 0.75},
                "decisions": {"good": 3, "false_alarms": 1, "defective": 4, "found": 2,
                              "unlabelled": 0, "called": 0}}
-    html.write_page(tmp_path / "report.html", metrics, EXPLAINED, dict.fromkeys(EXPLAINED, SCORES),
-                    samples, panels, "python -m minilora.fit --class 'nut & bolt'")
+    run_page.write_page(tmp_path / "report.html", metrics, ROW_DESCRIPTIONS,
+                        dict.fromkeys(ROW_DESCRIPTIONS, SCORES), samples, panels,
+                        "python -m minilora.fit --class 'nut & bolt'")
     text = (tmp_path / "report.html").read_text()
     checker = Checker()
     checker.feed(text)
@@ -73,7 +73,7 @@ def test_the_page_needs_no_network_and_no_script(written):
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in checker.images)
 
 
-def test_mistakes_come_first_and_the_worst_of_them_first(written):
+def test_mistakes_come_before_examples_and_the_worst_mistake_comes_first(written):
     text, checker = written
     assert [h for h in checker.headings if ":" in h][1:] == [
         "False alarms: 1 good pictures called NG, the worst first",
@@ -82,18 +82,18 @@ def test_mistakes_come_first_and_the_worst_of_them_first(written):
     assert text.index("4.png, score 0.800") < text.index("Kinds of defect")
 
 
-def test_every_picture_and_chart_says_in_words_what_it_shows(written):
+def test_every_picture_and_chart_has_a_description_in_words(written):
     text, checker = written
     assert len(checker.images) == 1 + 2 + 1 and all(image["alt"] for image in checker.images)
     assert text.count("<svg") == 4 == text.count('role="img" aria-label="')
 
 
-def test_names_from_folders_cannot_become_markup(written):
+def test_folder_names_are_escaped_in_html(written):
     text, _ = written
     assert "crack <b>" not in text and "crack &lt;b&gt;" in text and "nut &amp; bolt" in text
 
 
-def test_light_and_dark_readers_are_served(written):
+def test_the_page_has_a_light_and_a_dark_style_and_fits_a_phone(written):
     text, _ = written
     assert "prefers-color-scheme: dark" in text and "width=device-width" in text
 

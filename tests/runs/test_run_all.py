@@ -1,4 +1,4 @@
-"""Several products: skipped when finished, named when failed, the same from two processes."""
+"""Several products: finished ones are skipped, failed ones are named, processes do not matter."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ import pytest
 from conftest import REPO
 
 from minilora import fit
-from minilora.runs import run_all, run_class
+from minilora.runs import run_all, run_class, run_report, summary
 from minilora.scenes import scene
 
 NAMES = ("gear", "mesh", "nut")
@@ -83,6 +83,7 @@ def test_a_class_that_fails_is_named_and_the_others_go_on(folder, tiny_weights, 
     assert 'href="spoon' not in (tmp_path / "runs" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(done, folder, tiny_weights, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
     arguments = ["-m", "minilora.fit", *command(folder, tiny_weights, tmp_path / "runs")]
@@ -103,18 +104,18 @@ def test_two_processes_give_what_one_gives(done, folder, tiny_weights, tmp_path)
 def test_all_means_the_embedded_classes_where_there_is_no_data(monkeypatch, tmp_path):
     monkeypatch.delenv("MINILORA_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert run_all.names_of(fit.parse(["--class", "all"])) == list(scene.CLASSES)
+    assert run_all.requested_classes(fit.parse(["--class", "all"])) == list(scene.CLASSES)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no class"):
-        run_all.names_of(fit.parse(["--class", "all", "--data", str(tmp_path / "empty")]))
+        run_all.requested_classes(fit.parse(["--class", "all", "--data", str(tmp_path / "empty")]))
 
 
 def test_what_pretraining_never_saw_is_summarised_apart():
     row = lambda v: {"adapted": {"image_auroc": v, "pixel_auroc": v, "aupro": v}}
     made = lambda name, v, drawn: {"class": name, "rows": row(v), "kinds": {"dent": v / 2},
-                                   "data": {"name": run_class.EMBEDDED_DATA if drawn else "VisA"}}
+                                   "data": {"name": run_report.EMBEDDED_DATA if drawn else "VisA"}}
     results = [made("nut", 0.9, True), made("gear", 0.7, True), made("mesh", 0.5, True)]
-    *_, mean, unseen, dent = run_all.lines_of(results)[1]
+    *_, mean, unseen, dent = summary.summary_table(results)[1]
     assert mean[3] == "70.0" and unseen[0] == "gear and mesh" and unseen[3] == "60.0"
     assert dent[0] == "dent" and dent[3] == "35.0" and "never" in dent[-1]
-    assert run_all.lines_of([made("gear", 0.7, False)])[1][-1][0] == "mean"
+    assert summary.summary_table([made("gear", 0.7, False)])[1][-1][0] == "mean"

@@ -1,4 +1,4 @@
-"""Belt videos: what passes when, to the frame, and that the drawing shows it."""
+"""Belt videos: when each part passes, exact to the frame, and that the pictures show it."""
 import json
 
 import av
@@ -22,26 +22,26 @@ def plates(removed=True, **options):
 
 
 def test_a_part_counts_while_its_middle_is_in_the_picture():
-    """With two pictures' widths from slot to slot: half of the time."""
+    """Slots are two widths of the picture apart, so a part is visible half of the time."""
     belt = plates(period=4.0)
     first, third, _ = belt.passes()
     assert (first.start, first.end) == (1.0, 3.0) and (third.start, third.end) == (9.0, 11.0)
     assert belt.seconds == 16
     ground = grey(belt.ground)[:, :64].mean()
-    middles = {t: abs(grey(belt.picture(t))[:, 28:36] / belt.light(t) - ground).mean()
+    middles = {t: abs(grey(belt.picture(t))[:, 28:36] / belt.brightness(t) - ground).mean()
                for t in (0.0, 1.0, 2.0, 3.0, 4.0)}
     assert middles[2.0] > 3 * middles[0.0] and middles[2.0] > 3 * middles[4.0]
-    half = abs(grey(belt.picture(1.0)) / belt.light(1.0) - ground)
-    assert half[:, 40:].mean() > 3 * half[:, :16].mean(), "at its start it is half in, on the right"
+    half = abs(grey(belt.picture(1.0)) / belt.brightness(1.0) - ground)
+    assert half[:, 40:].mean() > 3 * half[:, :16].mean(), "at its start it is half visible, right"
 
 
-def test_an_empty_slot_shows_the_belt_alone():
+def test_an_empty_slot_shows_only_the_belt():
     belt = plates()
-    empty = grey(belt.picture(1.5 * belt.period)) / belt.light(1.5 * belt.period)
+    empty = grey(belt.picture(1.5 * belt.period)) / belt.brightness(1.5 * belt.period)
     assert empty.std() < 0.35 * grey(belt.picture(0.5 * belt.period)).std()
 
 
-def test_what_is_pushed_off_leaves_early_at_the_lower_edge():
+def test_a_removed_part_leaves_early_at_the_lower_edge():
     belt, stays = plates(), plates(removed=False)
     last = belt.passes()[-1]
     assert last.removed and last.end == 3.5 * belt.period + belt.period / 8
@@ -49,7 +49,7 @@ def test_what_is_pushed_off_leaves_early_at_the_lower_edge():
     for one in (belt, stays):
         shown = np.abs(grey(one.picture(last.end)) - grey(one.picture(last.end + 2.5)).mean())
         lower.append((shown.mean(1) > 15).nonzero()[0].min())
-    assert lower[0] - lower[1] == 32, "its middle is at the lower edge"
+    assert lower[0] - lower[1] == 32, "its centre is at the lower edge"
 
 
 def test_a_defect_changes_the_part_and_nothing_else():
@@ -60,9 +60,9 @@ def test_a_defect_changes_the_part_and_nothing_else():
     assert 0.001 < changed.mean() < 0.5
 
 
-def test_the_light_changes_slowly_and_a_lamp_fails_once():
+def test_the_brightness_changes_slowly_and_a_lamp_fails_once():
     belt = plates()
-    light = np.array([belt.light(t) for t in np.arange(0, belt.seconds, 0.1)])
+    light = np.array([belt.brightness(t) for t in np.arange(0, belt.seconds, 0.1)])
     assert 0.7 < light.min() < light.max() < 1.15
     assert (np.abs(np.diff(light)) > 0.1).sum() in (1, 2), "off, and on again if there is time"
 
@@ -76,7 +76,7 @@ def test_the_same_number_is_the_same_belt_and_seeds_differ():
 
 
 @pytest.mark.parametrize("family", ["gear", "mesh", "bottle"])
-def test_a_line_has_one_product_good_and_damaged(family):
+def test_a_product_belt_has_one_product_good_and_damaged(family):
     belt = product_belt(0, family, slots=5, labels=True, resolution=64)
     passes = belt.passes()
     assert {p.class_name for p in passes} == {family}
@@ -85,7 +85,7 @@ def test_a_line_has_one_product_good_and_damaged(family):
     belt.picture(2.5)
 
 
-def test_the_command_writes_videos_and_what_is_in_them(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_videos_and_their_true_events(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["belts", "--out", str(tmp_path), "--videos", "1", "--slots",
                                      "2", "--rate", "4", "--resolution", "64"])
     belts.main()

@@ -1,4 +1,4 @@
-"""Drawn scenes: the same from the same seed, masks exact, what must stay unseen stays unseen."""
+"""Drawn scenes: they repeat from their seed, masks are exact, held-out classes stay unseen."""
 
 import pytest
 import torch
@@ -7,12 +7,12 @@ from minilora.data.mvtec import load_class
 from minilora.metrics.aupro import connected_regions
 from minilora.scenes import scene
 from minilora.scenes.flaws import FLAW_KINDS, MIN_CHANGE, add_flaw
-from minilora.scenes.materials import FIELDS, paint, random_material
+from minilora.scenes.materials import MATERIALS, paint, random_material
 from minilora.scenes.outlines import FAMILIES, random_pose, random_style
 from minilora.scenes.scene import filled_outline
 
 
-def test_a_scene_depends_on_its_seed_alone():
+def test_a_scene_depends_only_on_its_seed():
     first, again, other = (scene.random_scene(k, resolution=64) for k in (5, 5, 6))
     assert torch.equal(first.picture, again.picture) and torch.equal(first.mask, again.mask)
     assert not torch.equal(first.picture, other.picture)
@@ -39,18 +39,18 @@ def test_every_family_lies_in_the_picture(family):
     assert part.float().mean() > 0.05
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", MATERIALS)
 def test_a_material_is_a_texture_not_a_constant(name):
     generator = scene.seed_for("test", name)
     assert paint(random_material(generator, name), generator, 64).std(dim=(1, 2)).max() > 0.003
 
 
-def test_pretraining_never_sees_the_classes_and_the_flaw_that_are_kept_back():
+def test_pretraining_never_sees_the_held_out_classes_and_defect():
     drawn = [scene.random_scene(k, resolution=32) for k in range(400)]
     assert not {s.class_name for s in drawn} & set(scene.UNSEEN_CLASSES)
-    assert {s.flaw for s in drawn} == {None, *FLAW_KINDS} - {scene.UNSEEN_FLAW}, "all others do occur"
-    assert 120 < sum(s.flaw is None for s in drawn) < 280, "about half of them flawless"
-    assert scene.UNSEEN_FLAW not in scene.PHRASES, "no caption can name it"
+    assert {s.flaw for s in drawn} == {None, *FLAW_KINDS} - {scene.UNSEEN_FLAW}, "all others occur"
+    assert 120 < sum(s.flaw is None for s in drawn) < 280, "about half of them are good"
+    assert scene.UNSEEN_FLAW not in scene.PHRASES, "no caption can describe it"
 
 
 def test_zooming_in_never_loses_the_defect():
@@ -76,7 +76,7 @@ def test_a_written_class_has_the_layout_of_mvtec(tmp_path):
     assert all(s.mask_path is not None for s in data.test if s.label)
 
 
-def test_the_same_pictures_are_written_again_and_a_finished_class_is_left_alone(tmp_path):
+def test_a_class_is_written_the_same_again_and_an_existing_one_is_kept(tmp_path):
     size = dict(good=2, test_good=1, defective=1, resolution=48)
     one, two = (scene.write_class(tmp_path / d, "metal", **size) for d in "ab")
     files = sorted(p.relative_to(one) for p in one.rglob("*.png"))
@@ -87,7 +87,7 @@ def test_the_same_pictures_are_written_again_and_a_finished_class_is_left_alone(
     assert (one / files[0]).read_bytes() == b"mine"
 
 
-def test_an_interrupted_class_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
+def test_an_interrupted_class_leaves_no_folder(tmp_path, monkeypatch):
     def stop(_, folder, kind, number):
         if kind == "good":
             raise KeyboardInterrupt
@@ -98,12 +98,12 @@ def test_an_interrupted_class_is_not_taken_for_a_whole_one(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_class_is_named_with_the_known_ones(tmp_path):
+def test_the_error_for_an_unknown_class_lists_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="spoon.*bottle.*mesh"):
         scene.write_class(tmp_path, "spoon")
 
 
-def test_an_outline_closes_gaps_and_leaves_specks_out():
+def test_an_outline_closes_gaps_and_removes_specks():
     mask = torch.zeros(64, 64, dtype=torch.bool)
     mask[20:30:2, 20:30:2] = True                       # a speckled defect
     mask[50, 50] = True                                 # and a speck
@@ -112,4 +112,4 @@ def test_an_outline_closes_gaps_and_leaves_specks_out():
     assert drawn.sum() == 81, "closing does not grow a region"
     alone = torch.zeros(64, 64, dtype=torch.bool)
     alone[0, 0] = True
-    assert torch.equal(filled_outline(alone), alone), "what is there alone stays"
+    assert torch.equal(filled_outline(alone), alone), "a speck stays if there is nothing else"

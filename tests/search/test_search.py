@@ -1,4 +1,4 @@
-"""Search: frames with their times, an index that forgets nothing twice, events, the commands."""
+"""Search: frames and their times, an index that encodes no file twice, events, the commands."""
 import json
 import math
 import sys
@@ -15,9 +15,10 @@ from minilora.data import frames
 from minilora.search import events, faiss_index, indexing, speech
 from minilora.search import index as module
 from minilora.search import query as search
+from minilora.search import run as search_run
 from minilora.search.index import Index
-from minilora.search.indexing import FrameEncoder, remove_files, update
-from minilora.search.ocr import Reader
+from minilora.search.indexing import FrameEncoder, remove_files, update_index
+from minilora.search.ocr import TextReader
 from minilora.search.results import CAPTION, TILE
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
@@ -41,7 +42,7 @@ def video(path, colours, rate=10, seconds=2, size=(64, 48), codec="mpeg4"):
 
 
 def sound(path):
-    """A file with sound alone."""
+    """A file with only a sound track."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
@@ -51,13 +52,13 @@ def sound(path):
     return path
 
 
-class Colours:
-    """Mean colours as features; counts what it has encoded, and stops after `limit`."""
+class MeanColours:
+    """Mean colours as features; counts the pictures encoded and stops after `limit`."""
 
     def __init__(self, limit=math.inf):
         self.count, self.limit = 0, limit
 
-    def pictures(self, pictures):
+    def encode(self, pictures):
         if self.count + len(pictures) > self.limit:
             raise KeyboardInterrupt
         self.count += len(pictures)
@@ -71,21 +72,21 @@ def fresh(folder):
 
 # ---- frames -------------------------------------------------------------------------------------
 
-def test_a_video_gives_its_frames_at_their_times(tmp_path):
+def test_the_frames_of_a_video_have_their_times(tmp_path):
     path = video(tmp_path / "belt.mp4", ["red", "green", "blue"])
     every = list(frames.all_frames(path))
     assert [f.time for f in every] == pytest.approx([k / 10 for k in range(60)], abs=1e-3)
-    kept = list(frames.sampled(frames.all_frames(path), 1.0))
+    kept = list(frames.sample_frames(frames.all_frames(path), 1.0))
     assert [f.time for f in kept] == pytest.approx(range(6), abs=1e-3)
-    fourth = [f.time for f in frames.sampled(frames.all_frames(path), 4.0)]
+    fourth = [f.time for f in frames.sample_frames(frames.all_frames(path), 4.0)]
     assert fourth[:5] == pytest.approx([0, 0.3, 0.5, 0.8, 1.0], abs=1e-3) and len(fourth) == 24
     middle = [f.picture.getpixel((32, 24)) for f in kept]
     for pixel, colour in zip(middle, ("red", "red", "green", "green", "blue", "blue")):
-        assert np.abs(np.subtract(pixel, COLOURS[colour])).max() < 30, "encoding costs a little"
+        assert np.abs(np.subtract(pixel, COLOURS[colour])).max() < 30, "compression costs a little"
 
 
 @pytest.mark.parametrize("ending", ["gif", "webp", "png"])
-def test_an_animation_adds_its_durations_up(tmp_path, ending):
+def test_times_of_an_animation_are_sums_of_its_durations(tmp_path, ending):
     pictures = [Image.new("RGB", (32, 24), c) for c in COLOURS.values()]
     pictures[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=pictures[1:],
                      duration=[500, 1500, 200])
@@ -94,13 +95,13 @@ def test_an_animation_adds_its_durations_up(tmp_path, ending):
     assert found[1].picture.getpixel((5, 5))[1] > 150
 
 
-def test_only_changes_are_kept_if_asked(tmp_path):
+def test_with_a_change_threshold_only_changed_frames_are_kept(tmp_path):
     path = video(tmp_path / "belt.mp4", ["red", "green", "green", "blue"])
-    kept = list(frames.sampled(frames.all_frames(path), rate=10, change=8))
+    kept = list(frames.sample_frames(frames.all_frames(path), rate=10, change=8))
     assert [round(f.time) for f in kept] == [0, 2, 6]
 
 
-def test_the_frame_of_a_moment_is_the_last_before_it(tmp_path):
+def test_the_frame_at_a_time_is_the_last_one_not_later(tmp_path):
     path = video(tmp_path / "belt.mp4", ["red", "green"])
     shown = frames.frames_at(path, [2.75, 0.0, 99.0])
     assert shown[2.75].getpixel((32, 24))[1] > 150 and shown[99.0].getpixel((32, 24))[1] > 150
@@ -120,7 +121,7 @@ def test_a_broken_video_is_named(tmp_path, kind):
         list(frames.all_frames(path))
 
 
-def test_sound_alone_and_a_missing_package_are_said(tmp_path, monkeypatch):
+def test_a_file_without_pictures_and_a_missing_package_are_reported(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="only sound"):
         list(frames.all_frames(sound(tmp_path / "a.mkv")))
     monkeypatch.setitem(__import__("sys").modules, "av", None)
@@ -140,30 +141,30 @@ def files(tmp_path):
     return folder
 
 
-def test_what_has_not_changed_is_not_encoded_again(tmp_path, files):
-    encoder = Colours()
-    assert update(fresh(tmp_path / "i"), frames.files_in([files]), encoder) == []
+def test_an_unchanged_file_is_not_encoded_again(tmp_path, files):
+    encoder = MeanColours()
+    assert update_index(fresh(tmp_path / "i"), frames.media_files([files]), encoder) == []
     assert encoder.count == 3 + 6
     again = Index.open(tmp_path / "i")
-    update(again, frames.files_in([files]), encoder)
+    update_index(again, frames.media_files([files]), encoder)
     assert encoder.count == 9
     Image.new("RGB", (32, 24), "white").save(files / "new.png")
     Image.new("RGB", (40, 24), "black").save(files / "red ö.png")
-    update(again, frames.files_in([files]), encoder)
+    update_index(again, frames.media_files([files]), encoder)
     assert encoder.count == 11
     assert sorted(p.stem for p in (tmp_path / "i" / "parts").iterdir()) == sorted(
-        again.parts()), "what is no longer referred to is gone"
+        again.part_names()), "unused parts are deleted"
     video(files / "belt.mp4", ["blue", "red"])
-    update(again, frames.files_in([files]), encoder)
+    update_index(again, frames.media_files([files]), encoder)
     assert len([p for p in (tmp_path / "i" / "parts").iterdir() if "frames" in p.name]) == 1
     assert sum(e.rows() for e in Index.open(tmp_path / "i").entries.values()) == 8
 
 
-def test_rows_are_those_of_the_file_they_stand_for(tmp_path, files):
+def test_the_curve_of_a_file_comes_from_its_own_rows(tmp_path, files):
     index = fresh(tmp_path / "i")
-    update(index, frames.files_in([files]), Colours())
+    update_index(index, frames.media_files([files]), MeanColours())
     for name, axis in (("red", 0), ("green", 1), ("blue", 2)):
-        like = module.likeness(torch.eye(3)[axis])
+        like = module.similarity_to(torch.eye(3)[axis])
         curves = {Path(p).name: v for p, _, v in index.curves(like)}
         assert max(("red ö.png", "green ö.png", "blue ö.png"),
                    key=lambda p: curves[p][0]) == f"{name} ö.png"
@@ -172,38 +173,39 @@ def test_rows_are_those_of_the_file_they_stand_for(tmp_path, files):
 
 def test_removed_files_leave_nothing_behind(tmp_path, files):
     index = fresh(tmp_path / "i")
-    update(index, frames.files_in([files]), Colours())
+    update_index(index, frames.media_files([files]), MeanColours())
     assert remove_files(index, [files / "belt.mp4"]) == 1
     assert len(list((tmp_path / "i" / "parts").iterdir())) == 1
     assert remove_files(Index.open(tmp_path / "i"), [files]) == 3
     assert not list((tmp_path / "i" / "parts").iterdir())
 
 
-def test_an_interrupted_index_goes_on_and_counts_nothing_twice(tmp_path, files, monkeypatch):
+def test_an_interrupted_index_continues_and_encodes_no_frame_twice(tmp_path, files, monkeypatch):
     monkeypatch.setattr(indexing, "PART_ROWS", 2)
     monkeypatch.setattr(indexing, "BATCH", 2)
-    index, stopped = fresh(tmp_path / "i"), Colours(limit=4)
+    index, stopped = fresh(tmp_path / "i"), MeanColours(limit=4)
     with pytest.raises(KeyboardInterrupt):
-        update(index, [files / "belt.mp4"], stopped)
+        update_index(index, [files / "belt.mp4"], stopped)
     assert stopped.count == 4
-    again = Colours()
-    update(fresh(tmp_path / "i"), [files / "belt.mp4"], again)
-    assert again.count == 2, "two parts of two frames were there"
-    (path, times, values), = Index.open(tmp_path / "i").curves(module.likeness(torch.eye(3)[0]))
+    again = MeanColours()
+    update_index(fresh(tmp_path / "i"), [files / "belt.mp4"], again)
+    assert again.count == 2, "two parts of two frames were complete"
+    red = module.similarity_to(torch.eye(3)[0])
+    (path, times, values), = Index.open(tmp_path / "i").curves(red)
     assert times.tolist() == pytest.approx([0, 1, 2, 3, 4, 5], abs=1e-3) and len(values) == 6
 
 
-def test_few_pictures_are_in_memory_at_a_time(tmp_path, files, monkeypatch):
-    """However long a video: no more than a batch is decoded before it is encoded."""
+def test_at_most_one_batch_of_pictures_is_in_memory(tmp_path, files, monkeypatch):
+    """No more than one batch is decoded before it is encoded, however long the video is."""
     monkeypatch.setattr(indexing, "BATCH", 3)
     most = []
 
-    class Slow(Colours):
-        def pictures(self, pictures):
+    class Slow(MeanColours):
+        def encode(self, pictures):
             most.append(len(pictures))
-            return super().pictures(pictures)
+            return super().encode(pictures)
     index = Index(tmp_path / "i", "means", "0" * 64, {"rate": 10.0, "change": 0.0})
-    update(index, [files / "belt.mp4"], Slow())
+    update_index(index, [files / "belt.mp4"], Slow())
     assert max(most) == 3 and sum(most) == 60
 
 
@@ -212,7 +214,8 @@ def test_broken_files_are_named_and_the_rest_is_indexed(tmp_path, files):
     (files / "empty.png").write_bytes(b"")
     sound(files / "sound.mkv")
     index = fresh(tmp_path / "i")
-    failed = update(index, [*frames.files_in([files]), files / "absent.png"], Colours())
+    paths = [*frames.media_files([files]), files / "absent.png"]
+    failed = update_index(index, paths, MeanColours())
     assert sorted(Path(p).name for p, _ in failed) == ["absent.png", "cut.mp4", "empty.png",
                                                               "sound.mkv"]
     assert all(name in error for path, error in failed for name in [Path(path).name])
@@ -237,16 +240,16 @@ def test_a_damaged_index_is_named(tmp_path, content):
      "texts": ["one"]}])
 def test_a_part_of_another_shape_is_named(tmp_path, files, content):
     index = fresh(tmp_path / "i")
-    update(index, [files / "belt.mp4"], Colours())
-    module.save_tensors(index.part(index.parts()[0]), content)
+    update_index(index, [files / "belt.mp4"], MeanColours())
+    module.save_tensors(index.part_path(index.part_names()[0]), content)
     with pytest.raises(ValueError, match=r"frames-.*pt: expected features \(M, E\)"):
-        list(index.curves(module.likeness(torch.eye(3)[0])))
+        list(index.curves(module.similarity_to(torch.eye(3)[0])))
 
 
 @pytest.mark.parametrize("piece", ["../../x", ["a", 2, 2], ["a/b", 0, 1], ["a", 0, "1"], 3])
 def test_a_forged_row_of_the_index_is_named(tmp_path, files, piece):
     index = fresh(tmp_path / "i")
-    update(index, [files / "belt.mp4"], Colours())
+    update_index(index, [files / "belt.mp4"], MeanColours())
     kept = json.loads((tmp_path / "i" / "index.json").read_text())
     kept["files"][0]["pieces"] = [piece]
     (tmp_path / "i" / "index.json").write_text(json.dumps(kept))
@@ -254,11 +257,11 @@ def test_a_forged_row_of_the_index_is_named(tmp_path, files, piece):
         Index.open(tmp_path / "i")
 
 
-def test_a_query_of_another_length_is_refused(tmp_path, files):
+def test_a_query_with_another_number_of_features_is_refused(tmp_path, files):
     index = fresh(tmp_path / "i")
-    update(index, [files / "belt.mp4"], Colours())
+    update_index(index, [files / "belt.mp4"], MeanColours())
     with pytest.raises(ValueError, match="features of 3 numbers, the query has 4"):
-        list(index.curves(module.likeness(torch.ones(4))))
+        list(index.curves(module.similarity_to(torch.ones(4))))
 
 
 def test_a_video_of_7680_by_4320_is_indexed(tmp_path):
@@ -267,8 +270,8 @@ def test_a_video_of_7680_by_4320_is_indexed(tmp_path):
     with open(path, "wb") as file:
         frames.save_video(file, [frames.Frame(k / 2, still) for k in range(2)], 2)
     index = fresh(tmp_path / "i")
-    assert update(index, [path], Colours()) == []
-    (_, _, values), = index.curves(module.likeness(torch.eye(3)[1]))
+    assert update_index(index, [path], MeanColours()) == []
+    (_, _, values), = index.curves(module.similarity_to(torch.eye(3)[1]))
     assert values.tolist() == pytest.approx([0.99], abs=0.02)
 
 
@@ -287,45 +290,45 @@ def test_a_serial_number_in_a_picture_is_found(tmp_path):
         written(text).save(files / f"{text[-4:]}.png")
     belt = [written(text) for text in ("LOT 1234", "SN 4821", "LOT 1234")]
     belt[0].save(files / "belt.gif", save_all=True, append_images=belt[1:], duration=1000)
-    index = Index(tmp_path / "i", "means", "0" * 64, {"rate": 1.0, "change": 0.0}, reads=True)
-    encoder = Colours()
-    encoder.read = Reader()
-    update(index, frames.files_in([files]), encoder)
-    found, _ = search.find_read(Index.open(tmp_path / "i"), "sn-4821", 5)
+    index = Index(tmp_path / "i", "means", "0" * 64, {"rate": 1.0, "change": 0.0}, ocr=True)
+    encoder = MeanColours()
+    encoder.read = TextReader()
+    update_index(index, frames.media_files([files]), encoder)
+    found, _ = search.find_text(Index.open(tmp_path / "i"), "sn-4821", 5)
     assert sorted((Path(e.file).name, e.start) for e in found) == [("4821.png", 0), ("belt.gif", 1)]
-    assert search.find_read(index, "9999", 5)[0] == []
+    assert search.find_text(index, "9999", 5)[0] == []
     with pytest.raises(ValueError, match="neither letter nor digit"):
-        search.find_read(index, "--", 5)
+        search.find_text(index, "--", 5)
     with pytest.raises(ValueError, match="made without --ocr"):
-        search.find_read(fresh(tmp_path / "i"), "4821", 5)
+        search.find_text(fresh(tmp_path / "i"), "4821", 5)
 
 
 def test_faiss_finds_the_files_that_hold_the_nearest_frames(tmp_path):
-    """Against the whole product; groups are made again when the index has changed."""
+    """As the exact product; the inverted lists are rebuilt after the index has changed."""
     index, generator = fresh(tmp_path), torch.Generator().manual_seed(0)
     (tmp_path / "parts").mkdir()
     rows = torch.nn.functional.normalize(torch.randn(600, 16, generator=generator), dim=-1).half()
     for k in range(6):
-        module.save_tensors(index.part(f"frames-{k}"), {
+        module.save_tensors(index.part_path(f"frames-{k}"), {
             "features": rows[100 * k:100 * k + 100], "times": torch.arange(100.0).double()})
         index.entries[f"{k}.mp4"] = module.Entry(f"{k}.mp4", 1, 1, [[f"frames-{k}", 0, 50]])
         index.entries[f"{k}.mkv"] = module.Entry(f"{k}.mkv", 1, 1, [[f"frames-{k}", 50, 100]])
     query = torch.randn(16, generator=generator)
     best = (rows.float() @ query).topk(5).indices
     names = {f"{r // 100}.{'mp4' if r % 100 < 50 else 'mkv'}" for r in best.tolist()}
-    assert faiss_index.files_near(index, query, rows=5) == names
-    found, _ = search.find(index, module.likeness(query), 3)
-    fast, _ = search.find(index, module.likeness(query), 3, files=names)
+    assert faiss_index.nearest_files(index, query, rows=5) == names
+    found, _ = search.find_events(index, module.similarity_to(query), 3)
+    fast, _ = search.find_events(index, module.similarity_to(query), 3, files=names)
     assert fast[0] == found[0]
     before = list(tmp_path.glob("groups-*.faiss"))
     del index.entries["0.mp4"], index.entries["0.mkv"]
-    assert all(not p.startswith("0.") for p in faiss_index.files_near(index, query, rows=99))
+    assert all(not p.startswith("0.") for p in faiss_index.nearest_files(index, query, rows=99))
     assert len(before) == 1 and before != list(tmp_path.glob("groups-*.faiss"))
-    assert faiss_index.files_near(fresh(tmp_path / "empty"), query) == set()
+    assert faiss_index.nearest_files(fresh(tmp_path / "empty"), query) == set()
 
 
-EXTRAS = {"faiss": (lambda: faiss_index.package(), "minilora[faiss]"),
-          "rapidocr_onnxruntime": (lambda: Reader(), "minilora[ocr]"),
+EXTRAS = {"faiss": (lambda: faiss_index.import_faiss(), "minilora[faiss]"),
+          "rapidocr_onnxruntime": (lambda: TextReader(), "minilora[ocr]"),
           "pyttsx3": (lambda: speech.speak("two events"), "minilora[speech]")}
 
 
@@ -338,7 +341,7 @@ def test_a_missing_extra_says_what_to_install(name, monkeypatch):
         use()
 
 
-def test_what_was_found_is_said_aloud_or_to_a_file(monkeypatch):
+def test_text_is_spoken_or_written_to_a_file(monkeypatch):
     said = []
 
     class Engine:
@@ -351,7 +354,7 @@ def test_what_was_found_is_said_aloud_or_to_a_file(monkeypatch):
     assert said == [("aloud", "one event"), "done", ("a.wav", "one event"), "done"]
 
 
-def test_without_an_offline_voice_a_file_comes_from_the_network(tmp_path, monkeypatch):
+def test_without_an_offline_engine_gtts_writes_the_file(tmp_path, monkeypatch):
     def no_voice():
         raise OSError("libespeak.so.1: cannot open shared object file")
     monkeypatch.setitem(sys.modules, "pyttsx3", types.SimpleNamespace(init=no_voice))
@@ -373,32 +376,32 @@ def test_the_summary_names_events_and_times():
 
 # ---- events -------------------------------------------------------------------------------------
 
-def hills(values, **options):
+def intervals(values, **options):
     times = torch.arange(len(values), dtype=torch.float64)
-    return [(e.start, e.end, e.peak) for e in events.events("a", times, torch.tensor(values),
-                                                             **options)]
+    found = events.localise_events("a", times, torch.tensor(values), **options)
+    return [(e.start, e.end, e.peak) for e in found]
 
 
-def test_an_event_ends_where_its_own_curve_has_fallen_half_way():
-    """A low hill beside a high one is found with its own borders, highest first."""
+def test_an_event_ends_halfway_between_its_own_peak_and_the_baseline():
+    """A low peak next to a high one has its own threshold; the highest peak comes first."""
     curve = [0, 0, 4, 9, 10, 6, 0, 0, 0, 0, 0, 1, 3.0, 2, 0, 0, 0, 0]
-    assert hills(curve) == [(3, 5, 4), (12, 13, 12)]
-    assert hills(curve, count=1) == [(3, 5, 4)]
+    assert intervals(curve) == [(3, 5, 4), (12, 13, 12)]
+    assert intervals(curve, count=1) == [(3, 5, 4)]
 
 
 def test_a_short_dip_does_not_end_an_event():
     curve = [0, 0, 0, 8, 2, 8.5, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0.0]
-    assert hills(curve) == [(11, 11, 11), (5, 5, 5), (3, 3, 3)]
-    assert hills(curve, gap=2) == [(11, 11, 11), (3, 5, 5)]
+    assert intervals(curve) == [(11, 11, 11), (5, 5, 5), (3, 3, 3)]
+    assert intervals(curve, gap=2) == [(11, 11, 11), (3, 5, 5)]
 
 
-def test_the_flank_of_an_event_is_no_event():
+def test_the_falling_flank_of_an_event_contains_no_other_event():
     curve = [0, 0, 0, 0, 10, 4, 3, 2, 1, 0.0, 0]
-    assert hills(curve) == [(4, 4, 4)]
-    assert hills([1.0, 1, 1, 1]) == []
+    assert intervals(curve) == [(4, 4, 4)]
+    assert intervals([1.0, 1, 1, 1]) == []
 
 
-def test_smoothing_is_the_mean_of_a_window_in_seconds():
+def test_smoothing_is_a_moving_average_over_seconds():
     times = torch.tensor([0, 0.5, 1.0, 5.0, 6.0], dtype=torch.float64)
     values = torch.tensor([1.0, 2, 6, 4, 8])
     smoothed = events.smooth(times, values, 2.0)
@@ -406,8 +409,8 @@ def test_smoothing_is_the_mean_of_a_window_in_seconds():
     assert torch.equal(events.smooth(times, values, 0), values)
 
 
-def test_average_precision_over_time_is_that_of_ranked_lists():
-    """With one truth a file and right or wrong finds, it is scikit-learn's over all truths."""
+def test_average_precision_of_events_is_that_of_a_ranked_list():
+    """With one true event per file it equals scikit-learn's average precision."""
     from sklearn.metrics import average_precision_score
     generator = np.random.default_rng(0)
     for _ in range(30):
@@ -422,15 +425,15 @@ def test_average_precision_over_time_is_that_of_ranked_lists():
             average_precision_score(right, scores))
 
 
-def test_a_true_event_is_found_once():
+def test_a_true_event_is_matched_once():
     twice = [events.Event("a", 0, 10, 5, 0.9), events.Event("a", 0, 9, 5, 0.8)]
     assert events.event_average_precision(twice, [("a", 0, 10)]) == 1.0
     assert events.event_average_precision(twice, [("a", 0, 10), ("b", 0, 10)]) == 0.5
     assert events.event_average_precision([], []) is None
-    assert events.overlap((0, 10), (5, 15)) == pytest.approx(1 / 3)
+    assert events.temporal_iou((0, 10), (5, 15)) == pytest.approx(1 / 3)
 
 
-def test_top_k_and_the_harmonic_mean():
+def test_hit_at_k_and_harmonic_mean():
     good, bad = events.Event("a", 0, 10, 5, 0.5), events.Event("a", 20, 30, 25, 0.9)
     queries = [([good, bad], [("a", 0, 10)]), ([good], [("a", 0, 8)])]
     assert events.hit_at_k(queries, 1) == 0.5 and events.hit_at_k(queries, 2) == 1.0
@@ -442,7 +445,7 @@ def test_top_k_and_the_harmonic_mean():
 
 def test_index_and_query_from_the_command_line(tmp_path, files, tiny_weights, capsys):
     out = tmp_path / "index"
-    run = lambda *arguments: (lambda o: o.run(o, print))(search.parser().parse_args(arguments))
+    run = lambda *arguments: (lambda o: o.run(o, print))(search_run.parser().parse_args(arguments))
     assert run("index", str(files), "--out", str(out), "--model", str(tiny_weights)) == 0
     assert "4 files, 9 frames, 0 left out" in capsys.readouterr().out
     assert run("query", str(out), "--like", str(files / "red ö.png"), "-k", "3", "--model",
@@ -462,7 +465,7 @@ def test_index_and_query_from_the_command_line(tmp_path, files, tiny_weights, ca
 
 def test_text_in_pictures_from_the_command_line(tmp_path, tiny_weights, capsys):
     written("SN 4821").save(tmp_path / "a.png")
-    run = lambda *arguments: (lambda o: o.run(o, print))(search.parser().parse_args(arguments))
+    run = lambda *arguments: (lambda o: o.run(o, print))(search_run.parser().parse_args(arguments))
     out = str(tmp_path / "i")
     run("index", str(tmp_path / "a.png"), "--out", out, "--model", str(tiny_weights), "--ocr")
     assert run("query", out, "--reads", "4821") == 0
@@ -475,7 +478,7 @@ def test_text_in_pictures_from_the_command_line(tmp_path, tiny_weights, capsys):
 
 def test_another_model_or_sampling_is_refused(tmp_path, files, tiny_weights, tiny_clip):
     from minilora.checkpoint.weights import save_official
-    run = lambda *arguments: (lambda o: o.run(o, print))(search.parser().parse_args(arguments))
+    run = lambda *arguments: (lambda o: o.run(o, print))(search_run.parser().parse_args(arguments))
     first = ("index", str(files), "--out", str(tmp_path / "i"))
     run(*first, "--model", str(tiny_weights))
     with torch.no_grad():
@@ -488,23 +491,23 @@ def test_another_model_or_sampling_is_refused(tmp_path, files, tiny_weights, tin
         run(*first, "--model", str(tiny_weights), "--rate", "2")
 
 
-def test_without_takes_off_what_must_not_be_there(tiny_clip):
+def test_without_subtracts_half_of_the_negative_text(tiny_clip):
     plain = search.query_features(tiny_clip, ["a gear"])
     less = search.query_features(tiny_clip, ["a gear without rust"])
     assert torch.equal(less, search.query_features(tiny_clip, ["a gear"], ["rust"]))
     rust = search.text_features(tiny_clip, "rust")
-    assert torch.allclose(plain - less, search.AWAY * rust, atol=1e-6)
+    assert torch.allclose(plain - less, search.NEGATIVE_WEIGHT * rust, atol=1e-6)
     with pytest.raises(ValueError, match="nothing to look for"):
         search.query_features(tiny_clip)
 
 
-def test_a_picture_is_nearest_to_itself(tmp_path, files, tiny_clip):
+def test_a_picture_is_most_similar_to_itself(tmp_path, files, tiny_clip):
     index = fresh(tmp_path / "i")
-    update(index, frames.files_in([files]), FrameEncoder(tiny_clip))
+    update_index(index, frames.media_files([files]), FrameEncoder(tiny_clip))
     query = search.query_features(tiny_clip, like=[files / "blue ö.png"])
-    found, curves = search.find(index, module.likeness(query), 2)
+    found, curves = search.find_events(index, module.similarity_to(query), 2)
     names = {Path(e.file).name for e in found}
-    assert names == {"blue ö.png", "belt.mp4"}, "which shows the same blue for two seconds"
+    assert names == {"blue ö.png", "belt.mp4"}, "the video shows the same blue for two seconds"
     assert min(e.score for e in found) > 0.99 and len(curves) == 4
     with pytest.raises(ValueError, match="holds no frame"):
-        search.find(fresh(tmp_path / "none"), module.likeness(query), 2)
+        search.find_events(fresh(tmp_path / "none"), module.similarity_to(query), 2)

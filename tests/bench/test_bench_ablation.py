@@ -1,4 +1,4 @@
-"""Judging levers and thresholds: by hand, and once through both commands on drawn parts."""
+"""Ablation variants and threshold rules: by hand, and once through both commands on drawn parts."""
 import sys
 
 import pytest
@@ -9,7 +9,7 @@ from minilora import anomaly_map
 from minilora.scenes import scene
 
 
-def test_a_lever_earns_its_place_by_half_a_point_of_the_mean_if_no_class_loses_one():
+def test_a_variant_passes_if_the_mean_gains_half_a_point_and_no_class_loses_one():
     def seeds(*values):
         return [{"image_auroc": value} for value in values]
     names = ["bottle", "drawn gear"]
@@ -23,11 +23,11 @@ def test_a_lever_earns_its_place_by_half_a_point_of_the_mean_if_no_class_loses_o
                      ["idle", "+0.5", "+0.0", "+0.2", "+0.0 drawn gear", "no"]]
 
 
-def test_a_threshold_is_judged_by_alarms_and_finds_beside_those_at_five_per_cent():
+def test_a_threshold_is_scored_by_false_alarms_and_by_defects_found_at_five_per_cent():
     good, bad = torch.arange(100) / 100, torch.tensor([0.5, 0.945, 0.985, 2.0])
     scores, labels = torch.cat([good, bad]), torch.tensor(100 * [0] + 4 * [1])
-    assert thresholds.judged(0.895, scores, labels) == pytest.approx([0.10, 0.75, 0.50])
-    assert thresholds.judged(5.0, scores, labels) == pytest.approx([0, 0, 0.50])
+    assert thresholds.evaluate(0.895, scores, labels) == pytest.approx([0.10, 0.75, 0.50])
+    assert thresholds.evaluate(5.0, scores, labels) == pytest.approx([0, 0, 0.50])
 
 
 @pytest.mark.parametrize("rule", thresholds.RULES)
@@ -37,7 +37,7 @@ def test_every_rule_grows_with_the_scores(rule):
     assert ten == pytest.approx(10 * one, rel=1e-4) and one > scores.median()
 
 
-def test_rules_for_normal_and_extreme_scores_call_a_twentieth_of_new_ones():
+def test_rules_for_normal_and_gumbel_scores_give_five_per_cent_false_alarms():
     generator = torch.Generator().manual_seed(0)
     scores = 5 + torch.randn(20000, generator=generator, dtype=torch.double)
     limit = anomaly_map.threshold(scores)
@@ -54,21 +54,23 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("levers, only", [
-    ("memory", ["plain", "size 2 beside 1", "relit copies", "turned copies decided by the shots",
-                "places, one patch around", "local scale", "residual of PCA", "foreground alone",
-                "no coreset", "mean of 3 x 3 patches", "tokens less their mean", "three nearest",
-                "mean of two layers"]),
+@pytest.mark.slow
+@pytest.mark.parametrize("group, only", [
+    ("memory", ["plain", "scales 1 and 2", "copies with other brightness",
+                "rotated copies if shots get closer",
+                "same place, one patch around", "local scale", "residual of PCA", "foreground only",
+                "no coreset", "mean of 3 x 3 patches", "tokens minus their mean", "three nearest",
+                "mean of two states"]),
     ("parts", ["default", "mean with the frozen map", "ordinary path"]),
-    ("lora", ["default", "context alone", "LoRA alone, hand-written prompts",
-              "unified context, 16 from noise", "LoRA and context in turn",
-              "memory of frozen tokens alone", "memory of adapted patches alone",
-              "good patches drawn together", "defects: material of other products"])])
-def test_every_kind_of_lever_runs_and_is_kept(folder, tiny_weights, tmp_path, monkeypatch, levers,
-                                              only):
+    ("lora", ["default", "context only", "LoRA only, hand-written prompts",
+              "unified context, 16 from noise", "LoRA and context alternately",
+              "memory of frozen tokens only", "memory of adapted patches only",
+              "good patches pulled together", "defects: textures of other products"])])
+def test_every_kind_of_variant_runs_and_its_cells_are_stored(folder, tiny_weights, tmp_path,
+                                                             monkeypatch, group, only):
     def command():
         monkeypatch.setattr(sys, "argv", [
-            "ablation", "--levers", levers, "--only", *only, "--class", "gear", "--scenes",
+            "ablation", "--variants", group, "--only", *only, "--class", "gear", "--scenes",
             "--seeds", "1", "--shots", "2", "--steps", "4", "--data", str(folder), "--model",
             str(tiny_weights), "--out", str(tmp_path)])
         ablation.main()
@@ -79,7 +81,7 @@ def test_every_kind_of_lever_runs_and_is_kept(folder, tiny_weights, tmp_path, mo
     assert command() == text
 
 
-def test_rules_are_compared_on_the_pictures_asked_for(folder, tiny_weights, tmp_path, monkeypatch):
+def test_rules_are_compared_on_the_selected_pictures(folder, tiny_weights, tmp_path, monkeypatch):
     for part in ("even", "all"):
         monkeypatch.setattr(sys, "argv", [
             "thresholds", "--class", "gear", "--seeds", "1", "2", "--shots", "2", "3", "--steps",

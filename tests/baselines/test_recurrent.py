@@ -1,9 +1,9 @@
-"""Recurrent cells are torch's; back-propagation through time is autograd's; order needs a state."""
+"""Recurrent cells and backpropagation through time equal torch's; order needs a state."""
 import pytest
 import torch
 from torch import nn
 
-from minilora.search import recurrent
+from minilora.baselines import recurrent
 
 PEERS = {"RNN": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
 
@@ -13,7 +13,7 @@ def draw(seed, *shape):
 
 
 @pytest.mark.parametrize("kind", PEERS)
-def test_a_cell_is_that_of_torch_over_a_whole_sequence(kind):
+def test_a_cell_equals_that_of_torch_over_a_whole_sequence(kind):
     theirs = PEERS[kind](5, 7, batch_first=True)
     cell = recurrent.RECURRENT_CELLS[kind](5, 7)
     cell.load_state_dict({k.removesuffix("_l0"): v for k, v in theirs.state_dict().items()})
@@ -22,7 +22,7 @@ def test_a_cell_is_that_of_torch_over_a_whole_sequence(kind):
 
 
 @pytest.mark.parametrize("kind", PEERS)
-def test_gradients_are_those_of_torch(kind):
+def test_gradients_equal_those_of_torch(kind):
     theirs = PEERS[kind](4, 6, batch_first=True)
     cell = recurrent.RECURRENT_CELLS[kind](4, 6)
     cell.load_state_dict({k.removesuffix("_l0"): v for k, v in theirs.state_dict().items()})
@@ -33,16 +33,16 @@ def test_gradients_are_those_of_torch(kind):
         assert (p.grad - getattr(theirs, f"{name}_l0").grad).abs().max() < 1e-5
 
 
-def test_back_through_time_is_autograd():
+def test_backpropagation_through_time_equals_autograd():
     cell = recurrent.RNNCell(3, 5, torch.Generator().manual_seed(0))
-    inputs, wanted = draw(1, 4, 11, 3), draw(2, 4, 11, 5)
-    (recurrent.unroll(cell, inputs) * wanted).sum().backward()
-    by_hand = recurrent.back_through_time(cell, inputs, wanted)
+    inputs, output_gradient = draw(1, 4, 11, 3), draw(2, 4, 11, 5)
+    (recurrent.unroll(cell, inputs) * output_gradient).sum().backward()
+    by_hand = recurrent.backpropagation_through_time(cell, inputs, output_gradient)
     for name, p in cell.named_parameters():
         assert torch.allclose(by_hand[name], p.grad, atol=1e-5), name
 
 
-def test_an_lstm_hands_a_gradient_back_over_many_steps():
+def test_gradients_of_an_lstm_reach_back_over_many_steps():
     """With open forget gates c is a sum: section 3 of Hochreiter & Schmidhuber."""
     cell = recurrent.LSTMCell(1, 8, torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_an_lstm_hands_a_gradient_back_over_many_steps():
     assert reach[0] > 1e-4 > 1e-8 > reach[1]
 
 
-def test_the_mean_knows_no_order():
+def test_the_mean_ignores_the_order():
     net = recurrent.SequenceClassifier("mean", 3, 8, 2)
     nn.init.normal_(net.head.weight)
     inputs = draw(0, 2, 6, 3)

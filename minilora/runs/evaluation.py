@@ -1,0 +1,110 @@
+"""Evaluation on test pictures: maps and scores of every row, metrics, and how many are called NG.
+
+Test pictures are used for the result table only; nothing in a run is chosen by them.
+Symbols: N pictures of H x W pixels.
+Left out: how the results are printed and shown (runs/run_report.py, report/).
+"""
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minilora.data.images import group_by_shape, read_image, read_mask
+from minilora.data.mvtec import Sample
+from minilora.detector import Detector
+from minilora.io.prefetch import prefetch
+from minilora.report import results
+
+SCORE_BATCH = 8                      # pictures that go through the tower together
+
+
+def prepare_pictures(samples: list[Sample],
+                     prepare: Callable[[Image.Image], Tensor]) -> list[Tensor]:
+    """N of (3, H, W) in [0, 1].  prepare: method of a `Detector`."""
+    return [prepare(read_image(s.path)) for s in samples]
+
+
+def load_masks(samples: list[Sample], sizes: Iterable[tuple[int, int]]) -> list[Tensor] | None:
+    """N of (H, W) bool; good pictures get empty masks.  None if a defective picture has no mask.
+
+    sizes: (H, W) of each picture.
+    """
+    if any(s.label != 0 and s.mask_path is None for s in samples):
+        return None
+    return [read_mask(s.mask_path, size) if s.label else torch.zeros(*size, dtype=torch.bool)
+            for s, size in zip(samples, sizes)]
+
+
+def score_pictures(detector: Detector,
+                   batches: Iterable[list[Tensor]]) -> dict[str, tuple[list[Tensor], Tensor]]:
+    """Maps and scores of every row: {row: (N maps (H, W), scores (N,))}.
+
+    batches: lists of pictures (3, H, W); those of a list that have the same shape are scored
+    together.
+    """
+    maps, scores = {}, {}
+    for pictures in batches:
+        found = [None] * len(pictures)
+        for group in group_by_shape(pictures):
+            rows = detector.rows(torch.stack([pictures[k] for k in group]))
+            for n, k in enumerate(group):
+                found[k] = {row: (m[n], s[n]) for row, (m, s) in rows.items()}
+        for row in found[0]:
+            maps.setdefault(row, []).extend(each[row][0] for each in found)
+            scores.setdefault(row, []).extend(each[row][1] for each in found)
+    return {row: (maps[row], torch.stack(scores[row])) for row in maps}
+
+
+def evaluate(detector: Detector, samples: list[Sample],
+             out: Path) -> tuple[dict[str, list[float]], dict[str, Any], list[Path]]:
+    """Scores the test pictures; writes scores.csv and maps/ into the folder `out`.
+
+    Returns ({row: scores}, metrics, files of the panels).  Pictures without a label (None) are
+    scored like the others, but metrics are computed without them.
+    """
+    parts = [samples[k:k + SCORE_BATCH] for k in range(0, len(samples), SCORE_BATCH)]
+    pictures = []                                           # kept for the panels
+
+    def load(part):
+        loaded = prepare_pictures(part, detector.prepare)
+        pictures.extend(loaded)
+        return loaded
+
+    rows = score_pictures(detector, prefetch(load, parts))
+    masks = load_masks(samples, [picture.shape[1:] for picture in pictures])
+    maps, scores = rows.get("adapted", rows["zero-shot"])
+    results.write_scores(out / "scores.csv", samples, scores, detector.threshold)
+    panels = results.write_maps(out / "maps", samples, pictures, masks, maps, scores,
+                                detector.threshold)
+    known = [k for k, s in enumerate(samples) if s.label is not None]
+    labels = torch.tensor([samples[k].label for k in known])
+    masks = None if masks is None else [masks[k] for k in known]
+    with ThreadPoolExecutor(2) as threads:                  # each row sorts on one core
+        measured = threads.map(lambda m, s: results.row_metrics(s[known], [m[k] for k in known],
+                                                                labels, masks),
+                               *zip(*rows.values()))
+        metrics = {"rows": dict(zip(rows, measured))}
+    metrics["kinds"] = results.kind_metrics(scores[known], [samples[k].kind for k in known])
+    metrics["decisions"] = results.decision_metrics(scores, [s.label for s in samples],
+                                                    detector.threshold)
+    return {row: s.tolist() for row, (_, s) in rows.items()}, metrics, panels
+
+
+def demo() -> None:
+    """An untrained tower scores pictures of two shapes; each gets a map of its own shape."""
+    from minilora.clip import CLIP, CLIPConfig
+    generator = torch.Generator().manual_seed(0)
+    clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
+                           text_width=64, text_layers=1)).initialise(generator)
+    pictures = [torch.rand(3, 64, width, generator=generator) for width in (64, 96, 64)]
+    for row, (maps, scores) in score_pictures(Detector(clip, "plate"), [pictures]).items():
+        print(f"row {row}: maps {[tuple(m.shape) for m in maps]}, "
+              f"scores {[round(s, 3) for s in scores.tolist()]}")
+
+
+if __name__ == "__main__":
+    demo()

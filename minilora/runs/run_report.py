@@ -1,0 +1,108 @@
+"""What a run prints, and what metrics.json says about it apart from the results.
+
+    print_introduction   weights, data, device, number of trained parameters
+    print_results        the table of rows, defect kinds, decisions
+    print_summary        where the run is, and how to go on
+
+Left out: pages and pictures (report/).
+"""
+import argparse
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from minilora import __version__
+from minilora.checkpoint.weights import Weights
+from minilora.data.mvtec import Dataset
+from minilora.detector import ROWS, Detector
+from minilora.report import results
+from minilora.scenes import scene
+
+EMBEDDED_DATA = "embedded scenes (drawn)"               # name of the data without a data folder
+ROW_DESCRIPTIONS = {name: row.description for name, row in ROWS.items()}
+
+
+def print_introduction(detector: Detector, weights: Weights, data: Dataset, data_name: str,
+                       options: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """The first lines: weights, data, device, trained parameters.  Blocks are counted from 0."""
+    trained, total = detector.count_parameters()
+    config, layers = detector.config, len(detector.clip.visual.blocks)
+    blocks = range(layers)[-detector.n_adapted_blocks:]
+    where = f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {blocks[0]}-{blocks[-1]}"
+    small = ", a small model, for trying things out" if weights.name == "mini-clip" else ""
+    say(f"weights  {weights.name}{small}  (sha256 {weights.sha256[:12]}…)")
+    unseen = data_name == EMBEDDED_DATA and data.name in scene.UNSEEN_CLASSES
+    say(f"data     {data_name}: {data.root}, class {data.name}, {len(data.train)} good pictures, "
+        f"{len(data.test)} test pictures{'; a class never in pretraining' if unseen else ''}")
+    say(f"device   {options.device}, {torch.get_num_threads()} threads, resolution "
+        f"{detector.resolution}")
+    say(f"training {trained:,} of {total:,} parameters ({trained / total:.2%}): LoRA "
+        f"r={config.rank} on {','.join(config.targets)} of {where}, "
+        f"{detector.prompts.context.shape[1]} context vectors per prompt")
+
+
+def run_metadata(detector: Detector, weights: Weights, data: Dataset, data_name: str,
+                 options: argparse.Namespace) -> dict[str, Any]:
+    """The part of metrics.json that is known before the test pictures are scored."""
+    trained, total = detector.count_parameters()
+    return {"version": __version__, "class": data.name, "shots": options.shots,
+            "seed": options.config.seed, "model": {"name": weights.name, "sha256": weights.sha256},
+            "data": {"name": data_name, "root": str(data.root)}, "device": options.device,
+            "resolution": detector.resolution, "trainable_parameters": trained,
+            "total_parameters": total, "threshold": detector.threshold,
+            "losses": detector.losses, "delta_norms": detector.delta_norms()}
+
+
+def peak_memory(device: str) -> int | None:
+    """Peak memory in bytes: of the GPU, or of this process (None on Windows)."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    if platform.system() == "Windows":
+        return None
+    import resource  # exists on Unix only
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def print_results(metrics: dict[str, Any], say: Callable[[str], None]) -> None:
+    """The table of rows, image AUROC of each defect kind, and the decisions by the threshold."""
+    if any(value is not None for row in metrics["rows"].values() for value in row.values()):
+        say(results.text_table(metrics["rows"], ROW_DESCRIPTIONS))
+        best = list(metrics["rows"])[-1]
+        say(f"image AUROC of each kind of defect against the good pictures, row {best}:")
+        drawn = metrics["data"]["name"] == EMBEDDED_DATA
+        for kind, value in metrics["kinds"].items():
+            unseen = "   never in pretraining" if drawn and kind == scene.UNSEEN_FLAW else ""
+            say(f"  {kind:20s} {results.percent(value)}{unseen}")
+    counts = metrics["decisions"]
+    if counts and counts["unlabelled"]:
+        say(f"threshold {metrics['threshold']:.3f}: {counts['called']} of {counts['unlabelled']} "
+            "pictures NG")
+    elif counts:
+        say("threshold {threshold:.3f}: {found} of {defective} defective pictures NG, "
+            "{false_alarms} of {good} good pictures NG".format(**metrics, **counts))
+
+
+def print_summary(metrics: dict[str, Any], out: Any, say: Callable[[str], None]) -> None:
+    """The last lines: size of LoRA's weight changes, run folder, seconds, memory."""
+    norms = list(metrics["delta_norms"].values())
+    say(f"LoRA     |ΔW| {min(norms):.3f} to {max(norms):.3f} over {len(norms)} projections")
+    say(f"written  {out}  ({metrics['seconds']:.0f} s, peak memory "
+        f"{(metrics['peak_memory_bytes'] or 0) / 2**20:,.0f} MB)")
+
+
+def demo() -> None:
+    """The lines after a run with known results."""
+    row = {"image_auroc": 0.95, "pixel_auroc": 0.9, "aupro": 0.8}
+    metrics = {"rows": {"memory": row, "adapted": row}, "kinds": {"dent": 0.95}, "threshold": 1.2,
+               "data": {"name": EMBEDDED_DATA}, "delta_norms": {"q": 0.5, "v": 0.8}, "seconds": 14,
+               "peak_memory_bytes": 2**29, "decisions": {
+                   "unlabelled": 0, "found": 9, "defective": 10, "false_alarms": 1, "good": 20}}
+    print_results(metrics, print)
+    print_summary(metrics, "runs/bottle", print)
+
+
+if __name__ == "__main__":
+    demo()
