@@ -27,8 +27,20 @@ Reading order.  Each file runs alone and shows its mechanism: `python -m minilor
     export.py             200       20  suspicious regions for other programs
     clip_resnet.py        160       16  CLIP's other image tower
 
-Folders hold what surrounds the method; the docstring of each says where to start: io, data,
-synthetic, metrics, checkpoint, runs, report, scenes, pretrain, search, mae, baselines.
+Folders hold what surrounds the method; the docstring of each says where to start.
+
+    io           files and folders written completely or not at all, the command line
+    data         data sets and picture files
+    synthetic    synthetic defects, pasted into good pictures
+    metrics      average precision, AUPRO
+    checkpoint   weights of CLIP from files, files of a fitted detector
+    runs         the main job: from a data folder to a run folder
+    report       tables, maps, pages, boxes and polygons
+    scenes       drawn products: the embedded data
+    pretrain     how the embedded model was trained
+    search       find moments in videos by words
+    mae          the masked autoencoder
+    baselines    other methods for comparison
 
 `from minilora import load_clip, load_pictures, Detector` works, but importing the package alone
 loads neither torch nor a model: these names are imported on first use (PEP 562).

@@ -12,7 +12,6 @@ Symbols: B pictures of H x W pixels, P patches, E embedding.
 Left out: the memory map (memory_bank.py), weighting by neighbours, thresholds that need defective
 pictures.
 """
-
 import math
 from collections.abc import Sequence
 
@@ -44,8 +43,8 @@ def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
     kernel = torch.exp(-(t**2) / (2 * sigma**2))
     kernel = kernel / kernel.sum()
     x = F.pad(maps[:, None], 4 * [radius], mode="reflect")
-    x = F.conv2d(x, kernel.view(1, 1, -1, 1))           # along columns
-    return F.conv2d(x, kernel.view(1, 1, 1, -1))[:, 0]  # along rows
+    x = F.conv2d(x, kernel.view(1, 1, -1, 1))           # vertically
+    return F.conv2d(x, kernel.view(1, 1, 1, -1))[:, 0]  # horizontally
 
 
 def to_pixels(patch_scores: Tensor, size: Sequence[int], sigma: float) -> Tensor:
@@ -78,13 +77,13 @@ def image_score(maps: Tensor, top_fraction: float = 0.003,
 
 
 def threshold(good_scores: Tensor, false_positive_rate: float = 0.05) -> float:
-    """The score above which a picture is NG, from the scores (n,) of good pictures only.
+    """The score above which a picture is NG (not good), from scores (n,) of good pictures only.
 
         mean + t s sqrt(1 + 1 / n)              s: standard deviation of the n scores
 
     This is the upper limit of a prediction interval: the score of a new good picture lies above it
-    with probability `false_positive_rate` (at least 1 in 10,000).  t is the quantile of Student's t
-    with n - 1 degrees of freedom.  The rule assumes scores that are independent and nearly normal;
+    with probability `false_positive_rate` (1e-4 at least).  t is the quantile of Student's t with
+    n - 1 degrees of freedom.  The rule assumes scores that are independent and nearly normal;
     rotated copies of one photograph are not independent.  Other rules: bench/thresholds.py.
     """
     scores, count = good_scores.double(), len(good_scores)
@@ -98,8 +97,8 @@ def student_quantile(tail: float, degrees_of_freedom: int) -> Tensor:
 
     Abramowitz & Stegun 26.7.5.  tail: clamped to 1e-4 .. 1 - 1e-4;  0 degrees count as 1.
     """
-    tail = torch.tensor(tail, dtype=torch.double).clamp(1e-4, 1 - 1e-4)
-    normal = torch.special.ndtri(1 - tail)
+    clamped = torch.tensor(tail, dtype=torch.double).clamp(1e-4, 1 - 1e-4)
+    normal = torch.special.ndtri(1 - clamped)
     return normal + (normal ** 3 + normal) / (4 * max(1, degrees_of_freedom))
 
 

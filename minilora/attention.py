@@ -5,7 +5,7 @@ weighted by how well its query matches each key. Every other part of a transform
 token at a time.
 
     A. Vaswani et al. 2017, "Attention is all you need", eq. 1 and section 3.2.2.
-    D. Hendrycks & Gimpel 2016, "Gaussian error linear units", section 2 (the sigmoid form).
+    G. Hendrycks & Gimpel 2016, "Gaussian error linear units", section 2 (the sigmoid form).
     V. Dosovitskiy et al. 2021, "An image is worth 16x16 words", eqs. 2 and 3 (the pre-norm block).
     S. Li et al. 2023, "CLIP Surgery", section on consistent self-attention (v in place of q and k).
     Authors' code: https://github.com/openai/CLIP (clip/model.py); S:
@@ -40,7 +40,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    """The same by torch's fused kernel, which never holds the (L, L) matrix in memory.
+    """The same result from torch's fused kernel, which never stores the whole (L, L) matrix.
 
     Exception: training in bfloat16 on a CPU uses the formula above, because there the backward
     pass of the kernel takes several times as long (torch 2.13).
@@ -51,13 +51,13 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Te
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x), the fast approximation of GELU that CLIP uses (D section 2).
+    """x * sigmoid(1.702 x), the fast approximation of GELU that CLIP uses (G section 2).
 
     Any shape and floating dtype.  It differs from F.gelu by up to 0.02, so trained weights need
-    the function they were trained with.  With z = 1.702 x it equals z sigmoid(z) / 1.702.  Torch
-    calls z sigmoid(z) "silu"; its kernel keeps one tensor for the gradient, a product keeps two.
+    the function they were trained with.  With z = 1.702 x it equals silu(z) / 1.702, where silu(z)
+    is z sigmoid(z).  F.silu stores one tensor for the backward pass; the product would store two.
     """
-    return F.silu(1.702 * x).div_(1.702)     # in place: silu's gradient needs only its input
+    return F.silu(1.702 * x).div_(1.702)     # in place: silu's gradient needs its input only
 
 
 class MultiHeadAttention(nn.Module):
@@ -77,7 +77,7 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x: Tensor, causal: bool = False, query: Tensor | None = None) -> Tensor:
         """Attention over the tokens x (B, L, W), returns (B, L, W).
 
-        query: query tokens, if not all of x: (B, A, W), returns (B, A, W).
+        query: tokens (B, n, W) that give q in place of x; then the result is (B, n, W).
         """
         query = x if query is None else query
         q, k, v = self.split(self.q(query)), self.split(self.k(x)), self.split(self.v(x))
@@ -87,8 +87,8 @@ class MultiHeadAttention(nn.Module):
         """Attention that compares values with values: v in place of q and k (S).
 
         x: (B, L, W) -> (B, L, W).  A token then attends most to itself and to similar tokens, so
-        its output describes its own place.  With q and k, which were trained for CLS only, the
-        output of a patch loses its place.
+        its output describes its own place.  q and k of the last blocks were trained to fill CLS;
+        with them, the output of a patch says little about its own place.
         """
         v = self.split(self.v(x))                                # (B, H, L, D)
         return self.out(self.join(fused_attention(v, v, v)))

@@ -20,7 +20,7 @@ The shipped merges are lines 2 to 48895 of `bpe_simple_vocab_16e6.txt.gz` (sha25
 9236115652ad4aa250f48203de50a9e4722a6ecd48d6804a), (c) 2021 OpenAI, MIT, see bpe_merges.LICENSE:
     zcat bpe_simple_vocab_16e6.txt.gz | sed -n '2,48895p' | gzip -9n > bpe_merges.txt.gz
 
-Left out: fast training. A version of `regex` older than a letter splits it off like punctuation.
+Left out: fast training. A letter newer than the Unicode tables of `regex` counts as punctuation.
 """
 import gzip
 import html
@@ -42,13 +42,13 @@ SPECIAL = {"<|startoftext|>": START, "<|endoftext|>": END}
 CONTEXT = 77                                            # tokens in a row, START and END included
 CACHED_WORDS = 1 << 16
 
-# Merges stay inside a match: special token, contraction, letters, a single digit, or other signs.
+# Pre-tokenisation: merges stay inside a match: special token, contraction, letters, digit, others.
 WORD = regex.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
                      r"|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
 
 
 def clean(text: str) -> str:
-    """CLIP's normalisation: repair broken Unicode and HTML entities, join blanks, lower case."""
+    """CLIP's normalisation: repair Unicode, decode HTML, collapse whitespace, lower case."""
     text = html.unescape(html.unescape(ftfy.fix_text(text)))    # "&amp;lt;" needs two passes
     return regex.sub(r"\s+", " ", text.strip()).strip().lower()
 
@@ -56,12 +56,12 @@ def clean(text: str) -> str:
 def printable_bytes() -> dict[str, int]:
     """{character: byte}: how the merges file writes the 256 bytes, in the order of their ids.
 
-    Bytes visible in Latin-1 come first, as themselves, then the others, as characters from 256 on.
+    Bytes visible in Latin-1 come first, as themselves; the others follow, as characters U+0100 on.
     """
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [b for b in range(256) if b not in visible]
-    letters = [*visible, *range(256, 256 + len(hidden))]
-    return {chr(letter): byte for letter, byte in zip(letters, visible + hidden)}
+    code_points = [*visible, *range(256, 256 + len(hidden))]
+    return {chr(code): byte for code, byte in zip(code_points, visible + hidden)}
 
 
 def merge_pair(tokens: Sequence, pair: tuple, new: int | str) -> list:
@@ -109,13 +109,13 @@ class Tokenizer:
         self.id_of_byte = {byte: n for n, byte in enumerate(byte_of.values())}
         self.vocab = [bytes([b]) for b in byte_of.values()]             # id -> its bytes
         self.vocab += [piece + b" " for piece in self.vocab]            # at the end of a word
-        names = {c: n for n, c in enumerate([*byte_of, *(c + "</w>" for c in byte_of)])}
-        self.merges = {}                                                # (id, id) -> id, by rank
+        id_of = {c: n for n, c in enumerate([*byte_of, *(c + "</w>" for c in byte_of)])}
+        self.merges = {}                                                # (id, id) -> merged id
         for new, line in enumerate(lines, start=512):
             left, right = line.split(" ")
-            names[left + right] = new
-            self.merges[names[left], names[right]] = new
-            self.vocab.append(self.vocab[names[left]] + self.vocab[names[right]])
+            id_of[left + right] = new
+            self.merges[id_of[left], id_of[right]] = new
+            self.vocab.append(self.vocab[id_of[left]] + self.vocab[id_of[right]])
         self.vocab += [special.encode() for special in SPECIAL]
         self.cache = {}                                                 # word -> ids
 
@@ -140,7 +140,7 @@ class Tokenizer:
         ids = []
         for word in WORD.findall(clean(text)):
             if word not in self.cache:
-                if len(self.cache) >= CACHED_WORDS:                     # most words are rare
+                if len(self.cache) >= CACHED_WORDS:                     # limits the memory
                     self.cache.clear()
                 special = [SPECIAL[word]] if word in SPECIAL else None
                 self.cache[word] = special or list(self.merge_steps(word))[-1]
@@ -148,7 +148,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int] | Tensor) -> str:
-        """Lower-case text of ids; invalid UTF-8 gives U+FFFD, padding "!": cut a row after END."""
+        """Lower-case text of ids.  Invalid UTF-8 gives U+FFFD; padding gives "!", so cut it off."""
         ids = [int(n) for n in ids]
         wrong = next((n for n in ids if not 0 <= n <= END), None)
         if wrong is not None:

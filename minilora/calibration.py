@@ -4,7 +4,8 @@
     text weight    maximum * (a_t - 1/2) / (a_m - 1/2), the fraction limited to [0, 1]
     threshold      upper limit of the scores of good pictures (anomaly_map.py)
 
-Leave-one-out: every good picture is scored with a memory bank that does not contain it.
+Leave-one-out: every good picture is scored with a memory bank that does not contain it (a single
+picture excepted).
 Weight of the text map: decided from synthetic defects pasted into the good pictures.  a_t and a_m
 are the image AUROC of the text map and of the memory on good pictures and pasted defects.
 
@@ -32,20 +33,20 @@ class LeftOut(NamedTuple):
     """A good picture, and a memory bank that does not contain it."""
     bank: MemoryBank
     picture: Tensor                     # (3, H, W) in [0, 1]
-    copies: list[Features]              # of the picture itself and of its rotated copies
+    copies: list[Features]              # of the picture, unrotated, and then of its rotated copies
 
 
 def folds(count: int, max_folds: int = MAX_FOLDS) -> list[range]:
-    """Indices of the pictures that are left out together: one per fold, or `max_folds` folds."""
+    """Indices of the pictures left out together, per fold: one index, unless count > max_folds."""
     n_folds = min(count, max_folds)
     return [range(count)[k::n_folds] for k in range(n_folds)]
 
 
-def leave_one_out(detector: Any, pictures: list[Tensor],
+def leave_one_out(detector: Any, pictures: list[Tensor] | Tensor,
                   copies: list[tuple[int, Features]]) -> list[LeftOut]:
     """Every good picture with a memory bank built from the others.
 
-    detector: a `Detector`;  copies: (index of the picture, `Features`) of every rotated copy.
+    detector: a `Detector`;  copies: (index of the picture, `Features`) for every rotation.
     """
     left_out = []
     for fold in folds(len(pictures)):
@@ -60,7 +61,7 @@ def leave_one_out(detector: Any, pictures: list[Tensor],
 @torch.no_grad()
 def calibrate(detector: Any, left_out: list[LeftOut]) -> None:
     """Sets memory_scale, text_weight and threshold of a `Detector`, in this order."""
-    def scores():                                       # of all rotated copies
+    def scores():                                       # of all copies, by the current settings
         return torch.cat([detector.map_and_score(features, "adapted", bank)[1]
                           for bank, _, copies in left_out for features in copies])
     detector.memory_scale, detector.text_weight = 1.0, 0.0          # memory alone, unscaled

@@ -71,7 +71,7 @@ RN50 = CLIPConfig(embed=1024, resolution=224, vision_layers=(3, 4, 6, 3), vision
 def similarity_logits(features: Tensor, text: Tensor, temperature: float | Tensor) -> Tensor:
     """Cosine similarities divided by the temperature: (..., E) and (N, E) -> logits (..., N).
 
-    Neither side needs to be normalised.  temperature: 1 / exp(logit_scale) for a CLIP's own.
+    Neither side needs to be normalised.  CLIP's own temperature is 1 / exp(logit_scale).
     """
     features = F.normalize(features, dim=-1)                     # (..., E) on the unit sphere
     text = F.normalize(text, dim=-1)                             # (N, E)

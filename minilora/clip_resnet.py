@@ -7,11 +7,12 @@
 Claim (C): three changes make the ResNet of 2016 a good image tower:
 
     stem        three 3 x 3 convolutions and average pooling, not one 7 x 7 and max pooling
-    strides     average pooling before a 1 x 1 convolution, which with a stride would skip pixels
+    strides     average pooling instead: a 1 x 1 convolution with a stride skips pixels
                 (Zhang 2019, "Making convolutional networks shift-invariant again")
-    pooling     attention with the mean of all places as its query (AttentionPool)
+    pooling     attention with the mean over all positions as its query (AttentionPool)
 
-Symbols: B images, R resolution, G = R / 32 places per side, W width, E embedding.
+Symbols: B images, R resolution, S side of a feature map, G = R / 32 side of the last one, W width
+after the stem (of a bottleneck: its inner width), C = 32 W channels of the last map, E embedding.
 Left out: training (batch norm uses the stored statistics); LoRA and anomaly maps, which need the
 tokens of a vision transformer.
 """
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from minilora.attention import MultiHeadAttention
 
 EXPANSION = 4                   # output channels of a bottleneck, in multiples of its inner width
-STRIDE = 32                     # of the whole tower: pixels per place
+STRIDE = 32                     # of the whole tower: pixels per position of the last map
 
 
 class FrozenBatchNorm(nn.Module):
@@ -57,10 +58,10 @@ class Bottleneck(nn.Module):
                                             FrozenBatchNorm(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, in_channels, R, R) -> (B, 4 W, R / stride, R / stride)."""
-        y = self.bn1(self.conv1(x)).relu()                       # (B, W, R, R)
+        """x: (B, in_channels, S, S) -> (B, 4 W, S / stride, S / stride)."""
+        y = self.bn1(self.conv1(x)).relu()                       # (B, W, S, S)
         y = self.bn2(self.conv2(y)).relu()
-        y = self.bn3(self.conv3(F.avg_pool2d(y, self.stride)))   # (B, 4 W, R / stride, R / stride)
+        y = self.bn3(self.conv3(F.avg_pool2d(y, self.stride)))   # (B, 4 W, S / stride, S / stride)
         shortcut = x
         if self.downsample is not None:
             shortcut = self.downsample(F.avg_pool2d(x, self.stride))
@@ -68,7 +69,7 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Attention pooling: the mean of all places is the query; places and mean are the keys."""
+    """Attention pooling: the mean over all positions is the query; keys are mean and positions."""
 
     def __init__(self, grid: int, width: int, heads: int, embed: int):
         super().__init__()
@@ -78,9 +79,10 @@ class AttentionPool(nn.Module):
         self.heads = heads
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, W, G, G) -> (B, E)."""
-        x = x.flatten(2).transpose(1, 2)                         # (B, G * G, W)
+        """x: (B, C, G, G) -> (B, E)."""
+        x = x.flatten(2).transpose(1, 2)                         # (B, G * G, C)
         x = torch.cat([x.mean(1, keepdim=True), x], dim=1) + self.positional_embedding
+        # x: (B, 1 + G * G, C), the mean first.  `split` reads only self.heads.
         split = lambda t: MultiHeadAttention.split(self, t)      # (B, H, L, D)
         q, k, v = split(self.q_proj(x[:, :1])), split(self.k_proj(x)), split(self.v_proj(x))
         pooled = F.scaled_dot_product_attention(q, k, v)         # (B, H, 1, D)
@@ -134,7 +136,7 @@ class ModifiedResNet(nn.Module):
     def encode_image(self, pixels: Tensor) -> Tensor:
         """One vector per picture.  pixels: (B, 3, R, R) -> (B, E).
 
-        Raises ValueError for another resolution: the positions of the pooling are not resized.
+        Raises ValueError for another resolution: its positional embeddings are not resized.
         """
         expected = self.grid * STRIDE
         if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, expected, expected):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from minilora.lora import TARGETS
 from minilora.synthetic.defects import DEFECT_KINDS
 
-# lowest and highest value allowed: an adapter file from a stranger must not exhaust the memory
+# Lowest and highest value allowed: an adapter file from a stranger must not exhaust the memory
 LIMITS = {"resolution": (0, 4096), "steps": (0, 10**5), "batch": (1, 4096),
           "n_train_images": (1, 10**5), "rate": (0, 10), "angle": (0, 360), "rank": (1, 4096),
           "alpha": (1e-6, 1e6), "blocks": (0, 1000), "memory_states": (1, 1000), "sigma": (0, 100),
@@ -37,7 +37,7 @@ class DetectorConfig:
     # LoRA and prompts (lora.py, coop.py)
     rank: int = 4                       # r
     alpha: float = 8                    # the scale is alpha / r
-    targets: tuple = TARGETS            # attention projections with LoRA; its paper: q and v
+    targets: tuple = TARGETS            # attention projections with LoRA; the paper: q and v
     blocks: int = 0                     # number of last blocks with LoRA and the value-value path;
     #                                     0: the last third (CLIP Surgery: six of twelve)
     context: str = "a photo of a"       # words that initialise the context vectors
@@ -47,8 +47,8 @@ class DetectorConfig:
     rotations: bool = True              # add each shot to the memory bank in four rotations
     sigma: float = 4.0                  # Gaussian smoothing, in pixels of a 224-pixel map
     max_text_weight: float = 0.5        # upper limit for the weight of the text map
-    image_weight: float = 0.5           # weight of the whole image's probability in its score
-    top_fraction: float = 0.003         # fraction of a map's pixels that is averaged as its score
+    image_weight: float = 0.5           # weight of P(whole image is damaged) in the image score
+    top_fraction: float = 0.003         # share of the highest pixels whose mean is the score
     false_positive_rate: float = 0.05   # target rate of false alarms, for the threshold
     seed: int = 1
 
@@ -57,7 +57,7 @@ class DetectorConfig:
         for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
             for number in value if isinstance(value, tuple) else (value,):
-                if not low <= number <= high:           # also true for NaN
+                if not low <= number <= high:           # NaN is refused, too
                     raise ValueError(f"{name}: expected {low:,} to {high:,}, found {value}")
 
 

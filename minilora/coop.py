@@ -60,7 +60,7 @@ class PromptLearner(nn.Module):
     text of M tokens gives its token embeddings as the start. position: of the class tokens, "end",
     "middle" or "front". class_specific: one context for each state; False: one for both.
     Freezes clip.text, but does not own it: the tower is neither in parameters() nor in
-    state_dict(), and .to() does not move it. Raises ValueError for values that make no prompt.
+    state_dict(), and .to() does not move it. Raises ValueError if no prompt can be made.
     """
 
     def __init__(self, clip: CLIP, tokenizer: Tokenizer, class_name: str, n_ctx: int = 8,
@@ -73,7 +73,7 @@ class PromptLearner(nn.Module):
         table = clip.text.token_embedding.weight.detach()                           # (vocab, W)
         ids = ids.to(table.device)
         self.register_buffer("embeddings", table[ids], persistent=False)            # (2, L, W)
-        self.register_buffer("slots", slots.to(table.device), persistent=False)     # (2, M)
+        self.register_buffer("slots", slots.to(table.device), persistent=False)     # (2, M) of [V]
         self.register_buffer("eot", end_of_text_positions(ids), persistent=False)   # (2,)
         rows = 2 if class_specific else 1
         if init in (None, "random"):
@@ -94,7 +94,7 @@ class PromptLearner(nn.Module):
 
 def placeholder_prompts(tokenizer: Tokenizer, class_name: str, n_ctx: int, position: str,
                         context_length: int) -> tuple[Tensor, Tensor]:
-    """Prompts with the letter X for each [V]: token ids (2, L) and the positions of X, (2, M)."""
+    """Prompts with the letter X for each [V]: token ids (2, L); slots (2, M), positions of X."""
     if position not in POSITIONS:
         raise ValueError(f"PromptLearner: position must be one of {', '.join(POSITIONS)}, found "
                          f"{position!r}; it says where the class tokens stand")

@@ -9,7 +9,7 @@
        kept in a memory bank.
     4. map = memory map / memory_scale + text_weight * text map, upsampled and smoothed;
        score = mean of the map's highest values + image_weight * text_weight * P(image is damaged).
-       A picture is NG if its score is above the threshold.
+       A picture is NG (not good) if its score is above the threshold, else OK.
 
 `fit` learns everything from the K good pictures: LoRA and context vectors from synthetic defects
 (train.py); memory scale, text weight and threshold by leave-one-out (calibration.py).
@@ -108,13 +108,14 @@ class Detector:
 
     # ---- fit ----------------------------------------------------------------------------------
 
-    def fit(self, pictures: list[Tensor],
+    def fit(self, pictures: list[Tensor] | Tensor,
             report: Callable[[int, float], None] = lambda step, loss: None,
             resume: ResumePoint | None = None) -> "Detector":
         """Learns from good pictures only.  Returns self.
 
-        pictures: K >= 1 of (3, H, W) in [0, 1];  report(step, loss) is called after every step;
-        resume: the point from which an interrupted training continues.
+        pictures: K >= 1 of (3, H, W) in [0, 1]; training cuts very long ones into strips;
+        report(step, loss) is called after every step;  resume: the point from which an interrupted
+        training continues.
         """
         if self.config.steps:
             strips = [s for p in pictures for s in cut_strips(p, self.clip.visual.patch)]
@@ -127,7 +128,7 @@ class Detector:
         return self
 
     @torch.no_grad()
-    def build_memory(self, pictures: list[Tensor]) -> None:
+    def build_memory(self, pictures: list[Tensor] | Tensor) -> None:
         """Builds the memory banks of the good pictures, then calibrates on the same pictures."""
         copies = self.rotated_copies(pictures)
         with_lora, without = ([(k, self.encode(p[None], lora)) for k, p in copies]
@@ -135,10 +136,10 @@ class Detector:
         self.banks = {"lora-off": self.build_bank([f for _, f in without], "lora-off"),
                       "adapted": self.build_bank([f for _, f in with_lora], "adapted")}
         width = with_lora[0][1].frozen_tokens.shape[-1]
-        self.banks["memory"] = self.banks["adapted"].truncated(width)
+        self.banks["memory"] = self.banks["adapted"].truncated(width)   # same patches, frozen part
         calibrate(self, leave_one_out(self, pictures, with_lora))
 
-    def rotated_copies(self, pictures: list[Tensor]) -> list[tuple[int, Tensor]]:
+    def rotated_copies(self, pictures: list[Tensor] | Tensor) -> list[tuple[int, Tensor]]:
         """What the memory bank holds: (index of the picture, picture) for each of its rotations."""
         quarters = range(4 if self.config.rotations else 1)
         return [(k, torch.rot90(picture, quarter, (1, 2))) for quarter in quarters
@@ -171,18 +172,18 @@ class Detector:
                       bank: MemoryBank | None = None) -> tuple[Tensor, Tensor]:
         """Steps 2 to 4 for a row: (maps (B, H, W), scores (B,)) on the CPU.  bank: used instead of
         the row's own memory bank, for leave-one-out."""
-        row, anomaly, damaged = ROWS[name], 0, 0.0
+        row, patch_scores, damaged = ROWS[name], 0, 0.0
         if row.memory:
             bank = bank or self.banks[name]
-            anomaly = self.distances(features, name, bank) / self.memory_scale          # (B, P)
+            patch_scores = self.distances(features, name, bank) / self.memory_scale     # (B, P)
         if row.prompts:
             learned = row.prompts == "learned"
             text = self.text_features if learned else self.prompt_ensemble_features     # (2, E)
             scale, weight = self.clip.logit_scale.exp(), self.text_weight if row.memory else 1.0
-            anomaly = anomaly + weight * text_map(features.text_patches, text, scale)   # (B, P)
+            patch_scores = patch_scores + weight * text_map(features.text_patches, text, scale)
             damaged = weight * text_map(features.image[:, None], text, scale)[:, 0].cpu()   # (B,)
         sigma = self.config.sigma * min(features.size) / 224
-        maps = to_pixels(anomaly.cpu(), features.size, sigma)
+        maps = to_pixels(patch_scores.cpu(), features.size, sigma)
         return maps, image_score(maps, self.config.top_fraction, self.config.image_weight * damaged)
 
     @torch.no_grad()
@@ -196,7 +197,7 @@ class Detector:
 
     @torch.no_grad()
     def score(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(maps (B, H, W), scores (B,)) of the last row: "adapted", or "zero-shot" before `fit`."""
+        """(maps (B, H, W), scores (B,)) of row "adapted", or of "zero-shot" before `fit`."""
         name = "adapted" if self.banks else "zero-shot"
         return self.map_and_score(self.encode(pixels, ROWS[name].lora), name)
 

@@ -29,7 +29,7 @@ from minilora.data.images import normalise, read_image
 from minilora.detector import Detector
 from minilora.io.cli import option_parser, run_command
 from minilora.io.files import atomic_write
-from minilora.lora import lora_layers
+from minilora.lora import disable_lora, lora_layers
 from minilora.predict import open_run
 from minilora.report import html
 from minilora.report.results import heat_colours
@@ -44,9 +44,9 @@ PAGE_SIDE = 224                      # pixels of the shorter side of a picture o
 def heat(values: Tensor, low: float | None = None, high: float | None = None) -> Image.Image:
     """(rows, columns) -> coloured PIL picture.  low, high: ends of the colour scale."""
     values = values.float()
-    low = values.min() if low is None else low
-    high = values.max() if high is None else high
-    scaled = (values - low) / max(float(high - low), 1e-9)
+    low = values.min().item() if low is None else low
+    high = values.max().item() if high is None else high
+    scaled = (values - low) / max(high - low, 1e-9)
     return enlarged(Image.fromarray(heat_colours(scaled)), Image.Resampling.NEAREST)
 
 
@@ -150,10 +150,11 @@ def attention_part(visual: VisionTransformer, frozen: list[Tensor], adapted: lis
     heads = visual.blocks[-1].attn.heads
     if not 0 <= head < heads:
         raise ValueError(f"--head {head}: expected 0 to {heads - 1}")
-    maps = [attention_of_cls(visual, states[-2], head).unflatten(0, grid)
-            for states in (frozen, adapted)]
+    with disable_lora(visual):                              # states[-2]: input of the last block
+        off = attention_of_cls(visual, frozen[-2], head).unflatten(0, grid)
+    on = attention_of_cls(visual, adapted[-2], head).unflatten(0, grid)
     return (f"<h2>3. Attention of CLS in the last block, head {head} of 0 to {heads - 1}</h2>"
-            + picture_row([(heat(maps[0]), "LoRA off"), (heat(maps[1]), "LoRA on")]))
+            + picture_row([(heat(off), "LoRA off"), (heat(on), "LoRA on")]))
 
 
 def cosine_part(detector: Detector, pixels: Tensor, grid: tuple[int, int]) -> str:
@@ -161,7 +162,7 @@ def cosine_part(detector: Detector, pixels: Tensor, grid: tuple[int, int]) -> st
     scale = detector.clip.logit_scale.exp()
     off, on = (detector.encode(pixels, lora).text_patches for lora in (False, True))
     cosine = similarity_logits(on, detector.text_features, 1)[0]                     # (P, 2)
-    low, high = cosine.min(), cosine.max()
+    low, high = cosine.min().item(), cosine.max().item()
     before, after = (text_map(patches, detector.text_features, scale)[0].unflatten(0, grid)
                      for patches in (off, on))
     return "<h2>4. Cosine of each patch with the texts</h2>" + picture_row([
@@ -173,8 +174,8 @@ def cosine_part(detector: Detector, pixels: Tensor, grid: tuple[int, int]) -> st
 
 def lora_part(visual: VisionTransformer) -> str:
     """A table of `lora_changes`."""
-    rows = [(name, f"{norm:.3f}", f"{share:.2%}", f"{first:.0%}", f"{cosine:+.3f}")
-            for name, norm, share, first, cosine in lora_changes(visual)]
+    rows = [(name, f"{norm:.3f}", f"{relative:.2%}", f"{largest:.0%}", f"{cosine:+.3f}")
+            for name, norm, relative, largest, cosine in lora_changes(visual)]
     return "<h2>5. Weight change by LoRA</h2>" + html_table(
         ("projection, blocks from 0", "‖ΔW‖", "of ‖W‖", "largest singular value", "cosine with W"),
         rows)
@@ -237,8 +238,8 @@ def demo() -> None:
     for layer in lora_layers(clip.visual).values():
         torch.nn.init.normal_(layer.lora_B, std=0.02, generator=generator)
     print("projection           |dW|   of |W|  largest singular value  cosine with W")
-    for name, norm, share, first, cosine in lora_changes(clip.visual):
-        print(f"{name:18s} {norm:6.3f}  {share:6.2%}  {first:21.0%}  {cosine:+.3f}")
+    for name, norm, relative, largest, cosine in lora_changes(clip.visual):
+        print(f"{name:18s} {norm:6.3f}  {relative:6.2%}  {largest:21.0%}  {cosine:+.3f}")
     tokens = torch.randn(1, 17, 64, generator=generator)
     with torch.no_grad():
         weights = attention_of_cls(clip.visual, tokens, 0)

@@ -47,6 +47,7 @@ def suspicious_regions(detector: Detector, picture: Image.Image,
     is_ng = score > detector.threshold
     mask = (resized > detector.pixel_threshold(maps, score).item()) & is_ng
     found = contours.regions(mask, min_area)
+    # The sum of bool masks is their union; `mask & False` is an empty mask.
     return sum((region.mask for region in found), start=mask & False), found
 
 
@@ -92,11 +93,11 @@ def voc(name: str, size: tuple[int, int], found: list[Region]) -> ElementTree.El
     add(root, "segmented", 0)
     for region in found:
         left, top, width, height = region.box
-        thing = add(root, "object")
+        entry = add(root, "object")
         for tag, value in (("name", CATEGORY), ("pose", "Unspecified"), ("truncated", 0),
                            ("difficult", 0)):
-            add(thing, tag, value)
-        box = add(thing, "bndbox")
+            add(entry, tag, value)
+        box = add(entry, "bndbox")
         for tag, value in (("xmin", left + 1), ("ymin", top + 1), ("xmax", left + width),
                            ("ymax", top + height)):
             add(box, tag, value)
@@ -113,7 +114,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 def write_annotation(folder: Path, form: str, name: str, picture: Image.Image, mask: Tensor,
                      found: list[Region]) -> None:
-    """Writes the annotation file of one picture; COCO has one file for all instead."""
+    """Writes the annotation file of one picture in this form; COCO has one file for all instead."""
     if form == "masks":
         save_picture(Image.fromarray(mask.numpy().astype("uint8") * 255), folder / "masks" / name)
     if form == "voc":

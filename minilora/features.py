@@ -42,8 +42,8 @@ def extract_features(visual: VisionTransformer, pixels: Tensor, memory_states: t
                      precision: str = "float32") -> Features:
     """Features of pictures (B, 3, H, W) in [0, 1], in float32.
 
-    memory_states: hidden states of frozen_tokens;  n_adapted_blocks: last blocks of the value-value
-    path;  lora: whether LoRA is on;  precision: of the tower's products, as a name of torch's.
+    memory_states: hidden states for frozen_tokens;  n_adapted_blocks: how many of the last blocks
+    the value-value path uses;  lora: with LoRA;  precision: the tower's dtype, by torch's name.
     """
     if max(pixels.shape[-2:]) > MAX_ASPECT * min(pixels.shape[-2:]):
         strips = [extract_features(visual, strip, memory_states, n_adapted_blocks, lora, precision)
@@ -72,7 +72,7 @@ def join_strips(strips: list[Features], size: tuple[int, int], patch: int) -> Fe
         grids = [part.unflatten(1, (strip.size[0] // patch, -1))
                  for part, strip in zip(parts, strips)]
         kept = [grid.narrow(axis, low, high - low)
-                for grid, (*_, low, high) in zip(grids, strip_bounds(size, patch))]
+                for grid, (*_, low, high) in zip(grids, strip_bounds(size, patch))]     # no overlap
         return torch.cat(kept, axis).flatten(1, 2)          # (B, P, ..) of the whole picture
     tokens, patches, images, _ = zip(*strips)
     return Features(join(tokens), join(patches), torch.stack(images).mean(0), size)

@@ -80,8 +80,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     single = len(options.names) == 1 and (options.names != ["all"] or options.good)
     options.name = options.names[0] if single else None
     ending = f"{options.shots}shot-seed{options.seed}"
-    options.out = Path(options.out or f"runs/{options.name}-{ending}" if single else
-                       options.out or f"runs/{ending}")
+    default = f"runs/{options.name}-{ending}" if single else f"runs/{ending}"
+    options.out = Path(options.out or default)
     options.scenes = options.out.parent / "scenes"
     options.config = config_of(options)
     return options

@@ -35,9 +35,9 @@ class LoRALinear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, rank: int, alpha: float,
                  bias: bool = True, device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None):
-        most = min(in_features, out_features)
-        if not 1 <= rank <= most:
-            raise ValueError(f"LoRALinear: rank must be 1 to {most} for a {out_features} x "
+        max_rank = min(in_features, out_features)
+        if not 1 <= rank <= max_rank:
+            raise ValueError(f"LoRALinear: rank must be 1 to {max_rank} for a {out_features} x "
                              f"{in_features} matrix, found {rank}; 4 to 16 is usual")
         if not 0 < alpha < math.inf:
             raise ValueError(f"LoRALinear: alpha must be positive and finite, found {alpha}; "
@@ -49,7 +49,7 @@ class LoRALinear(nn.Linear):
         self.reset_lora()
 
     def reset_lora(self, generator: torch.Generator | None = None) -> None:
-        """Draw A and set B = 0: the layer is the pretrained one again. generator: any device."""
+        """Draw A, on the generator's device, and set B = 0: the output is W x + b again."""
         device = self.weight.device if generator is None else generator.device
         bound = 1 / math.sqrt(self.in_features)         # Kaiming-uniform with a = sqrt(5)
         A = torch.empty(self.rank, self.in_features, device=device)
@@ -98,8 +98,8 @@ def add_lora(tower: nn.Module, targets: Sequence[str] = TARGETS,
              generator: torch.Generator | None = None) -> list[str]:
     """Replace attention projections of a tower by LoRA layers in place; only A and B are trainable.
 
-    tower: VisionTransformer or TextTransformer; targets: some of q, k, v, out; blocks: numbers
-    counted from 0, None for all. Returns the dotted names of the new layers.
+    tower: VisionTransformer or TextTransformer; targets: some of q, k, v, out; blocks: indices
+    from 0, None for all. Returns the dotted names of the new layers.
     Raises ValueError, and replaces nothing, if a target or block is missing or has LoRA already.
     """
     wrong = [t for t in targets if t not in TARGETS]

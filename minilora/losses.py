@@ -6,7 +6,7 @@
     Dice = 1 - 2 sum p g / (sum p^2 + sum g^2)          Milletari et al. 2016, "V-Net", section 3
     Authors' code of FL: https://github.com/facebookresearch/Detectron
 
-Claim: a defect covers few pixels, so cross-entropy alone nearly accepts the answer "all good".
+Claim: a defect covers few pixels, so the answer "all good" already has a low cross-entropy.
 Focal loss reduces the weight of easy pixels. Dice loss measures the overlap with the mask and
 ignores true negatives.
 
@@ -52,7 +52,7 @@ def focal_loss(prob: Tensor, target: Tensor, gamma: float = 2.0,
     prob, target: any shape; target bool or number, above 0.5 means defective.
     gamma: 0 gives cross-entropy; a larger gamma gives easy pixels less weight. alpha: weight of
     defective pixels in [0, 1], good ones get 1 - alpha; None: both have weight 1 (eq. 4).
-    Raises ValueError for values outside [0, 1], such as logits, and for different shapes.
+    Raises ValueError for prob outside [0, 1], such as logits, and for different shapes.
     """
     prob, target = checked_probabilities("focal_loss", prob, target)
     p_t = torch.where(target > 0.5, prob, 1 - prob)
@@ -69,9 +69,9 @@ def focal_loss(prob: Tensor, target: Tensor, gamma: float = 2.0,
 def dice_loss(prob: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
     """One minus the dice overlap of each picture, averaged: (B, ...) and (B, ...); a scalar.
 
-    Every picture has the same weight, however large its defect is. smooth, in pixels, differs from
-    the paper: an empty map for an empty mask then has loss 0 and not 0 / 0.
-    Raises ValueError for values outside [0, 1] and for different shapes.
+    Every picture has the same weight, however large its defect is. smooth is added to numerator and
+    denominator (differs), so that an empty map for an empty mask has loss 0 and not 0 / 0.
+    Raises ValueError for probabilities outside [0, 1] and for different shapes.
     """
     prob, target = checked_probabilities("dice_loss", prob, target)
     p, g = prob.flatten(1), target.flatten(1)           # (B, H * W)
@@ -81,7 +81,7 @@ def dice_loss(prob: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
 
 
 def demo() -> None:
-    """A mask with 1 % defective pixels, and three maps that answer it."""
+    """A mask with 1 % defective pixels, and the losses of three predicted maps."""
     mask = torch.zeros(1, 100, 100)
     mask[:, 40:50, 40:50] = 1
     print("answer             cross-entropy  focal   dice")

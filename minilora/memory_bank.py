@@ -50,7 +50,7 @@ def coreset(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
     psi = torch.randn(features.shape[1], PROJECTION_DIM, generator=generator).to(features)
     points = features @ psi                                                 # (N, 64)
     chosen = [int(torch.randint(len(points), (), generator=generator))]
-    to_nearest = torch.full((len(points),), torch.inf, device=points.device)    # to M_C, squared
+    to_nearest = torch.full((len(points),), torch.inf, device=points.device)    # squared, to M_C
     while len(chosen) < count:
         last = points[chosen[-1]]
         to_nearest = torch.minimum(to_nearest, (points - last).square().sum(1))
@@ -84,7 +84,7 @@ class MemoryBank:
     def truncated(self, width: int) -> "MemoryBank":
         """A bank of the same patches with only the first `width` numbers of each feature.
 
-        The features are normalised again.  For the detector these are the frozen middle layers.
+        The features are normalised again.  In the detector these numbers come from frozen layers.
         """
         return MemoryBank(F.normalize(self.tokens[:, :width], dim=-1))
 

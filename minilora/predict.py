@@ -8,7 +8,7 @@ Exit status: 0 all pictures OK, 1 some NG, 2 an error: the run has no threshold,
 not be read (the others are scored nevertheless).
 
 Symbols: H x W pixels.
-Left out: masks and metrics (fit computes them).
+Left out: ground-truth masks and metrics (fit computes them).
 """
 import argparse
 import csv
@@ -41,7 +41,7 @@ CSV_COLUMNS = ("file", "decision", "score", "threshold", "error")
 
 
 def pictures_in(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """The files in the order given; each folder is replaced by the pictures below it, by name."""
+    """The files in the order given; each folder is replaced by its pictures, sorted by path."""
     for path in map(Path, paths):
         if path.is_dir():
             yield from list_pictures(path)
@@ -57,7 +57,8 @@ def skipped_in(paths: Iterable[str | Path]) -> list[str]:
             and not p.name.startswith(".")]
 
 
-def open_run(run: str | Path, model: str | None = None, device: str = "cpu") -> Detector:
+def open_run(run: str | Path, model: str | Path | None = None,
+             device: str = "cpu") -> Detector:
     """The detector of a run folder or of its adapter.pt.
 
     model: the base weights; None: found by their name, or at the path where fit found them.
@@ -77,7 +78,7 @@ def open_run(run: str | Path, model: str | None = None, device: str = "cpu") -> 
     return Detector.load(folder, clip, weights)
 
 
-def open_with_threshold(run: str | Path, model: str | None = None,
+def open_with_threshold(run: str | Path, model: str | Path | None = None,
                         device: str = "cpu") -> Detector:
     """Like `open_run`, but raises ValueError if the detector has no threshold."""
     detector = open_run(run, model, device)
@@ -90,7 +91,7 @@ def open_with_threshold(run: str | Path, model: str | None = None,
 def draw_outline(picture: Image.Image, scores: Tensor, threshold: float) -> Image.Image:
     """The picture, PIL RGB, with an outline around the region above the threshold.
 
-    scores: anomaly map (H, W); it is resized to the picture.
+    scores: anomaly map (H, W), is resized to the picture;  threshold: of a pixel of the map.
     """
     size = picture.size[::-1]
     resized = F.interpolate(scores[None, None], size, mode="bilinear")[0, 0]
@@ -117,6 +118,7 @@ def predict_picture(detector: Detector, path: Path,
         raise picture
     maps, score = detector.score(detector.prepare(picture)[None])
     is_ng = score.item() > detector.threshold
+    # The highest pixel as (x, y), in fractions of width and height.
     row_column = divmod(int(maps[0].argmax()), maps.shape[-1])
     x_y = [round((v + 0.5) / side, 4) for v, side in zip(row_column, maps[0].shape)][::-1]
     prediction = {"file": str(path), "decision": "NG" if is_ng else "OK",

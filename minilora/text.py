@@ -7,8 +7,8 @@ vector is taken there; what follows (padding) cannot change it.
     Authors' code: https://github.com/openai/CLIP (clip/model.py)
 
 Symbols: N prompts, L tokens, W width, E embedding.
-There are two entrances: `encode_text` takes token ids; `encode_embeddings` takes token embeddings,
-which is where learned prompts (CoOp) enter.
+There are two entry points: `encode_text` takes token ids; `encode_embeddings` takes token
+embeddings, so that learned prompts (CoOp) can enter.
 Left out: text generation, padding masks (the causal mask hides the padding).
 """
 import torch
@@ -32,7 +32,7 @@ class TextTransformer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
-        """Draw new weights, from `generator` if given, with the deviations of OpenAI's code."""
+        """Draw new weights, from `generator` if given, with OpenAI's standard deviations."""
         width = self.text_projection.shape[0]
         self.token_embedding.weight.normal_(0, 0.02, generator=generator)
         self.positional_embedding.normal_(0, 0.01, generator=generator)
@@ -66,8 +66,8 @@ class TextTransformer(nn.Module):
 
         x: (N, L, W) without positions; eot: (N,) integer, the position of each end-of-text.
         Returns (N, E).  Raises ValueError if a position lies outside x or the context.
-        Tokens behind the last end-of-text of all rows are cut off first: the causal mask keeps
-        them from every result, and 77 tokens become the 10 to 20 that a prompt needs.
+        Tokens behind the last end-of-text of all rows are cut off first.  Because of the causal
+        mask they change no result, and 77 tokens become the 10 to 20 that a prompt needs.
         """
         length, context = int(eot.max()) + 1, len(self.positional_embedding)
         if length > min(context, x.shape[1]) or int(eot.min()) < 0:

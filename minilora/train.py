@@ -47,7 +47,7 @@ def frozen_states(visual: VisionTransformer, pixels: Tensor,
         return visual.hidden_states(visual.embed(pixels), count)
 
 
-def synthetic_batches(pictures: list[Tensor], config: DetectorConfig,
+def synthetic_batches(pictures: list[Tensor] | Tensor, config: DetectorConfig,
                       generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Augmented copies of the good pictures; half of them get a synthetic defect.
 
@@ -65,11 +65,12 @@ def synthetic_batches(pictures: list[Tensor], config: DetectorConfig,
             for k in range(len(batch)):
                 if next(defective):
                     kind = choose(generator, config.defect_kinds)
+                    # Some kinds of defects are cut from one of `pictures`.
                     batch[k], masks[k] = paste_anywhere(batch[k], generator, kind, pictures)
             yield batch, masks
 
 
-def training_pool(visual: VisionTransformer, pictures: list[Tensor], n_adapted_blocks: int,
+def training_pool(visual: VisionTransformer, pictures: list[Tensor] | Tensor, n_adapted_blocks: int,
                   config: DetectorConfig,
                   generator: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
     """Input of the adapted blocks for every training picture, computed once.
@@ -79,19 +80,20 @@ def training_pool(visual: VisionTransformer, pictures: list[Tensor], n_adapted_b
     """
     entering, coverage = [], []
     for batch, masks in synthetic_batches(pictures, config, generator):
+        # `+=` appends the pictures of the batch one by one.
         entering += frozen_states(visual, batch, len(visual.blocks) - n_adapted_blocks)[-1]
         coverage += F.avg_pool2d(masks, visual.patch).flatten(1).to(visual.proj.device)
     return entering, coverage
 
 
-def adaptation_loss(clip: CLIP, prompts: PromptLearner, entering: Tensor, coverage: Tensor,
+def adaptation_loss(clip: CLIP, prompts: Callable[[], Tensor], entering: Tensor, coverage: Tensor,
                     first: int, loss_weights: tuple[float, float, float],
                     n_adapted_blocks: int | None = None) -> Tensor:
     """Focal and dice loss of the text map, and cross-entropy of the whole image.
 
     entering: (B, 1+P, W), input of block number `first`;  coverage: (B, P);  loss_weights: of the
-    three losses;  n_adapted_blocks: blocks of the value-value path, all from block `first` on;
-    None: the tower's own number.  Returns a scalar.
+    three losses;  n_adapted_blocks: how many of the last blocks the value-value path uses, none of
+    them before block `first`;  None: the tower's own number.  Returns a scalar.
     """
     visual, states = clip.visual, [None] * first + [entering]
     for block in visual.blocks[first:-1]:               # the last block: only CLS is needed, below
@@ -107,8 +109,8 @@ def adaptation_loss(clip: CLIP, prompts: PromptLearner, entering: Tensor, covera
     return sum(weight * loss for weight, loss in zip(loss_weights, losses))
 
 
-def adapt(clip: CLIP, prompts: PromptLearner, pictures: list[Tensor], n_adapted_blocks: int,
-          config: DetectorConfig, generator: torch.Generator,
+def adapt(clip: CLIP, prompts: PromptLearner, pictures: list[Tensor] | Tensor,
+          n_adapted_blocks: int, config: DetectorConfig, generator: torch.Generator,
           report: Callable[[int, float], None], resume: ResumePoint | None = None) -> list[float]:
     """Trains the context vectors and every parameter of clip.visual that requires a gradient.
 

@@ -31,10 +31,10 @@ def training_steps(loss_of: Callable[[Tensor], Tensor], trained: list[Tensor], c
                    resume: ResumePoint | None = None) -> Iterator[tuple[int, float]]:
     """A fixed number of AdamW steps on random batches; the learning rate rises and falls once.
 
-    loss_of(rows): scalar loss of a batch, given the numbers (B,) of its training examples;
+    loss_of(rows): scalar loss of a batch, given the indices (B,) of its training examples;
     trained: parameters;  count: number of training examples;  config: a `TrainConfig` or
     `DetectorConfig`;  resume: a `ResumePoint`, whose finished steps are not repeated.
-    Yields (number of the step, loss) after every step.  Raises ValueError if a loss is not finite.
+    Yields (step, loss), for finished steps too.  Raises ValueError if a loss is not finite.
     """
     optimiser = torch.optim.AdamW(trained, lr=config.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.rate,

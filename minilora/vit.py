@@ -79,7 +79,7 @@ class VisionTransformer(nn.Module):
     def positions(self, rows: int, columns: int) -> Tensor:
         """Positional embeddings for a grid of rows x columns patches, (1+P, W).
 
-        For the grid of the training this is the trained table itself.  For any other grid the
+        For the grid used in training this is the trained table itself.  For any other grid the
         table's patch rows are resized bicubically, like a picture with W channels; CLS keeps its
         row.
         """

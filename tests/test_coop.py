@@ -170,7 +170,7 @@ def test_each_state_starts_from_its_own_copy_of_the_initial_words(clip):
     ({"n_ctx": 3, "init": "a <|endoftext|> of"}, "ordinary tokens"),
     ({"n_ctx": 3, "init": "<|startoftext|> a of"}, "ordinary tokens"),
     ({"n_ctx": 80}, "expected at most 77"),
-    ({"class_name": "bottâ€", "position": "front"}, "whole words, found 'bottâ€'"),  # broken Unicode
+    ({"class_name": "bottâ€", "position": "front"}, "whole words, found 'bottâ€'"),  # not words
 ])
 def test_options_that_make_no_prompt_are_refused_with_the_reason(clip, options, words):
     with pytest.raises(ValueError, match=words):

@@ -1,5 +1,6 @@
 """The page about one picture: its numbers on LoRA and attention are those of the formulas."""
 
+import copy
 import math
 import re
 
@@ -8,8 +9,10 @@ import torch
 from PIL import Image
 
 from minilora import explain
+from minilora.data.images import normalise
 from minilora.lora import add_lora, lora_layers
 from minilora.predict import open_run
+from minilora.train import frozen_states
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,27 @@ def test_attention_of_cls_is_the_first_row_of_the_softmax(tiny_clip):
     scores = (q @ (k + block.attn.k.bias).T / math.sqrt(64)).softmax(-1)
     found = explain.attention_of_cls(tiny_clip.visual, tokens, 0)
     assert torch.allclose(found, scores[0, 1:], atol=1e-6)
+
+
+def test_attention_without_lora_is_that_of_the_pretrained_tower(tiny_clip, monkeypatch):
+    """q and k of the last block belong to LoRA as well, not only the state that enters it."""
+    visual, plain = tiny_clip.visual, copy.deepcopy(tiny_clip.visual)
+    generator = torch.Generator().manual_seed(0)
+    add_lora(visual, generator=generator)
+    for layer in lora_layers(visual).values():
+        torch.nn.init.normal_(layer.lora_B, std=0.5, generator=generator)
+    shown = []
+    monkeypatch.setattr(explain, "heat",
+                        lambda values: shown.append(values) or Image.new("L", (1, 1)))
+    pixels = torch.rand(1, 3, 64, 64, generator=generator)
+    with torch.no_grad():
+        frozen = frozen_states(visual, pixels)
+        adapted = visual.hidden_states(visual.embed(normalise(pixels)))
+        explain.attention_part(visual, frozen, adapted, 0, (4, -1))
+        entering = plain.hidden_states(plain.embed(normalise(pixels)))[-2]
+        expected = explain.attention_of_cls(plain, entering, 0).view(4, 4)
+    assert torch.allclose(shown[0], expected, atol=1e-6)
+    assert (shown[1] - expected).abs().max() > 1e-3, "with LoRA it is another"
 
 
 def test_the_changes_by_lora_are_those_of_b_times_a(tiny_clip):

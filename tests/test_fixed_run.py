@@ -1,8 +1,8 @@
 """One small run gives the scores that it gave before the modules were moved and renamed.
 
-The numbers in fixtures/fixed_run.json come from commit 0013c60 and its command.  On the machine that
-made them they repeat to the last digit; another processor rounds some sums differently, hence the
-tolerance.  Whoever changes a default or the method makes the file anew and says so.
+The numbers in fixtures/fixed_run.json come from commit 0013c60 and its command.  On the machine
+that made them they repeat to the last digit; another processor rounds some sums differently, hence
+the tolerance.  Whoever changes a default or the method makes the file anew and says so.
 """
 import json
 

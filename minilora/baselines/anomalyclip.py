@@ -34,8 +34,8 @@ class AnomalyCLIP:
     """A zero-shot detector for products that it was not trained on.  clip is not changed."""
 
     def __init__(self, clip: CLIP, resolution: int | None = None,
-                 recipe: TrainConfig = TRAIN_CONFIG, seed: int = 1) -> None:
-        self.clip, self.recipe = clip.requires_grad_(False), recipe
+                 train_config: TrainConfig = TRAIN_CONFIG, seed: int = 1) -> None:
+        self.clip, self.train_config = clip.requires_grad_(False), train_config
         self.resolution = resolution or clip.config.resolution
         self.generator = torch.Generator().manual_seed(seed)
         self.prompts = PromptLearner(clip, default_tokenizer(), "object", n_ctx=N_CTX,
@@ -70,8 +70,8 @@ class AnomalyCLIP:
                     + focal_loss(probability, target[rows]) + dice_loss(probability, target[rows])
                     + dice_loss(1 - probability, 1 - target[rows]))
 
-        self.losses = run_training(loss_of, [self.prompts.context], len(pictures), self.recipe,
-                                   self.generator)
+        self.losses = run_training(loss_of, [self.prompts.context], len(pictures),
+                                   self.train_config, self.generator)
         return self
 
     @torch.no_grad()
@@ -91,7 +91,8 @@ def demo() -> None:
     masks = torch.zeros(24, 64, 64, dtype=torch.bool)
     masks[::2, 16:40, 16:40] = True
     pictures = torch.where(masks[:, None], pictures - 0.4, pictures)
-    detector = AnomalyCLIP(clip, recipe=TrainConfig(150, 8, 1e-2)).fit(pictures[:16], masks[:16])
+    detector = AnomalyCLIP(clip, train_config=TrainConfig(150, 8, 1e-2))
+    detector.fit(pictures[:16], masks[:16])
     print(f"trained {detector.prompts.context.numel()} parameters on 16 pictures")
     print(f"loss {detector.losses[0]:.3f} -> {detector.losses[-1]:.3f}")
     maps, scores = detector.score(pictures[16:])

@@ -68,9 +68,9 @@ class Autoencoder:
 
     resolution = RESOLUTION
 
-    def __init__(self, recipe: TrainConfig = TRAIN_CONFIG, seed: int = 1,
+    def __init__(self, train_config: TrainConfig = TRAIN_CONFIG, seed: int = 1,
                  bias: bool = True) -> None:
-        self.recipe, self.generator = recipe, torch.Generator().manual_seed(seed)
+        self.train_config, self.generator = train_config, torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)             # torch.nn draws weights from the global generator
             self.encoder, self.decoder = ConvEncoder(bias), ConvDecoder()
@@ -81,13 +81,13 @@ class Autoencoder:
 
     def fit(self, pictures: Tensor) -> "Autoencoder":
         """Train on good pictures (K, 3, 128, 128) in [0, 1].  Returns self."""
-        indices = repeated_indices(pictures, self.recipe.batch)
+        indices = repeated_indices(pictures, self.train_config.batch)
 
         def loss_of(rows):
             batch = augment(pictures[indices[rows]], self.generator)
             return F.mse_loss(self.decoder(self.encoder(batch)), batch)
 
-        self.losses = run_training(loss_of, self.parameters(), len(indices), self.recipe,
+        self.losses = run_training(loss_of, self.parameters(), len(indices), self.train_config,
                                    self.generator)
         return self
 

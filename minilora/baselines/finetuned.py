@@ -5,7 +5,7 @@
     LinearProbe       a linear layer on frozen patch features; Radford et al. 2021, "CLIP", section
                       3.2, applied to patches instead of whole images
 
-None of them uses a memory bank.  They therefore compare with row `text` of a result table.
+None of them uses a memory bank.  They are therefore compared with row `text` of a result table.
 
 Symbols: B images, N pictures of the pool, P patches, R resolution, W width.
 Left out: choosing the number of steps or the learning rates by test pictures.
@@ -31,7 +31,7 @@ PROBE_RATE = 1e-2               # a convex problem on standardised features
 
 
 class TrainedBaseline:
-    """Common part of the three: patch scores to maps and image scores.  clip may be changed."""
+    """What the three share: from patch scores to maps and image scores.  clip may be changed."""
 
     def __init__(self, clip: CLIP, class_name: str,
                  config: DetectorConfig = DetectorConfig()) -> None:

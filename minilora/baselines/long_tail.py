@@ -30,11 +30,11 @@ def class_weights(counts: Sequence[int], beta: float = BETA) -> Tensor:
 
     counts: number of pictures of each class.  Raises ValueError if one is below 1.
     """
-    counts = torch.as_tensor(counts, dtype=torch.float64)
-    if (counts < 1).any():
+    n = torch.as_tensor(counts, dtype=torch.float64)                        # (C,)
+    if (n < 1).any():
         raise ValueError(f"class_weights: expected at least one picture of each class, found "
-                         f"{counts.int().tolist()}; leave out classes without pictures")
-    weights = (1 - beta) / (1 - beta ** counts)
+                         f"{n.int().tolist()}; leave out classes without pictures")
+    weights = (1 - beta) / (1 - beta ** n)
     return (weights * len(weights) / weights.sum()).float()
 
 

@@ -1,7 +1,7 @@
 """Recurrent networks written out: RNN, LSTM and GRU cells, and a classifier of sequences.
 
-In baselines/ because no search uses them: bench/search_order.py compares them with a mean over
-time.
+They are in baselines/ because no command uses them; bench/search_order.py compares them with a mean
+over time.
 
     RNN     h' = tanh(W x + U h + b)                            Elman 1990
     LSTM    input, forget and output gates; the cell state c    Hochreiter & Schmidhuber 1997,

@@ -7,7 +7,7 @@ the product and the kind of defect in a synthetic scene (scenes/scene.py); it is
 photographs later.
 
 Symbols: N scenes, R resolution.
-Left out: ImageNet, whose weights have the same keys and are better.
+Left out: ImageNet; its weights have the same keys and should be used if they are available.
 """
 import argparse
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def labelled_scenes(first: int, count: int, resolution: int) -> tuple[Tensor, Te
             torch.where(states == NORMAL, len(CAPTION_KINDS), states))
 
 
-def pretrain_on_scenes(count: int, recipe: TrainConfig, resolution: int = 128, seed: int = 1,
+def pretrain_on_scenes(count: int, train_config: TrainConfig, resolution: int = 128, seed: int = 1,
                        report: Callable[[int, float], None] = lambda step, loss: None
                        ) -> tuple[ResNet18, float, float]:
     """Train a ResNet-18 on `count` scenes.
@@ -68,7 +68,7 @@ def pretrain_on_scenes(count: int, recipe: TrainConfig, resolution: int = 128, s
         return (F.cross_entropy(net.fc(features), class_names[rows])
                 + F.cross_entropy(state_head(features), states[rows]))
 
-    run_training(loss_of, [*net.parameters(), *state_head.parameters()], count, recipe,
+    run_training(loss_of, [*net.parameters(), *state_head.parameters()], count, train_config,
                  torch.Generator().manual_seed(seed), report)
     net.eval()
     pictures, class_names, states = labelled_scenes(HELD_OUT, min(count, 500), resolution)
@@ -90,15 +90,15 @@ def parser() -> argparse.ArgumentParser:
     p = option_parser("minilora.baselines.scene_pretraining", __doc__)
     p.add_argument("--out", type=Path, help="file for the weights; without it a demo runs")
     p.add_argument("--scenes", type=int, default=5000, help="number of training scenes")
-    p.add_argument("--steps", type=int, default=TRAIN_CONFIG.steps)
-    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--steps", type=int, default=TRAIN_CONFIG.steps, help="training steps")
+    p.add_argument("--seed", type=int, default=1, help="seed of weights and batches")
     return p
 
 
 def demo() -> None:
     """Three training steps on 24 scenes."""
-    recipe = TrainConfig(3, 8, 2e-3)
-    _, class_accuracy, state_accuracy = pretrain_on_scenes(24, recipe, resolution=64)
+    train_config = TrainConfig(3, 8, 2e-3)
+    _, class_accuracy, state_accuracy = pretrain_on_scenes(24, train_config, resolution=64)
     print(f"after 3 steps on 24 scenes: class name {class_accuracy:.0%}, "
           f"state {state_accuracy:.0%} correct; chance "
           f"{1 / len(CLASS_NAMES):.0%} and {1 / N_STATES:.0%}")
@@ -109,9 +109,9 @@ def main() -> None:
     options = parser().parse_args()
     if options.out is None:
         return demo()
-    recipe = replace(TRAIN_CONFIG, steps=options.steps)
+    train_config = replace(TRAIN_CONFIG, steps=options.steps)
     net, class_accuracy, state_accuracy = pretrain_on_scenes(
-        options.scenes, recipe, seed=options.seed, report=ProgressLine(options.steps))
+        options.scenes, train_config, seed=options.seed, report=ProgressLine(options.steps))
     save_backbone(net, options.out)
     print(f"test scenes: class name {class_accuracy:.1%} (of {len(CLASS_NAMES)}), state "
           f"{state_accuracy:.1%} (of {N_STATES}) correct; written {options.out}")

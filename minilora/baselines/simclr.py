@@ -53,8 +53,8 @@ class SimCLR:
 
     resolution = RESOLUTION
 
-    def __init__(self, recipe: TrainConfig = TRAIN_CONFIG, seed: int = 1) -> None:
-        self.recipe, self.generator = recipe, torch.Generator().manual_seed(seed)
+    def __init__(self, train_config: TrainConfig = TRAIN_CONFIG, seed: int = 1) -> None:
+        self.train_config, self.generator = train_config, torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)             # torch.nn draws weights from the global generator
             self.encoder = ConvEncoder()
@@ -69,7 +69,7 @@ class SimCLR:
 
         Returns self.
         """
-        indices = repeated_indices(pictures, self.recipe.batch)
+        indices = repeated_indices(pictures, self.train_config.batch)
 
         def loss_of(rows):
             batch = pictures[indices[rows].unique()]    # copies would be negatives of each other
@@ -77,7 +77,7 @@ class SimCLR:
                         for _ in range(2))
             return nt_xent(one, two)
 
-        self.losses = run_training(loss_of, self.parameters(), len(indices), self.recipe,
+        self.losses = run_training(loss_of, self.parameters(), len(indices), self.train_config,
                                    self.generator)
         with torch.no_grad():
             copies = torch.cat([pictures] + [augment(pictures, self.generator) for _ in range(3)])

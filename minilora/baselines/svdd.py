@@ -28,9 +28,9 @@ class DeepSVDD:
 
     resolution = RESOLUTION
 
-    def __init__(self, recipe: TrainConfig = TRAIN_CONFIG, seed: int = 1) -> None:
-        self.recipe = recipe
-        self.autoencoder = Autoencoder(replace(recipe, rate=PRETRAIN_RATE), seed, bias=False)
+    def __init__(self, train_config: TrainConfig = TRAIN_CONFIG, seed: int = 1) -> None:
+        self.train_config = train_config
+        self.autoencoder = Autoencoder(replace(train_config, rate=PRETRAIN_RATE), seed, bias=False)
         self.encoder, self.generator = self.autoencoder.encoder, self.autoencoder.generator
 
     def parameters(self) -> list[nn.Parameter]:
@@ -40,7 +40,7 @@ class DeepSVDD:
     def fit(self, pictures: Tensor) -> "DeepSVDD":
         """Train on good pictures (K, 3, 128, 128) in [0, 1].  Returns self."""
         self.autoencoder.fit(pictures)
-        indices = repeated_indices(pictures, self.recipe.batch)
+        indices = repeated_indices(pictures, self.train_config.batch)
         with torch.no_grad():
             centre = self.encoder(pictures).mean(0)
         near_zero = centre.abs() < CENTRE_EPS
@@ -51,7 +51,7 @@ class DeepSVDD:
             batch = augment(pictures[indices[rows]], self.generator)
             return (self.encoder(batch) - self.centre).square().sum(1).mean()
 
-        self.losses = run_training(loss_of, self.parameters(), len(indices), self.recipe,
+        self.losses = run_training(loss_of, self.parameters(), len(indices), self.train_config,
                                    self.generator)
         return self
 

@@ -13,7 +13,7 @@
 
 For a window, the other patches are dropped before the first block, as in a masked autoencoder.  A
 k x k window then costs k² + 1 tokens instead of all.
-Differs: window features of the second last block are not used; pictures are squares, so tiles of
+Differs: window features of the second-to-last block are not used; pictures are squares, so tiles of
 other shapes are not needed.
 Symbols: B images, P patches, G patches per side, k side of a window, Q = (G - k + 1)² windows,
 E embedding, R resolution, W width, K shots, M rows of the memory bank.
@@ -53,7 +53,7 @@ def harmonic_aggregation(scores: Tensor, index: Tensor, patches: int) -> Tensor:
 
 
 class WinCLIP:
-    """Zero-shot; after `fit` on good pictures also WinCLIP+.  clip is not changed."""
+    """Zero-shot detector; after `fit` on good pictures also WinCLIP+.  clip is not changed."""
 
     def __init__(self, clip: CLIP, class_name: str, resolution: int | None = None) -> None:
         self.clip, self.resolution = clip, resolution or clip.config.resolution

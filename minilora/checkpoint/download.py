@@ -175,7 +175,7 @@ class DownloadProgress:
 
 
 class FlakyHandler(http.server.BaseHTTPRequestHandler):
-    """For the demo: a server of 1 MB that closes the connection half-way, except for a Range."""
+    """For the demo: sends half of 1 MB and closes the connection; answers a Range completely."""
     content = bytes(range(256)) * 4096
 
     def do_GET(self) -> None:
@@ -196,7 +196,7 @@ class FlakyHandler(http.server.BaseHTTPRequestHandler):
 
 
 def demo() -> None:
-    """A server on this machine breaks off half-way; the second attempt gets the other half."""
+    """A local server closes the connection half-way; the second attempt gets the other half."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), FlakyHandler) as server, \
             tempfile.TemporaryDirectory() as folder:
         threading.Thread(target=server.serve_forever, daemon=True).start()

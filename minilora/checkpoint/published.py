@@ -66,7 +66,7 @@ def find_weights(name_or_path: str | Path | None = None) -> Weights:
     return Weights(published_name(path, sha256), path, sha256)
 
 
-def is_model_name(name: str) -> bool:
+def is_model_name(name: str | Path) -> bool:
     """Whether `name` is a known model, for which no path is needed."""
     return name in OFFICIAL or name == BUNDLED_MODEL
 

@@ -1,7 +1,8 @@
 """Load a CLIP from a file of weights, save one, and show what is in a file.
 
-Claim: a result names the weights behind it by their SHA-256.  `load_clip` therefore returns the
-model together with its `Weights` (name, path, SHA-256), which are stored with metrics and adapters.
+Claim: a result must say which weights it was made with; their SHA-256 identifies them.  So
+`load_clip` returns the model together with its `Weights` (name, path, SHA-256), which are stored
+with metrics and adapters.
 
 Nothing is downloaded unless a published model is requested by name.
 Left out: which file a name means (`checkpoint/published.py`), the names of the tensors in a file

@@ -27,7 +27,7 @@ def _uniform(generator, shape, limit):
 def augment(pixels: Tensor, generator: torch.Generator, rotations: bool = True, flips: bool = True,
             angle: float = 5.0, shift: float = 0.02, padding: str = "reflect",
             brightness: float = 0.1, contrast: float = 0.1, gamma: float = 0.1) -> Tensor:
-    """Each picture of a batch, rotated, shifted and with changed brightness at random.
+    """Rotate, shift and change the light of each picture of a batch at random.
 
     pixels: (B, 3, H, W) in [0, 1].
     rotations: by 0, 90, 180 or 270 degrees (by 0 or 180 if H is not W);  flips: left-right.

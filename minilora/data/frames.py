@@ -5,7 +5,7 @@
 
 Claim: only one frame is in memory at a time, however long the video is.
 
-Left out: sound, subtitles, seeking (every frame is decoded from the start, and some are kept).
+Left out: sound, subtitles, seeking (all frames are decoded from the start; only some are kept).
 """
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from minilora.data.mvtec import IMAGE_SUFFIXES
 
 ANIMATION_SUFFIXES = (".gif", ".webp", ".png", ".apng")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
-DEFAULT_DURATION = 0.1          # seconds of an animation's frame that states none, as in browsers
+DEFAULT_DURATION = 0.1          # seconds per frame, as in browsers, if an animation states none
 THUMBNAIL_SIDE = 32             # of the grey thumbnails that are compared to find a change of scene
 TIME_TOLERANCE = 1e-6           # seconds
 
@@ -42,10 +42,10 @@ class Frame:
 
 
 def media_files(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """Every file that can hold frames: the files among `paths`, and those in its folders, sorted.
+    """Every file that can hold frames: the files in `paths`, and those in the folders in `paths`.
 
-    Folders are searched recursively.  A path that does not exist is returned too, so that the
-    reader of the files can report it.
+    Folders are searched recursively; their files are sorted.  A path that does not exist is
+    returned too, so that the code that reads the files can report it.
     """
     for path in map(Path, paths):
         if path.is_dir():
@@ -93,7 +93,7 @@ def animation_frames(path: str | Path) -> Iterator[Frame]:
 
 
 def _import_pyav(path):
-    """The package `av`.  Raises ValueError that names the file if it is not installed."""
+    """The package `av`.  If it is not installed, raises a ValueError that names the file."""
     try:
         import av
         return av
@@ -135,20 +135,20 @@ def save_video(file: BinaryIO, frames: Iterable[Frame], rate: int, codec: str = 
 
 
 def frames_at(path: str | Path, times: Iterable[float]) -> dict[float, Image.Image]:
-    """{time: PIL RGB}: for each time the last frame that is not later.
+    """{time: PIL RGB}: for each time the last frame that is not later than this time.
 
     The file is decoded once.  Raises ValueError if it holds no frame.
     """
-    waiting, found, current = sorted(set(times), reverse=True), {}, None
+    waiting, pictures, current = sorted(set(times), reverse=True), {}, None
     for frame in all_frames(path):
         while waiting and current is not None and frame.time > waiting[-1] + TIME_TOLERANCE:
-            found[waiting.pop()] = current
+            pictures[waiting.pop()] = current
         if not waiting:
             break
         current = frame.picture
     if current is None:
         raise ValueError(f"{path} holds no frame; give a picture or a video")
-    return found | {time: current for time in waiting}
+    return pictures | {time: current for time in waiting}
 
 
 def _grey_thumbnail(picture):

@@ -10,9 +10,10 @@ All resizing uses Pillow's filters, which become wider when a picture is reduced
 Plain bicubic interpolation gives other pixels, and so CLIP other features.
 
 CLIP resizes first and converts to RGB afterwards. The order changes pixels: Pillow resizes palette
-pictures by nearest neighbour and weights transparent ones by alpha. `clip_preprocess` keeps it.
+pictures by nearest neighbour and weights transparent ones by alpha. `clip_preprocess` keeps
+CLIP's order.
 
-Differs from CLIP on purpose in two points: 16-bit grey values are scaled by 1/257 (Pillow's own
+Two differences from CLIP are intended: 16-bit grey values are scaled by 1/257 (Pillow's own
 conversion clips them at 255, so nearly everything turns white), and the EXIF rotation is applied.
 
 Symbols: B pictures of H x W pixels, N files, R resolution.

@@ -69,15 +69,15 @@ def list_classes(root: str | Path) -> list[str]:
 
 def _pictures(folder):
     """Picture files of a folder, sorted by name, without hidden files (.DS_Store, ._000.png)."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p for p in entries if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
                   and not p.name.startswith("."))
 
 
 def _kinds(folder):
     """Sorted names of the folders in a folder."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(p.name for p in found if p.is_dir() and not p.name.startswith("."))
+    entries = folder.iterdir() if folder.is_dir() else ()
+    return sorted(p.name for p in entries if p.is_dir() and not p.name.startswith("."))
 
 
 def _samples(base, split):
@@ -110,10 +110,11 @@ def load_class(root: str | Path, class_name: str) -> Dataset:
     root = Path(root)
     base = root / class_name
     if not base.is_dir():
-        found = list_classes(root) if root.is_dir() else []
+        classes = list_classes(root) if root.is_dir() else []
         is_class = (root / "train" / "good").is_dir()       # root itself is the folder of a class
         raise FileNotFoundError(
-            f"class {class_name!r} not found in {root}; it holds {', '.join(found) or 'no class'}; "
+            f"class {class_name!r} not found in {root}; it holds "
+            f"{', '.join(classes) or 'no class'}; "
             + ("give the folder above it" if is_class else "choose one of these"))
     train = [Sample(p, "good", 0) for p in _pictures(base / "train" / "good")]
     if not train:

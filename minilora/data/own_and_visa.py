@@ -69,8 +69,8 @@ def visa_rows(root: str | Path) -> list[dict[str, str]]:
 def visa_class(root: str | Path, name: str) -> Dataset:
     """The Dataset of one VisA object.
 
-    Raises FileNotFoundError for an unknown object or a file that is not there, ValueError for a
-    mask of another size than its picture.
+    Raises FileNotFoundError for an unknown object or a missing file, ValueError if a mask and its
+    picture differ in size.
     """
     root, rows = Path(root), visa_rows(root)
     selected = [row for row in rows if row["object"] == name]

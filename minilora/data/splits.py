@@ -48,7 +48,8 @@ def split(data: Dataset, labels: int | str, seed: int, tail: float = 1.0,
     tail: makes a long-tailed distribution: each kind, in alphabetical order, gets this share of the
     number of the kind before it, and at least 2.
     good: number of good training pictures; None: as many as defective ones.
-    Raises ValueError for a class without kinds of defects, or if `labels` exceeds the half.
+    Raises ValueError for a class without kinds of defects, or if the first half of a kind has fewer
+    than `labels` pictures.
     """
     generator = torch.Generator().manual_seed(seed)
     kinds = sorted({s.kind for s in data.test} - {GOOD_KIND})

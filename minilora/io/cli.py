@@ -79,7 +79,7 @@ class ProgressLine:
     """
 
     def __init__(self, steps: int, done: int = 0) -> None:
-        """done: steps of an earlier process; they are reported again but took no time here."""
+        """done: number of steps that an earlier process finished; nothing is printed for them."""
         self.steps, self.done = steps, done
         self.begun, self.terminal = time.time(), sys.stdout.isatty()
 

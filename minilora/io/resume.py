@@ -1,4 +1,4 @@
-"""Save the state of a training to a file, so that an interrupted training can continue.
+"""Save the state of a training run to a file, so that an interrupted run can continue.
 
 Claim: the next step depends only on the trained parameters, AdamW's moments, the position in the
 learning-rate schedule and the state of the random generator.  With these four restored, training
@@ -17,9 +17,9 @@ from minilora.io.files import TensorFileError, load_tensors, save_tensors
 
 
 class ResumePoint:
-    """The saved state of one training, in a file that is overwritten from time to time.
+    """The saved state of one training run, in a file that is overwritten from time to time.
 
-    fingerprint: of everything on which the training depends; a file with another one is ignored.
+    fingerprint: hash of all inputs of the training run; a file with another one is ignored.
     every: seconds between two saves.
     """
 
@@ -28,7 +28,7 @@ class ResumePoint:
         self.last = time.monotonic()
 
     def load(self) -> dict | None:
-        """The saved state, or None if there is none of this training.
+        """The saved state, or None if there is none of this training run.
 
         A damaged file is not an error: training then starts from the beginning.
         """
@@ -36,12 +36,12 @@ class ResumePoint:
             saved = load_tensors(self.path)
         except TensorFileError:
             return None
-        return saved if saved.get("mark") == self.fingerprint else None     # its key in the file
+        return saved if saved.get("mark") == self.fingerprint else None     # "mark": fingerprint
 
     def restore(self, trained: Sequence[Tensor], optimiser: torch.optim.Optimizer,
                 schedule: torch.optim.lr_scheduler.LRScheduler,
                 generator: torch.Generator) -> list[float]:
-        """Set all four to the saved state.  Returns the losses so far; [] if nothing is saved."""
+        """Set these four to the saved state.  Returns the losses so far; [] if nothing is saved."""
         saved = self.load()
         if saved is None:
             return []
@@ -68,7 +68,7 @@ class ResumePoint:
 
 
 def demo() -> None:
-    """Train ten steps without a stop, and again with a stop after six: the weights are equal."""
+    """Train ten steps without a stop, and again with a stop after six; the weights are equal."""
     import tempfile
     rows = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
 

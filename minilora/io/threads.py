@@ -1,4 +1,4 @@
-"""One CPU thread for small work, the former number of threads afterwards.
+"""Use one CPU thread for small work, and restore the number of threads afterwards.
 
 Claim: for small tensors, and for copying, which memory bandwidth limits, more threads gain little.
 On a busy machine they even cost time, because threads wait for each other after every operation.

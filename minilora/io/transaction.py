@@ -1,6 +1,6 @@
 """Replace all results in a folder in one transaction, by one process at a time.
 
-Claim: four techniques of databases protect a folder of results against a crash or a power cut.
+Claim: four techniques from databases protect a folder of results against a crash or a power cut.
 
     lock        one process at a time writes to the folder (`lock_folder`)
     staging     new files are written to a hidden subfolder; the earlier result stays in place

@@ -1,6 +1,6 @@
 """A restricted unpickler: reads the pickle in a `.pt` file without running code from the file.
 
-Claim: a pickle is a program for a small stack machine.  It becomes dangerous by two instructions:
+Claim: a pickle is a program for a small stack machine.  Two of its instructions are dangerous:
 GLOBAL looks up any function of any module by name, and REDUCE calls it.  This unpickler has a list
 of allowed names.  Each stands for a harmless object that only stores its arguments:
 

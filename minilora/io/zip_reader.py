@@ -9,8 +9,8 @@ nothing is run, nothing is copied, and no tensor reaches a byte outside its reco
 
 Accepted: archives of `torch.save` (torch/serialization.py) and TorchScript archives, the form of
 OpenAI's files (torch/csrc/jit/serialization).
-Refused: compressed, overlapping or truncated records, shapes that do not fit a storage, nesting
-without end, other file types.
+Refused: compressed, overlapping or truncated records, shapes that do not fit a storage, endless
+nesting, other file types.
 Left out: the TorchScript code (never read), torch.save's format before 2020, sparse and quantised
 tensors.
 """

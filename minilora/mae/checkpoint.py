@@ -33,8 +33,10 @@ TOKEN_KEYS = ("cls_token", "mask_token")        # official shape (1, 1, W), ours
 
 
 def mae_official_key(name: str) -> tuple[str, int | None]:
-    """(key in the official layout, which third of that tensor or None for all of it) of our
-    parameter `name`."""
+    """(official key of our parameter `name`, which third of that tensor, None: all three).
+
+    A third is the block of rows of q, k or v in the fused matrix.
+    """
     module, _, kind = name.rpartition(".")
     if ".blocks." in f".{name}":
         prefix = "blocks" if name.startswith("encoder.") else "decoder_blocks"
@@ -61,7 +63,7 @@ def official_state(mae: MaskedAutoencoder) -> dict[str, Tensor]:
 
 
 def state_from_official(state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """The parameters `names` of ours, {our name: tensor}, from a state in the official layout."""
+    """{our name: tensor} for our parameters `names`, from a state in the official layout."""
     own = {}
     for name in names:
         key, third = mae_official_key(name)
@@ -75,7 +77,7 @@ def state_from_official(state: dict[str, Tensor], names: Iterable[str]) -> dict[
 
 
 def config_from_official(state: dict[str, Tensor]) -> MAEConfig:
-    """The MAEConfig of an official state; decoder numbers are the defaults if it has no decoder."""
+    """The MAEConfig of an official state; if it has no decoder, with the default decoder sizes."""
     width, _, patch, _ = entry_shape(state, "patch_embed.proj.weight", 4)
     tokens = entry_shape(state, "pos_embed", 3)[1]
     encoder = {"width": width, "patch": patch, "layers": count_blocks(state, "blocks."),

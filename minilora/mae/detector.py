@@ -6,8 +6,8 @@
 
 A model that was trained on good pictures reconstructs hidden patches as they look in good pictures.
 
-Differs: targets are plain pixels, since normalisation by its own standard deviation would turn a
-flat patch into noise; trained from scratch on the good pictures of one product.
+Differs: targets are plain pixels, since a flat patch that is divided by its own standard deviation
+turns into noise; trained from scratch on the good pictures of one product.
 Symbols: B images, K shots, P patches, R resolution.  Left out: errors in gradients or features.
 """
 from collections.abc import Callable
@@ -27,7 +27,7 @@ N_PARTITIONS = 2                # random partitions of the patches into visible 
 TRAIN_CONFIG = TrainConfig(400, 8, 1e-3)
 
 
-def train_mae(mae: MaskedAutoencoder, pictures: Tensor, recipe: TrainConfig,
+def train_mae(mae: MaskedAutoencoder, pictures: Tensor, train_config: TrainConfig,
               generator: torch.Generator,
               report: Callable[[int, float], None] = lambda step, loss: None,
               resume: ResumePoint | None = None) -> list[float]:
@@ -37,15 +37,15 @@ def train_mae(mae: MaskedAutoencoder, pictures: Tensor, recipe: TrainConfig,
     different mask each time.
     """
     grid = mae.config.resolution // mae.config.patch
-    indices = torch.arange(max(len(pictures), recipe.batch)) % len(pictures)
+    indices = torch.arange(max(len(pictures), train_config.batch)) % len(pictures)
 
     def loss_of(rows):
         batch = normalise(augment(pictures[indices[rows]], generator))
         noise = torch.rand(len(batch), grid * grid, generator=generator)
         return mae.loss(batch.to(mae.mask_token.device), noise.to(mae.mask_token.device))
 
-    return run_training(loss_of, list(mae.parameters()), len(indices), recipe, generator, report,
-                        resume)
+    return run_training(loss_of, list(mae.parameters()), len(indices), train_config, generator,
+                        report, resume)
 
 
 @torch.no_grad()
@@ -87,11 +87,12 @@ def anomaly_maps_and_scores(mae: MaskedAutoencoder, pixels: Tensor,
 class MaskedReconstruction:
     """Anomaly detector: fit to good pictures, then score others."""
 
-    def __init__(self, config: MAEConfig = MAE_MINI, recipe: TrainConfig = TRAIN_CONFIG,
+    def __init__(self, config: MAEConfig = MAE_MINI, train_config: TrainConfig = TRAIN_CONFIG,
                  seed: int = 1) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         config = replace(config, normalise_pixels=False)
-        self.model, self.recipe = MaskedAutoencoder(config).initialise(self.generator), recipe
+        self.model = MaskedAutoencoder(config).initialise(self.generator)
+        self.train_config = train_config
         self.resolution = config.resolution
 
     def parameters(self) -> list[nn.Parameter]:
@@ -100,7 +101,7 @@ class MaskedReconstruction:
 
     def fit(self, pictures: Tensor) -> "MaskedReconstruction":
         """Train on good pictures (K, 3, R, R) in [0, 1].  Returns self."""
-        self.losses = train_mae(self.model, pictures, self.recipe, self.generator)
+        self.losses = train_mae(self.model, pictures, self.train_config, self.generator)
         self.model.eval()
         return self
 

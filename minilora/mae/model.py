@@ -222,7 +222,7 @@ def demo() -> None:
     print(f"loss on waves: {losses[0]:.3f} -> {losses[-1]:.3f} (predicting the mean gives 1)")
     broken = pictures[:1].clone()
     broken[:, :, 16:32, 16:32] = 1.5
-    region = [18, 19, 26, 27]                                               # of 8 rows of 8
+    region = [18, 19, 26, 27]                                               # in a grid of 8 x 8
     noise[:, region] = 1                                                    # hides these patches
     for name, picture in (("intact", pictures[:1]), ("broken", broken)):
         error, _ = mae.patch_errors(picture, noise[:1])

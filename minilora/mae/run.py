@@ -2,8 +2,8 @@
 
     mae.pt         the model, for --weights
     grid.png       rows of original, masked and reconstructed picture
-    metrics.json   losses; reconstruction error as an anomaly score; --probe, --finetune,
-                   segmentation
+    metrics.json   losses; metrics of the reconstruction error as an anomaly score; results of
+                   --probe (with segmentation) and --finetune
 
 Symbols: N pictures, R resolution.  Left out: learning rates per layer, several devices.
 """
@@ -55,17 +55,17 @@ def parser() -> argparse.ArgumentParser:
     data("--class", dest="name", default="bottle", metavar="NAME", help="product")
     data("--shots", default="all", help="number of good training pictures, or all")
     data("--out", type=Path, help="folder for the results; default: runs/mae-<class>")
-    data("--seed", type=int, default=1)
+    data("--seed", type=int, default=1, help="seed of the draw of pictures and of the training")
     model = p.add_argument_group("model").add_argument
     model("--size", default="mini", choices=CONFIGS, help="size of a new model")
     model("--weights", type=Path, help="initial weights: an official file or an earlier mae.pt")
     model("--mask-ratio", type=float, default=0.75, help="share of hidden patches")
     model("--plain-pixels", action="store_true", help="reconstruct plain pixels, not normalised "
           "patches")
-    model("--device", default="cpu")
+    model("--device", default="cpu", help="cpu, cuda, …")
     training = p.add_argument_group("training").add_argument
-    training("--steps", type=int, default=1000, help="0: no training")
-    training("--batch", type=int, default=16)
+    training("--steps", type=int, default=1000, help="number of steps; 0: no training")
+    training("--batch", type=int, default=16, help="pictures per step")
     training("--rate", type=float, default=1e-3, help="peak learning rate")
     training("--save-every", type=float, default=10.0, metavar="SECONDS",
              help="time between two saves; an interrupted command continues from the last one")
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def build_mae(options: argparse.Namespace, generator: torch.Generator) -> MaskedAutoencoder:
-    """A new MaskedAutoencoder, or one from a file; without a decoder in it, the decoder is new."""
+    """A new MaskedAutoencoder, or one from a file; a decoder that the file lacks is new."""
     if not options.weights:
         config = replace(CONFIGS[options.size], mask_ratio=options.mask_ratio,
                          normalise_pixels=not options.plain_pixels)
@@ -133,14 +133,14 @@ def evaluate_transfer(mae: MaskedAutoencoder, data: Dataset, options: argparse.N
     pixels = [load_squares([s.path for s in part], resolution)
               for part in (chosen.train, chosen.test)]
     targets, truth = chosen.targets(chosen.train), chosen.targets(chosen.test)
-    found = {"labels": dict(zip(chosen.kinds, chosen.counts())), "judged": len(truth)}
+    metrics = {"labels": dict(zip(chosen.kinds, chosen.counts())), "judged": len(truth)}
     for name, train in (("probe", transfer.probe), ("finetune", transfer.finetune)):
         if getattr(options, name):
             encoder = copy.deepcopy(mae.encoder)
             generator = torch.Generator().manual_seed(options.seed)
             head = train(encoder, pixels[0], targets, len(chosen.kinds), generator)
             probabilities = transfer.class_probabilities(encoder, head, pixels[1])
-            found[name] = {
+            metrics[name] = {
                 "accuracy": (probabilities.argmax(1) == truth).float().mean().item(),
                 "image_auroc": auroc(1 - probabilities[:, 0], truth > 0)}
     masks = [load_masks(part, [(resolution, resolution)] * len(part))
@@ -151,8 +151,8 @@ def evaluate_transfer(mae: MaskedAutoencoder, data: Dataset, options: argparse.N
                                 torch.Generator().manual_seed(options.seed))
         probabilities = transfer.patch_probability(mae.encoder, head, pixels[1])
         maps = to_pixels(probabilities, (resolution, resolution), 4 * resolution / 224)
-        found["segmentation"] = {"pixel_auroc": auroc(maps.flatten(), masks[1].flatten())}
-    return found
+        metrics["segmentation"] = {"pixel_auroc": auroc(maps.flatten(), masks[1].flatten())}
+    return metrics
 
 
 def run_mae(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
@@ -175,8 +175,8 @@ def run_mae(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
         fingerprint = mae_fingerprint(options, shots, mae.config)
         resume = ResumePoint(staging / RESUME_FILE, fingerprint, options.save_every)
         done = len(saved["losses"]) if (saved := resume.load()) else 0
-        recipe = TrainConfig(options.steps, options.batch, options.rate)
-        losses = train_mae(mae, pictures, recipe, generator, ProgressLine(options.steps, done),
+        config = TrainConfig(options.steps, options.batch, options.rate)
+        losses = train_mae(mae, pictures, config, generator, ProgressLine(options.steps, done),
                            resume) if options.steps else []
         mae = mae.cpu().eval()
         mae_checkpoint.save_mae(mae, staging / "mae.pt")

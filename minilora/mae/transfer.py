@@ -9,7 +9,7 @@
 Differs: one AdamW schedule for all three; features are standardised with the statistics of the
 training pictures (like the paper's batch norm without scale); no mixup, no layer-wise decay.
 Symbols: N pictures, C classes, P patches, W width, R resolution.
-Left out: any choice by test pictures.
+Left out: hyperparameter search; nothing is chosen by test pictures.
 """
 from collections.abc import Callable
 
@@ -47,7 +47,7 @@ class LinearHead(nn.Module):
 
 
 def mean_pooled(encoder: MAEEncoder, pixels: Tensor) -> Tensor:
-    """Mean of the patch tokens, (B, W).  It is better than CLS, which no pretraining loss uses."""
+    """Mean of the patch tokens, (B, W).  CLS is not used, since it has no pretraining target."""
     return encoder(normalise(pixels))[:, 1:].mean(1)
 
 
@@ -128,9 +128,9 @@ def demo() -> None:
     pixels[targets == 1, :, 8:16, 8:16] += 0.2
     for name, train in (("probe", probe), ("fine-tuned", finetune)):
         head = train(mae.encoder, pixels[:32].clamp(0, 1), targets[:32], 2, generator)
-        found = class_probabilities(mae.encoder, head, pixels[32:].clamp(0, 1)).argmax(1)
+        predicted = class_probabilities(mae.encoder, head, pixels[32:].clamp(0, 1)).argmax(1)
         print(f"{name:10s} accuracy on 16 new pictures: "
-              f"{(found == targets[32:]).float().mean():.0%}")
+              f"{(predicted == targets[32:]).float().mean():.0%}")
 
 
 if __name__ == "__main__":

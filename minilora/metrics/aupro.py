@@ -63,11 +63,11 @@ def connected_regions(masks: Tensor) -> Tensor:
 
 def aupro(maps: Tensor | Sequence[Tensor], masks: Tensor | Sequence[Tensor],
           limit: float = 0.3) -> float:
-    """Area under the per-region overlap up to a false-positive rate, divided by it; in [0, 1].
+    """Area under the per-region overlap up to the false-positive rate `limit`, divided by `limit`.
 
     maps: N scores (H, W), higher = more anomalous;  masks: N bool (H, W); pictures may differ in
-    size.  A random map gives limit / 2.  Raises ValueError for differing shapes, for NaN, and if no
-    pixel or every pixel is marked.
+    size.  Returns a number in [0, 1]; a random map gives limit / 2.  Raises ValueError for
+    differing shapes, for NaN, and if no pixel or every pixel is marked.
     """
     map_sizes, mask_sizes = ([tuple(m.shape) for m in column] for column in (maps, masks))
     if map_sizes != mask_sizes or {len(size) for size in map_sizes} != {2}:
@@ -94,16 +94,16 @@ def aupro(maps: Tensor | Sequence[Tensor], masks: Tensor | Sequence[Tensor],
 
 
 def weighted_area(defective: Tensor, weight: Tensor, good: Tensor, limit: float) -> float:
-    """Area under the weighted true-positive rate up to a false-positive rate, divided by it.
+    """Area under the weighted true-positive rate up to false-positive rate `limit`, over `limit`.
 
     defective, good: scores (M,) and (n,) of defective and good pixels;  weight: (M,), sum 1.
     The curve is a straight line between one score and the next, as for ties in AUROC.
     """
     defective, order = defective.sort()
-    above = torch.cat([weight.new_zeros(1), weight[order].flip(0).cumsum(0)])   # of the k highest
+    above = torch.cat([weight.new_zeros(1), weight[order].flip(0).cumsum(0)])   # k highest, summed
     total, good = len(good), ascending(good).flip(0)
     needed = min(total, int(limit * total) + 1)
-    ties = torch.searchsorted(-good[needed:], -good[needed - 1], right=True)    # of the last one
+    ties = torch.searchsorted(-good[needed:], -good[needed - 1], right=True)   # with the last one
     value, count = good[:needed + ties].unique_consecutive(return_counts=True)  # highest first
     end = count.cumsum(0).double() / total              # false-positive rate with this value
     start = end - count.double() / total                # and without it

@@ -50,7 +50,7 @@ def f1_max(scores: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> float:
 
 
 def demo() -> None:
-    """AUROC, AP and best F1 of the same distributions, for ever rarer defects."""
+    """AUROC, AP and best F1 of the same distributions, for rarer and rarer defects."""
     from minilora.auroc import auroc
     generator = torch.Generator().manual_seed(0)
     print("means one standard deviation apart; precision falls with rarer defects, AUROC does not:")

@@ -14,6 +14,7 @@ Left out: files; a scene is drawn from its number whenever it is needed.
 """
 
 import os
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +62,8 @@ class Buffer:
     """The latest `size` scenes; `fresh` new ones, drawn by `workers` processes, enter at each step.
 
     first_batch: scenes that are drawn before step 0;  start_step: first step of this process;
-    steps: last step.  Without fresh scenes and workers, a scene is drawn whenever a batch needs it.
+    steps: number of steps of the whole training.
+    Without fresh scenes and workers, a scene is drawn whenever a batch needs it.
     """
 
     def __init__(self, size: int, fresh: int, first_batch: int, start_step: int, steps: int,
@@ -124,9 +126,9 @@ def crop_views(pictures: Tensor, coverage: Tensor, generator: torch.Generator, w
                         torch.full((window, window), -1)))
             continue
         row, col = torch.randint(side - window + 1, (2,), generator=generator).tolist()
-        marked = (coverage[k] > 0.15).nonzero()
-        if len(marked) and torch.rand((), generator=generator) < 0.67:
-            target = marked[torch.randint(len(marked), (), generator=generator)]
+        defective = (coverage[k] > 0.15).nonzero()
+        if len(defective) and torch.rand((), generator=generator) < 0.67:
+            target = defective[torch.randint(len(defective), (), generator=generator)]
             shift = torch.randint(window, (2,), generator=generator)
             row, col = (target - shift).clamp(0, side - window).tolist()
         pixels = pictures[k, :, row * patch : (row + window) * patch,
@@ -138,13 +140,13 @@ def crop_views(pictures: Tensor, coverage: Tensor, generator: torch.Generator, w
     return [torch.stack(column) for column in zip(*out)]
 
 
-def flip_and_transpose(image: Tensor, flip: list[bool]) -> Tensor:
+def flip_and_transpose(image: Tensor, flip: Sequence[bool]) -> Tensor:
     """(..., N, N) -> the same shape; flip: (left to right, upside down, transpose)."""
     image = image.flip([axis for axis, chosen in zip((-1, -2), flip) if chosen])
     return image.transpose(-1, -2) if flip[2] else image
 
 
-def corner_after_flips(row: int, col: int, last: int, flip: list[bool]) -> tuple[int, int]:
+def corner_after_flips(row: int, col: int, last: int, flip: Sequence[bool]) -> tuple[int, int]:
     """Where `flip_and_transpose` moves the upper left corner of a window.
 
     last: the largest row or column at which a window can start.
@@ -185,7 +187,8 @@ def demo() -> None:
               f"batch {tuple(pictures.shape)}, {flawed} with a defect")
     views, _, patch_ids = crop_views(pictures, coverage, generator, 7)
     whole = (patch_ids[:, 0, 0] < 0).sum()
-    print(f"views {tuple(views.shape)}: {whole} whole at half resolution, {4 - whole} windows")
+    print(f"views {tuple(views.shape)}: {whole} whole pictures at half resolution, "
+          f"{4 - whole} windows")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Captions of drawn scenes and photographs, and the contrastive losses that read them.
+"""Captions of drawn scenes and photographs, and the contrastive losses that use them.
 
 Claim: a caption states attributes of a picture (class name, colour, material, state).  Another
 picture's caption is a negative only if one of its statements is wrong for this picture; otherwise
@@ -78,7 +78,7 @@ def class_caption(facts: list[int], generator: torch.Generator,
 
 
 def matching_captions(facts: Tensor, mentioned: Tensor) -> Tensor:
-    """(B, N) bool: everything that text n mentions is true of picture b; then it is no negative.
+    """(B, N) bool: True if all that text n states is true of picture b, so it is not a negative.
 
     facts: (B, 4);  mentioned: (N, 4).  A pasted defect may look like a defect of any kind.
     """
@@ -120,7 +120,7 @@ def localisation_loss(patches: Tensor, normal: Tensor, damaged: Tensor, scale: f
 
 
 def demo() -> None:
-    """Captions of two pictures, which of them hold for which picture, and the contrastive loss."""
+    """Captions of two pictures, which text is true of which picture, and the contrastive loss."""
     generator, tokenizer = torch.Generator().manual_seed(0), default_tokenizer()
     scenes = [[CLASS_NAMES.index("nut"), 2, 0, CAPTION_KINDS.index("scratch")],
               [CLASS_NAMES.index("bottle"), 0, 7, NORMAL]]

@@ -1,6 +1,6 @@
 """Distillation: the image tower learns to predict a teacher's features of every patch.
 
-Claim: the tower gets a picture with changed brightness, colour cast and noise, and must predict
+Claim: the tower sees a picture with changed brightness, colour cast and noise, and must predict
 what the teacher computes from the clean picture.  So it learns surfaces and shapes, and that light
 is not a defect.  Linear heads read hidden states of early, middle and late blocks; the heads are
 discarded after training, and what the blocks have learned stays.
@@ -10,9 +10,10 @@ discarded after training, and what the blocks have learned stays.
 
     dense       mean squared error of the patches' targets, as a share of their variance
     whole       the same for the CLS token and the teacher's mean over all positions
-    relation    patches that differ much for the teacher shall differ much in the tokens that a
-                memory bank compares (Park et al. 2019, "Relational knowledge distillation", section
-                3.2.1; differs: correlation of the distances, because only their order matters)
+    relation    patches whose teacher features differ much should also differ much in the tokens
+                that a memory bank compares (Park et al. 2019, "Relational knowledge distillation",
+                section 3.2.1; differs: correlation of the distances, because only their order
+                matters)
 
 Symbols: B pictures, G patches per side of a picture, g of a view, P patches of a view, n neighbours
 per patch, D components, W width of the tower.  Hidden state k enters block k.
@@ -48,9 +49,9 @@ class Heads(nn.Module):
             nn.init.zeros_(head.bias)
 
     def forward(self, n: int, hidden: list[Tensor]) -> Tensor:
-        """The prediction of the teacher's layer n: (B, P, n D), or (B, D) for WHOLE.
+        """The prediction of a teacher's layer: (B, P, neighbours * D), or (B, D) for WHOLE.
 
-        hidden: list of (B, 1+P, W).
+        n: number of the teacher's layer;  hidden: list of (B, 1+P, W).
         """
         state = hidden[self.states[n]]
         state = state[:, 0] if n == WHOLE else state[:, 1:]
@@ -125,7 +126,8 @@ def change_light(pixels: Tensor, generator: torch.Generator, light: float = 0.25
     """The pictures with changed brightness, contrast and colour cast, and with noise.
 
     pixels: (B, 3, R, R) in [0, 1];  light, tint: standard deviation of the logarithm of the gain,
-    of all channels together and of each channel;  noise: largest standard deviation of the noise.
+    light for all channels together, tint for each channel;  noise: largest standard deviation of
+    the noise.
     """
     def normal(*shape):
         return torch.randn(shape, generator=generator).to(pixels.device)

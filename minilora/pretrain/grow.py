@@ -12,7 +12,7 @@ from minilora.clip import CLIP, CLIPConfig
 
 
 def positions_of_trained(old: int, new: int) -> list[int]:
-    """Positions, from 0, of `old` trained blocks among `new` ones: evenly spread, last to last."""
+    """Positions, from 0, of `old` trained blocks among `new`: evenly spread, one at the end."""
     return [round((k + 1) * new / old) - 1 for k in range(old)]
 
 

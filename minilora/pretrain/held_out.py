@@ -10,7 +10,7 @@ pictures and their three rotations; anomaly score of a patch = 1 - cosine to the
 image score = mean of the top 0.3 % of pixels (Roth et al. 2022, "PatchCore", without its coreset).
 
 Symbols: B pictures, N texts, P patches, W width, E embedding, K shots, M patches in the memory.
-Left out: choosing anything by these numbers.
+Left out: model selection; nothing is chosen by these numbers.
 """
 from collections.abc import Sequence
 from functools import cache
@@ -99,9 +99,9 @@ def measure_photographs(clip: CLIP, heads: distillation.Heads, tokenizer: Tokeni
         images.append(clip.visual.pool(hidden[-1]))
         facts.append(own)
         per_patch = {n: targets[n].flatten(1, 2).flatten(2).to(device) for n in LAYERS}
-        found = distillation.dense_loss(heads, hidden, per_patch)
-        found[WHOLE] = distillation.whole_loss(heads, hidden, targets[WHOLE].to(device))
-        for n, error in found.items():
+        losses = distillation.dense_loss(heads, hidden, per_patch)
+        losses[WHOLE] = distillation.whole_loss(heads, hidden, targets[WHOLE].to(device))
+        for n, error in losses.items():
             errors[n] = errors.get(n, 0) + error.item() * len(part) / len(numbers)
     image, facts = torch.cat(images), torch.cat(facts)
     counted = (facts[:, 3] == NORMAL) & (facts[:, 0] != UNMENTIONED)
@@ -141,7 +141,7 @@ def plain_memory(visual: VisionTransformer, shots: Tensor, pictures: Tensor,
 def measure_products(visual: VisionTransformer, root: str | Path, states: Sequence[int],
                      seeds: Sequence[int] = (1,), shots: int = 8) -> dict[str, float]:
     """{class: image AUROC of the plain memory} on even-numbered test pictures, mean over seeds."""
-    found = {}
+    mean_auroc = {}
     for name in list_classes(root):
         data = load_class(root, name)
         test = data.test[::2]
@@ -151,8 +151,8 @@ def measure_products(visual: VisionTransformer, root: str | Path, states: Sequen
         for seed in seeds:
             good = load_squares([s.path for s in few_shot(data.train, shots, seed)], 224)
             runs.append(auroc(plain_memory(visual, good, pictures, states), labels))
-        found[name] = sum(runs) / len(runs)
-    return found
+        mean_auroc[name] = sum(runs) / len(runs)
+    return mean_auroc
 
 
 def demo() -> None:

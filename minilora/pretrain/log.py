@@ -1,4 +1,4 @@
-"""The log of a pretraining: one row per step, below comment lines that say how it was made.
+"""The log of a pretraining run: one row per step, below comment lines that say how it was made.
 
 Claim: weights can be trusted if their training can be repeated.  The first line of a log is the
 command, the second what the training started from, the third the machine.
@@ -16,7 +16,7 @@ import torch
 
 from minilora.io.files import atomic_write, sha256_of
 
-SOURCES = ("photos", "teacher", "start")        # options: files and folders that a training reads
+SOURCES = ("photos", "teacher", "start")        # options: files and folders that training reads
 # options that do not change the weights; the log records --minutes as --steps
 NOT_RECORDED = ("out", "check", "debug", "views", "products", "minutes")
 

@@ -4,7 +4,7 @@
     locate      texts distinguish the patches of a defect from the others (pretrain/captions.py)
     dense       patches predict the teacher's features of the same patch (pretrain/distillation.py)
     whole       the CLS token predicts the teacher's mean over all positions
-    relation    patches that differ for the teacher differ in the middle hidden states
+    relation    distances between patches in the middle hidden states correlate with the teacher's
 
 Claim: scenes and photographs can share a batch.  Both have captions and exact masks; only
 photographs have teacher targets.
@@ -14,6 +14,7 @@ view, E embedding, T texts, L tokens.
 Left out: the weights of the losses, the training steps (pretrain/train.py).
 """
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ def photograph_views(batch: tuple, full: bool, generator: torch.Generator
     """
     pictures, coverage, facts, targets = batch
     pictures, coverage, patch_ids = make_views(pictures, coverage, full, generator, whole=0.25,
-                                               flips=False)     # the targets are of unflipped ones
+                                               flips=False)     # targets: of unflipped pictures
     facts = visible_facts(facts, coverage)
     facts[:, 0] += len(CLASS_NAMES) * (facts[:, 0] >= 0)        # class names follow those of scenes
     targets = {n: target if n == WHOLE else distillation.targets_in_view(target, patch_ids)
@@ -93,7 +94,7 @@ def captions_of(facts: Tensor, generator: torch.Generator, tokenizer: Tokenizer,
     return own, other, flawless, damaged, torch.tensor(mentioned)
 
 
-def prepare_step(scenes: list[Tensor] | None, photographs: tuple | None, tokenizer: Tokenizer,
+def prepare_step(scenes: Sequence[Tensor] | None, photographs: tuple | None, tokenizer: Tokenizer,
                  class_names: list[str], full: bool, generator: torch.Generator,
                  grid: tuple[int, int] | None = None) -> dict[str, Any]:
     """The inputs of a training step, as tensors on the CPU.
@@ -132,7 +133,7 @@ def prepare_step(scenes: list[Tensor] | None, photographs: tuple | None, tokeniz
             "true": matching_captions(facts, mentioned)}
 
 
-def losses_of(clip: CLIP, heads: distillation.Heads, step: dict[str, Any],
+def losses_of(clip: CLIP, heads: distillation.Heads | None, step: dict[str, Any],
               photographs: Photographs | None, generator: torch.Generator,
               options: argparse.Namespace) -> dict[str, Tensor]:
     """The losses of one step, {name: scalar}.
@@ -165,12 +166,12 @@ def losses_of(clip: CLIP, heads: distillation.Heads, step: dict[str, Any],
         whole = distillation.whole_loss(heads, first, targets[WHOLE]) if count else None
     own, other, flawless, damaged = (text[rows] for rows in step["texts"])
     scale = clip.logit_scale.exp()
-    found = {"contrast": contrastive_loss(image, own, other, scale, step["true"]),
-             "locate": localisation_loss(local, flawless, damaged, scale, step["coverage"])}
+    losses = {"contrast": contrastive_loss(image, own, other, scale, step["true"]),
+              "locate": localisation_loss(local, flawless, damaged, scale, step["coverage"])}
     if count:
-        found |= {"dense": sum(dense.values()) / len(dense), "whole": whole,
-                  "relation": distillation.relation_loss(first, per_patch)}
-    return found
+        losses |= {"dense": sum(dense.values()) / len(dense), "whole": whole,
+                   "relation": distillation.relation_loss(first, per_patch)}
+    return losses
 
 
 def demo() -> None:

@@ -1,4 +1,4 @@
-"""The options of `python -m minilora.pretrain`, and the options of a training that a log records.
+"""The options of `python -m minilora.pretrain`; reading them back from the log of a training.
 
 Claim: the first line of a log holds the whole command, so a training can be repeated from its log.
 
@@ -59,7 +59,7 @@ def parser(tower: CLIPConfig = MINI) -> argparse.ArgumentParser:
     training("--full", type=float, default=0.03,
              help="share of the steps, at the end, that use whole pictures")
     training("--minutes", type=float, default=0.0,
-             help="as many steps as fit into this time, with --full 0 or 1")
+             help="as many steps as fit into this time; needs --full 0 or 1")
     training("--stop", type=int, default=0,
              help="stop after this step without changing the schedule; 0: run to the end")
     training("--batch", type=int, default=128, help="pictures per step")
@@ -76,7 +76,7 @@ def parser(tower: CLIPConfig = MINI) -> argparse.ArgumentParser:
             help="number format of autocast")
     machine("--workers", type=int, default=2, help="processes that draw scenes")
     machine("--ahead", type=int, default=0,
-            help="processes that prepare steps ahead, with --fresh 0; for a GPU")
+            help="processes that prepare steps ahead; needs --fresh 0; for a GPU")
     machine("--threads", type=int, default=2,
             help="threads of the training process; the result depends on them")
     return p

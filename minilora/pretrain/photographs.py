@@ -14,6 +14,7 @@ Symbols: B pictures, R resolution, H x W pixels.
 Left out: the teacher's targets (pretrain/target_cache.py).
 """
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +43,13 @@ def find_photographs(root: str | Path) -> tuple[list[tuple[Path, int]], list[str
     folders = sorted(p for p in Path(root).glob("*") if p.is_dir())
     class_folders = [p for p in folders if not p.name.startswith("BACKGROUND")]
     class_names = [p.name.replace("_", " ").lower() for p in class_folders]
-    found = [(path, class_folders.index(folder) if folder in class_folders else UNMENTIONED)
-             for folder in folders for path in sorted(folder.iterdir())
-             if path.suffix.lower() in EXTENSIONS]
-    if not found:
+    photographs = [(path, class_folders.index(folder) if folder in class_folders else UNMENTIONED)
+                   for folder in folders for path in sorted(folder.iterdir())
+                   if path.suffix.lower() in EXTENSIONS]
+    if not photographs:
         raise ValueError(f"{root}: expected folders of photographs named by what they show, like "
                          f"sunflower/1.jpg, found none; correct --photos or omit it")
-    return found, class_names
+    return photographs, class_names
 
 
 def is_held_out(index: int | Tensor) -> bool | Tensor:
@@ -97,9 +98,9 @@ class Crops(Dataset):
 
 
 def random_crop(picture: Tensor, mask: Tensor, generator: torch.Generator,
-                size: tuple[int, int] = (PHOTO_SIDE, PHOTO_SIDE), least: float = 0.6
+                size: Sequence[int] = (PHOTO_SIDE, PHOTO_SIDE), least: float = 0.6
                 ) -> tuple[Tensor, Tensor]:
-    """A random part of a picture and its mask, resized to `size` and perhaps mirrored.
+    """A random part of a picture and its mask, resized to `size`; half of them are mirrored.
 
     picture: uint8 (3, R, R);  mask: bool (R, R);  size: (H, W), the part has the same aspect ratio;
     least: smallest side of the part, as a share of the largest part that fits.
@@ -127,16 +128,16 @@ def demo() -> None:
             (Path(folder) / class_name).mkdir()
             noise = np.random.default_rng(0).integers(0, 256, (240, 300, 3), np.uint8)
             Image.fromarray(noise).save(Path(folder) / class_name / "1.png")
-        found, class_names = find_photographs(folder)
+        photographs, class_names = find_photographs(folder)
         print(f"class names {class_names}; photographs with their class: "
-              f"{[(path.parent.name, class_name) for path, class_name in found]}")
-        crops = Crops(found, 3)
+              f"{[(path.parent.name, class_name) for path, class_name in photographs]}")
+        crops = Crops(photographs, 3)
         for k in range(3):
             picture, mask, facts, number = crops[k]
             print(f"crop {k} of photograph {number}: {tuple(picture.shape)}, defect on "
                   f"{mask.float().mean():5.1%}, facts {facts.tolist()}")
             _, part = random_crop(picture, mask, torch.Generator().manual_seed(k))
-            print(f"    a random crop of it: defect on {part.float().mean():5.1%}, of "
+            print(f"    a random crop of this crop: defect on {part.float().mean():5.1%}, of "
                   f"{(coverage_of(part[None]) > 0).sum()} patches")
 
 

@@ -1,4 +1,4 @@
-"""The optimiser of pretraining, its learning-rate schedule, and the length of a training.
+"""The optimiser of pretraining, its learning-rate schedule, and the number of steps.
 
 Claim: until the learning rate falls, no step depends on how many steps there will be.  So a
 training can be made longer or shorter while it runs (Hu et al. 2024, "MiniCPM", section 4: warm-up,
@@ -17,7 +17,7 @@ COOLING = 0.3                   # the rate falls in this share of the steps, at 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100,
                   cooling: float = COOLING) -> float:
-    """Linear warm-up, constant, and linear decay to zero in the last `cooling` of the steps."""
+    """Linear warm-up, constant, linear decay to zero; cooling: share of the steps that decay."""
     left = (steps - step) / max(1, cooling * steps)
     return peak * min(1.0, (step + 1) / warmup, left)
 
@@ -34,7 +34,7 @@ def fitting_steps(options: argparse.Namespace, done: int, seconds: float) -> int
     """The total number of steps: with --minutes, as many as fit; else --steps.
 
     done: steps so far;  seconds: their training time.  The number changes only every hundred steps,
-    and no longer once the learning rate falls.
+    and not any more when the learning rate falls.
     """
     if not options.minutes or done % 100 or done >= (1 - COOLING) * options.steps:
         return options.steps

@@ -1,7 +1,7 @@
 """The inputs of each training step: batches of scenes and photographs, in one or several processes.
 
 Claim: if each step draws from a generator of its own, seeded by the step's number, several
-processes can read steps ahead, and the training does not depend on how many they are.
+processes can read steps ahead, and the training does not depend on their number.
 
 Left out: what a step does with its inputs (pretrain/objective.py).
 """
@@ -46,7 +46,7 @@ def initial_scenes(options: argparse.Namespace) -> int:
 def draw_batches(buffer: Buffer, photographs: Photographs | None, full: bool,
                  generator: torch.Generator, options: argparse.Namespace,
                  grid: tuple[int, int] | None = None) -> tuple[list[Tensor] | None, tuple | None]:
-    """A batch of scenes and one of photographs; None if its share of the batch is zero.
+    """A batch of scenes and a batch of photographs, each None if its share of the batch is zero.
 
     Whole pictures (full) have four times the patches of views; so a batch with photographs then has
     a quarter of the pictures.  grid: see `prepare_step`.

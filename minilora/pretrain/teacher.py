@@ -5,7 +5,7 @@ features at every position are a richer target than one class per picture.
 
     Sandler et al. 2018, "MobileNetV2: Inverted residuals and linear bottlenecks", table 2 and
     figure 4: a block widens by a 1 x 1 convolution, filters each channel separately, and narrows
-    again; narrow ends have no activation and are added if their shapes agree
+    again; its output has no activation, and its input is added if the shapes agree
 
 The file holds, for layer NN, `NN.weight` (out, in / groups, k, k) and `NN.bias`, with batch norm
 folded in, and a JSON `table` of the layers in order.  Runs on CPU and GPU, without gradients.
@@ -60,7 +60,7 @@ class MobileNetV2(nn.Module):
 
         pictures: (B, 3, R, R) in [0, 1], R a multiple of 32;  wanted: numbers of layers, from 0.
         """
-        kept, found, x = {}, {}, 2 * pictures - 1
+        kept, outputs, x = {}, {}, 2 * pictures - 1
         added_later = {layer["add_output_of"] for layer in self.layers}
         for n, layer in enumerate(self.layers[:max(wanted) + 1]):
             if n == len(self.layers) - 1:
@@ -73,8 +73,8 @@ class MobileNetV2(nn.Module):
             if n in added_later:
                 kept[n] = x
             if n in wanted:
-                found[n] = x
-        return found
+                outputs[n] = x
+        return outputs
 
     def forward(self, pictures: Tensor) -> Tensor:
         """(B, 3, 224, 224) in [0, 1] -> logits (B, 1001); class 0 is the background."""

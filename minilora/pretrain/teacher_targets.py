@@ -13,6 +13,8 @@ M vectors.
 Left out: the losses on the targets (pretrain/distillation.py); the pictures
 (pretrain/photographs.py).
 """
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,7 +52,7 @@ class Components:
 
 
 def group_by_patch(features: Tensor, per_side: int,
-                   grid: tuple[int, int] = (GRID, GRID)) -> Tensor:
+                   grid: Sequence[int] = (GRID, GRID)) -> Tensor:
     """A layer's features by patch: (B, C, H, W) -> (B, rows, columns, n, C), n = per_side^2."""
     rows, columns = grid
     x = F.adaptive_avg_pool2d(features, (rows * per_side, columns * per_side)).permute(0, 2, 3, 1)
@@ -66,8 +68,8 @@ def teacher_features(teacher: MobileNetV2, pictures: Tensor) -> dict[int, Tensor
     pixels = pictures.float().div(255).to(memory_format=torch.channels_last)
     outputs = teacher.layer_outputs(pixels, {*LAYERS, WHOLE})
     grid = [side // PATCH for side in pixels.shape[-2:]]
-    found = {n: group_by_patch(outputs[n], per_side, grid) for n, (_, per_side) in LAYERS.items()}
-    return found | {WHOLE: outputs[WHOLE].mean((2, 3))}
+    layers = {n: group_by_patch(outputs[n], per_side, grid) for n, (_, per_side) in LAYERS.items()}
+    return layers | {WHOLE: outputs[WHOLE].mean((2, 3))}
 
 
 def fit_components(features: list[dict[int, Tensor]]) -> dict[int, Components]:

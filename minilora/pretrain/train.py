@@ -58,7 +58,7 @@ def initial_model(options: argparse.Namespace,
 
 def pretrain(options: argparse.Namespace, report: Callable[[str], None] = print,
              resume: ResumePoint | None = None) -> tuple[CLIP, list[dict]]:
-    """Train, or continue a training from `resume`.  Returns (clip, log), one dict per step.
+    """Train, or continue from the point in `resume`.  Returns (clip, log), one dict per step.
 
     report: receives the lines of progress.  Raises ValueError for options that contradict each
     other.
@@ -94,9 +94,9 @@ def pretrain(options: argparse.Namespace, report: Callable[[str], None] = print,
         if (step - 1) % options.every == 0 or last:
             report(progress(log[-1], (step - first) / (time.time() - begun), options))
         if options.measure_every and (step % options.measure_every == 0 or last):
-            found = measure_held_out(clip, heads, tokenizer, photographs, options)
-            report("held out: " + ", ".join(f"{name} {x:.3f}" for name, x in found.items()))
-            log[-1] |= found
+            measured = measure_held_out(clip, heads, tokenizer, photographs, options)
+            report("held out: " + ", ".join(f"{name} {x:.3f}" for name, x in measured.items()))
+            log[-1] |= measured
         if resume and step % options.save_every == 0 and not last:
             save_state(resume, model, optimiser, generator, log)
     return clip, log
@@ -144,14 +144,15 @@ def measure_held_out(clip: CLIP, heads: distillation.Heads, tokenizer: Tokenizer
                      photographs: Photographs | None,
                      options: argparse.Namespace) -> dict[str, float]:
     """{column of the log: number} of the evaluations in pretrain/held_out.py."""
-    found = held_out.measure_scenes(clip, tokenizer, options.device)
+    measured = held_out.measure_scenes(clip, tokenizer, options.device)
     if photographs:
-        found |= held_out.measure_photographs(clip, heads, tokenizer, photographs, options.device)
+        measured |= held_out.measure_photographs(clip, heads, tokenizer, photographs,
+                                                 options.device)
     if options.products:
         states = distillation.memory_states(options.layers)
         products = held_out.measure_products(clip.visual, options.products, states)
-        found |= {f"memory_{name}": value for name, value in products.items()}
-    return found
+        measured |= {f"memory_{name}": value for name, value in products.items()}
+    return measured
 
 
 def check_log(path: str | Path, count: int, given: argparse.Namespace,
@@ -196,5 +197,6 @@ def main() -> None:
         drawn = initial_scenes(options) + options.fresh * len(log)
         head = log_header(options, log[-1]["seconds"], drawn)
         write_log(staging / f"{out.stem}.log.csv", log, head + [
-            f"held-out scenes (1,024): zero-shot accuracy over {len(CLASS_NAMES)} nouns "
-            f"{scenes['accuracy']:.4f}, damaged against flawless AUROC {scenes['auroc']:.4f}"])
+            f"held-out scenes (1,024): zero-shot accuracy over {len(CLASS_NAMES)} class "
+            f"names {scenes['accuracy']:.4f}, damaged against flawless AUROC "
+            f"{scenes['auroc']:.4f}"])

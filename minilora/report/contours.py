@@ -38,7 +38,7 @@ def regions(mask: Tensor, least: int = 1) -> list[Region]:
     if not len(places):
         return []
     number = connected_regions(mask[None])
-    found = []
+    kept = []
     for k in range(int(number.max()) + 1):
         rows, columns = places[number == k].T
         own = torch.zeros_like(mask)
@@ -46,8 +46,8 @@ def regions(mask: Tensor, least: int = 1) -> list[Region]:
         box = (columns.min(), rows.min(), columns.max() - columns.min() + 1,
                rows.max() - rows.min() + 1)
         if len(rows) >= least:
-            found.append(Region(own, tuple(int(v) for v in box), len(rows)))
-    return sorted(found, key=lambda region: -region.area)
+            kept.append(Region(own, tuple(int(v) for v in box), len(rows)))
+    return sorted(kept, key=lambda region: -region.area)
 
 
 def boundary_steps(mask: Tensor) -> dict[Point, list[Point]]:

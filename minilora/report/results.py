@@ -40,8 +40,8 @@ def defined_or_none(metric: Callable[[Tensor, Tensor], float], scores: Tensor,
     return metric(scores, labels) if labels.any() and not labels.all() else None
 
 
-def row_metrics(scores: Tensor, maps: Sequence[Tensor] | None, labels: Tensor,
-                masks: Sequence[Tensor] | None) -> MetricValues:
+def row_metrics(scores: Tensor, maps: Sequence[Tensor] | Tensor | None, labels: Tensor,
+                masks: Sequence[Tensor] | Tensor | None) -> MetricValues:
     """All metrics of a row over all pictures and, with suffix _odd, over the odd-numbered ones.
 
     scores, labels: (N,);  maps: N of (H, W), or None;  masks: N bool (H, W), or None if any is
@@ -57,7 +57,8 @@ def row_metrics(scores: Tensor, maps: Sequence[Tensor] | None, labels: Tensor,
     return out
 
 
-def pixel_metrics(maps: Sequence[Tensor] | None, masks: Sequence[Tensor] | None) -> MetricValues:
+def pixel_metrics(maps: Sequence[Tensor] | Tensor | None,
+                  masks: Sequence[Tensor] | Tensor | None) -> MetricValues:
     """Metrics over all pixels; None without masks, or if no pixel or every pixel is marked."""
     undefined = dict.fromkeys(("pixel_auroc", "pixel_ap", "aupro"))
     if maps is None or masks is None or not len(maps):
@@ -172,7 +173,7 @@ def write_maps(folder: str | Path, samples: Sequence[Sample], pictures: Sequence
     pictures: N of (3, H, W) in [0, 1];  masks: N bool (H, W);  maps: N of (H, W);  scores: (N,).
     The colours are the same for all panels, so they can be compared: the scale goes from the median
     of the lowest values of the maps to the 90 % quantile of their highest values.
-    JPEG is enough to look at; PNG files are seven times as large.
+    They are JPEG files, since PNG files would be seven times as large.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

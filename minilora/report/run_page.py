@@ -41,7 +41,7 @@ def run_facts(metrics: dict[str, Any], command: str) -> str:
 
 
 def rows_table(rows: dict[str, dict[str, float | None]], explain: dict[str, str]) -> str:
-    """Table of the metrics of all rows; the last row, which decides, is in bold."""
+    """Table of the metrics of all rows; the last row, which makes the decision, is in bold."""
     last = list(rows)[-1]
     cells = [(escape(name),
               [*(html_percent(row.get(key)) for key in REPORT_COLUMNS), explain[name]],
@@ -158,7 +158,7 @@ def write_page(path: str | Path, metrics: dict[str, Any], explain: dict[str, str
 
 
 def demo() -> None:
-    """Table, sentence and charts of a small invented run."""
+    """Table, sentence and charts of a small made-up run."""
     row = {"image_auroc": 0.97, "image_ap": None}
     print(rows_table({"memory": row}, {"memory": "frozen features"})[:150], "…")
     metrics = {"threshold": 1.0, "losses": [0.9, 0.5, 0.3],

@@ -1,4 +1,4 @@
-"""Evaluation on test pictures: maps and scores of every row, metrics, and how many are called NG.
+"""Evaluation on test pictures: maps, scores and metrics of every row, and how many pictures are NG.
 
 Test pictures are used for the result table only; nothing in a run is chosen by them.
 Symbols: N pictures of H x W pixels.
@@ -83,7 +83,7 @@ def evaluate(detector: Detector, samples: list[Sample],
     known = [k for k, s in enumerate(samples) if s.label is not None]
     labels = torch.tensor([samples[k].label for k in known])
     masks = None if masks is None else [masks[k] for k in known]
-    with ThreadPoolExecutor(2) as threads:                  # each row sorts on one core
+    with ThreadPoolExecutor(2) as threads:                  # two rows at once: a sort uses one core
         measured = threads.map(lambda m, s: results.row_metrics(s[known], [m[k] for k in known],
                                                                 labels, masks),
                                *zip(*rows.values()))

@@ -54,7 +54,7 @@ def open_data(options: argparse.Namespace) -> tuple[Dataset, str]:
 
 def run_fingerprint(config: DetectorConfig, weights: Weights, data: Dataset,
                     options: argparse.Namespace) -> str:
-    """Hash of everything that a run depends on, 16 hexadecimal digits; of files: size and time."""
+    """Hash of all that a run depends on, 16 hexadecimal digits; of files: path, size and time."""
     files = [(str(path), s.label, path.stat().st_size, path.stat().st_mtime_ns)
              for s in data.train + data.test for path in (s.path, s.mask_path) if path]
     return digest_of(__version__, asdict(config), weights.sha256, data.name, options.class_name,
@@ -96,12 +96,13 @@ def run_class(options: argparse.Namespace, say: Callable[[str], None] = print,
     fingerprint = run_fingerprint(options.config, weights, data, options)
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file; give a folder")
-    recover(options.out)
+    recover(options.out)                        # completes a run that was killed while committing
     finished = None if again else finished_metrics(options.out, fingerprint)
     if finished:
         say(f"finished {options.out}, nothing has changed since; --force repeats it")
         return finished
     detector = Detector(clip, options.class_name or data.name, options.config)
+    # Files go to a hidden folder, `staging`, and move to options.out together at the end.
     with atomic_folder(options.out, "fit", earlier=RUN_FILES) as staging:
         if (options.out / "metrics.json").exists():
             say(f"replaces the earlier run in {options.out}")
@@ -157,7 +158,6 @@ def write_results(folder: Path, detector: Detector, samples: list[Sample],
 def demo() -> None:
     """The whole job on six small pictures with an untrained tower."""
     import tempfile
-    from types import SimpleNamespace
 
     from minilora.checkpoint.weights import save_official
     from minilora.clip import CLIP, CLIPConfig
@@ -167,7 +167,7 @@ def demo() -> None:
                                text_width=64, text_layers=1))
         save_official(clip.initialise(torch.Generator().manual_seed(0)), weights)
         scene.write_class(root, "gear", good=3, test_good=2, defective=1, resolution=64)
-        options = SimpleNamespace(          # as fit.py makes them from the command line
+        options = argparse.Namespace(          # as fit.py makes them from the command line
             name="gear", shots=2, data=folder, good=None, test=None, class_name=None,
             model=str(weights), device="cpu", out=root / "run", save_every=10.0, command="demo",
             config=DetectorConfig(steps=2))

@@ -1,9 +1,9 @@
 """Drawn videos of a conveyor belt: parts pass a camera, some are damaged, and the light changes.
 
-    python -m minilora.belts --out DIR --videos 4      MP4 files, and truth.json: what passes when
+    python -m minilora.belts --out DIR --videos 4      MP4 files, and truth.json: parts and times
 
 Claim: a search for events in videos can be scored only if the exact times of the events are known.
-Here they are known to the frame: a part is visible from the moment its centre enters the picture
+Here they are known exactly: a part is visible from the moment its centre enters the picture
 until its centre leaves it.
 
 A slot of the belt is empty or holds a part.  The part may have a defect or a serial number, or it
@@ -47,7 +47,7 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Pass:
-    """One part that passes the camera; start, end: its centre is in the picture, seconds."""
+    """One part that passes the camera.  start, end: seconds; its centre is visible between them."""
     start: float
     end: float
     class_name: str
@@ -193,14 +193,14 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     p = option_parser("minilora.belts", __doc__)
     p.add_argument("--out", type=Path, help="output folder; without it, a demonstration is printed")
-    p.add_argument("--videos", type=int, default=2)
+    p.add_argument("--videos", type=int, default=2, help="number of videos")
     p.add_argument("--kind", choices=("mixed", "line"), default="mixed",
                    help="belts with several products, or with one")
     p.add_argument("--labels", action="store_true", help="show serial numbers, with --kind line")
     p.add_argument("--slots", type=int, default=12, help="slots per belt, 5 seconds each")
     p.add_argument("--rate", type=int, default=10, help="frames per second")
-    p.add_argument("--resolution", type=int, default=224)
-    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--resolution", type=int, default=224, help="side of the picture, pixels")
+    p.add_argument("--seed", type=int, default=1, help="seed of all random draws")
     return p
 
 

@@ -4,7 +4,7 @@ Each kind is a function (picture (3, R, R), site, size, generator) -> picture of
 The exact mask is then the set of pixels that changed visibly.  These functions know where the part
 is; the pseudo-defects of synthetic/defects.py are pasted into photographs without that knowledge.
 
-Left out: defects of shape that are larger than half the part.
+Left out: changes of shape that are larger than half the part.
 Symbols: R resolution;  p picture;  g generator;  site: (y, x) in (-1, 1) on the part;  size: radius
 as a share of half the picture, drawn log-uniformly.
 """

@@ -1,6 +1,6 @@
 """Surfaces of drawn parts: a random texture between a dark and a light colour.
 
-A material has a scalar field t (R, R), mostly within [-1, 1], that mixes its dark and its light
+A material has a scalar field (R, R), mostly within [-1, 1], that mixes its dark and its light
 colour.  Fields are sums of value noise (a coarse random grid, smoothly enlarged), gratings and
 ridges, after Perlin, "An image synthesizer", SIGGRAPH 1985.  `Material` holds what is drawn once
 per product (colours, scale, contrast, grain); the random field differs from picture to picture.
@@ -55,7 +55,7 @@ def value_noise(generator: torch.Generator, resolution: int, rows: int,
 
 def fractal_noise(generator: torch.Generator, resolution: int, cells: int, octaves: int = 4,
                   gain: float = 0.55) -> Tensor:
-    """A sum of value noise, (R, R); each octave has twice the frequency and `gain` the strength."""
+    """A sum of value noise, (R, R); each octave: twice the frequency, `gain` times the strength."""
     total, strength = torch.zeros(resolution, resolution), 1.0
     for octave in range(octaves):
         size = min(cells * 2**octave, resolution // 2)

@@ -42,7 +42,7 @@ class Style:
     family: str
     numbers: tuple[float, ...]      # geometry in [0, 1), used by the family in this order
     layers: tuple[Material, ...]    # one material per shape
-    turns: float                    # largest rotation of a picture in either direction, radians
+    turns: float                    # largest rotation in a picture, in either direction, radians
     background: Material
 
 
@@ -134,7 +134,7 @@ def cookie(y: Tensor, x: Tensor, n: Numbers, m: Numbers) -> list[Tensor]:
 
 
 def nutshell(y: Tensor, x: Tensor, n: Numbers, m: Numbers) -> list[Tensor]:
-    """A kernel with a mark, different in every picture."""
+    """A kernel with a spot, different in every picture."""
     kernel = blob(y, x * (0.8 + 0.3 * n[0]), 0.68 + 0.1 * n[1], m, 3)
     return [kernel, torch.minimum(kernel, blob(y - 0.55, x, 0.4 + 0.1 * n[2], m, 3)),
             disc(y + 0.1, x, 0.1 * n[3])]

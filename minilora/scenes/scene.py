@@ -96,7 +96,7 @@ def compose(style: Style, pose: Pose, generator: torch.Generator,
 
 
 def vary_lighting(picture: Tensor, generator: torch.Generator, strength: float) -> Tensor:
-    """The picture with other exposure, contrast, colour cast, gradient, blur and sensor noise.
+    """The picture with random exposure, contrast, colour cast, gradient, blur and sensor noise.
 
     None of these is a defect.  strength: 0 for none, 1 for much.
     """
@@ -140,7 +140,7 @@ def zoomed(scene: Scene, generator: torch.Generator) -> Scene:
 
 
 def random_scene(seed: int, resolution: int = 224) -> Scene:
-    """Scene number `seed` for pretraining: a random seen family; half of the scenes are good."""
+    """Scene number `seed` for pretraining, of any family except UNSEEN_CLASSES; half are good."""
     generator = seed_for("pretrain", seed)
     parts = [f for f in FAMILIES if f not in UNSEEN_CLASSES + ("sheet",)]
     family = choose(generator, parts + 5 * ["sheet"])

@@ -28,8 +28,8 @@ def disc(y: Tensor, x: Tensor, r: float) -> Tensor:
     return r - (y * y + x * x).sqrt()
 
 
-def box(y: Tensor, x: Tensor, half_height: float, half_width: float,
-        corner: float = 0.0) -> Tensor:
+def box(y: Tensor, x: Tensor, half_height: float | Tensor,
+        half_width: float | Tensor, corner: float = 0.0) -> Tensor:
     """A rectangle around the origin; corner: radius of its rounded corners."""
     qy, qx = y.abs() - half_height + corner, x.abs() - half_width + corner
     outside = (qy.clamp(min=0) ** 2 + qx.clamp(min=0) ** 2).sqrt()
@@ -82,7 +82,7 @@ def lattice(y: Tensor, x: Tensor, rows: int, cols: int, half: float, make: Shape
 
 
 def demo() -> None:
-    """The share of the picture that each shape covers, counted and by its area formula."""
+    """The share of the picture that each shape covers: pixels counted, and by its area formula."""
     y, x = pixel_grid(256)
     for name, distance, area in (
             ("disc, r 0.5", disc(y, x, 0.5), pi / 4),

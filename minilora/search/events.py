@@ -1,6 +1,6 @@
 """Temporal localisation: from a similarity curve over time to events, and metrics for them.
 
-    smooth               moving average over time, so that one outlier frame makes no event
+    smooth               moving average over time, so that a single outlier frame is not an event
     localise_events      peaks of the curve, highest first.  An event extends from its peak to both
                          sides, to where the curve falls below the middle between the peak and the
                          baseline.  It is hysteresis with two thresholds, as for Canny's edges, but
@@ -74,8 +74,8 @@ def event_boundary(times: Tensor, values: Tensor, free: Tensor, peak: int, step:
                    gap: float) -> tuple[int, int]:
     """(last moment of the event, end of its falling flank) on one side of the peak.
 
-    free: (T,) bool, moments of no other event;  step: -1 for the left side, 1 for the right side;
-    level: the event lasts while the curve is at least this high.
+    free: (T,) bool, True for moments of no event yet;  step: -1 for the left side, 1 for the right
+    side;  level: the event lasts while the curve is at least this high.
     """
     available = lambda k: 0 <= k < len(values) and free[k]
     end = k = peak
@@ -147,7 +147,7 @@ def hit_at_k(queries: list[tuple[list[Event], list[TrueEvent]]], k: int,
 
 
 def harmonic_mean(seen: float, unseen: float) -> float:
-    """High only if both accuracies are (Xian et al. 2018, generalised zero-shot learning)."""
+    """Harmonic mean: high only if both are (Xian et al. 2018, generalised zero-shot learning)."""
     return 2 * seen * unseen / (seen + unseen) if seen + unseen else 0.0
 
 

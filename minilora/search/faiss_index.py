@@ -80,8 +80,8 @@ def nearest_files(index: Index, query: Tensor, rows: int = NEAREST_ROWS) -> set[
     for entry in index.entries.values():
         for name, first, last in entry.pieces:
             pieces.setdefault(name, []).append((first, last, entry.path))
-    found = [(names[n // PART_STRIDE], n % PART_STRIDE) for n in ids[0].tolist() if n >= 0]
-    return {path for name, row in found for first, last, path in pieces[name]
+    nearest = [(names[n // PART_STRIDE], n % PART_STRIDE) for n in ids[0].tolist() if n >= 0]
+    return {path for name, row in nearest for first, last, path in pieces[name]
             if first <= row < last}
 
 

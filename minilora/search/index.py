@@ -2,7 +2,7 @@
 
     index.json      the model, the files, and where the rows of each file are
     parts/*.pt      rows of features in half precision and their times; with --ocr also the text
-                    that was read in each frame (search/ocr.py); at most PART_ROWS rows per part
+                    that was read in each frame (search/ocr.py); a part has a limited size
 
 Symbols: M rows of a part, T moments of a file, E embedding.
 Left out: how rows are written (search/indexing.py), approximate search (search/faiss_index.py),
@@ -91,7 +91,7 @@ class Index:
         return self.folder / "parts" / f"{name}.pt"
 
     def load_part(self, name: str) -> dict[str, Any]:
-        """{"features": half (M, E), "times": (M,), "texts": [str] or None} of a part.
+        """A part: {"features": half (M, E), "times": (M,), "texts": [str] or None}.
 
         Raises TensorFileError if the file is missing or is not a part of an index.
         """

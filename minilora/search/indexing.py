@@ -47,7 +47,8 @@ def update_index(index: Index, paths: Iterable[str | Path], encoder: FrameEncode
                  say: Callable[[str], None] = lambda line: None) -> list[tuple[str, str]]:
     """Add new files and encode changed ones again.  Returns the failed ones, [(path, error)].
 
-    encoder: a `FrameEncoder`, or any object with `encode` and, if index.ocr, `read`.
+    encoder: a `FrameEncoder`, or any object with `encode` and, if index.ocr, `read`;
+    say: receives one line of text per file.
     A file that cannot be read is reported and left out; its earlier entry is removed.
     """
     failed, stills = [], StillImages(index, encoder)
@@ -176,7 +177,7 @@ class StillImages:
 
 
 def remove_files(index: Index, paths: Iterable[str | Path]) -> int:
-    """Remove files, and all files below folders, from the index.  Returns how many."""
+    """Remove files, and all files below folders, from the index.  Returns their number."""
     removed = [name for name in index.entries for path in map(Path, paths)
                if path.resolve() in (Path(name), *Path(name).parents)]
     with lock_folder(index.folder):

@@ -23,8 +23,8 @@ class TextReader:
 
     def __call__(self, picture: Image.Image) -> str:
         """The text line by line; "" if there is none."""
-        found, _ = self.engine(np.asarray(picture.convert("RGB"))[:, :, ::-1])  # expects BGR
-        return "\n".join(text for _, text, _ in found or [])
+        lines, _ = self.engine(np.asarray(picture.convert("RGB"))[:, :, ::-1])  # expects BGR
+        return "\n".join(text for _, text, _ in lines or [])
 
 
 def demo() -> None:

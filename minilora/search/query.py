@@ -27,7 +27,7 @@ from minilora.search.indexing import FrameEncoder
 
 QUERY_TEMPLATES = ("{}.", "a photo of {}.", "a close-up photo of {}.")
 NEGATIVE_WEIGHT = 0.5                   # weight of the texts after "without"
-SMOOTHING_WIDTH, EVENT_GAP = 1.0, 0.5   # seconds, for `localise_events`; measured by bench.search
+SMOOTHING_WIDTH, EVENT_GAP = 1.0, 0.5   # seconds, for `localise_events`; chosen with bench.search
 
 Curves = dict[str, tuple[Tensor, Tensor]]               # {file: (times (T,), similarities (T,))}
 
@@ -66,7 +66,7 @@ def find_events(index: Index, score_part: Callable[[dict], Tensor], count: int,
                 width: float = SMOOTHING_WIDTH, gap: float = EVENT_GAP,
                 files: Container[str] | None = None,
                 baseline: float | None = None) -> tuple[list[Event], Curves]:
-    """The best `count` events, best first, and the curves of all files compared.
+    """The best `count` events, best first, and the curves of all compared files.
 
     score_part, files: as for `Index.curves`;  width, gap, baseline: as for `localise_events`.
     A file whose curve has no peak gives one event without length, at its best frame.
@@ -76,25 +76,25 @@ def find_events(index: Index, score_part: Callable[[dict], Tensor], count: int,
     if not curves:
         raise ValueError(f"{index.folder} holds no frame; add files with python -m minilora.search "
                          "index")
-    found = []
+    events = []
     for path, (times, values) in curves.items():
         best = int(values.argmax())
         moment = times[best].item()
         best_frame = Event(path, moment, moment, moment, values[best].item())
-        found += localise_events(path, times, values, width, gap, count, baseline) or [best_frame]
-    return sorted(found, key=lambda event: -event.score)[:count], curves
+        events += localise_events(path, times, values, width, gap, count, baseline) or [best_frame]
+    return sorted(events, key=lambda event: -event.score)[:count], curves
 
 
 def find_text(index: Index, text: str, count: int,
               gap: float = EVENT_GAP) -> tuple[list[Event], Curves]:
-    """As `find_events`, for frames that contain a text.  No event in a file without it.
+    """As `find_events`, for frames that contain a text.  A file without it gives no event.
 
     Raises ValueError if the index was made without OCR.
     """
     if not index.ocr:
         raise ValueError(f"{index.folder} was made without --ocr; make a new index with it")
-    found, curves = find_events(index, contains_text(text), count, 0.0, gap, baseline=0.0)
-    return [event for event in found if event.score > 0], curves
+    events, curves = find_events(index, contains_text(text), count, 0.0, gap, baseline=0.0)
+    return [event for event in events if event.score > 0], curves
 
 
 def demo() -> None:
@@ -112,8 +112,8 @@ def demo() -> None:
             save_tensors(index.part_path(f"frames-{name}"), {
                 "features": features.half(), "times": torch.arange(20, dtype=torch.float64)})
             index.entries[f"{name}.mp4"] = Entry(f"{name}.mp4", 1, 1, [[f"frames-{name}", 0, 20]])
-        found, _ = find_events(index, similarity_to(query), 2)
-        for event in found:
+        events, _ = find_events(index, similarity_to(query), 2)
+        for event in events:
             print(f"{event.file}: {event.start:.0f} to {event.end:.0f} s, score {event.score:.2f}")
 
 

@@ -1,6 +1,6 @@
 """The command for search: index pictures and videos, query the index, remove files from it.
 
-    python -m minilora.search index PATHS --out INDEX        encode; run again: only changed files
+    python -m minilora.search index PATHS --out INDEX        a second run encodes changes only
     python -m minilora.search query INDEX "a damaged gear" -k 10 --page found.html
     python -m minilora.search query INDEX --like PICTURE
     python -m minilora.search query INDEX --reads "SN 4821"             text in the picture

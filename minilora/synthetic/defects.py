@@ -13,8 +13,9 @@
 A kind is a function that takes a `DefectContext` and returns (alpha (R, R), content (3, R, R)):
 alpha is a region (synthetic/shapes.py) times an opacity, in [0, 1]; content may lie outside [0, 1].
 
-Claim: pasted defects are not the defects to come. They teach what does not belong to the product,
-and for this they must vary widely: sizes and strengths are drawn log-uniformly.
+Claim: pasted defects need not look like the real defects that will occur. They only have to teach
+what does not belong to the product. For this they must vary widely, so sizes and strengths are
+drawn log-uniformly.
 
 Differs from CutPaste: three of five patches are not rectangles. Differs from DRAEM: textures are
 generated (synthetic/textures.py), not downloaded.
@@ -41,7 +42,7 @@ AREA_RANGE = (0.002, 0.15)      # share of the picture that a region covers, log
 
 @dataclass(frozen=True)
 class DefectContext(Source):
-    """A good picture and the place of the object in it (see shapes.find_object)."""
+    """A good picture and the place of the object in it (see `find_object`)."""
     cells: Tensor | None = None                 # bool (28, 28), true on the object
     background: Tensor | None = None            # (3, R, R); None: the object fills the frame
 
@@ -140,7 +141,7 @@ def shatter_defect(context: DefectContext) -> tuple[Tensor, Tensor]:
 
 
 def warp_defect(context: DefectContext) -> tuple[Tensor, Tensor]:
-    """Every pixel of a disc is taken from a shifted and rotated place, most so in the middle."""
+    """The pixels of a disc are shifted and rotated, most of all in the middle."""
     g, size, area = context.generator, context.resolution, context.area()
     centre, radius = context.centre(), math.sqrt(area / math.pi)
     alpha = context.region("disc", centre=centre, area=area, stretch=(1, 2), soft=radius)
@@ -174,7 +175,7 @@ DEFECT_KINDS = tuple(DEFECT_FUNCTIONS)
 
 
 def demo() -> None:
-    """Size of the region and strength of the content: ten defects of each kind, grey surface."""
+    """Size of the region and strength of the content: ten defects of each kind on grey noise."""
     g = torch.Generator().manual_seed(0)
     picture = (0.5 + 0.1 * perlin_noise(112, 28, g)).expand(3, -1, -1)
     context = DefectContext(picture, g, cells=torch.ones(28, 28, dtype=torch.bool))

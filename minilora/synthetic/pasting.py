@@ -5,7 +5,7 @@
 Claim: the mask is exact. It holds the pixels that changed visibly, and small gaps between them
 inside the region. If too little has changed to be seen, another defect is drawn.
 
-In grey pictures the content becomes grey, since colour would give the defect away.
+In grey pictures the content becomes grey; otherwise colour alone would reveal the defect.
 
 Symbols: R resolution, K other pictures, H x W pixels.
 Left out: Poisson blending (Schlueter et al. 2022), more than one defect per picture.
@@ -70,12 +70,12 @@ def _paste(pixels, generator, kind, others):
 
 
 def paste_anywhere(pixels: Tensor, generator: torch.Generator, kind: str | None,
-                   others: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+                   others: Sequence[Tensor] | Tensor) -> tuple[Tensor, Tensor]:
     """`paste_defect` for a picture that need not be square.
 
     The defect is pasted into the largest square that fits, at a random place.
-    pixels: (3, H, W);  others: pictures (3, H, W), of which squares are cut and resized to that
-    square.  Returns the new pixels (3, H, W) and the mask, bool (H, W).
+    pixels: (3, H, W);  others: pictures (3, H, W); squares are cut from them and resized to the
+    same size.  Returns the new pixels (3, H, W) and the mask, bool (H, W).
     """
     side, mask = min(pixels.shape[1:]), torch.zeros(pixels.shape[1:], dtype=torch.bool)
     squares = torch.stack([

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Option = TypeVar("Option")
 
@@ -29,8 +30,8 @@ def chance(generator: torch.Generator, probability: float) -> bool:
     return uniform(generator) < probability
 
 
-def choose(generator: torch.Generator, options: Sequence[Option]) -> Option:
-    """One element of a sequence, all equally likely."""
+def choose(generator: torch.Generator, options: Sequence[Option] | Tensor) -> Option:
+    """One element of a sequence or row of a tensor, all equally likely."""
     return options[int(torch.randint(len(options), (), generator=generator))]
 
 

@@ -39,7 +39,7 @@ def perlin_noise(resolution: int, cells: int | tuple[int, int],
     rows, cols = cells if isinstance(cells, tuple) else (cells, cells)
     angle = 2 * math.pi * torch.rand(rows + 1, cols + 1, generator=generator)
     slopes = angle.sin(), angle.cos()                       # one gradient per corner
-    i, y, fy = _cell(resolution, rows)                      # cell, place in it, faded place
+    i, y, fy = _cell(resolution, rows)                      # cell, place in it, its fade curve
     j, x, fx = _cell(resolution, cols)
 
     def ramp(di, dj):                                       # (R, R), zero at corner (di, dj)
@@ -53,7 +53,7 @@ def perlin_noise(resolution: int, cells: int | tuple[int, int],
 
 @lru_cache(maxsize=64)
 def _cell(resolution, cells):
-    """For each of R pixels along a side: its cell, its place in it in [0, 1), that place faded."""
+    """For each of R pixels along a side: its cell, its place in it in [0, 1), the fade of that."""
     t = (torch.arange(resolution) + 0.5) * cells / resolution
     f = t - t.floor()
     return t.long(), f, f * f * f * (f * (6 * f - 15) + 10)     # 6t^5 - 15t^4 + 10t^3
@@ -155,7 +155,7 @@ def _bar(u, v, area, generator):
 
 
 def _blob(u, v, area, generator):
-    """A disc whose outline has bumps: harmonics 2 to 6, the finer the weaker."""
+    """A disc whose outline has bumps: harmonics 2 to 6; finer ones are weaker."""
     theta, outline = torch.atan2(v, u), torch.ones_like(u)
     for k in range(2, 7):
         outline = outline + (uniform(generator, 0, 0.7 / k)
@@ -218,7 +218,7 @@ def crack_shape(resolution: int, centre: Sequence[float], length: float, width: 
 
 
 def demo() -> None:
-    """Areas of the regions against the wanted area, and a crack in letters."""
+    """Areas of the regions against the wanted area, and a crack drawn with characters."""
     g = torch.Generator().manual_seed(0)
     noise = perlin_noise(64, 4, g)
     print(f"Perlin noise: mean {noise.mean():+.2f}, from {noise.min():+.2f} to {noise.max():+.2f}")

@@ -91,7 +91,7 @@ def test_object_agnostic_prompts_are_the_same_for_every_product(tiny_clip, good)
     before = copy.deepcopy(tiny_clip.state_dict())
     masks = torch.zeros(4, 64, 64, dtype=torch.bool)
     masks[::2, 16:48, 16:48] = True
-    detector = AnomalyCLIP(tiny_clip, recipe=TrainConfig(40, 4, 1e-2))
+    detector = AnomalyCLIP(tiny_clip, train_config=TrainConfig(40, 4, 1e-2))
     shown = torch.where(masks[:, None], 1 - good, good)
     detector.fit(shown, masks)
     assert detector.losses[-1] < detector.losses[0]
