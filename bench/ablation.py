@@ -9,7 +9,7 @@ of the memory (ablation_memory.py) are scored by the row "memory", without train
 
 A variant passes if it raises the mean image AUROC of all classes by GAIN points and no class loses
 more than LOSS points.  Only variants that pass belong in minilora.
-Leaves out: combinations of variants.
+Left out: combinations of variants.
 """
 import statistics
 import time

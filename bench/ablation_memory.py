@@ -4,7 +4,7 @@ A variant is a change of the configuration or a subclass of `Detector`.  They ar
 "memory", so nothing is trained.  Rejected variants stay here, outside the package.
 
 Symbols: B pictures, P patches, W width.
-Leaves out: training (ablation_training.py), scoring and the command (ablation.py).
+Left out: training (ablation_training.py), scoring and the command (ablation.py).
 """
 from dataclasses import dataclass, field
 

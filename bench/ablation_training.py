@@ -3,7 +3,7 @@
 A variant is a change of the configuration or a subclass of `Detector`.  They are scored by the row
 "adapted", after training.  `patched` names functions of minilora.train that a variant replaces.
 
-Leaves out: the memory (ablation_memory.py), scoring and the command (ablation.py).
+Left out: the memory (ablation_memory.py), scoring and the command (ablation.py).
 """
 from dataclasses import replace
 from functools import cache

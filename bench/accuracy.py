@@ -6,7 +6,7 @@
 Each cell (class, shots, seed, method) of the results is stored in a small file.  A stored cell with
 the same weights, data, configuration and version is not computed again.  The tables show mean ±
 standard deviation over the seeds for each class, then the mean over classes.
-Leaves out: timings (other modules of bench), choosing defaults by these numbers.
+Left out: timings (other modules of bench), choosing defaults by these numbers.
 """
 import argparse
 import json

@@ -15,7 +15,7 @@ by more than TOLERANCE raise an error.  All three use our tower, so only LoRA an
 compared; bench.speed compares the tower with transformers'.
 Every number comes from a fresh process, with the ways in turn: times of the fit and its parts, and
 in separate processes the peak above weights and pictures.  Ratios are relative to "peft, from
-pixels".  Leaves out: peft's dropout, a data loader that augments anew in each epoch.
+pixels".  Left out: peft's dropout, a data loader that augments anew in each epoch.
 """
 import argparse
 import statistics

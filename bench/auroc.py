@@ -8,7 +8,7 @@ and the same boolean labels.  scikit-learn gets numpy arrays that share the tens
 times of one row are taken in turn in one fresh process; each library's peak of memory above its
 inputs is taken in a fresh process of its own.  Values that differ by more than TOLERANCE raise an
 error.
-Leaves out: GPUs, float64, other metrics.
+Left out: GPUs, float64, other metrics.
 """
 import argparse
 import statistics

@@ -6,7 +6,7 @@ A detector is fitted in float32.  The same test pictures are scored in every pre
 `predict --precision` does.  The table shows how many decisions differ from those in float32, the
 largest difference of a score as a multiple of the threshold, image AUROC, and the time of eight
 pictures; the precisions are timed in turn.
-Leaves out: training in half precision (bench.memory has its memory and time).
+Left out: training in half precision (bench.memory has its memory and time).
 """
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ def rows_of(detector: Detector, test: list[Tensor], labels: Tensor, rounds: int)
 
 def main() -> None:
     p = accuracy.parser()
+    p.prog, p.description = "python -m bench.autocast", __doc__.split("\n")[0]
     p.add_argument("--rounds", type=int, default=measure.ROUNDS)
     p.set_defaults(out=Path("runs/bench"), name="autocast", seeds=[1])
     options = p.parse_args()

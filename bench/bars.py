@@ -1,6 +1,6 @@
 """Stacked horizontal bars: the predicted parts of the memory, and a tick at the measured total.
 
-Leaves out: other charts (shots.py draws curves).
+Left out: other charts (shots.py draws curves).
 """
 from collections.abc import Callable
 

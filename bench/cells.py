@@ -1,7 +1,7 @@
 """Cells of bench.memory: one measurement of one method under one condition, made once and stored.
 
 A case is (batch, precision, checkpointing), with the values of the command line.
-Leaves out: the measurements themselves (cost.py), tables (memory.py).
+Left out: the measurements themselves (cost.py), tables (memory.py).
 """
 from argparse import Namespace
 from collections.abc import Callable

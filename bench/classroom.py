@@ -8,7 +8,7 @@ from K good pictures; one with labels from as many good as defective pictures.  
 seed, method) runs in a fresh process and is stored in a small file.
 Columns: trainable parameters, seconds of the fit including reading, peak of memory above its
 value before the fit, number of pictures and of defect labels used.
-Leaves out: choosing anything by the pictures that are scored.
+Left out: choosing anything by the pictures that are scored.
 """
 import argparse
 import statistics

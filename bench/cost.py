@@ -8,7 +8,7 @@
     fits      whether two steps succeed on a GPU of a given size
 
 Arguments and results fit into JSON; `conditions` holds the arguments of `steps.Training` except the
-method.  Leaves out: the command that calls these functions (memory.py).
+method.  Left out: the command that calls these functions (memory.py).
 """
 import gc
 import hashlib

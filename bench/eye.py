@@ -10,7 +10,7 @@
 
 Hidden state n enters block n of the image tower; blocks are counted from 0.
 
-Leaves out: everything that is trained on a product (accuracy.py).
+Left out: everything that is trained on a product (accuracy.py).
 """
 import argparse
 import time

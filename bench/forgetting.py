@@ -5,7 +5,7 @@
 The scenes are those that pretraining holds out.  Hand-written prompts classify which of all class
 names a picture shows, and whether the object is damaged.  The question: does low-rank adaptation
 forget less than full fine-tuning?  CoOp does not change the towers, so its row must equal "before".
-Leaves out: general data other than drawn scenes.
+Left out: general data other than drawn scenes.
 """
 import statistics
 import time

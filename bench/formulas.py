@@ -14,7 +14,7 @@
 A frozen block before all trained ones keeps nothing.  In bfloat16 the same tensors take half the
 bytes, except the inputs of the norms; q, k and v each cast their input; every cast weight is kept.
 Symbols: T = B L tokens, W width, H heads, r rank, n blocks.
-Leaves out: fragmentation, memory that libraries allocate for themselves.
+Left out: fragmentation, memory that libraries allocate for themselves.
 """
 from collections import namedtuple
 

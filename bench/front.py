@@ -3,7 +3,7 @@
     python -m minilora.fit --class all --shots 8 --out runs/scenes
     python -m bench.front runs/scenes/bottle/maps/broken-000.jpg runs/scenes/gear/maps/…
 
-Leaves out: choosing the panels; the command line names them.
+Left out: choosing the panels; the command line names them.
 """
 import argparse
 from pathlib import Path

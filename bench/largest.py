@@ -3,7 +3,7 @@
 On a GPU a fresh process may use as many bytes as the card has, minus those in use by the driver and
 other programs; the bisection starts at the batch that formulas.py predicts.  On a CPU the table
 shows this prediction and says "predicted".  Of the LoRA methods only those in MAIN are included.
-Leaves out: pictures of other sizes.
+Left out: pictures of other sizes.
 """
 import itertools
 from argparse import Namespace

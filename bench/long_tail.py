@@ -8,7 +8,7 @@ Training pictures: GOOD good ones; of the kinds of defects, in the order of thei
 quarter, an eighth ... of the pictures for training, at least 2 (splits.split).  The test pictures
 are those of bench.classroom.  Accuracy is given for head, middle and tail: the thirds of the kinds,
 ordered by their number of training pictures.
-Leaves out: other networks and losses.
+Left out: other networks and losses.
 """
 import argparse
 import statistics

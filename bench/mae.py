@@ -7,7 +7,7 @@
 
 Times: the compared steps run in turn.  Memory: fresh processes (measure.py).  For ViT-L and ViT-H
 both are predicted: memory by counting (formulas.py), time from ViT-B's by the multiplications.
-Leaves out: the paper's training recipe and its figures for ImageNet, COCO and ADE20K.
+Left out: the paper's training recipe and its figures for ImageNet, COCO and ADE20K.
 """
 import argparse
 import statistics

@@ -8,7 +8,7 @@
              A ratio is taken within each round, then the median over the rounds: if the machine
              slows down, it slows both.
 
-Leaves out: profiles, energy, several GPUs.
+Left out: profiles, energy, several GPUs.
 """
 import importlib
 import json

@@ -7,7 +7,7 @@ Shape: ViT-B/16 at 224 pixels, random weights (steps.py).  Memory: the peak of t
 weights, in a fresh process for each cell; next to it the parts that formulas.py predicts for the
 moment of the peak.  Time: single steps in another fresh process.  A measured cell is stored in a
 small file and is not measured again while code, conditions and machine are the same.
-Leaves out: drawing the pictures; accuracy (accuracy.py).
+Left out: drawing the pictures; accuracy (accuracy.py).
 """
 import argparse
 import itertools

@@ -3,7 +3,7 @@
     transformers   its CLIPModel with our weights (tests/test_transformers_parity.py)
     peft           its LoRA layers in our image tower (tests/test_lora.py)
 
-Leaves out: transformers' preprocessing and tokenizer; peft's trainer.
+Left out: transformers' preprocessing and tokenizer; peft's trainer.
 """
 from collections.abc import Iterable, Sequence
 

@@ -2,7 +2,7 @@
 
     python -m bench.readme      writes each table between <!-- table: NAME --> and <!-- end -->
 
-Leaves out: measuring (the commands in bench/results/README.md do that).
+Left out: measuring (the commands in bench/results/README.md do that).
 """
 import csv
 import re

@@ -2,7 +2,7 @@
 
 All methods use the same tower, pictures and resolution here, so backbones and resolutions differ
 from those of the papers.  This table lists all other differences.
-Leaves out: differences that the module of a method lists itself.
+Left out: differences that the module of a method lists itself.
 """
 from minilora.baselines import anomalyclip, finetuned, winclip
 from minilora.config import DetectorConfig

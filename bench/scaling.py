@@ -15,7 +15,7 @@ Expected exponents, with P = (R / patch)^2 patches and K shots:
 
 Each number is the median over fresh processes; in each round all sizes run in turn.  The slope is
 fitted by least squares in logarithms.  Steps and training pictures are fewer than by default, which
-only changes `adapt`.  Leaves out: reading and writing pictures.
+only changes `adapt`.  Left out: reading and writing pictures.
 """
 import argparse
 import math

@@ -6,7 +6,7 @@
     python -m bench.search --part query     a query in a thousand to a million frames (the same)
 
 This module holds the command; each part makes its tables in the module named at the right.
-Leaves out: real videos; none with known events is at hand.
+Left out: real videos; none with known events is at hand.
 """
 import argparse
 from pathlib import Path

@@ -10,7 +10,7 @@ user would have to know this length; frames closer than that to a higher one are
 frame is an event as long as a frame, and random events.
 
 Metrics: mean average precision (mAP) at several overlaps, top-k, AUROC of single frames.
-Leaves out: real videos; none with known events is at hand.
+Left out: real videos; none with known events is at hand.
 """
 import statistics
 import tempfile

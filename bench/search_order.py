@@ -4,7 +4,7 @@ On each drawn belt two things happen, in one of four ORDERS.  A recurrent cell (
 classifies the order from a sequence; the mean over time is the baseline, which contains no order.
 The sequence is either four curves of a search or the features of whole frames.
 
-Symbols: N belts, T frames, E embedding.  Leaves out: more than two events, real videos.
+Symbols: N belts, T frames, E embedding.  Left out: more than two events, real videos.
 """
 import statistics
 from argparse import Namespace

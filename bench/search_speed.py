@@ -5,7 +5,7 @@
              with every frame) against faiss (only files that hold its nearest frames)
 
 Times of indexing and of queries, and all memory, come from fresh processes (measure.py).
-Leaves out: how well events are found (search_find.py).
+Left out: how well events are found (search_find.py).
 """
 import statistics
 import tempfile

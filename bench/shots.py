@@ -4,7 +4,7 @@
 
 Cells are computed and stored as in accuracy.py.  The chart NAME.png shows the image AUROC of each
 row, mean over classes and seeds; bars show one standard deviation over the seeds.
-Leaves out: other metrics (they are in the CSV file).
+Left out: other metrics (they are in the CSV file).
 """
 import statistics
 import time

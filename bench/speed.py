@@ -14,7 +14,7 @@
     import   minilora against the five packages that it imports, in fresh processes
 
 Random weights of ViT-B/16's shape: time does not depend on their values.  A pair whose results
-differ by more than the stated tolerance raises an error.  Leaves out: autocast, torch.compile.
+differ by more than the stated tolerance raises an error.  Left out: autocast, torch.compile.
 """
 import argparse
 import itertools

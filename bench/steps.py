@@ -8,7 +8,7 @@ trained block are computed once beforehand, as in `minilora fit`.  In both cases
 is kept, as pixels in half precision or as tokens, and its memory is counted.
 
 Symbols: B pictures a step, N of the pool, P patches, W width, R resolution.
-Leaves out: drawing pictures and pasting defects, which happen before training.
+Left out: drawing pictures and pasting defects, which happen before training.
 """
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,6 +1,6 @@
 """Tables as text, Markdown and CSV; each file is written atomically.
 
-Leaves out: the contents of the tables.
+Left out: the contents of the tables.
 """
 import csv
 import io

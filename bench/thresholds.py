@@ -6,7 +6,7 @@ A rule computes the threshold from the scores of the K good pictures, each score
 does not contain it: once as they are, once with the four rotations that the memory holds.  It is
 evaluated on the test pictures by two numbers: false alarms, and the share of defective pictures
 found, relative to the share found at exactly 5 % false alarms.  Cells are stored as in accuracy.py.
-Leaves out: thresholds from defective pictures, which are not available in practice.
+Left out: thresholds from defective pictures, which are not available in practice.
 """
 import statistics
 import time

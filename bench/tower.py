@@ -8,7 +8,7 @@ least as many blocks grows from it (minilora/pretrain/grow.py); other sizes star
 numbers.  The table shows measures on held-out pictures, the size of the file, and the time of one
 picture relative to the current tower.
 
-Leaves out: what more training would change.
+Left out: what more training would change.
 """
 import argparse
 import json

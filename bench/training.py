@@ -2,7 +2,7 @@
 
     python -m bench.training            writes weights/mini-clip.svg from mini-clip.log.csv
 
-Leaves out: training losses; they are in the log.
+Left out: training losses; they are in the log.
 """
 import argparse
 import csv

@@ -5,7 +5,7 @@
 The weights are random: time and memory do not depend on their values.  The fit runs as the command
 `minilora.fit` in a fresh process.  The time of a picture is measured ROUNDS times with the stored
 detector.
-Leaves out: accuracy; comparisons (speed.py, against_peft.py).
+Left out: accuracy; comparisons (speed.py, against_peft.py).
 """
 import argparse
 import json

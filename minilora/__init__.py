@@ -1,6 +1,6 @@
 """minilora: CLIP adapted to find defects with a handful of good images, line by line.
 
-Reading order.  Each file runs alone and shows its mechanism: `python -m minilora.lora`.
+Reading order.  Each file but the commands shows its mechanism: `python -m minilora.lora`.
 
     file                lines  minutes  what it shows
     bpe.py                200       20  text -> token ids; how merges are trained

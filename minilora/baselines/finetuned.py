@@ -102,8 +102,9 @@ class LinearProbe(TrainedBaseline):
         tokens, coverage = (torch.cat(column) for column in zip(*pool))
         self.initialise(tokens)
         target = (coverage > MIN_COVERAGE).float().to(tokens.device)
-        run_training(lambda rows: self.loss(tokens[rows], target[rows]), self.layer.parameters(),
-                     len(tokens), replace(self.config, rate=PROBE_RATE), self.generator)
+        run_training(lambda rows: self.loss(tokens[rows], target[rows]),
+                     list(self.layer.parameters()), len(tokens),
+                     replace(self.config, rate=PROBE_RATE), self.generator)
         return self
 
     def initialise(self, tokens: Tensor) -> None:
