@@ -23,11 +23,25 @@ def shared_path(relative):
     return path
 
 
+def names_a_file(config):
+    """Whether the command line names a test file, and not folders only."""
+    return any(".py" in str(argument) for argument in config.args)
+
+
+@pytest.hookimpl(tryfirst=True)                         # before pytest-xdist reads the number
+def pytest_cmdline_main(config):
+    """Whole folders run in two processes, unless `-n` gives another number or --pdb is used."""
+    if "PYTEST_XDIST_WORKER" in os.environ:             # this is one of the two; it starts no more
+        return
+    chosen = getattr(config.option, "numprocesses", 0)  # no such option without pytest-xdist
+    if chosen is None and not names_a_file(config) and not config.option.usepdb:
+        config.option.numprocesses = 2
+
+
 def pytest_configure(config):
-    """Slow tests run with `-m slow`, or where their file is named; else they are left out."""
+    """Slow tests run with `-m slow`, or if their file is named; otherwise they are left out."""
     config.addinivalue_line("markers", "slow: takes many seconds; `python -m pytest -q -m slow`")
-    named = any(".py" in str(argument) for argument in config.args)
-    if not config.option.markexpr and not named:
+    if not config.option.markexpr and not names_a_file(config):
         config.option.markexpr = "not slow"
 
 
