@@ -32,10 +32,10 @@ from minilora.auroc import auroc
 from minilora.checkpoint.weights import load_clip
 from minilora.config import DetectorConfig
 from minilora.data.mvtec import Dataset, Sample, few_shot, find_data, load_class
+from minilora.data.samples import load_masks, prepare_pictures
 from minilora.detector import ROWS
 from minilora.io.files import digest_of
 from minilora.report import results
-from minilora.runs.evaluation import load_masks, prepare_pictures
 from minilora.scenes import scene
 
 GAIN, LOSS = 0.5, 1.0           # points of image AUROC: of the mean, of the worst class

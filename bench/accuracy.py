@@ -29,10 +29,11 @@ from minilora.checkpoint.weights import load_clip
 from minilora.config import DetectorConfig
 from minilora.data.images import load_squares
 from minilora.data.mvtec import Dataset, Sample, few_shot, find_data, load_class
+from minilora.data.samples import load_masks, prepare_pictures
 from minilora.detector import Detector
 from minilora.io.files import digest_of, write_json
 from minilora.report import results
-from minilora.runs.evaluation import SCORE_BATCH, load_masks, prepare_pictures, score_pictures
+from minilora.runs.evaluation import SCORE_BATCH, score_pictures
 from minilora.scenes import scene
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}

@@ -20,8 +20,9 @@ from minilora.auroc import auroc
 from minilora.checkpoint.weights import load_clip
 from minilora.config import DetectorConfig
 from minilora.data.mvtec import few_shot, find_data, load_class
+from minilora.data.samples import prepare_pictures
 from minilora.detector import PRECISIONS, Detector
-from minilora.runs.evaluation import SCORE_BATCH, prepare_pictures
+from minilora.runs.evaluation import SCORE_BATCH
 from minilora.scenes import scene
 
 HEADER = ("class", "precision", "pictures", "other decisions", "largest difference, thresholds",

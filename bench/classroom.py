@@ -35,11 +35,11 @@ from minilora.config import DetectorConfig
 from minilora.data import splits
 from minilora.data.images import load_squares, normalise
 from minilora.data.mvtec import Dataset, Sample, few_shot, load_class
+from minilora.data.samples import load_masks
 from minilora.detector import Detector
 from minilora.io.files import digest_of, sha256_of
 from minilora.mae.detector import MaskedReconstruction
 from minilora.report import results
-from minilora.runs.evaluation import load_masks
 
 ALONE = {"autoencoder": Autoencoder, "Deep SVDD": DeepSVDD, "SimCLR": SimCLR,
          "masked autoencoder": MaskedReconstruction}

@@ -24,9 +24,9 @@ from minilora.calibration import leave_one_out
 from minilora.checkpoint.weights import load_clip
 from minilora.config import DetectorConfig
 from minilora.data.mvtec import Dataset, few_shot, find_data, load_class
+from minilora.data.samples import prepare_pictures
 from minilora.detector import Detector
 from minilora.io.files import digest_of
-from minilora.runs.evaluation import prepare_pictures
 
 TARGET = 0.05                                   # share of false alarms
 

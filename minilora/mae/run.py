@@ -27,6 +27,7 @@ from minilora.auroc import auroc
 from minilora.data import splits
 from minilora.data.images import CLIP_MEAN, CLIP_STD, load_squares, normalise
 from minilora.data.mvtec import Dataset, Sample, few_shot, parse_shots
+from minilora.data.samples import load_masks
 from minilora.io.cli import ProgressLine, option_parser
 from minilora.io.files import atomic_write, digest_of, sha256_of, write_json
 from minilora.io.resume import ResumePoint
@@ -37,7 +38,6 @@ from minilora.mae.detector import anomaly_maps_and_scores, train_mae
 from minilora.mae.model import MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MAEConfig, MaskedAutoencoder
 from minilora.mae.patches import patchify, random_masking, unpatchify
 from minilora.report import results
-from minilora.runs.evaluation import load_masks
 from minilora.runs.run_class import open_data
 from minilora.training_steps import TrainConfig
 

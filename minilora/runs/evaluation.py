@@ -4,39 +4,22 @@ Test pictures are used for the result table only; nothing in a run is chosen by 
 Symbols: N pictures of H x W pixels.
 Left out: how the results are printed and shown (runs/run_report.py, report/).
 """
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from minilora.data.images import group_by_shape, read_image, read_mask
+from minilora.data.images import group_by_shape
 from minilora.data.mvtec import Sample
+from minilora.data.samples import load_masks, prepare_pictures
 from minilora.detector import Detector
 from minilora.io.prefetch import prefetch
 from minilora.report import results
 
 SCORE_BATCH = 8                      # pictures that go through the tower together
-
-
-def prepare_pictures(samples: list[Sample],
-                     prepare: Callable[[Image.Image], Tensor]) -> list[Tensor]:
-    """N of (3, H, W) in [0, 1].  prepare: method of a `Detector`."""
-    return [prepare(read_image(s.path)) for s in samples]
-
-
-def load_masks(samples: list[Sample], sizes: Iterable[tuple[int, int]]) -> list[Tensor] | None:
-    """N of (H, W) bool; good pictures get empty masks.  None if a defective picture has no mask.
-
-    sizes: (H, W) of each picture.
-    """
-    if any(s.label != 0 and s.mask_path is None for s in samples):
-        return None
-    return [read_mask(s.mask_path, size) if s.label else torch.zeros(*size, dtype=torch.bool)
-            for s, size in zip(samples, sizes)]
 
 
 def score_pictures(detector: Detector,

@@ -26,13 +26,14 @@ from minilora.checkpoint.weights import Weights, load_clip
 from minilora.config import DetectorConfig
 from minilora.data import own_and_visa
 from minilora.data.mvtec import Dataset, Sample, few_shot, find_data
+from minilora.data.samples import prepare_pictures
 from minilora.detector import Detector
 from minilora.io.cli import ProgressLine
 from minilora.io.files import digest_of, sha256_of, write_json
 from minilora.io.resume import ResumePoint
 from minilora.io.transaction import RESUME_FILE, atomic_folder, recover
 from minilora.report import run_page
-from minilora.runs.evaluation import evaluate, prepare_pictures
+from minilora.runs.evaluation import evaluate
 from minilora.runs.run_report import (EMBEDDED_DATA, ROW_DESCRIPTIONS, peak_memory,
                                       print_introduction, print_results, print_summary,
                                       run_metadata)
