@@ -1,8 +1,8 @@
 """Files that are written completely or not at all, their SHA-256, and a safe format for tensors.
 
 Claims: `atomic_write` leaves the previous file untouched if the program stops while writing
-(temporary file in the same folder, fsync, rename).  `load_tensors` never runs code from the file
-that it reads: it accepts tensors and plain values only (`io/zip_reader.py`, `io/unpickler.py`).
+(temporary file in the same folder, fsync, rename).  What `save_tensors` writes is a safetensors
+file (`io/safetensors.py`): numbers and JSON, nothing that could run.
 
 Left out: OpenAI's own files (`checkpoint/weights.py`), downloads (`checkpoint/download.py`).
 """
@@ -18,17 +18,18 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 
-from minilora.io.unpickler import STORAGE_DTYPES, CheckpointError
-from minilora.io.zip_reader import PLAIN_TYPES, Archive
+from minilora.io.regular_file import open_regular, read_regular
+from minilora.io.safetensors import MAX_CONTAINERS, read_safetensors, safetensors_chunks
+from minilora.io.tensor_json import TensorFileError, from_json, to_json
+from minilora.io.text import shown
+from minilora.io.unpickler import CheckpointError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)            # no space on the disk, or quota exceeded
-READABLE_DTYPES = set(STORAGE_DTYPES.values())
+FORMAT = "minilora 1"           # in the metadata of a file that `save_tensors` wrote
+MAX_JSON_BYTES = 64 << 20
 WRITTEN = []                    # files that this process has completed; io/cli.py lists them
-
-
-class TensorFileError(ValueError):
-    """A tensor file that cannot be written or read; the message says which, why and what to do."""
 
 
 @contextlib.contextmanager
@@ -74,17 +75,35 @@ def digest_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def write_safetensors(path: str | Path, tensors: dict[str, Tensor],
+                      metadata: dict[str, str] | None = None) -> None:
+    """Write tensors in the safetensors format, with texts that describe them, and a digest.
+
+    Raises TensorFileError, before anything is written, for what the format cannot hold.
+    """
+    try:
+        chunks = safetensors_chunks(tensors, metadata or {})
+        first = next(chunks)                        # the header: everything is checked here
+    except (ValueError, AttributeError) as error:
+        raise TensorFileError(f"{shown(str(path))} was not written: {error}") from error
+    with atomic_write(path) as file:
+        file.write(first)
+        for chunk in chunks:
+            file.write(chunk)
+
+
 def save_tensors(path: str | Path, content: dict) -> None:
     """Write a dict of tensors, str, int, float, bool and None; dicts and lists may be nested in it.
 
-    Each tensor is stored on the CPU in its own dtype, without other values of its storage.  For any
-    other type it raises TensorFileError with the position of the value, before writing anything.
+    The tensors become those of a safetensors file, named by their positions; all else is JSON in
+    its metadata, with {"$tensor": name} in the place of each tensor.  For any other type it raises
+    TensorFileError with the position of the value, before writing anything.
     """
     if type(content) is not dict:
         raise TensorFileError(f"{path}: expected a dict to save, found {type(content).__name__}")
-    content = storable_copy(content, "")
-    with atomic_write(path) as file:
-        torch.save(content, file)
+    tensors = {}
+    structure = json.dumps(to_json(content, "", tensors, 0))
+    write_safetensors(path, tensors, {"format": FORMAT, "content": structure})
 
 
 def load_tensors(path: str | Path) -> dict:
@@ -92,36 +111,57 @@ def load_tensors(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
-        raise TensorFileError(f"{path}: expected a file written by minilora, found {found}")
+        raise TensorFileError(f"{shown(str(path))}: expected a file written by minilora, found "
+                              f"{found}")
     try:
-        content = Archive(path).load()
-    except CheckpointError as error:
-        raise TensorFileError(f"{error} (not a tensor file of minilora; write it again)") from error
-    if type(content) is not dict:
-        raise TensorFileError(f"{path}: expected a dict inside, found {type(content).__name__}")
+        if is_zip(path):
+            raise TensorFileError(f"{shown(str(path))} is of an earlier version of minilora, "
+                                  "which stored pickles; make it again with the same command")
+        tensors, metadata = read_safetensors(path)
+        if metadata.get("format") != FORMAT or metadata.keys() != {"format", "content"}:
+            raise TensorFileError(f"{shown(str(path))}: expected a file written by minilora "
+                                  f"({FORMAT}), found "
+                                  f"{shown(metadata.get('format', 'another safetensors file'))}")
+        structure = parse_json(metadata.get("content", ""))
+        content = from_json(structure, tensors, 0)
+    except (CheckpointError, ValueError, OSError) as error:
+        if isinstance(error, TensorFileError):
+            raise
+        raise TensorFileError(f"{shown(str(path))} is no file that minilora wrote, or it is "
+                              f"damaged: {error}; make it again") from error
+    if type(content) is not dict or tensors:
+        raise TensorFileError(f"{shown(str(path))}: expected a dict inside with every tensor, found "
+                              f"{type(content).__name__} and {len(tensors)} others")
     return content
 
 
-def storable_copy(value: Any, position: str) -> Any:
-    """A copy of `value` that `load_tensors` can read; `position` is named in errors."""
-    is_tensor = isinstance(value, torch.Tensor)
-    if is_tensor and (not value.numel() or value.dtype not in READABLE_DTYPES):
-        raise TensorFileError(f"tensor at {position}: {tuple(value.shape)} {value.dtype} could not "
-                              "be read again; leave out empty tensors, convert other dtypes")
-    if is_tensor:                                   # cloned: a view would save its whole storage
-        return value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    if type(value) is dict:
-        for key in value:
-            if type(key) not in (str, int):
-                raise TensorFileError(f"key {key!r} in {position or 'the dict'}: expected str or "
-                                      f"int, found {type(key).__name__}")
-        return {key: storable_copy(item, f"{position}[{key!r}]") for key, item in value.items()}
-    if type(value) is list:
-        return [storable_copy(item, f"{position}[{index}]") for index, item in enumerate(value)]
-    if type(value) in PLAIN_TYPES:                  # not isinstance: numpy.float64 is a float
-        return value
-    raise TensorFileError(f"value at {position}: expected a tensor, dict, list, str, int, float, "
-                          f"bool or None, found {type(value).__name__}; convert it before saving")
+def is_zip(path: Path) -> bool:
+    """Whether a file starts like a zip, the container of torch.save."""
+    with open_regular(path) as file:
+        return file.read(4) == b"PK\3\4"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text.  Raises ValueError in one line, also where Python would run out of
+    memory or depth: lists and objects are counted first."""
+    brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
+    if sum(text.count(bracket) for bracket in brackets) > MAX_CONTAINERS:
+        raise ValueError(f"expected at most {MAX_CONTAINERS:,} lists and objects, found more")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("lists or objects are nested too deep") from error
+    except ValueError as error:                     # JSON's and UTF-8's errors
+        raise ValueError(f"it is no JSON: {shown(error)}") from error
+
+
+def read_json(path: str | Path, limit: int = MAX_JSON_BYTES) -> Any:
+    """The value of a JSON file.  Raises ValueError in one line for any other content, and OSError
+    for what is missing, no regular file, or larger than `limit` bytes."""
+    try:
+        return parse_json(read_regular(path, limit))
+    except ValueError as error:
+        raise ValueError(f"{shown(str(path))}: {error}; make it again") from error
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -133,7 +173,7 @@ def write_json(path: str | Path, content: Any) -> None:
 def demo() -> None:
     """Interrupt a write, then save tensors and read them back."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "adapter.pt"
+        path = Path(folder) / "adapter.safetensors"
         save_tensors(path, {"threshold": 0.25, "A": torch.arange(4.0)})
         before = sha256_of(path)
         try:

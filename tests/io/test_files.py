@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from minilora.io import files
 from minilora.io.files import TensorFileError, atomic_write, load_tensors, save_tensors, sha256_of
@@ -76,25 +77,25 @@ def equal(a, b):
 
 
 def test_a_tensor_file_reads_back_as_it_was_written(tmp_path):
-    save_tensors(tmp_path / "a.pt", CONTENT)
-    assert equal(CONTENT, load_tensors(tmp_path / "a.pt"))
+    save_tensors(tmp_path / "a.safetensors", CONTENT)
+    assert equal(CONTENT, load_tensors(tmp_path / "a.safetensors"))
 
 
 def test_the_same_content_gives_the_same_bytes_under_any_name(tmp_path):
     """Otherwise the fingerprint of a file would not identify its content."""
-    save_tensors(tmp_path / "a.pt", CONTENT)
-    save_tensors(tmp_path / "other.pt", CONTENT)
-    assert sha256_of(tmp_path / "a.pt") == sha256_of(tmp_path / "other.pt")
+    save_tensors(tmp_path / "a.safetensors", CONTENT)
+    save_tensors(tmp_path / "other.safetensors", CONTENT)
+    assert sha256_of(tmp_path / "a.safetensors") == sha256_of(tmp_path / "other.safetensors")
 
 
 def test_a_view_is_stored_without_the_rest_of_its_storage(tmp_path):
-    save_tensors(tmp_path / "view.pt", {"row": torch.zeros(1000, 1000)[0]})
-    assert (tmp_path / "view.pt").stat().st_size < 10_000       # 4 MB with the whole storage
+    save_tensors(tmp_path / "view.safetensors", {"row": torch.zeros(1000, 1000)[0]})
+    assert (tmp_path / "view.safetensors").stat().st_size < 10_000       # 4 MB with the whole storage
 
 
 def test_a_parameter_is_read_back_as_a_tensor_without_gradient(tmp_path):
-    save_tensors(tmp_path / "p.pt", {"A": torch.nn.Parameter(torch.ones(2))})
-    back = load_tensors(tmp_path / "p.pt")["A"]
+    save_tensors(tmp_path / "p.safetensors", {"A": torch.nn.Parameter(torch.ones(2))})
+    back = load_tensors(tmp_path / "p.safetensors")["A"]
     assert type(back) is torch.Tensor and not back.requires_grad
 
 
@@ -102,64 +103,99 @@ def test_a_parameter_is_read_back_as_a_tensor_without_gradient(tmp_path):
                                           (print, "builtin_function_or_method"),
                                           (np.zeros(2), "ndarray")])
 def test_other_types_are_refused_with_their_position_and_not_written(tmp_path, value, found):
-    path = tmp_path / "a.pt"
+    path = tmp_path / "a.safetensors"
     save_tensors(path, {"kept": 1})
-    with pytest.raises(TensorFileError, match=rf"\['options'\]\[1\].*found {found}"):
+    with pytest.raises(TensorFileError, match=rf"at options.1: .*found {found}"):
         save_tensors(path, {"options": [0, value]})
     assert load_tensors(path) == {"kept": 1}
 
 
 def test_only_dicts_with_plain_keys_are_saved(tmp_path):
     with pytest.raises(TensorFileError, match="expected a dict to save, found list"):
-        save_tensors(tmp_path / "a.pt", [1])
+        save_tensors(tmp_path / "a.safetensors", [1])
     with pytest.raises(TensorFileError, match="expected str or int, found float"):
-        save_tensors(tmp_path / "a.pt", {"a": {0.5: 1}})
+        save_tensors(tmp_path / "a.safetensors", {"a": {0.5: 1}})
 
 
-def test_a_tensor_file_cannot_run_code(tmp_path):
+def test_a_pickle_is_not_opened(tmp_path):
     class Bad:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "was-run"),)
     torch.save({"A": Bad()}, tmp_path / "bad.pt")
-    with pytest.raises(TensorFileError, match="bad.pt is refused: it names .*mkdir"):
+    with pytest.raises(TensorFileError, match="bad.pt is of an earlier version .* make it again"):
         load_tensors(tmp_path / "bad.pt")
     assert not (tmp_path / "was-run").exists()
 
 
 def test_other_files_are_refused_with_the_reason(tmp_path):
-    save_tensors(tmp_path / "whole.pt", CONTENT)
-    whole = (tmp_path / "whole.pt").read_bytes()
-    wrong = {"empty": b"", "half": whole[:len(whole) // 2], "page": b"<html>", "text": b"hi"}
-    for name, content in wrong.items():
+    save_tensors(tmp_path / "whole", CONTENT)
+    whole = (tmp_path / "whole").read_bytes()
+    for name, content in {"empty": b"", "half": whole[:len(whole) // 2], "page": b"<html> page",
+                          "text": b"hi"}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(TensorFileError, match=f"{name} (is|has) .*not a tensor file of mini"):
+        with pytest.raises(TensorFileError, match=f"{name} is no file that minilora wrote"):
             load_tensors(tmp_path / name)
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(TensorFileError, match="expected a dict inside, found list"):
-        load_tensors(tmp_path / "list.pt")
+    save_file({"a": torch.ones(1)}, tmp_path / "foreign")
+    with pytest.raises(TensorFileError, match="foreign: .*found another safetensors file"):
+        load_tensors(tmp_path / "foreign")
     with pytest.raises(TensorFileError, match="found nothing"):
-        load_tensors(tmp_path / "absent.pt")
+        load_tensors(tmp_path / "absent")
     with pytest.raises(TensorFileError, match="found a folder"):
         load_tensors(tmp_path)
 
 
-def test_repeated_references_cannot_use_more_memory_than_the_file_holds(tmp_path):
-    """One tensor referenced ten thousand times, and a dict that contains itself."""
-    row = torch.zeros(10_000)
-    torch.save({"all": [row] * 10_000}, tmp_path / "many.pt")
-    with pytest.raises(TensorFileError, match="refers to more bytes than it holds"):
-        load_tensors(tmp_path / "many.pt")
-    endless = {}
-    endless["again"] = endless
-    torch.save(endless, tmp_path / "endless.pt")
-    with pytest.raises(TensorFileError, match="endless.pt holds dict at"):
-        load_tensors(tmp_path / "endless.pt")
-    bomb = [0]
-    for _ in range(12):
-        bomb = [bomb] * 10
-    torch.save({"bomb": bomb}, tmp_path / "bomb.pt")
-    with pytest.raises(TensorFileError, match="refers to more values than it holds"):
-        load_tensors(tmp_path / "bomb.pt")
+def forged(path, tensors, content):
+    """A file in our format with this JSON text in the place of the structure."""
+    files.write_safetensors(path, tensors, {"format": files.FORMAT, "content": content})
+
+
+@pytest.mark.parametrize("content, found", [
+    ('{"a": {"$tensor": "A"}, "b": {"$tensor": "A"}}', "no tensor A, or it is used twice"),
+    ('{"a": {"$tensor": "B"}}', "no tensor B"), ('{"a": {"$tensor": 1}}', "no tensor 1"),
+    ('{}', "found dict and 1 others"), ('[{"$tensor": "A"}]', "found list"),
+    ('{"a": {"$items": [[0.5, 1]]}}', "pairs of a key and a value"),
+    ('{"a": {"$items": {"b": 1}}}', "pairs of a key and a value"),
+    ('{"a": ' + '[' * 50 + ']' * 50 + '}', "nested over 16 deep"),
+    ('{"a": ' + '[' * 200_000 + ']' * 200_000 + '}', "nested too deep"),
+    ("{", "no JSON"), ("", "no JSON")])
+def test_a_forged_structure_is_refused_in_one_short_line(tmp_path, content, found):
+    forged(tmp_path / "f", {"A": torch.ones(1)}, content)
+    with pytest.raises(TensorFileError, match=found) as refusal:
+        load_tensors(tmp_path / "f")
+    assert "\n" not in str(refusal.value) and len(str(refusal.value)) < 600
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    path, content = tmp_path / "a", {"threshold": 0.25, "x": torch.arange(3.0)}
+    save_tensors(path, content)
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1:])
+            try:
+                assert equal(load_tensors(path), content), (at, bit)    # a space became a line end
+            except TensorFileError:
+                pass
+
+
+def test_int_keys_and_keys_that_start_with_a_dollar_keep_their_type(tmp_path):
+    content = {"optimiser": {0: {"step": torch.tensor(3.0)}}, "$tensor": 1, "a.b": torch.ones(1),
+               "a": {"b": torch.zeros(1)}}
+    save_tensors(tmp_path / "f", content)
+    assert equal(content, load_tensors(tmp_path / "f"))
+
+
+@pytest.mark.parametrize("text, found", [("{", "is no JSON"), ("[" * 10**5, "nested too deep"),
+                                         ("[" * 10**6, "at most 300,000"), (b"\xff", "no JSON"),
+                                         ("1" * 5000, "no JSON")])
+def test_json_that_cannot_be_read_is_refused_in_one_line(tmp_path, text, found):
+    (tmp_path / "a.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=rf"a.json: .*{found}") as refusal:
+        files.read_json(tmp_path / "a.json")
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(OSError, match="over 10 bytes"):
+        (tmp_path / "long.json").write_text("[" + "1," * 10 + "1]")
+        files.read_json(tmp_path / "long.json", 10)
 
 
 class FullDisk:
