@@ -59,8 +59,8 @@ def memory(name: str, shape: dict, conditions: dict, threads: int) -> dict[str, 
     counts = {"trainable": sum(p.numel() for p in made.trained if p.requires_grad),
               "total": sum(p.numel() for p in made.clip.parameters())}
     with tempfile.TemporaryDirectory() as folder:
-        save_tensors(Path(folder) / "adapter.pt", made.adapter())
-        return found | counts | {"file": (Path(folder) / "adapter.pt").stat().st_size}
+        save_tensors(Path(folder) / "adapter.safetensors", made.adapter())
+        return found | counts | {"file": (Path(folder) / "adapter.safetensors").stat().st_size}
 
 
 def duration(name: str, shape: dict, conditions: dict, threads: int, rounds: int) -> list[float]:

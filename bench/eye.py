@@ -26,7 +26,8 @@ from minilora.bpe import default_tokenizer
 from minilora.checkpoint.published import Weights
 from minilora.checkpoint.weights import load_clip
 from minilora.clip import CLIP
-from minilora.data.images import clip_preprocess, load_squares, open_image
+from minilora.data.decoding import open_image
+from minilora.data.images import clip_preprocess, load_squares
 from minilora.data.mvtec import Sample, few_shot, list_classes, load_class
 from minilora.detector import Detector
 from minilora.pretrain.held_out import encode_pictures, plain_memory, predicted_class, zero_shot

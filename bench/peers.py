@@ -40,13 +40,15 @@ def transformers_model(config: CLIPConfig) -> nn.Module:
     """
     import transformers
     c = config
-    both = dict(hidden_act="quick_gelu")
+    both = dict(hidden_act=c.activation)
     text = dict(hidden_size=c.text_width, intermediate_size=4 * c.text_width,
-                num_attention_heads=c.text_width // 64, num_hidden_layers=c.text_layers,
+                num_attention_heads=c.text_width // c.text_head_width,
+                num_hidden_layers=c.text_layers,
                 max_position_embeddings=c.context, vocab_size=c.vocab, pad_token_id=0,
                 bos_token_id=c.vocab - 2, eos_token_id=c.vocab - 1)
     vision = dict(hidden_size=c.vision_width, intermediate_size=4 * c.vision_width,
-                  num_attention_heads=c.vision_width // 64, num_hidden_layers=c.vision_layers,
+                  num_attention_heads=c.vision_width // c.head_width,
+                  num_hidden_layers=c.vision_layers,
                   image_size=c.resolution, patch_size=c.patch)
     whole = transformers.CLIPConfig(projection_dim=c.embed, text_config=text | both,
                                     vision_config=vision | both, attn_implementation="sdpa")

@@ -7,11 +7,13 @@
 Times of indexing and of queries, and all memory, come from fresh processes (measure.py).
 Left out: how well events are found (search_find.py).
 """
+import os
 import statistics
 import tempfile
 import time
 from argparse import Namespace
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -111,13 +113,19 @@ def time_queries(folder: str, fast: bool, rounds: int, threads: int) -> dict:
     queries = [index.load_part(name)["features"][17].float() + 0.02 * torch.randn(
         FEATURES, generator=torch.Generator().manual_seed(k))
         for k, name in enumerate((index.part_names() * rounds)[:rounds])]
+    with mock.patch.dict(os.environ, XDG_CACHE_HOME=folder):    # for the inverted lists
+        return timed(index, queries, fast)
+
+
+def timed(index: Index, queries: list[torch.Tensor], fast: bool) -> dict:
+    """What `time_queries` returns."""
     begun = time.perf_counter()
     if fast:
         build_inverted_index(index)
     built, found, times = time.perf_counter() - begun, [], []
 
     def search_once(query):
-        opened = Index.open(folder)
+        opened = Index.open(index.folder)
         files = nearest_files(opened, query) if fast else None
         found.append(search.find_events(opened, similarity_to(query), 10, files=files)[0][0])
     search_once(queries[0])                                     # unmeasured
@@ -135,7 +143,7 @@ def query_tables(options: Namespace) -> tuple[list, list]:
     for count in options.frames:
         with tempfile.TemporaryDirectory() as folder:
             synthetic_index(Path(folder), count)
-            disk = sum(p.stat().st_size for p in Path(folder).rglob("*.pt"))
+            disk = sum(p.stat().st_size for p in Path(folder).rglob("*.safetensors"))
             whole, fast = (measure.fresh(time_queries, folder, way, options.rounds, options.threads)
                            for way in (False, True))
         same = statistics.mean(a == b for a, b in zip(whole["found"], fast["found"]))

@@ -49,7 +49,7 @@ def main() -> None:
     options = p.parse_args()
     options.out, options.data = options.out.resolve(), Path(options.data).resolve()
     options.out.mkdir(parents=True, exist_ok=True)
-    weights, run = options.out / "random-vit-b-16.pt", options.out / options.name
+    weights, run = options.out / "random-vit-b-16.safetensors", options.out / options.name
     save_official(CLIP(VIT_B_16).initialise(torch.Generator().manual_seed(0)), weights)
     subprocess.run([sys.executable, "-m", "minilora.fit", "--class", options.name, "--shots",
                     str(options.shots), "--data", str(options.data), "--model", str(weights),
@@ -64,7 +64,8 @@ def main() -> None:
             ("scoring a picture, s (median)", f"{statistics.median(times):.2f}"),
             ("scoring a picture, s (lowest to highest)", f"{min(times):.2f} to {max(times):.2f}"),
             ("run folder, MB", f"{sum(size.values()):.1f}"),
-            *((f"{name}, MB", f"{size[run / name]:.1f}") for name in ("adapter.pt", "memory.pt"))]
+            *((f"{name}, MB", f"{size[run / name]:.1f}")
+              for name in ("adapter_model.safetensors", "memory.safetensors"))]
     head = [f"{measure.conditions()}; ViT-B/16's shape, random weights; class {options.name}, "
             f"{options.shots} shots"]
     write(options.out, "whole-fit", [("the whole fit", ["what", "measured"], rows)], head,

@@ -5,26 +5,26 @@ Reading order.  Each file but the commands shows its mechanism: `python -m minil
     file                lines  minutes  what it shows
     bpe.py                200       20  text -> token ids; how merges are trained
     attention.py          200       20  multi-head attention, QuickGELU, the residual block
-    vit.py                190       19  image -> one feature, or one for each patch
-    text.py               110       11  token ids -> one feature
-    clip.py               150       15  both towers, cosine similarity, zero-shot classification
+    vit.py                200       20  image -> one feature, or one for each patch
+    text.py               120       12  token ids -> one feature
+    clip.py               160       16  both towers, cosine similarity, zero-shot classification
     lora.py               200       20  a frozen matrix and its low-rank update
     prompts.py             50        5  hand-written sentences about a product
     coop.py               160       16  learned context vectors in place of these words
     losses.py             100       10  focal loss, dice loss, cross-entropy
     memory_bank.py        130       13  features of good patches, a coreset of them, distances
     anomaly_map.py        120       12  patch scores -> map, image score, threshold
-    auroc.py              100       10  the exact area under the ROC curve
-    config.py              70        7  every hyperparameter, its default and limits
+    auroc.py              120       12  the exact area under the ROC curve
+    config.py              90        9  every hyperparameter, its default and limits
     features.py           100       10  all features of a picture in one pass, LoRA on or off
     training_steps.py      80        8  AdamW steps with a one-cycle learning rate
     train.py              150       15  LoRA and context vectors learn from synthetic defects
     calibration.py        120       12  threshold and weights, from the good pictures only
     detector.py           260       26  the method: fit and score in four steps
-    fit.py                110       11  the command that fits a detector; runs/ does the job
+    fit.py                120       12  the command that fits a detector; runs/ does the job
     predict.py            240       24  OK or NG for new pictures
-    explain.py            250       25  one picture step by step, as a page
-    export.py             200       20  suspicious regions for other programs
+    explain.py            260       26  one picture step by step, as a page
+    export.py             250       25  suspicious regions for other programs
     clip_resnet.py        160       16  CLIP's other image tower
 
 Folders hold what surrounds the method; the docstring of each says where to start.

@@ -15,6 +15,7 @@ COMMANDS = {"fit": "fit a detector to a few good pictures, score test pictures, 
 
 
 def main() -> None:
+    """Prints the list."""
     print(f"minilora {__version__}: CLIP adapted to detect defects, from a few good pictures\n")
     for name, words in COMMANDS.items():
         print(f"  python -m minilora.{name:11s} {words}")

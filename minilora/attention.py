@@ -60,6 +60,11 @@ def quick_gelu(x: Tensor) -> Tensor:
     return F.silu(1.702 * x).div_(1.702)     # in place: silu's gradient needs its input only
 
 
+# What CLIPs are trained with: OpenAI's with the first, most of open_clip's with the exact GELU.
+# No shape in a file tells which (checkpoint/recognise.py).
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+
+
 class MultiHeadAttention(nn.Module):
     """H attentions in parallel, each on its own D = W / H channels (A section 3.2.2)."""
 

@@ -38,22 +38,36 @@ def twice_mann_whitney_u(low: Tensor, high: Tensor) -> int:
     return below.item() + upto.item()           # int64: exact up to 2^63 pairs
 
 
+def real_tensor(values: ArrayLike | Tensor) -> Tensor:
+    """Real numbers as a tensor; a numpy array may have any byte order and strides."""
+    tensor = isinstance(values, Tensor)
+    values = values.detach() if tensor else np.asarray(values)  # keeps a list of floats in float64
+    dtype = values.dtype
+    if dtype.is_complex if tensor else dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise ValueError(f"auroc: scores and labels must be real numbers of at most 64 bits, found "
+                         f"{dtype}; convert them first")
+    if tensor:
+        return values                           # torch takes native, contiguous, writable memory
+    return torch.from_numpy(values.astype(dtype.newbyteorder("="), order="C"))
+
+
 def checked_scores(scores: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> tuple[Tensor, Tensor]:
     """Flat scores (N,) of a sortable dtype, mask (N,) of defective samples; or ValueError."""
-    scores, labels = (x.detach() if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
-                      for x in (scores, labels))        # numpy keeps a list of floats in float64
+    scores, labels = real_tensor(scores), real_tensor(labels)
     if scores.shape != labels.shape:
         raise ValueError(f"auroc: scores and labels must have the same shape, found "
                          f"{tuple(scores.shape)} and {tuple(labels.shape)}; one label per score")
     scores, labels = scores.flatten(), labels.flatten().to(scores.device)
     if not scores.is_floating_point():
-        scores = scores.long()                          # complex raises here, integers stay exact
+        unsigned = scores.dtype == torch.uint64         # shifted by 2^63 it fits, in the same order
+        scores = scores.view(torch.int64) ^ -2**63 if unsigned else scores.long()
     elif scores.dtype.itemsize < 4:
         scores = scores.float()                         # exact for float16 and bfloat16
     if scores.isnan().any():
         raise ValueError(f"auroc: scores must be real numbers or +-inf, found "
                          f"{int(scores.isnan().sum())} NaN among {len(scores)}; a NaN has no rank, "
                          f"look for the step that made it")
+    labels = labels if labels.is_floating_point() else labels.long()
     positive = labels == 1
     if not (positive | (labels == 0)).all():
         raise ValueError(f"auroc: labels must be 0 (good) or 1 (defective), found values from "

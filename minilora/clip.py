@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minilora.attention import ACTIVATIONS
 from minilora.clip_resnet import STRIDE, ModifiedResNet
 from minilora.text import TextTransformer
 from minilora.vit import VisionTransformer
@@ -26,10 +27,11 @@ from minilora.vit import VisionTransformer
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """The nine numbers that fix every shape.  Heads are width // 64, as in all of CLIP's ViTs.
+    """The nine numbers that fix every shape, and what no shape tells: activation and head widths.
 
     vision_layers: the number of blocks of a ViT, or the bottlenecks of a ResNet's four stages;
-    patch: the side of a ViT's patch, or the stride of a ResNet.
+    patch: the side of a ViT's patch, or the stride of a ResNet;  activation: a key of ACTIVATIONS;
+    head_width: of the image tower, 64 in all of OpenAI's; text_head_width: of the text tower.
     """
     embed: int
     resolution: int
@@ -40,15 +42,22 @@ class CLIPConfig:
     vocab: int = 49408
     text_width: int = 512
     text_layers: int = 12
+    activation: str = "quick_gelu"
+    head_width: int = 64
+    text_head_width: int = 64
 
     def __post_init__(self) -> None:
-        for name, width in (("vision_width", self.vision_width), ("text_width", self.text_width)):
+        for name, width, head in (("vision_width", self.vision_width, self.head_width),
+                                  ("text_width", self.text_width, self.text_head_width)):
             if name == "vision_width" and self.is_resnet:
                 continue                                         # RN50x4 has width 80
-            if width < 64 or width % 64:
-                raise ValueError(f"CLIPConfig.{name}: expected a multiple of 64, the width of one "
-                                 f"head, found {width}; choose the next multiple")
-        if self.resolution < self.patch or self.resolution % self.patch:
+            if head < 1 or width < head or width % head:
+                raise ValueError(f"CLIPConfig.{name}: expected a multiple of {head}, the width of "
+                                 f"one head, found {width}; choose the next multiple")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"CLIPConfig.activation: expected {' or '.join(ACTIVATIONS)}, found "
+                             f"{self.activation!r}")
+        if self.patch < 1 or self.resolution < self.patch or self.resolution % self.patch:
             raise ValueError("CLIPConfig.resolution: expected a multiple of the patch "
                              f"({self.patch}), found {self.resolution}; choose the next multiple")
 
@@ -87,8 +96,9 @@ class CLIP(nn.Module):
         self.visual = (ModifiedResNet(c.resolution, c.vision_width, c.vision_layers, c.embed)
                        if c.is_resnet else
                        VisionTransformer(c.resolution, c.patch, c.vision_width, c.vision_layers,
-                                         c.embed))
-        self.text = TextTransformer(c.context, c.vocab, c.text_width, c.text_layers, c.embed)
+                                         c.embed, c.activation, c.head_width))
+        self.text = TextTransformer(c.context, c.vocab, c.text_width, c.text_layers, c.embed,
+                                    c.activation, c.text_head_width)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))    # C section 2.5
 
     @torch.no_grad()

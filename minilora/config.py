@@ -8,15 +8,24 @@ Left out: what belongs to a run and not to a detector: data, number of shots, de
 """
 from dataclasses import dataclass
 
+from minilora.io.schema import Flag, ListOf, Number, Text, Whole, check
 from minilora.lora import TARGETS
 from minilora.synthetic.defects import DEFECT_KINDS
 
-# Lowest and highest value allowed: an adapter file from a stranger must not exhaust the memory
-LIMITS = {"resolution": (0, 4096), "steps": (0, 10**5), "batch": (1, 4096),
-          "n_train_images": (1, 10**5), "rate": (0, 10), "angle": (0, 360), "rank": (1, 4096),
-          "alpha": (1e-6, 1e6), "blocks": (0, 1000), "memory_states": (1, 1000), "sigma": (0, 100),
-          "max_text_weight": (0, 1000), "image_weight": (0, 1000), "top_fraction": (0, 1),
-          "false_positive_rate": (0, 1)}
+# Type and limits of every setting: a run folder from a stranger must not exhaust the memory
+SETTING_SCHEMAS = {
+    "resolution": Whole(0, 4096), "square": Flag(), "bits": Whole(0, 16),
+    "steps": Whole(0, 10**5), "batch": Whole(1, 4096), "n_train_images": Whole(1, 10**5),
+    "rate": Number(0, 10), "loss_weights": ListOf(Number(0, 1000), 3, 3),
+    "defect_kinds": ListOf(Text(choices=DEFECT_KINDS), 1, 100), "angle": Number(0, 360),
+    "rank": Whole(1, 4096), "alpha": Number(1e-6, 1e6),
+    "targets": ListOf(Text(choices=TARGETS), 1, 4), "blocks": Whole(0, 1000), "context": Text(),
+    "memory_states": ListOf(Whole(1, 1000), 0, 100), "rotations": Flag(),
+    "sigma": Number(0, 100), "max_text_weight": Number(0, 1000), "image_weight": Number(0, 1000),
+    "top_fraction": Number(0, 1), "false_positive_rate": Number(0, 1),
+    "seed": Whole(0, 2**63 - 1)}
+LIMITS = {name: (schema.low, schema.high) for name, schema in SETTING_SCHEMAS.items()
+          if isinstance(schema, (Whole, Number))}       # lowest and highest value, for options
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class DetectorConfig:
     # input
     resolution: int = 0                 # pixels of the shorter side; 0: CLIP's own resolution
     square: bool = False                # squeeze each picture into a square
+    bits: int = 0                       # of 16-bit grey pictures that hold values; 0: all 16
     # training (train.py)
     steps: int = 200                    # training steps; 0: no adaptation
     batch: int = 8                      # pictures per step
@@ -53,21 +63,23 @@ class DetectorConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a number outside its limits, before any memory is allocated."""
-        for name, (low, high) in LIMITS.items():
+        """Raises SchemaError (a ValueError) for a setting of another type or outside its limits,
+        before any memory is allocated.  Lists, as files have them, become tuples."""
+        for name, schema in SETTING_SCHEMAS.items():
             value = getattr(self, name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if not low <= number <= high:           # NaN is refused, too
-                    raise ValueError(f"{name}: expected {low:,} to {high:,}, found {value}")
+            check(value, schema, name)
+            if type(value) is list:
+                object.__setattr__(self, name, tuple(value))
 
 
 def demo() -> None:
     for name, value in list(vars(DetectorConfig()).items())[:8]:
         print(f"{name:14s} {value}")
-    try:
-        DetectorConfig(resolution=10**6)
-    except ValueError as error:
-        print(f"refused: {error}")
+    for wrong in ({"resolution": 10**6}, {"memory_states": (1.5,)}):
+        try:
+            DetectorConfig(**wrong)
+        except ValueError as error:
+            print(f"refused: {error}")
 
 
 if __name__ == "__main__":

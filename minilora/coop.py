@@ -71,6 +71,9 @@ class PromptLearner(nn.Module):
                                          clip.config.context)
         self.tower = (clip.text.requires_grad_(False),)     # a tuple, so that nn.Module ignores it
         table = clip.text.token_embedding.weight.detach()                           # (vocab, W)
+        if ids.max() >= len(table):
+            raise ValueError(f"PromptLearner: the token table has {len(table):,} rows, but the "
+                             f"prompts hold token {ids.max():,}; use weights of CLIP's tokenizer")
         ids = ids.to(table.device)
         self.register_buffer("embeddings", table[ids], persistent=False)            # (2, L, W)
         self.register_buffer("slots", slots.to(table.device), persistent=False)     # (2, M) of [V]

@@ -33,10 +33,11 @@ from minilora.anomaly_map import image_score, text_map, to_pixels
 from minilora.bpe import default_tokenizer
 from minilora.calibration import calibrate, leave_one_out
 from minilora.checkpoint import detector_files
-from minilora.checkpoint.weights import Weights
+from minilora.checkpoint.detector_files import Weights, add_adapter
 from minilora.clip import CLIP, CLIPConfig
 from minilora.config import DetectorConfig
 from minilora.coop import PromptLearner, ensemble_features
+from minilora.data.decoding import read_image
 from minilora.data.images import cut_strips, to_patches, to_square
 from minilora.features import Features, default_memory_states, extract_features
 from minilora.io.resume import ResumePoint
@@ -68,10 +69,11 @@ class Detector:
 
     clip: its image tower must be a vision transformer (else ValueError); it is changed in place:
     LoRA layers are added, which have no effect before training;  class_name: the product's name in
-    the prompts.
+    the prompts;  adapter: trained LoRA (`read_peft`) in place of a new one; use config.steps = 0.
     """
 
-    def __init__(self, clip: CLIP, class_name: str, config: DetectorConfig = DetectorConfig()):
+    def __init__(self, clip: CLIP, class_name: str, config: DetectorConfig = DetectorConfig(),
+                 adapter: dict | None = None):
         if clip.config.is_resnet:
             raise ValueError("the image tower of this CLIP is a ResNet, but LoRA and anomaly maps "
                              "need a vision transformer; use ViT-B/16 (minilora.search takes both)")
@@ -83,8 +85,8 @@ class Detector:
         layers = len(clip.visual.blocks)
         self.n_adapted_blocks = config.blocks or default_value_value_blocks(layers)         # N
         first = layers - self.n_adapted_blocks  # number of the first block with LoRA, from 0
-        add_lora(clip.visual, config.targets, range(first, layers), config.rank, config.alpha,
-                 self.generator)
+        lora = config.targets, range(first, layers), config.rank, config.alpha, self.generator
+        add_lora(clip.visual, *lora) if adapter is None else add_adapter(clip.visual, adapter)
         self.memory_states = config.memory_states or default_memory_states(layers, first)
         if max(self.memory_states) > first:
             raise ValueError(f"memory_states {self.memory_states}: expected numbers up to {first}, "
@@ -100,6 +102,10 @@ class Detector:
         """Text features of the hand-written prompts, (2, E); used by the row "zero-shot"."""
         return ensemble_features(self.clip, default_tokenizer(), self.class_name)
 
+    def read(self, path: str | Path) -> Image.Image:
+        """The picture of a file, PIL RGB, with the bits of the fit; errors as in `read_image`."""
+        return read_image(path, self.config.bits)
+
     def prepare(self, image: Image.Image) -> Tensor:
         """PIL image -> (3, H, W) in [0, 1] at this detector's resolution."""
         if self.config.square:
@@ -114,16 +120,15 @@ class Detector:
         """Learns from good pictures only.  Returns self.
 
         pictures: K >= 1 of (3, H, W) in [0, 1]; training cuts very long ones into strips;
-        report(step, loss) is called after every step;  resume: the point from which an interrupted
-        training continues.
+        report(step, loss): called after every step;  resume: where an interrupted training goes on.
         """
         if self.config.steps:
             strips = [s for p in pictures for s in cut_strips(p, self.clip.visual.patch)]
             self.losses = adapt(self.clip, self.prompts, strips, self.n_adapted_blocks, self.config,
                                 self.generator, report, resume)
         with torch.no_grad():
-            adapted = self.config.steps > 0
-            self.text_features = self.prompts() if adapted else self.prompt_ensemble_features
+            self.text_features = (self.prompts() if self.config.steps else
+                                  self.prompt_ensemble_features)
         self.build_memory(pictures)
         return self
 
@@ -206,8 +211,6 @@ class Detector:
         whole image adds to the score."""
         return self.threshold - (scores - image_score(maps, self.config.top_fraction))
 
-    # ---- numbers and files --------------------------------------------------------------------
-
     def count_parameters(self) -> tuple[int, int]:
         """(trainable, total) number of parameters."""
         context = self.prompts.context.numel()
@@ -219,17 +222,19 @@ class Detector:
         return delta_norms(self.clip.visual)
 
     def save(self, folder: str | Path, weights: Weights) -> None:
-        """Writes adapter.pt and memory.pt, without the base weights.
-
-        weights: of the base model; their name, path and sha256 are saved.
-        """
+        """Writes a run folder; of the base model only what is in `weights`, and no numbers."""
         detector_files.save_detector(self, folder, weights)
 
     @classmethod
     def load(cls, folder: str | Path, clip: CLIP, weights: Weights) -> "Detector":
-        """The detector that `save` wrote, on a freshly loaded base model.  Raises ValueError for
-        other base weights or another file format."""
+        """The detector that `save` wrote, on a freshly loaded base model; see `load_detector`."""
         return detector_files.load_detector(cls, folder, clip, weights)
+
+    @classmethod
+    def open(cls, run: str | Path, model: str | Path | None = None, device: str = "cpu",
+             adapter: str | Path | None = None) -> "Detector":
+        """The detector of a run folder with its base weights; see `open_detector`."""
+        return detector_files.open_detector(cls, run, model, device, adapter)
 
 
 def demo() -> None:
@@ -240,8 +245,6 @@ def demo() -> None:
     clip = CLIP(config).initialise(generator)
     good = 0.5 + 0.05 * torch.randn(5, 3, 64, 96, generator=generator).clamp(-1, 1)
     detector = Detector(clip, "plate", DetectorConfig(steps=20, n_train_images=32, rank=2, alpha=2))
-    trained, total = detector.count_parameters()
-    print(f"training {trained:,} of {total:,} parameters on {len(good) - 1} good pictures")
     detector.fit(good[:4])
     print(f"loss {detector.losses[0]:.3f} -> {detector.losses[-1]:.3f}, "
           f"LoRA changed the weights by {sum(detector.delta_norms().values()):.3f}")

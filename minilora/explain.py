@@ -25,12 +25,15 @@ from minilora.anomaly_map import text_map
 from minilora.bpe import Tokenizer, default_tokenizer
 from minilora.clip import CLIP, similarity_logits
 from minilora.coop import STATE_WORDS
-from minilora.data.images import normalise, read_image
+from minilora.data.bit_depth import bits_option
+from minilora.data.decoding import megapixel_option
+from minilora.data.images import normalise
 from minilora.detector import Detector
-from minilora.io.cli import option_parser, run_command
-from minilora.io.files import atomic_write
+from minilora.io.cli import device_name, option_parser, run_command, whole
+from minilora.io.output import atomic_output, check_output
+from minilora.io.text import shown
 from minilora.lora import disable_lora, lora_layers
-from minilora.predict import open_run
+from minilora.predict import check_bits
 from minilora.report import html
 from minilora.report.results import heat_colours
 from minilora.train import frozen_states
@@ -59,7 +62,7 @@ def enlarged(picture: Image.Image,
 
 def html_table(head: Iterable[str], rows: Iterable[Iterable]) -> str:
     """Cells of text as an HTML table."""
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(c))}</td>" for c in row) + "</tr>"
+    body = "".join("<tr>" + "".join(f"<td>{html.html_text(str(c))}</td>" for c in row) + "</tr>"
                    for row in rows)
     return (f'<div class="wide"><table><tr>{"".join(f"<th>{escape(h)}</th>" for h in head)}</tr>'
             f"{body}</table></div>")
@@ -185,7 +188,7 @@ def lora_part(visual: VisionTransformer) -> str:
 def explain(detector: Detector, path: str | Path, head: int = 0) -> str:
     """The body of the page.  Raises ValueError for a head that does not exist."""
     visual = detector.clip.visual
-    pixels = detector.prepare(read_image(path))[None].to(detector.device)
+    pixels = detector.prepare(detector.read(path))[None].to(detector.device)
     frozen = frozen_states(visual, pixels)                              # LoRA off
     adapted = visual.hidden_states(visual.embed(normalise(pixels)))     # LoRA on
     picture = Image.fromarray((pixels[0].cpu() * 255).round().byte().permute(1, 2, 0).numpy())
@@ -197,7 +200,7 @@ def explain(detector: Detector, path: str | Path, head: int = 0) -> str:
     decision = "no threshold" if threshold is None else (
         f"{'NG' if score > threshold else 'OK'}: score {score:.3f}, threshold {threshold:.3f}")
     return "".join([
-        f"<h1>{escape(Path(path).name)}</h1><p>{escape(decision)}</p>",
+        f"<h1>{html.html_text(Path(path).name)}</h1><p>{escape(decision)}</p>",
         picture_row([(enlarged(picture), "the picture")]),
         prompts_part(detector), shapes_part(detector, pixels, frozen),
         attention_part(visual, frozen, adapted, head, grid), cosine_part(detector, pixels, grid),
@@ -207,24 +210,28 @@ def explain(detector: Detector, path: str | Path, head: int = 0) -> str:
 
 def parser() -> argparse.ArgumentParser:
     p = option_parser("minilora.explain", __doc__)
-    p.add_argument("run", help="a run folder of minilora.fit, or its adapter.pt")
+    p.add_argument("run", help="a run folder of minilora.fit")
     p.add_argument("picture", help="a picture file")
     model = p.add_argument_group("model").add_argument
     model("--model", help="base weights, if they are no longer where fit found them")
-    model("--device", default="cpu", help="cpu, cuda, …")
+    model("--device", default="cpu", type=device_name, help="cpu, cuda, …")
+    bits_option(p, default=None)
+    megapixel_option(p)
     output = p.add_argument_group("output").add_argument
-    output("--head", type=int, default=0, help="attention head of the last block, counted from 0")
+    output("--head", type=whole, default=0, help="attention head of the last block, counted from 0")
     output("--out", default="explain.html", help="HTML file to write")
     return p
 
 
 def main() -> None:
     options = parser().parse_args()
-    detector = open_run(options.run, options.model, options.device)
+    check_output(options.out, "explain", [options.picture])
+    detector = Detector.open(options.run, options.model, options.device)
+    check_bits(detector, options.bits)
     body = explain(detector, options.picture, options.head)
-    with atomic_write(Path(options.out), "w") as file:
+    with atomic_output(options.out, "explain", "w", [options.picture]) as file:
         file.write(html.document(f"explain {Path(options.picture).name}", body))
-    print(f"written  {options.out}")
+    print(f"written  {shown(options.out)}")
 
 
 def demo() -> None:

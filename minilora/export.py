@@ -14,28 +14,39 @@ Left out: kinds of defects (there is one category, "defect"); scores of single r
 """
 import argparse
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from minilora import __version__
+from minilora.data.bit_depth import bits_option
+from minilora.data.decoding import megapixel_option
 from minilora.detector import Detector
-from minilora.io.cli import option_parser, run_command
-from minilora.io.files import atomic_write, write_json
+from minilora.io.cli import device_name, option_parser, run_command, whole
+from minilora.io.derived_name import derived_stem
+from minilora.io.files import atomic_write
 from minilora.io.prefetch import prefetch
+from minilora.io.text import shown
 from minilora.io.transaction import atomic_folder
-from minilora.predict import open_with_threshold, pictures_in, read_or_error
+from minilora.predict import (MAX_ERROR, check_bits, find_pictures, open_with_threshold,
+                              read_or_error, tell_left_out)
 from minilora.report import contours
 from minilora.report.contours import Region
 
 CATEGORY = "defect"
 MIN_REGION = 16                      # pixels of the picture; smaller regions are left out
-EXPORT_FILES = ("annotations.json", "Annotations", "ImageSets", "masks", "pictures")
+MAX_EDGES = 100_000                  # pixel edges of a region; with more it gets run lengths
+EXPORT_FILES = ("annotations.json", "Annotations/*.xml", "ImageSets/Main/default.txt",
+                "masks/*.png", "pictures/*.png")
 
 
 def suspicious_regions(detector: Detector, picture: Image.Image,
@@ -47,32 +58,66 @@ def suspicious_regions(detector: Detector, picture: Image.Image,
     is_ng = score > detector.threshold
     mask = (resized > detector.pixel_threshold(maps, score).item()) & is_ng
     found = contours.regions(mask, min_area)
-    # The sum of bool masks is their union; `mask & False` is an empty mask.
-    return sum((region.mask for region in found), start=mask & False), found
+    kept = torch.zeros_like(mask)
+    for region in found:
+        left, top, width, height = region.box
+        kept[top:top + height, left:left + width] |= region.mask
+    return kept, found
 
 
 # ---- COCO ---------------------------------------------------------------------------------------
 
-def segmentation(region: Region, as_rle: bool) -> list[list[float]] | dict[str, Any]:
-    """Polygons; or run lengths, if as_rle or if the region has a hole."""
-    outer, holes = contours.outlines(region.mask)
-    if as_rle or holes:
-        return contours.encode_rle(region.mask)
-    return [[float(v) for corner in corners for v in corner] for corners in outer]
+def segmentation(region: Region, size: tuple[int, int],
+                 as_rle: bool) -> list[list[float]] | dict[str, Any]:
+    """Polygons; or run lengths, if as_rle, if the region has a hole, or if its outline is long.
+
+    size: (width, height) of the picture.
+    """
+    mask, (left, top, _, _) = region.mask, region.box
+    if not as_rle and contours.count_edges(mask) <= MAX_EDGES:
+        outer, holes = contours.outlines(mask)
+        if not holes:
+            return [[float(v) for x, y in corners for v in (left + x, top + y)]
+                    for corners in outer]
+    return contours.encode_rle(mask, left, top, size[::-1])
 
 
-def coco(entries: list[tuple[str, tuple[int, int], list[Region]]], as_rle: bool) -> dict[str, Any]:
-    """The content of annotations.json.  entries: (file name, (width, height), regions)."""
-    images, annotations = [], []
-    for number, (name, (width, height), found) in enumerate(entries, 1):
-        images.append({"id": number, "file_name": name, "width": width, "height": height})
+class CocoWriter:
+    """Collects the content of annotations.json in two temporary files: pictures, regions.
+
+    So the memory does not depend on the number of pictures.
+    """
+
+    def __init__(self, as_rle: bool) -> None:
+        self.as_rle, self.n_images, self.n_annotations = as_rle, 0, 0
+        self.images, self.annotations = (tempfile.TemporaryFile("w+", encoding="utf-8")
+                                         for _ in range(2))
+
+    def add(self, name: str, size: tuple[int, int], found: list[Region]) -> None:
+        """One picture.  size: (width, height)."""
+        self.n_images += 1
+        image = {"id": self.n_images, "file_name": name, "width": size[0], "height": size[1]}
+        self.images.write(f"{',' * (self.n_images > 1)}\n{json.dumps(image)}")
         for region in found:
-            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": 1,
-                                "bbox": list(region.box), "area": region.area, "iscrowd": 0,
-                                "segmentation": segmentation(region, as_rle)})
-    return {"info": {"description": f"found by minilora {__version__}"}, "images": images,
-            "categories": [{"id": 1, "name": CATEGORY, "supercategory": CATEGORY}],
-            "annotations": annotations}
+            self.n_annotations += 1
+            annotation = {"id": self.n_annotations, "image_id": self.n_images, "category_id": 1,
+                          "bbox": list(region.box), "area": region.area, "iscrowd": 0,
+                          "segmentation": segmentation(region, size, self.as_rle)}
+            self.annotations.write(f"{',' * (self.n_annotations > 1)}\n{json.dumps(annotation)}")
+
+    def write(self, path: Path) -> None:
+        """Writes annotations.json; afterwards nothing can be added."""
+        head = json.dumps({"info": {"description": f"found by minilora {__version__}"},
+                           "categories": [{"id": 1, "name": CATEGORY, "supercategory": CATEGORY}]})
+        with atomic_write(path, "w") as file:
+            file.write(head[:-1])
+            for key, part in (("images", self.images), ("annotations", self.annotations)):
+                file.write(f', "{key}": [')
+                part.seek(0)
+                shutil.copyfileobj(part, file)
+                part.close()
+                file.write("]")
+            file.write("}\n")
 
 
 # ---- Pascal VOC ---------------------------------------------------------------------------------
@@ -114,7 +159,8 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 def write_annotation(folder: Path, form: str, name: str, picture: Image.Image, mask: Tensor,
                      found: list[Region]) -> None:
-    """Writes the annotation file of one picture in this form; COCO has one file for all instead."""
+    """Writes the annotation files of one picture in this form; COCO has one file for all instead.
+    """
     if form == "masks":
         save_picture(Image.fromarray(mask.numpy().astype("uint8") * 255), folder / "masks" / name)
     if form == "voc":
@@ -122,72 +168,75 @@ def write_annotation(folder: Path, form: str, name: str, picture: Image.Image, m
             file.write(ElementTree.tostring(voc(name, picture.size, found), encoding="unicode"))
 
 
-def write_common_files(folder: Path, entries: list, options: argparse.Namespace) -> None:
-    """COCO's annotations.json, or VOC's list of the pictures."""
-    if options.format == "coco":
-        write_json(folder / "annotations.json", coco(entries, options.runs))
-    if options.format == "voc":
-        with atomic_write(folder / "ImageSets" / "Main" / "default.txt", "w") as file:
-            file.write("".join(f"{Path(name).stem}\n" for name, _, _ in entries))
-
-
 def run_export(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Scores all pictures and writes the folder.  Returns the exit status."""
     detector = open_with_threshold(options.run, options.model, options.device)
-    paths, entries, failed = list(pictures_in(options.paths)), [], 0
-    with atomic_folder(options.out, "export", earlier=EXPORT_FILES) as staging:
-        for number, (path, picture) in enumerate(zip(paths, prefetch(read_or_error, paths))):
+    found, coco = find_pictures(options.paths), CocoWriter(options.runs)
+    check_bits(detector, options.bits)
+    read = partial(read_or_error, detector)
+    paths, stems, n_regions, failed = found.pictures, [], 0, len(found.skipped)
+    for path, reason in found.skipped:
+        say(f"--  not scored: {shown(path, MAX_ERROR)}: {reason}")
+    with atomic_folder(options.out, "export", EXPORT_FILES, paths) as staging:
+        for number, (path, picture) in enumerate(zip(paths, prefetch(read, paths))):
             if isinstance(picture, Exception):
-                say(f"--  not scored: {picture}")
+                say(f"--  not scored: {shown(picture, MAX_ERROR)}")
                 failed += 1
                 continue
-            mask, found = suspicious_regions(detector, picture, options.least)
-            name = f"{number:04d}-{path.stem.encode()[:200].decode(errors='ignore')}.png"
-            write_annotation(staging, options.format, name, picture, mask, found)
+            mask, regions = suspicious_regions(detector, picture, options.least)
+            stems.append(f"{number:04d}-{derived_stem(path.stem)}")
+            name, n_regions = f"{stems[-1]}.png", n_regions + len(regions)
+            write_annotation(staging, options.format, name, picture, mask, regions)
             if options.pictures:
                 save_picture(picture, staging / "pictures" / name)
-            entries.append((name, picture.size, found))
-            say(f"{name}: {len(found)} regions" + "".join(f"  {r.box}" for r in found[:3]))
-        if not entries:
-            raise ValueError(f"no picture could be read in {', '.join(options.paths)}; "
-                             f"{options.out} is unchanged")
-        write_common_files(staging, entries, options)
-    say(f"written  {options.out}: {len(entries)} pictures, "
-        f"{sum(len(found) for _, _, found in entries)} regions, {failed} not scored")
+            if options.format == "coco":
+                coco.add(name, picture.size, regions)
+            say(f"{name}: {len(regions)} regions" + "".join(f"  {r.box}" for r in regions[:3]))
+        if not stems:
+            raise ValueError(f"no picture could be read in {shown(', '.join(options.paths))}; "
+                             f"{shown(options.out)} is unchanged")
+        if options.format == "coco":
+            coco.write(staging / "annotations.json")
+        if options.format == "voc":
+            with atomic_write(staging / "ImageSets" / "Main" / "default.txt", "w") as file:
+                file.write("".join(f"{stem}\n" for stem in stems))
+    tell_left_out(found)
+    say(f"written  {shown(options.out)}: {len(stems)} pictures, {n_regions} regions, {failed} not "
+        "scored")
     return 2 if failed else 0
 
 
 def parser() -> argparse.ArgumentParser:
     p = option_parser("minilora.export", __doc__, "exit status: 0 done, 2 a picture could not be "
                                                   "read, or another error")
-    p.add_argument("run", help="a run folder of minilora.fit, or its adapter.pt")
+    p.add_argument("run", help="a run folder of minilora.fit")
     p.add_argument("paths", nargs="+", help="pictures, or folders with pictures")
     p.add_argument("--format", default="coco", choices=("coco", "voc", "masks"),
                    help="of the annotations")
     p.add_argument("--rle", "--runs", dest="runs", action="store_true",
                    help="coco: run lengths for all regions, not only for regions with holes")
-    p.add_argument("--min-area", "--least", dest="least", type=int, default=MIN_REGION,
+    p.add_argument("--min-area", "--least", dest="least", type=whole, default=MIN_REGION,
                    help="smallest region, in pixels")
     p.add_argument("--no-pictures", dest="pictures", action="store_false",
                    help="do not copy the pictures")
     p.add_argument("--model", help="base weights, if they are no longer where fit found them")
-    p.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    p.add_argument("--device", default="cpu", type=device_name, help="cpu, cuda, …")
+    bits_option(p, default=None)
+    megapixel_option(p)
     p.add_argument("--out", default="export", help="folder for the results")
     return p
 
 
 def demo() -> None:
     """A region with a hole, as COCO and as VOC."""
-    import torch
     mask = torch.zeros(12, 16, dtype=torch.bool)
     mask[2:9, 3:12] = True
     mask[4:6, 5:8] = False
     found = contours.regions(mask)
-    one = coco([("plate.png", (16, 12), found)], False)["annotations"][0]
-    print(json.dumps({k: one[k] for k in ("bbox", "area")}), "run lengths, because of the hole:",
-          len(one["segmentation"]["counts"]))
-    solid = Region(torch.ones_like(mask), (0, 0, 16, 12), 192)
-    print("without a hole:", segmentation(solid, False))
+    print(f"box {found[0].box}, area {found[0].area}, run lengths, because of the hole:",
+          len(segmentation(found[0], (16, 12), False)["counts"]))
+    solid = contours.regions(torch.ones_like(mask))[0]
+    print("without a hole:", segmentation(solid, (16, 12), False))
     text = ElementTree.tostring(voc("plate.png", (16, 12), found), encoding="unicode")
     print("\n".join(text.splitlines()[-8:-1]))
 
@@ -197,4 +246,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_command("minilora.export", main, error_status=2)
+    run_command("minilora.export", main)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from minilora.data.images import MAX_ASPECT, cut_strips, normalise, strip_bounds
-from minilora.lora import disable_lora
+from minilora.lora import disable_lora, lora_layers
 from minilora.memory_bank import patch_descriptors
 from minilora.vit import VisionTransformer
 
@@ -55,9 +55,13 @@ def extract_features(visual: VisionTransformer, pixels: Tensor, memory_states: t
           torch.autocast(device.type, dtype, enabled=reduced)):
         x = visual.embed(normalise(pixels.to(device)))
         hidden = visual.hidden_states(x, len(visual.blocks) - 1)        # last: input of last block
+        frozen = hidden
+        if lora and lora_layers(visual.blocks[:max(memory_states, default=0)]):   # of peft
+            with disable_lora(visual):
+                frozen = visual.hidden_states(x, max(memory_states))
         patches = visual.value_value(hidden, n_adapted_blocks)
         image = visual.pool(visual.blocks[-1].cls_only(hidden[-1]))
-    return Features(patch_descriptors(hidden, memory_states), patches.float(), image.float(),
+    return Features(patch_descriptors(frozen, memory_states), patches.float(), image.float(),
                     pixels.shape[-2:])
 
 

@@ -8,13 +8,19 @@
 This module has the options only.  runs/run_class.py runs one product, runs/run_all.py several.
 """
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
-from minilora.config import DetectorConfig
+from minilora.checkpoint.weights import add_activation_option
+from minilora.config import LIMITS, DetectorConfig
 from minilora.data import own_and_visa
+from minilora.data.bit_depth import bits_option
+from minilora.data.decoding import megapixel_option
 from minilora.data.mvtec import parse_shots
-from minilora.io.cli import option_parser, run_command
+from minilora.io.cli import (ERROR_STATUS, device_name, finite_number, option_parser, run_command,
+                             seed_value, whole_number)
+from minilora.io.derived_name import derived_stem
 from minilora.lora import TARGETS
 from minilora.runs import run_all, run_class
 
@@ -23,10 +29,13 @@ DEFAULT_CLASS = "bottle"
 
 def parser() -> argparse.ArgumentParser:
     d = DetectorConfig()
+    count = {name: whole_number(*LIMITS[name])
+             for name in ("resolution", "steps", "batch", "rank", "blocks")}
     p = option_parser("minilora.fit", __doc__, "for example: python -m minilora.fit --good FOLDER "
-                      "--shots 8; exit status: 0 done, 1 an error or a class that failed")
+                      "--shots 8; exit status: 0 done, 1 one of several classes failed, 2 an "
+                      "error, or some of the data could not be looked at")
     data = p.add_argument_group("data").add_argument
-    data("--class", dest="names", nargs="+", metavar="NAME", default=None,
+    data("--class", dest="names", nargs="+", metavar="NAME", type=run_class.class_folder,
          help=f"class folders of the data, or all (default: {DEFAULT_CLASS}); with --good: the "
               "product's name")
     data("--shots", default="8", help="number of good pictures to learn from; 0: none; or all")
@@ -35,30 +44,39 @@ def parser() -> argparse.ArgumentParser:
     data("--good", metavar="DIR", help="folder of your own good pictures, instead of --data")
     data("--test", metavar="DIR", help="with --good: folder of test pictures; its folders are "
                                        "labels (good, others)")
-    data("--seed", type=int, default=d.seed, help="seed of the shots and of all other randomness")
+    data("--seed", type=seed_value, default=d.seed,
+         help="seed of the shots and of all other randomness")
     data("--out", help="run folder (default: runs/<class>-<shots>shot-seed<k>)")
     data("--force", action="store_true", help="with several classes: repeat finished runs")
-    data("--save-every", type=float, default=10.0, metavar="SECONDS",
+    data("--save-every", type=finite_number(0, 1e9), default=10.0, metavar="SECONDS",
          help="seconds between points from which an interrupted training continues")
     model = p.add_argument_group("model").add_argument
     model("--model", help="official name or checkpoint file (default: ViT-B/16 if its file exists, "
                           "else the embedded mini-clip)")
-    model("--class-name", "--noun", help="name of the product in the prompts (default: the class)")
-    model("--resolution", type=int, default=d.resolution,
+    add_activation_option(model)
+    model("--class-name", "--noun", type=run_class.prompt_name,
+          help="name of the product in the prompts (default: the class)")
+    model("--resolution", type=count["resolution"], default=d.resolution,
           help="pixels of the shorter side; 0: the model's own")
+    bits_option(p)
+    megapixel_option(p)
     model("--square", action="store_true", help="squeeze pictures into squares")
-    model("--device", default="cpu", help="cpu, cuda, …")
+    model("--device", default="cpu", type=device_name, help="cpu, cuda, …")
     model("--no-rotations", "--no-turns", dest="rotations", action="store_false",
           help="do not add rotated shots to the memory: a rotated product is a defect")
     fit = p.add_argument_group("adaptation").add_argument
-    fit("--steps", type=int, default=d.steps, help="training steps; 0: no adaptation")
-    fit("--batch", type=int, default=d.batch, help="pictures per step")
-    fit("--rate", type=float, default=d.rate, help="peak learning rate")
-    fit("--rank", type=int, default=d.rank, help="rank r of LoRA")
-    fit("--alpha", type=float, default=d.alpha, help="LoRA's alpha; the scale is alpha / r")
+    fit("--adapter", metavar="FOLDER", type=Path,
+        help="use this LoRA (adapter_model.safetensors and adapter_config.json of PEFT or of a "
+             "run), and train none")
+    fit("--steps", type=count["steps"], default=d.steps, help="training steps; 0: no adaptation")
+    fit("--batch", type=count["batch"], default=d.batch, help="pictures per step")
+    fit("--rate", type=finite_number(*LIMITS["rate"]), default=d.rate, help="peak learning rate")
+    fit("--rank", type=count["rank"], default=d.rank, help="rank r of LoRA")
+    fit("--alpha", type=finite_number(*LIMITS["alpha"]), default=d.alpha,
+        help="LoRA's alpha; the scale is alpha / r")
     fit("--targets", nargs="+", default=list(d.targets), choices=TARGETS,
         help="attention projections with LoRA")
-    fit("--blocks", type=int, default=d.blocks,
+    fit("--blocks", type=count["blocks"], default=d.blocks,
         help="number of last blocks with LoRA; 0: the last third")
     return p
 
@@ -66,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Checks and completes the options; `name` is None if there are several classes."""
     options = parser().parse_args(arguments)
-    options.command = " ".join(["python -m minilora.fit", *arguments])
+    options.command = f"python -m minilora.fit {shlex.join(arguments)}"
     if options.test and not options.good:
         raise ValueError("--test needs --good; with --data, the data folder has test pictures")
     if options.good and options.data:
@@ -80,7 +98,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     single = len(options.names) == 1 and (options.names != ["all"] or options.good)
     options.name = options.names[0] if single else None
     ending = f"{options.shots}shot-seed{options.seed}"
-    default = f"runs/{options.name}-{ending}" if single else f"runs/{ending}"
+    default = f"runs/{derived_stem(options.name)}-{ending}" if single else f"runs/{ending}"
     options.out = Path(options.out or default)
     options.scenes = options.out.parent / "scenes"
     options.config = config_of(options)
@@ -89,17 +107,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def config_of(o: argparse.Namespace) -> DetectorConfig:
     """The hyperparameters given as options; all others keep their defaults."""
-    return DetectorConfig(resolution=o.resolution, square=o.square, steps=o.steps, batch=o.batch,
-                          rate=o.rate, rank=o.rank, alpha=o.alpha, targets=tuple(o.targets),
-                          blocks=o.blocks, rotations=o.rotations, seed=o.seed)
+    steps = 0 if o.adapter else o.steps
+    return DetectorConfig(resolution=o.resolution, square=o.square, bits=o.bits, steps=steps,
+                          batch=o.batch, rate=o.rate, rank=o.rank, alpha=o.alpha,
+                          targets=tuple(o.targets), blocks=o.blocks, rotations=o.rotations,
+                          seed=o.seed)
 
 
 def main() -> int:
     options = parse(sys.argv[1:])
     if options.name is None:
-        return 1 if run_all.run_all(options) else 0
-    run_class.run_class(options)
-    return 0
+        return run_all.run_all(options)
+    return ERROR_STATUS if run_class.run_class(options)["skipped"] else 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ Differs: A is drawn Kaiming-uniform as in the authors' code and in peft; the pap
 The paper adapts mostly q and v (section 7.1); here all four projections are the default.
 Left out: dropout on x; LoRA on embeddings, convolutions or the feed-forward layers; several
 adapters at once; merging inside train() or eval() (only merge() merges); files
-(checkpoint/adapter.py).
+(checkpoint/peft_layout.py).
 """
 import copy
 import math

@@ -25,9 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minilora.io.schema import Record, TensorOf, check
+
 CORESET_SHARE = 0.1             # l / N, the share of the patches that a bank keeps at most
 MAX_BYTES = 10_000_000          # and the limit of its size on disk, in half precision
 PROJECTION_DIM = 64             # output dimensions of psi
+MAX_COORDINATE = 1.01           # of a feature of length one, rounded to half precision
 
 
 def patch_descriptors(hidden: Sequence[Tensor], layers: Sequence[int]) -> Tensor:
@@ -95,13 +98,9 @@ class MemoryBank:
     @classmethod
     def from_state(cls, state: dict[str, Tensor], width: int,
                    device: torch.device | str = "cpu") -> "MemoryBank":
-        """The bank from its `state`.  Raises ValueError for another width or values not finite."""
-        tokens = state["tokens"].float().to(device)
-        if (tokens.ndim != 2 or not len(tokens) or tokens.shape[1] != width
-                or not tokens.isfinite().all()):
-            raise ValueError(f"memory.pt: expected finite tokens (l, {width}), found "
-                             f"{tuple(tokens.shape)}; fit again")
-        return cls(tokens)
+        """The bank from its `state`.  Raises SchemaError (a ValueError) for anything else."""
+        tokens = TensorOf(((1, MAX_BYTES), width), torch.float16, largest=MAX_COORDINATE)
+        return cls(check(state, Record({"tokens": tokens}), "memory")["tokens"].float().to(device))
 
 
 def demo() -> None:

@@ -14,18 +14,20 @@ Left out: text generation, padding masks (the causal mask hides the padding).
 import torch
 from torch import Tensor, nn
 
-from minilora.attention import Block
+from minilora.attention import ACTIVATIONS, Block
 
 
 class TextTransformer(nn.Module):
     """CLIP's text tower.  Features are returned as they are, not normalised to length one."""
 
-    def __init__(self, context: int, vocab: int, width: int, layers: int, embed: int):
+    def __init__(self, context: int, vocab: int, width: int, layers: int, embed: int,
+                 activation: str = "quick_gelu", head_width: int = 64):
         super().__init__()
         self.end = vocab - 1                                     # end-of-text, the highest id
         self.token_embedding = nn.Embedding(vocab, width)
         self.positional_embedding = nn.Parameter(torch.empty(context, width))
-        self.blocks = nn.ModuleList(Block(width, heads=width // 64) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, width // head_width, ACTIVATIONS[activation])
+                                    for _ in range(layers))
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(torch.empty(width, embed))
         self.initialise()
@@ -47,11 +49,15 @@ class TextTransformer(nn.Module):
         The vector is taken at the last end-of-text of the row, which the tokenizer adds.  Differs:
         OpenAI's code takes the first one.  They are the same unless the text itself contains
         <|endoftext|>.
-        Raises ValueError for another shape or a row without end-of-text.
+        Raises ValueError for another shape, an id outside the table, a row without end-of-text.
         """
         if ids.ndim != 2:
             raise ValueError(f"token ids: expected (N, L), found {tuple(ids.shape)}; "
                              "make ids with Tokenizer.tokenize")
+        if int(ids.max()) > self.end:
+            raise ValueError(f"token ids: found {int(ids.max())}, but these weights have a table "
+                             f"of {self.end + 1} tokens, smaller than the tokenizer's; give the "
+                             "weights of a CLIP that was trained with this tokenizer")
         ends = ids == self.end                                   # (N, L)
         if not ends.any(dim=1).all():
             row = int((~ends.any(dim=1)).nonzero()[0])

@@ -39,7 +39,7 @@ def training_steps(loss_of: Callable[[Tensor], Tensor], trained: list[Tensor], c
     optimiser = torch.optim.AdamW(trained, lr=config.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.rate,
                                                    total_steps=config.steps)
-    losses = resume.restore(trained, optimiser, schedule, generator) if resume else []
+    losses = resume.restore(trained, optimiser, generator, schedule) if resume else []
     yield from enumerate(losses)
     for step in range(len(losses), config.steps):
         optimiser.zero_grad()           # before the forward pass: frees the old gradients

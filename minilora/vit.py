@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minilora.attention import Block
+from minilora.attention import ACTIVATIONS, Block
 
 
 def default_value_value_blocks(layers: int) -> int:
@@ -33,14 +33,16 @@ def default_value_value_blocks(layers: int) -> int:
 class VisionTransformer(nn.Module):
     """CLIP's ViT.  Features are returned as they are, not normalised to length one."""
 
-    def __init__(self, resolution: int, patch: int, width: int, layers: int, embed: int):
+    def __init__(self, resolution: int, patch: int, width: int, layers: int, embed: int,
+                 activation: str = "quick_gelu", head_width: int = 64):
         super().__init__()
         self.patch, self.grid = patch, resolution // patch
         self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty(1 + self.grid ** 2, width))
         self.ln_pre = nn.LayerNorm(width)
-        self.blocks = nn.ModuleList(Block(width, heads=width // 64) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, width // head_width, ACTIVATIONS[activation])
+                                    for _ in range(layers))
         self.n_value_value_blocks = default_value_value_blocks(layers)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.empty(width, embed))

@@ -84,7 +84,7 @@ def tiny_weights(tmp_path_factory):
     from minilora.checkpoint.weights import save_official
     from minilora.clip import CLIP, CLIPConfig
 
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_official(CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0)), path)
     return path
 

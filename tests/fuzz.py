@@ -1,32 +1,42 @@
-"""Randomly damaged small files: a reader raises only its documented errors, or reads the file.
+"""Randomly changed files: a reader raises only its documented errors, or reads the file.
 
-    python tests/fuzz.py --count 200000 --out fuzz.txt
+    python tests/fuzz.py --count 1000000 --processes 2 --out fuzz.txt
 
-Every reader gets the same number of files.  Any other exception is printed with its seed, and the
-command fails.
+READERS get files with damaged bytes; the kinds of fuzz_runs.py get valid files with changed values.
+Each gets the same number.  Any other exception, a message of more than one line, a file that costs
+more than 2 s or 300 MB is printed with its seed, and the command fails.
 """
 import argparse
 import io
 import json
+import os
 import random
+import resource
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import conftest  # noqa: F401  finds minilora
 import torch
+from fuzz_runs import KINDS, RunFolder, tensor_file_bytes
 from PIL import Image
 
 from minilora.data.images import read_image
 from minilora.data.own_and_visa import VISA_COLUMNS, VISA_SPLIT_FILE, visa_class
 from minilora.io.files import TensorFileError, load_tensors
+from minilora.io.text import shown
 from minilora.io.unpickler import CheckpointError
 from minilora.io.zip_reader import read_tensors
 from minilora.runs.run_class import finished_metrics
 
+FINE, MAX_SECONDS, MAX_MORE_BYTES, MAX_MESSAGE = ("read", "refused"), 2.0, 300e6, 1000
+KILOBYTE = 1 if sys.platform == "darwin" else 1024      # unit of ru_maxrss
+FOLDER = "/dev/shm" if os.path.isdir("/dev/shm") else None      # in memory, where there is one
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 
 
@@ -55,8 +65,8 @@ VISA = ",".join(VISA_COLUMNS) + "\nnut,train,normal,a.png,\nnut,test,anomaly,a.p
 READERS = {
     "weights": (saved_bytes({"a": torch.zeros(4), "b": torch.ones(4, 3).half().T}), read_tensors,
                 CheckpointError),
-    "adapter": (saved_bytes({"version": 1, "lora": {"A": torch.ones(3)}, "losses": [0.5, 1.5],
-                       "text": "x", "none": None}), load_tensors, TensorFileError),
+    "adapter": (tensor_file_bytes({"version": 1, "lora": {"A": torch.ones(3)}, "losses": [0.5, 1.5],
+                                   "text": "x", "none": None}), load_tensors, TensorFileError),
     "metrics.json": (json.dumps({"fingerprint": "a", "rows": {"adapted": {"image_auroc": 0.5}},
                                  "losses": [1.0]}).encode(),
                      lambda path: finished_metrics(path.parent, "a"), ()),
@@ -88,46 +98,80 @@ def damaged(content, draw):
     return bytes(content)
 
 
-def attempt(name, seed, folder):
-    """Read one damaged file.  Returns "read", "refused", or the undocumented exception."""
-    content, reader, documented = READERS[name]
-    path = Path(folder) / ("metrics.json" if name == "metrics.json" else "file")
-    path.write_bytes(damaged(content, random.Random(f"{name} {seed}")))
+def attempt(name, seed, folder, run=None):
+    """Read one damaged file.  Returns "read", "refused", or what is wrong.
+
+    run: a RunFolder, for its kinds.
+    """
+    draw, begun = random.Random(f"{name} {seed}"), time.process_time()
+    documented = (ValueError, OSError) if name in KINDS else READERS[name][2]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            reader(path)
-        return "read"
-    except documented:
-        return "refused"
+            getattr(run, KINDS[name])(draw) if name in KINDS else read_damaged(name, draw, folder)
+        answer = "read"
+    except documented as error:
+        answer = "refused" if is_one_line(error) else f"not in one line: {error!r}"
     except Exception as error:                          # what this test searches for
-        return f"{type(error).__name__}: {error}"
+        answer = f"{type(error).__name__}: {error}"
+    seconds = time.process_time() - begun
+    return answer if seconds < MAX_SECONDS else f"{answer} after {seconds:.1f} s"
 
 
-def try_readers(count, first=0):
-    """{(reader, answer): count} for `count` damaged files, with seeds from `first` on."""
-    found = Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(first, first + -(-count // len(READERS))):
-            for name in READERS:
-                answer = attempt(name, seed, folder)
+def is_one_line(error):
+    """Whether a refusal is one printable line that is not too long, and no decoder's own words."""
+    return str(error).isprintable() and len(str(error)) < MAX_MESSAGE \
+        and not isinstance(error, UnicodeError)
+
+
+def read_damaged(name, draw, folder):
+    """Write a damaged copy of the content of a reader and read it."""
+    content, reader, _ = READERS[name]
+    path = Path(folder) / ("metrics.json" if name == "metrics.json" else "file")
+    path.write_bytes(damaged(content, draw))
+    reader(path)
+
+
+def try_readers(count, first=0, part=0):
+    """{(reader, answer): count} for `count` damaged files, with seeds from `first` on.
+
+    part: number of the process, for the lines about what is wrong.
+    """
+    torch.set_num_threads(1)
+    found, names = Counter(), [*READERS, *KINDS]
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        run = RunFolder(Path(folder), damaged)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for seed in range(first, first + -(-count // len(names))):
+            for name in names:
+                answer = attempt(name, seed, folder, run)
+                more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * KILOBYTE
+                if more > MAX_MORE_BYTES:
+                    answer, before = f"{answer} with {more / 1e6:.0f} MB more", before + more
                 found[name, answer] += 1
-                if answer not in ("read", "refused"):
-                    print(f"{name}, seed {seed}: {answer}", flush=True)
+                if answer not in FINE:
+                    print(f"{name}, seed {seed}: {shown(answer, 1000)}", flush=True)
     return found
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--count", type=int, default=200_000)
+    p.add_argument("--processes", type=int, default=1)
+    p.add_argument("--first", type=int, default=0, help="first seed, to go on or to repeat")
     p.add_argument("--out", type=Path, help="file for the report")
     options = p.parse_args()
-    begun, found = time.time(), try_readers(options.count)
-    wrong = sum(n for (_, answer), n in found.items() if answer not in ("read", "refused"))
+    begun, share = time.time(), -(-options.count // options.processes)
+    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+        firsts = [options.first + k * share for k in range(options.processes)]
+        found = sum(pool.map(try_readers, [share] * len(firsts), firsts), Counter())
+    wrong = sum(n for (_, answer), n in found.items() if answer not in FINE)
     lines = [f"{time.strftime('%Y-%m-%d')}: {found.total():,} damaged files in "
-             f"{time.time() - begun:.0f} s, {wrong} undocumented exceptions"]
-    lines += [f"{name}: {found[name, 'refused']:,} refused, {found[name, 'read']:,} read ("
-              "damage that a reader cannot detect, or that does not matter)" for name in READERS]
+             f"{time.time() - begun:.0f} s in {options.processes} processes, {wrong} of them with "
+             f"an undocumented exception, over {MAX_SECONDS} s or {MAX_MORE_BYTES / 1e6:.0f} MB"]
+    lines += [f"{name}: {found[name, 'refused']:,} refused, {found[name, 'read']:,} read (change "
+              "that a reader cannot detect, or that does not matter)"
+              for name in (*READERS, *KINDS)]
     text = "\n".join(lines) + "\n"
     print(text)
     if options.out:

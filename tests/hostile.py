@@ -1,8 +1,8 @@
 """Malicious and damaged files, each with a name, and a command that measures their refusal.
 
-    python tests/hostile.py             number of kinds and refusals, longest time, highest memory
+    python tests/hostile.py             number of kinds and refusals, longest times, highest memory
 
-WEIGHTS are read by `load_clip`, ADAPTERS (in a run folder) by `predict.open_run`.  A kind is a
+WEIGHTS are read by `load_clip`, ADAPTERS (in a run folder) by `Detector.open`.  A kind is a
 function: it gets a folder, writes a file there and returns its path.
 """
 import io
@@ -19,13 +19,17 @@ from pathlib import Path
 
 import torch
 from conftest import TINY
+from hostile_archives import BUDGET
 
+from minilora.checkpoint.detector_files import (ADAPTER_CONFIG, ADAPTER_MODEL, DETECTOR_FILE,
+                                                MEMORY_FILE)
 from minilora.checkpoint.openai_layout import official_state_dict
 from minilora.checkpoint.weights import load_clip, save_official
 from minilora.clip import CLIP, CLIPConfig
 from minilora.config import DetectorConfig
 from minilora.detector import Detector
-from minilora.io.files import load_tensors, save_tensors
+from minilora.io.files import load_tensors, save_tensors, sha256_of, write_safetensors
+from minilora.io.safetensors import read_safetensors
 
 SMALL = CLIPConfig(**TINY)
 
@@ -287,14 +291,15 @@ WEIGHTS = {
 }
 if hasattr(os, "mkfifo"):                               # Windows has none
     WEIGHTS["a named pipe"] = special_file(os.mkfifo)
+WEIGHTS |= BUDGET                                       # files that ask for much time or memory
 
 
 # ---- adapters -----------------------------------------------------------------------------------
 
 def write_run(folder):
     """Write tiny weights, and a run folder that `predict` accepts; return the run folder."""
-    save_official(tiny_state(), folder / "tiny.pt", half=False)
-    clip, weights = load_clip(folder / "tiny.pt")
+    save_official(tiny_state(), folder / "tiny.safetensors", half=False)
+    clip, weights = load_clip(folder / "tiny.safetensors")
     detector = Detector(clip, "plate", DetectorConfig(steps=1, n_train_images=2, batch=2))
     detector.fit(torch.rand(2, 3, SMALL.resolution, SMALL.resolution,
                             generator=torch.Generator().manual_seed(0)))
@@ -302,62 +307,150 @@ def write_run(folder):
     return folder / "run"
 
 
-def adapter_with(change, file="adapter.pt"):
-    """A kind: a valid run in which the content of one file is changed."""
+def reseal(run):
+    """Write the SHA-256 of the other files into detector.safetensors, as fit would have."""
+    content = load_tensors(run / DETECTOR_FILE)
+    files = content["files"]
+    files.update({name: sha256_of(run / name) for name in files if (run / name).is_file()})
+    save_tensors(run / DETECTOR_FILE, content)
+
+
+def adapter_with(change, file=DETECTOR_FILE):
+    """A kind: a valid run in which the content of one file is changed; the digests fit."""
     def write(folder):
         path = write_run(folder) / file
         content = load_tensors(path)
         save_tensors(path, change(content) or content)
+        if file != DETECTOR_FILE:
+            reseal(path.parent)
         return path
     return write
 
 
-def adapter_as(kind, file="adapter.pt"):
+def lora_with(change):
+    """A kind: a valid run in which the first tensor of adapter_model.safetensors is changed."""
+    def write(folder):
+        path = write_run(folder) / ADAPTER_MODEL
+        tensors, marks = read_safetensors(path)
+        tensors = {key: value.clone() for key, value in tensors.items()}
+        key = next(iter(tensors))
+        write_safetensors(path, tensors | change(key, tensors[key]), marks)
+        reseal(path.parent)
+        return path
+    return write
+
+
+def peft_settings_with(change):
+    """A kind: a valid run in which the text of adapter_config.json is changed."""
+    def write(folder):
+        path = write_run(folder) / ADAPTER_CONFIG
+        path.write_text(change(path.read_text()))
+        reseal(path.parent)
+        return path
+    return write
+
+
+def adapter_as(kind, file=DETECTOR_FILE, sealed=False):
     """A kind: a valid run in which one file is replaced by a kind of WEIGHTS."""
     def write(folder):
         path = write_run(folder) / file
         path.unlink()
         os.rename(WEIGHTS[kind](folder), path)
+        if sealed:
+            reseal(path.parent)
         return path
     return write
 
 
 def config_with(**changes):
-    """A kind: a valid run whose adapter has these settings changed."""
+    """A kind: a valid run whose settings have these values changed."""
     return adapter_with(lambda c: c["config"].update(changes))
 
 
-ADAPTERS = {kind: adapter_as(kind) for kind in (
-    "os.system", "builtins.eval", "a numpy array", "a billion laughs",
-    "a dict that contains itself", "petabytes from one number", "a zip bomb",
-    "overlapping members", "a file that was cut off", "HTML", "an empty file", "a directory",
-    "an absurd shape", "other weights")}
+def linked(file):
+    """A kind: a valid run in which one file is a link to a file outside."""
+    def write(folder):
+        path = write_run(folder) / file
+        path.rename(folder / "elsewhere")
+        path.symlink_to(folder / "elsewhere")
+        return path
+    return write
+
+
+def earlier_run(folder):
+    """A run folder of an earlier version, with pickles."""
+    path = write_run(folder) / "adapter.pt"
+    for file in list(path.parent.iterdir()):
+        file.unlink()
+    torch.save({"version": 7, "config": {}}, path)
+    return path
+
+
+REPLACED = ("os.system", "builtins.eval", "a numpy array", "a billion laughs",
+            "a dict that contains itself", "petabytes from one number", "a zip bomb",
+            "overlapping members", "a file that was cut off", "HTML", "an empty file",
+            "a directory", "an absurd shape", "other weights")
+MEMORY = MEMORY_FILE
+ADAPTERS = {kind: adapter_as(kind) for kind in REPLACED}
+ADAPTERS |= {f"{kind} as the adapter": adapter_as(kind, ADAPTER_MODEL, True) for kind in REPLACED}
+ADAPTERS |= {f"{kind} as the settings of peft": adapter_as(kind, ADAPTER_CONFIG, True)
+             for kind in ("HTML", "an empty file", "a directory", "random bytes")}
+ADAPTERS |= {f"a linked {name}": linked(name)
+             for name in (DETECTOR_FILE, ADAPTER_MODEL, ADAPTER_CONFIG, MEMORY)}
 ADAPTERS |= {
     "no version": adapter_with(lambda c: {k: v for k, v in c.items() if k != "version"}),
+    "a version that is a tensor": adapter_with(lambda c: c.update(version=torch.ones(10**6))),
+    "a version of megabytes": adapter_with(lambda c: c.update(version="\x1b[2J" * 10**5)),
     "no config": adapter_with(lambda c: {k: v for k, v in c.items() if k != "config"}),
     "an unknown setting": config_with(colour=3),
     "a rank that is text": config_with(rank="four"),
     "a resolution that needs terabytes": config_with(resolution=10**6),
+    "a resolution that is no whole number": config_with(resolution=64.5),
     "a sigma above its limit": config_with(sigma=1e9),
     "a sigma that is NaN": config_with(sigma=float("nan")),
+    "a sigma that is a list": config_with(sigma=[]),
     "a setting of an earlier version": config_with(scales=[1.0]),
     "a block that does not exist": config_with(memory_states=[99]),
+    "a block that is no whole number": config_with(memory_states=[1.5]),
+    "blocks that are a number": config_with(memory_states=1.5),
+    "a flag that is a number": config_with(square=2),
     "a negative rank": config_with(rank=-4),
     "more blocks than there are": config_with(blocks=50),
     "an unknown LoRA target": config_with(targets=["__class__"]),
-    "another model": adapter_with(lambda c: c["weights"].update(sha256="0" * 64)),
-    "LoRA of another shape": adapter_with(
-        lambda c: [e.update(lora_A=e["lora_A"][:, :-1]) for e in c["lora"]["layers"].values()][:0]),
-    "LoRA with NaN": adapter_with(
-        lambda c: [e.update(lora_B=e["lora_B"] * float("nan"))
-                   for e in c["lora"]["layers"].values()][:0]),
+    "context words of 100,000 characters": config_with(context="a " * 50_000),
+    "no context words": config_with(context=""),
+    "another model": adapter_with(lambda c: c["base"].update(sha256="0" * 64)),
+    "an unknown activation": adapter_with(lambda c: c["base"].update(activation="eval")),
+    "another head width": adapter_with(lambda c: c["base"].update(head_width=32)),
+    "no files": adapter_with(lambda c: c.update(files={})),
+    "a file outside": adapter_with(lambda c: c["files"].update({"../../etc/passwd": "0" * 64})),
+    "LoRA of another shape": lora_with(lambda k, v: {k: v[:, :-1]}),
+    "LoRA with NaN": lora_with(lambda k, v: {k: v * float("nan")}),
+    "LoRA with large numbers": lora_with(lambda k, v: {k: v * 0 + 1e30}),
+    "LoRA of whole numbers": lora_with(lambda k, v: {k: v.long()}),
+    "LoRA of a layer that does not exist": lora_with(
+        lambda k, v: {k.replace("layers.2", "layers.9999"): v}),
+    "LoRA of the text tower": lora_with(lambda k, v: {f"text_model.{k}": v}),
+    "LoRA under a name of escape codes": lora_with(lambda k, v: {"\x1b[2J" * 200: v}),
+    "no settings of peft": peft_settings_with(lambda text: "{}"),
+    "settings of peft nested 100,000 deep": peft_settings_with(lambda text: "[" * 10**5),
+    "settings of peft with a rank of 10^30": peft_settings_with(
+        lambda text: text.replace('"r": 4', f'"r": {10**30}')),
+    "settings of peft with NaN": peft_settings_with(
+        lambda text: text.replace('"lora_alpha": 8', '"lora_alpha": NaN')),
     "context of another shape": adapter_with(lambda c: c.update(context=torch.ones(3))),
+    "context of another length": adapter_with(lambda c: c.update(context=torch.ones(2, 9, 64))),
     "context with NaN": adapter_with(lambda c: c.update(context=c["context"] * float("nan"))),
     "text features of another shape": adapter_with(
         lambda c: c.update(text_features=torch.ones(2, 3))),
     "text features with inf": adapter_with(
         lambda c: c.update(text_features=c["text_features"] * float("inf"))),
+    **{f"text features of {dtype}": adapter_with(lambda c, dtype=dtype: c.update(
+        text_features=c["text_features"].to(dtype)))
+       for dtype in (torch.bool, torch.int64, torch.float64)},
     "a threshold that is text": adapter_with(lambda c: c.update(threshold="high")),
+    "a threshold that is a list": adapter_with(lambda c: c.update(threshold=[1.0])),
+    "a threshold that is a tensor": adapter_with(lambda c: c.update(threshold=torch.ones(()))),
     "a threshold that is NaN": adapter_with(lambda c: c.update(threshold=float("nan"))),
     "a memory scale of zero": adapter_with(lambda c: c.update(memory_scale=0.0)),
     "a memory scale that is NaN": adapter_with(lambda c: c.update(memory_scale=float("nan"))),
@@ -365,34 +458,40 @@ ADAPTERS |= {
     "a negative text weight": adapter_with(lambda c: c.update(text_weight=-1.0)),
     "an infinite text weight": adapter_with(lambda c: c.update(text_weight=float("inf"))),
     "no text weight": adapter_with(lambda c: {k: v for k, v in c.items() if k != "text_weight"}),
-    "an adapter of an earlier version": adapter_with(lambda c: c.update(version=4)),
+    "a format of an earlier version": adapter_with(lambda c: c.update(version=4)),
+    "a run of an earlier version": earlier_run,
     "a class name that is a list": adapter_with(lambda c: c.update(class_name=[1])),
+    "a class name of 900 words": adapter_with(lambda c: c.update(class_name="a b" * 300)),
     "a memory of another width": adapter_with(
-        lambda c: c.update(tokens=c["tokens"][:, :-1]), "memory.pt"),
+        lambda c: c.update(tokens=c["tokens"][:, :-1]), MEMORY),
     "a memory with NaN": adapter_with(
-        lambda c: c.update(tokens=c["tokens"] * float("nan")), "memory.pt"),
-    "a memory without tokens": adapter_with(lambda c: {"token": c["tokens"]}, "memory.pt"),
-    "a memory that is text": adapter_with(lambda c: c.update(tokens="all"), "memory.pt"),
-    "a memory of an earlier version": adapter_with(lambda c: {"scales": []}, "memory.pt"),
-    "a memory that is HTML": adapter_as("HTML", "memory.pt"),
+        lambda c: c.update(tokens=c["tokens"] * float("nan")), MEMORY),
+    "a memory of large numbers": adapter_with(
+        lambda c: c.update(tokens=c["tokens"] * 0 + 60_000), MEMORY),
+    "a memory without tokens": adapter_with(lambda c: {"token": c["tokens"]}, MEMORY),
+    "a memory that is text": adapter_with(lambda c: c.update(tokens="all"), MEMORY),
+    "a memory of an earlier version": adapter_with(lambda c: {"scales": []}, MEMORY),
+    "a memory that is HTML": adapter_as("HTML", MEMORY, True),
+    "a memory of another run": adapter_as("other weights", MEMORY),
 }
 
 
 # ---- cost of a refusal --------------------------------------------------------------------------
 
 def measure_refusal(kind, group, folder):
-    """Read a file of one kind.  Returns {"message", "seconds", "bytes", "left"}.
+    """Read a file of one kind.  Returns {"message", "seconds", "cpu_seconds", "bytes",
+    "left"}.
 
     message: of the error, absent if the file was accepted;  bytes: peak of allocated memory;
+    cpu_seconds: the same on a machine that is busy with other work;
     left: names of new files in the folder, which show that code ran.
     """
     from bench import measure
-    from minilora.predict import open_run
     signal.alarm(60)                                    # a reader that hangs is killed
     path = (WEIGHTS if group == "weights" else ADAPTERS)[kind](Path(folder))
     os.chdir(folder)
-    read = {"weights": lambda: load_clip(path), "adapters": lambda: open_run(
-        path.parent, Path(folder) / "tiny.pt")}[group]
+    read = {"weights": lambda: load_clip(path), "adapters": lambda: Detector.open(
+        path.parent, Path(folder) / "tiny.safetensors")}[group]
     before, found = set(os.listdir(folder)), {}
 
     def attempt():
@@ -400,34 +499,42 @@ def measure_refusal(kind, group, folder):
             read()
         except (ValueError, OSError) as error:
             found["message"] = str(error)
-    begun = time.perf_counter()
+    begun = time.perf_counter(), time.process_time()
     found["bytes"] = measure.peak(attempt)["allocated"]
     signal.alarm(0)
-    return found | {"seconds": time.perf_counter() - begun,
+    return found | {"seconds": time.perf_counter() - begun[0],
+                    "cpu_seconds": time.process_time() - begun[1],
                     "left": sorted(set(os.listdir(folder)) - before)}
+
+
+def measure_in_child(kind, group):
+    """measure_refusal in a process of its own; {"crash": text} if that process dies."""
+    with tempfile.TemporaryDirectory() as folder:
+        with ProcessPoolExecutor(1, get_context("fork")) as process:
+            try:
+                return process.submit(measure_refusal, kind, group, folder).result()
+            except Exception as error:                  # another exception, or a killed process
+                return {"crash": repr(error)}
 
 
 def main():
     from bench import measure
-    record = {}
-    for group, kinds in (("weights", WEIGHTS), ("adapters", ADAPTERS)):
-        for kind in kinds:
-            with tempfile.TemporaryDirectory() as folder:
-                with ProcessPoolExecutor(1, get_context("fork")) as process:
-                    job = process.submit(measure_refusal, kind, group, folder)
-                    try:
-                        record[group, kind] = job.result()
-                    except Exception as error:          # another exception, or a killed process
-                        record[group, kind] = {"crash": repr(error)}
+    record = {(group, kind): measure_in_child(kind, group)
+              for group, kinds in (("weights", WEIGHTS), ("adapters", ADAPTERS)) for kind in kinds}
     crashed = [k for k, r in record.items() if "crash" in r]
     accepted = [k for k, r in record.items() if "crash" not in r and "message" not in r]
-    rest = [r for k, r in record.items() if k not in crashed]
+    rest = {k: r for k, r in record.items() if k not in crashed}
     print(measure.conditions())
     print(f"{len(record)} kinds: {len(record) - len(crashed) - len(accepted)} refused, accepted: "
           f"{accepted}, crashed: {crashed}; side effects: "
           f"{[k for k, r in record.items() if r.get('left')]}; longest "
-          f"{max(r['seconds'] for r in rest):.2f} s, highest "
-          f"{max(r['bytes'] for r in rest) / 1e6:.0f} MB")
+          f"{max(r['seconds'] for r in rest.values()):.2f} s, highest "
+          f"{max(r['bytes'] for r in rest.values()) / 1e6:.0f} MB")
+    for what, unit, scale in (("seconds", "s", 1), ("bytes", "MB", 1e-6)):
+        most = sorted(rest, key=lambda k: rest[k][what], reverse=True)[:5]
+        print(f"most {what}: "
+              + "; ".join(f"{kind} {rest[group, kind][what] * scale:.2f} {unit}"
+                          for group, kind in most))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Kill commands with SIGKILL, at chosen calls and at random moments, and check the files.
 
     python tests/kills.py --moments 100 --out kills.txt
+    python tests/kills.py --moments 100 --scenarios Fit Predict FitAll Index
 
-Every scenario starts with an earlier result.  The command runs with other options and is killed.
-Then the files must be the earlier result or the new one, never a mixture.  The same command then
-runs to its end; its result must equal that of a run that was never killed.
+Every scenario starts with an earlier result, and a user's file beside it.  The command runs with
+other options and is killed.  Then the files must be the earlier result or the new one, never a
+mixture, as a reader finds them.  The same command then runs to its end; its result must equal that
+of a run that was never killed, the user's file must be there, and nothing temporary may be left.
 """
 import argparse
 import hashlib
@@ -13,6 +15,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,14 +28,16 @@ from conftest import REPO, TINY
 
 from minilora.checkpoint.weights import read_state_dict, save_official
 from minilora.clip import CLIP, CLIPConfig
-from minilora.io.files import load_tensors
-from minilora.io.transaction import recover
+from minilora.io.lock import LOCK_FILE
+from minilora.io.record import RECORD_FILE, read_record
+from minilora.io.transaction import STAGING, read_journal, result_path
+from minilora.runs.summary import SUMMARY_FILES
 from minilora.scenes import belts, scene
 from minilora.search import query as search
 
 # Runs a module as `python -m` does; kills itself at the n-th call of one of the functions.
 KILL_AT_CALL = """
-import builtins, os, runpy, shutil, signal, sys
+import builtins, os, runpy, signal, sys
 kind, last = sys.argv[1], int(sys.argv[2])
 calls = 0
 def with_kill(function, counts=lambda *a, **k: True):
@@ -45,26 +50,53 @@ def with_kill(function, counts=lambda *a, **k: True):
         return function(*arguments, **options)
     return counted
 writes = lambda path, mode="r", *a, **k: set(mode) & set("wxa")
-owner, name = {"open": (builtins, "open"), "fsync": (os, "fsync"), "replace": (os, "replace"),
-               "rmtree": (shutil, "rmtree"), "unlink": (os, "unlink")}[kind]
-counts = writes if kind == "open" else lambda *a, **k: True
-setattr(owner, name, with_kill(getattr(owner, name), counts))
+owner, name = (builtins, "open") if kind == "open" else (os, kind)
+setattr(owner, name, with_kill(getattr(owner, name), *[writes] * (kind == "open")))
 sys.argv = sys.argv[3:]
 try:
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 finally:
-    print(f"calls {calls}", file=sys.stderr)
+    print(f"calls {calls}", file=sys.stderr, flush=True)
 """
-KINDS = ("open", "fsync", "replace", "rmtree", "unlink")
+KINDS = ("open", "fsync", "replace", "rename", "unlink", "rmdir", "mkdir")
 MAX_CALLS = 6           # at most this many calls of a kind are chosen for a kill
+MINE = "notes of the user"
+TIMED = ("metrics.json", "report.html")         # they tell how long the run took
 
 
 def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
+def valid_files(folder, purpose):
+    """{name: path} of the result that a reader of the folder finds."""
+    names = read_journal(folder / f"{STAGING}{purpose}", purpose)
+    names = read_record(folder).get(purpose, {}) if names is None else names
+    return {name: result_path(folder, name, purpose) for name in names}
+
+
+def copy_with_notes(source, target):
+    """A fresh copy of an earlier result, in which a user has put a file."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+    (target / "notes.txt").write_text(MINE)
+
+
+def check_tidy(folder):
+    """Raise AssertionError unless a folder holds the recorded files, the user's, and no others."""
+    recorded = [name for names in read_record(folder).values() for name in names]
+    expected = {RECORD_FILE, LOCK_FILE, *recorded}
+    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir()}
+    found -= {name for name in found if (folder / name).read_bytes() == MINE.encode()}
+    if found != expected or any(folder.glob(f"{STAGING}*")):
+        raise AssertionError(f"{folder} holds {found ^ expected}")
+    if (folder / "notes.txt").read_text() != MINE:
+        raise AssertionError("the user's file was changed")
+
+
 class Fit:
     """minilora.fit, including its resume point."""
+    processes = 1
 
     def __init__(self, folder):
         self.folder, self.out = folder, folder / "run"
@@ -75,64 +107,93 @@ class Fit:
     @staticmethod
     def weights(folder):
         clip = CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
-        save_official(clip, folder / "tiny.pt")
+        save_official(clip, folder / "tiny.safetensors")
 
-    def command(self, steps=12, out=None):
-        return ["minilora.fit", "--class", "gear", "--shots", "3", "--data",
-                str(self.folder / "data"), "--model", str(self.folder / "tiny.pt"), "--steps",
-                str(steps), "--save-every", "0", "--out", str(out or self.out)]
+    def command(self, steps=12, out=None, name="gear"):
+        return ["minilora.fit", "--class", name, "--shots", "3", "--data",
+                str(self.folder / "data"), "--model", str(self.folder / "tiny.safetensors"),
+                "--steps", str(steps), "--save-every", "0", "--out", str(out or self.out)]
 
     def earlier(self):
-        shutil.rmtree(self.out, ignore_errors=True)
-        shutil.copytree(self.folder / "earlier", self.out)
+        copy_with_notes(self.folder / "earlier", self.out)
 
     def result(self, out=None):
         """Everything that must come from one run, except times."""
-        out = out or self.out
-        recover(out)
-        metrics = json.loads((out / "metrics.json").read_text())
-        adapter = load_tensors(out / "adapter.pt")
-        numbers = [v.double().sum().item() for layer in adapter["lora"]["layers"].values()
-                   for v in layer.values() if isinstance(v, torch.Tensor)]
-        return (metrics["fingerprint"], metrics["losses"], metrics["rows"], numbers,
-                digest(out / "scores.csv"), digest(out / "memory.pt"),
-                {p.name: digest(p) for p in (out / "maps").iterdir()})
+        files = valid_files(out or self.out, "fit")
+        metrics = json.loads(files["metrics.json"].read_text())
+        return (metrics["fingerprint"], metrics["losses"], metrics["rows"],
+                {name: digest(path) for name, path in files.items() if name not in TIMED})
 
     def uninterrupted(self):
-        run(self.command(out=self.folder / "uninterrupted"))
+        run(self.command(out=self.folder / "uninterrupted"), processes=self.processes)
         return self.result(self.folder / "uninterrupted")
+
+    def check_end(self):
+        check_tidy(self.out)
+
+
+class FitAll(Fit):
+    """minilora.fit --class all in two processes, as torchrun starts them; the first one is killed.
+    """
+    processes, names = 2, ("gear", "nut", "metal")
+
+    def __init__(self, folder):
+        self.folder, self.out = folder, folder / "runs"
+        for name in self.names:
+            scene.write_class(folder / "data", name, good=4, test_good=2, defective=1,
+                              resolution=64)
+        self.weights(folder)
+        run(self.command(steps=1, out=folder / "earlier"), processes=2)
+
+    def command(self, steps=6, out=None, name="all"):
+        return super().command(steps, out, name)
+
+    def result(self, out=None):
+        """The results of the classes; each has its own transaction."""
+        return [super(FitAll, self).result((out or self.out) / name) for name in self.names]
+
+    def check_end(self):
+        for name in self.names:
+            (self.out / name / "notes.txt").write_text(MINE)
+            check_tidy(self.out / name)
+        if sorted(os.listdir(self.out)) != sorted([RECORD_FILE, LOCK_FILE, "notes.txt", *self.names,
+                                                   *SUMMARY_FILES]):
+            raise AssertionError(f"{self.out} holds {os.listdir(self.out)}")
 
 
 class Predict:
-    """minilora.predict: the earlier tables stay until all new ones are written."""
+    """minilora.predict: the earlier tables and overlays stay until all new ones are written."""
+    processes = 1
 
     def __init__(self, folder):
         fit = Fit(folder)
         run(fit.command(steps=1))
-        self.folder, self.run = folder, fit.out
+        self.folder, self.run, self.out = folder, fit.out, folder / "out"
         run(self.command("good"))
-        shutil.move(folder / "out", folder / "earlier-out")
+        shutil.move(self.out, folder / "earlier-out")
 
     def command(self, kind=""):
         pictures = self.folder / "data" / "gear" / "test" / kind
         return ["minilora.predict", str(self.run), str(pictures), "--model",
-                str(self.folder / "tiny.pt"), "--out", str(self.folder / "out")]
+                str(self.folder / "tiny.safetensors"), "--out", str(self.out)]
 
     def earlier(self):
-        shutil.rmtree(self.folder / "out", ignore_errors=True)
-        shutil.copytree(self.folder / "earlier-out", self.folder / "out")
+        copy_with_notes(self.folder / "earlier-out", self.out)
 
     def result(self):
-        recover(self.folder / "out")
-        return [digest(self.folder / "out" / f"predictions.{kind}") for kind in ("csv", "json")]
+        return {name: digest(path) for name, path in valid_files(self.out, "predict").items()}
 
     def uninterrupted(self):
         run(self.command())
         return self.result()
 
+    def check_end(self):
+        check_tidy(self.out)
+
 
 class Scenes:
     """minilora.scenes: a class has all its pictures or does not exist."""
+    processes = 1
 
     def __init__(self, folder):
         self.folder = folder
@@ -152,39 +213,46 @@ class Scenes:
         run(self.command())
         return self.result()
 
+    def check_end(self):
+        if sorted(os.listdir(self.folder / "drawn")) != ["gear"]:
+            raise AssertionError(f"left: {os.listdir(self.folder / 'drawn')}")
+
 
 class Pretrain:
     """minilora.pretrain with a small tower: the weights and the training log."""
+    processes = 1
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder, self.out = folder, folder / "weights"
         run(self.command(steps=1))
-        shutil.move(folder / "clip.pt", folder / "earlier.pt")
-        shutil.move(folder / "clip.log.csv", folder / "earlier.log.csv")
+        shutil.move(self.out, folder / "earlier-weights")
 
     def command(self, steps=6):
-        return ["small", "pretrain", "--out", str(self.folder / "clip.pt"), "--steps", str(steps),
-                "--batch", "4", "--fresh", "1", "--buffer", "32", "--workers", "0", "--dtype",
-                "float32", "--save-every", "1", "--threads", "1"]
+        return ["small", "pretrain", "--out", str(self.out / "clip.safetensors"), "--steps",
+                str(steps), "--batch", "4", "--fresh", "1", "--buffer", "32", "--workers", "0",
+                "--dtype", "float32", "--save-every", "1", "--threads", "1"]
 
     def earlier(self):
-        for ending in ("pt", "log.csv"):
-            shutil.copy(self.folder / f"earlier.{ending}", self.folder / f"clip.{ending}")
+        copy_with_notes(self.folder / "earlier-weights", self.out)
 
     def result(self):
-        recover(self.folder)
-        rows = (self.folder / "clip.log.csv").read_text().splitlines()
+        files = valid_files(self.out, "pretrain-clip")
+        rows = files["clip.log.csv"].read_text().splitlines()
         losses = [row.split(",")[:4] for row in rows if not row.startswith("#")]
         return losses, {key: value.double().sum().item() for key, value in
-                        read_state_dict(self.folder / "clip.pt").items()}
+                        read_state_dict(files["clip.safetensors"]).items()}
 
     def uninterrupted(self):
         run(self.command())
         return self.result()
 
+    def check_end(self):
+        check_tidy(self.out)
+
 
 class Download:
     """A download over an older file of the same name."""
+    processes = 1
 
     def __init__(self, folder):
         self.path = folder / "w.pt"
@@ -203,20 +271,45 @@ class Download:
         return self.result()
 
 
-def run(command, kind="open", last=0, delay=None):
-    """(exit status, number of calls).  last: kill at this call;  delay: or after these seconds."""
-    arguments = [sys.executable, "-c", KILL_AT_CALL, kind, str(last), *command]
-    process = subprocess.Popen(arguments, cwd=REPO,
-                               env=os.environ | {"PYTHONPATH": str(REPO / "tests")},
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if delay is not None:
-        time.sleep(delay)
-        process.kill()
-    stderr = process.communicate()[1]
+def run(command, kind="open", last=0, delay=None, processes=1):
+    """(exit status, number of calls).  last: kill at this call;  delay: or after these seconds.
+
+    processes: so many run the command together; the first is killed, and then the others, as
+    torchrun does when one has died.
+    """
+    settings = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (REPO / "tests", REPO)))}
+    if processes > 1:
+        settings |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+                     "MASTER_PORT": str(free_port())}
+    started = []
+    with tempfile.TemporaryFile("w+") as errors:
+        for rank in range(processes):
+            arguments = [sys.executable, "-c", KILL_AT_CALL, kind, str(0 if rank else last)]
+            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+            started.append(subprocess.Popen(
+                arguments + command, cwd=REPO, env=settings | ranks, stdout=subprocess.DEVNULL,
+                stderr=errors if rank == 0 else subprocess.DEVNULL, text=True))
+        if delay is not None:
+            time.sleep(delay)
+            started[0].kill()
+        status = started[0].wait()
+        for other in started[1:]:
+            if status:
+                other.kill()
+            other.wait()
+        errors.seek(0)
+        stderr = errors.read()
     calls = [int(line.split()[1]) for line in stderr.splitlines() if line.startswith("calls ")]
-    if process.returncode not in (0, 1, -signal.SIGKILL) or "Traceback" in stderr:
+    if status not in (0, 1, -signal.SIGKILL) or "Traceback" in stderr:
         raise RuntimeError(f"{command}: {stderr}")
-    return process.returncode, calls[0] if calls else None
+    return status, calls[0] if calls else None
+
+
+def free_port():
+    """A port on which nothing listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def survives(scenario, uninterrupted, earlier, **moment):
@@ -225,18 +318,29 @@ def survives(scenario, uninterrupted, earlier, **moment):
     earlier: `result` before;  uninterrupted: `result` of a run that was never killed.
     Raises AssertionError if a result is lost, mixed or different.
     """
-    status, _ = run(scenario.command(), **moment)
+    status, _ = run(scenario.command(), processes=scenario.processes, **moment)
     left = scenario.result()
-    if left not in (earlier, uninterrupted):
+    each = zip(left, earlier, uninterrupted) if scenario.processes > 1 else [
+        (left, earlier, uninterrupted)]                 # each class has its own transaction
+    if not all(found in (old, new) for found, old, new in each):
         raise AssertionError(f"killed at {moment}: neither the earlier result nor the new one")
-    run(scenario.command())
+    run(scenario.command(), processes=scenario.processes)
     if scenario.result() != uninterrupted:
         raise AssertionError(f"killed at {moment}, then run to the end: another result")
+    if hasattr(scenario, "check_end"):
+        scenario.check_end()
     return status == -signal.SIGKILL
+
+
+def calls_of(scenario, kind):
+    """Number of calls of a function while the command runs, from the earlier result on."""
+    scenario.earlier()
+    return run(scenario.command(), kind, processes=scenario.processes)[1]
 
 
 class Index:
     """minilora.search index: one video is indexed already, another and a picture are new."""
+    processes = 1
 
     def __init__(self, folder):
         self.folder, self.out = folder, folder / "index"
@@ -253,7 +357,7 @@ class Index:
 
     def command(self, name=""):
         return ["small", "index", "index", str(self.folder / "files" / name), "--rate", "2",
-                "--model", str(self.folder / "tiny.pt"), "--out", str(self.out)]
+                "--model", str(self.folder / "tiny.safetensors"), "--out", str(self.out)]
 
     def earlier(self):
         shutil.rmtree(self.out, ignore_errors=True)
@@ -271,18 +375,19 @@ class Index:
         return self.result()
 
 
-SCENARIOS = {s.__name__: s for s in (Fit, Predict, Scenes, Pretrain, Download, Index)}
+SCENARIOS = {s.__name__: s for s in (Fit, FitAll, Predict, Scenes, Pretrain, Download, Index)}
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--moments", type=int, default=100, help="number of random moments")
+    p.add_argument("--moments", type=int, default=100,
+                   help="number of random moments, for each scenario")
     p.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=SCENARIOS)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, help="file for the report")
     options = p.parse_args()
     draw, lines = random.Random(options.seed), []
-    each = -(-options.moments // len(options.scenarios))
+    each = options.moments
     for make in map(SCENARIOS.get, options.scenarios):
         with tempfile.TemporaryDirectory() as folder:
             scenario = make(Path(folder))
@@ -290,12 +395,11 @@ def main():
             begun = time.time()
             scenario.earlier()
             earlier = scenario.result()
-            run(scenario.command())
+            run(scenario.command(), processes=scenario.processes)
             length = time.time() - begun
             moments = [{"delay": draw.uniform(0.3, length)} for _ in range(each)]
             for kind in KINDS:
-                scenario.earlier()
-                _, calls = run(scenario.command(), kind)
+                calls = calls_of(scenario, kind)
                 chosen = sorted(draw.sample(range(calls), min(calls, MAX_CALLS)))
                 moments += [{"kind": kind, "last": k + 1} for k in chosen]
             for moment in moments:

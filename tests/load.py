@@ -51,7 +51,7 @@ def run_load(count, model=None):
         root, results, memory, clock = Path(root), [], [], []
         data = scene.write_class(root / "data", "gear", good=4, test_good=8, defective=4)
         if model is None:
-            model = root / "tiny.pt"
+            model = root / "tiny.safetensors"
             clip = CLIP(CLIPConfig(**TINY)).initialise(torch.Generator().manual_seed(0))
             save_official(clip, model)
         options = fit.parse(["--class", "gear", "--shots", "4", "--data", str(root / "data"),

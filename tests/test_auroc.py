@@ -1,4 +1,5 @@
 """AUROC is a probability over pairs (Hanley & McNeil 1982), and here it is counted exactly."""
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -130,3 +131,39 @@ def test_auroc_does_not_change_its_inputs():
 def test_auroc_on_the_accelerator_is_the_same_number():
     scores, labels = draw(100_000, 0.3, 13)
     assert auroc(scores.cuda(), labels) == auroc(scores, labels)
+
+
+def as_unsigned(scores):
+    """The same order in uint64, around 2^63, where a signed number would turn negative."""
+    return (np.round(scores * 100).astype(np.int64).view(np.uint64) ^ np.uint64(2**63))
+
+
+STORED = {
+    "reversed": lambda scores: np.ascontiguousarray(scores[::-1])[::-1],
+    "big-endian": lambda scores: scores.astype(">f8"),
+    "big-endian, two bytes": lambda scores: np.round(scores * 100).astype(">i2"),
+    "every second of a longer array": lambda scores: np.repeat(scores, 2)[::2],
+    "read-only": lambda scores: np.frombuffer(scores.tobytes()),
+    "unsigned": as_unsigned,
+    "unsigned, big-endian": lambda scores: as_unsigned(scores).astype(">u8"),
+    "unsigned, a tensor": lambda scores: torch.from_numpy(as_unsigned(scores))}
+
+
+@pytest.mark.parametrize("kind", STORED)
+@pytest.mark.filterwarnings("error")
+def test_the_value_does_not_depend_on_how_numpy_stores_the_numbers(kind):
+    scores, labels = (x.numpy() for x in draw(500, 0.4, 11))
+    scores = np.round(scores, 2)
+    expected = by_definition(scores.tolist(), labels)
+    stored = STORED[kind](scores)
+    assert auroc(stored, labels) == expected
+    assert auroc(stored, labels.astype(np.uint64)[::-1][::-1]) == expected
+
+
+@pytest.mark.parametrize("scores", [
+    np.array([1 + 2j, 3]), torch.tensor([1 + 2j, 3]), np.array([1, 2], dtype=np.longdouble),
+    np.array(["1", "2"]), np.array([None, 1.0]), np.array(["2020-01-01"] * 2, "datetime64[D]")],
+    ids=lambda scores: str(scores.dtype))
+def test_what_is_no_real_number_of_64_bits_is_refused_by_name(scores):
+    with pytest.raises(ValueError, match="at most 64 bits, found " + re.escape(str(scores.dtype))):
+        auroc(scores, [0, 1])

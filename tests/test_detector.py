@@ -11,13 +11,14 @@ from PIL import Image
 from minilora import anomaly_map
 from minilora.anomaly_map import image_score
 from minilora.calibration import folds
-from minilora.checkpoint.weights import Weights
+from minilora.checkpoint.weights import Weights, load_clip
 from minilora.clip import CLIP, CLIPConfig
-from minilora.config import LIMITS, DetectorConfig
+from minilora.config import LIMITS, SETTING_SCHEMAS, DetectorConfig
 from minilora.data.images import normalise
 from minilora.detector import ROWS, Detector
 from minilora.features import default_memory_states
 from minilora.io.files import load_tensors, save_tensors
+from minilora.io.safetensors import is_safetensors
 from minilora.lora import disable_lora, lora_layers
 from minilora.memory_bank import CORESET_SHARE
 from minilora.train import adaptation_loss, frozen_states, synthetic_batches, training_pool
@@ -533,31 +534,147 @@ def test_an_adapter_refuses_other_base_weights(fitted, tiny_clip, tmp_path):
         Detector.load(tmp_path, tiny_clip, Weights("other", None, "1" * 64))
 
 
+def rewritten(folder, change):
+    """Replaces values in detector.safetensors; the file is valid and has the right digest."""
+    path = folder / "detector.safetensors"
+    save_tensors(path, load_tensors(path) | change)
+
+
+@pytest.mark.parametrize("name, values", [
+    ("memory_scale", (0.0, -1.0, float("nan"), float("inf"), "1", None, True)),
+    ("text_weight", (-0.5, float("nan"), float("inf"), "1", None, [1.0])),
+    ("threshold", ("high", [1.0], float("nan"), False)),
+    ("class_name", (1, None, "x" * 2000, ["plate"]))])
+def test_a_number_or_text_of_another_kind_is_refused_by_name(fitted, tmp_path, name, values):
+    fitted.save(tmp_path, WEIGHTS)
+    saved = load_tensors(tmp_path / "detector.safetensors")
+    for value in (*values, torch.tensor(1.0), torch.ones(1, dtype=torch.bool)):
+        rewritten(tmp_path, saved | {name: value})
+        with pytest.raises(ValueError, match=rf"detector.safetensors.{name}: expected .*, found"):
+            Detector.load(tmp_path, fresh_clip(), WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["text_features", "context"])
 @pytest.mark.parametrize("change", [
-    *({"memory_scale": value} for value in (0.0, -1.0, float("nan"), float("inf"), "1", None)),
-    *({"text_weight": value} for value in (-0.5, float("nan"), float("inf"), "1", None,
-                                           torch.tensor(1.0)))])
-def test_a_memory_scale_or_text_weight_that_is_no_valid_number_is_refused(fitted, tmp_path, change):
+    lambda x: x.bool(), lambda x: x.long(), lambda x: x.double(), lambda x: x[:1],
+    lambda x: x[..., :-1], lambda x: x * float("nan"), lambda x: x * 1e30, lambda x: x.tolist()])
+def test_text_features_or_contexts_of_another_kind_are_refused_by_name(fitted, tmp_path, name,
+                                                                      change):
     fitted.save(tmp_path, WEIGHTS)
-    saved = load_tensors(tmp_path / "adapter.pt")
-    save_tensors(tmp_path / "adapter.pt", saved | change)
-    with pytest.raises(ValueError, match="adapter.pt: .*(memory_scale.*text_weight)"):
+    rewritten(tmp_path, {name: change(load_tensors(tmp_path / "detector.safetensors")[name])})
+    with pytest.raises(ValueError, match=rf"{name}: expected .*, found"):
         Detector.load(tmp_path, fresh_clip(), WEIGHTS)
 
 
-@pytest.mark.parametrize("version", [6, 8, None])
-def test_an_adapter_of_another_version_is_refused(fitted, tmp_path, version):
+@pytest.mark.parametrize("name, value", [
+    ("resolution", 64.5), ("resolution", 10**6), ("sigma", []), ("sigma", "4"), ("steps", True),
+    ("memory_states", [1.5]), ("memory_states", 1), ("targets", ["w"]), ("targets", "q"),
+    ("square", 1), ("loss_weights", [1.0]), ("context", 7), ("defect_kinds", [""]),
+    ("seed", 2**70), ("colour", 3)])
+def test_a_setting_of_another_kind_is_refused_by_name(fitted, tmp_path, name, value):
     fitted.save(tmp_path, WEIGHTS)
-    saved = load_tensors(tmp_path / "adapter.pt")
-    assert saved["version"] == 7
-    save_tensors(tmp_path / "adapter.pt", saved | {"version": version})
-    with pytest.raises(ValueError, match=f"expected format 7, found {version}; fit again"):
+    config = load_tensors(tmp_path / "detector.safetensors")["config"]
+    rewritten(tmp_path, {"config": config | {name: value}})
+    with pytest.raises(ValueError, match=rf"config(.{name})?.*: expected .*, found"):
         Detector.load(tmp_path, fresh_clip(), WEIGHTS)
 
 
-def test_the_adapter_file_holds_no_base_weights(fitted, tmp_path):
+def test_every_setting_has_a_type_and_limits():
+    assert SETTING_SCHEMAS.keys() == vars(DetectorConfig()).keys()
+    with pytest.raises(ValueError, match="rank: expected a whole number from 1 to .*, found 2.0"):
+        DetectorConfig(rank=2.0)
+
+
+@pytest.mark.parametrize("version", [7, 9, None, torch.ones(3), "8", 8.0, True, "\x1b[2J" * 10**5])
+def test_a_run_of_another_version_is_refused_in_one_short_line(fitted, tmp_path, version):
     fitted.save(tmp_path, WEIGHTS)
-    assert (tmp_path / "adapter.pt").stat().st_size < 60_000
+    assert load_tensors(tmp_path / "detector.safetensors")["version"] == 8
+    rewritten(tmp_path, {"version": version})
+    with pytest.raises(ValueError, match="expected format 8, found .*; fit again") as refused:
+        Detector.load(tmp_path, fresh_clip(), WEIGHTS)
+    text = str(refused.value).replace(str(tmp_path), "")
+    assert text.isprintable() and len(text) < 200
+
+
+def test_a_run_of_an_earlier_version_is_refused_in_one_line(tmp_path):
+    (tmp_path / "adapter.pt").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="made by an earlier version.*fit again"):
+        Detector.open(tmp_path)
+
+
+def test_files_of_different_runs_are_not_mixed(tiny_clip, fitted, good, tmp_path):
+    """A flipped bit, another run's memory or adapter, or a missing file: none goes unnoticed."""
+    fitted.save(tmp_path / "a", WEIGHTS)
+    Detector(fresh_clip(), "plate", replace(SMALL, seed=2)).fit(good[:4]).save(tmp_path / "b",
+                                                                              WEIGHTS)
+    for name in ("memory.safetensors", "adapter_model.safetensors", "adapter_config.json"):
+        path = tmp_path / "a" / name
+        before = path.read_bytes()
+        other = (tmp_path / "b" / name).read_bytes()
+        flipped = before[:-50] + bytes([before[-50] ^ 1]) + before[-49:]
+        for content in (flipped, *([other] if other != before else [])):
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match=f"{name} is not the file"):
+                Detector.load(tmp_path / "a", fresh_clip(), WEIGHTS)
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=f"{name} not found"):
+            Detector.load(tmp_path / "a", fresh_clip(), WEIGHTS)
+        path.write_bytes(before)
+    Detector.load(tmp_path / "a", fresh_clip(), WEIGHTS)
+
+
+def test_a_run_without_shots_is_saved_without_a_memory(tiny_clip, good, tmp_path):
+    detector = Detector(tiny_clip, "plate", SMALL)
+    detector.save(tmp_path, WEIGHTS)
+    again = Detector.load(tmp_path, fresh_clip(), WEIGHTS)
+    assert again.threshold is None and not (tmp_path / "memory.safetensors").exists()
+    assert all(map(torch.equal, again.score(good), detector.score(good)))
+
+
+def test_a_link_in_a_run_folder_is_refused(fitted, tmp_path):
+    fitted.save(tmp_path / "a", WEIGHTS)
+    (tmp_path / "a" / "memory.safetensors").rename(tmp_path / "m")
+    (tmp_path / "a" / "memory.safetensors").symlink_to(tmp_path / "m")
+    with pytest.raises(ValueError, match="memory.safetensors is a link"):
+        Detector.load(tmp_path / "a", fresh_clip(), WEIGHTS)
+
+
+def test_a_token_table_smaller_than_the_tokenizer_is_refused():
+    with pytest.raises(ValueError, match="the token table has 300 rows"):
+        Detector(fresh_clip(vocab=300), "plate", SMALL)
+
+
+def test_the_activation_of_the_base_weights_is_kept(fitted, tmp_path):
+    fitted.save(tmp_path, WEIGHTS)
+    with pytest.raises(ValueError, match="fitted with activation quick_gelu, found gelu"):
+        Detector.load(tmp_path, fresh_clip(activation="gelu"), WEIGHTS)
+
+
+def test_base_weights_are_found_from_another_folder(tiny_weights, good, tmp_path, monkeypatch):
+    """Even if they were given by a relative path."""
+    monkeypatch.chdir(tiny_weights.parent)
+    clip, weights = load_clip(tiny_weights.name)
+    Detector(clip, "plate", SMALL).fit(good[:3]).save(tmp_path / "run", weights)
+    monkeypatch.chdir(tmp_path)
+    assert Detector.open("run").threshold > 0
+
+
+@pytest.mark.parametrize("name", ["ViT-L/14", "other"])
+def test_a_run_whose_base_weights_are_not_here_starts_no_download(fitted, tmp_path, monkeypatch,
+                                                                  name):
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda *_, **__: 1 / 0)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fitted.save(tmp_path, Weights(name, tmp_path / "gone.safetensors", "0" * 64))
+    with pytest.raises(ValueError, match="--model"):
+        Detector.open(tmp_path)
+
+
+def test_the_files_of_a_run_hold_no_base_weights(fitted, tmp_path):
+    fitted.save(tmp_path, WEIGHTS)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sizes.pop("memory.safetensors") < 100_000 and sum(sizes.values()) < 60_000
+    assert all(is_safetensors(path) for path in tmp_path.glob("*.safetensors"))
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}, "no pickle"
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

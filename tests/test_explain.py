@@ -10,8 +10,8 @@ from PIL import Image
 
 from minilora import explain
 from minilora.data.images import normalise
+from minilora.detector import Detector
 from minilora.lora import add_lora, lora_layers
-from minilora.predict import open_run
 from minilora.train import frozen_states
 
 
@@ -23,12 +23,12 @@ def fitted(gear_run):
 
 def test_the_page_shows_every_stage_and_the_same_score_as_predict(fitted):
     out, picture = fitted
-    detector = open_run(out)
+    detector = Detector.open(out)
     body = explain.explain(detector, picture)
     for heading in ("The prompts", "Shapes", "Attention", "Cosine", "by LoRA", "scores"):
         assert heading in body
     assert "a photo of a damaged gear" in body and "(3, 64, 64)" in body
-    pixels = detector.prepare(explain.read_image(picture))[None]
+    pixels = detector.prepare(detector.read(picture))[None]
     assert f"<td>{detector.score(pixels)[1].item():.3f}</td>" in body
     assert not re.search("<script|https?:", body) and all(
         'alt="' in tag for tag in re.findall("<img[^>]*>", body))
@@ -36,7 +36,7 @@ def test_the_page_shows_every_stage_and_the_same_score_as_predict(fitted):
 
 def test_a_head_that_does_not_exist_is_refused(fitted):
     with pytest.raises(ValueError, match="--head 9: expected 0 to"):
-        explain.explain(open_run(fitted[0]), fitted[1], head=9)
+        explain.explain(Detector.open(fitted[0]), fitted[1], head=9)
 
 
 def test_attention_of_cls_is_the_first_row_of_the_softmax(tiny_clip):

@@ -38,17 +38,27 @@ def test_runs_are_those_of_pycocotools_and_come_back(mask):
     assert np.array_equal(theirs, mask.numpy())
 
 
+def in_picture(region, mask):
+    """The region's mask at its place in a picture as large as `mask`."""
+    left, top, width, height = region.box
+    whole = torch.zeros_like(mask)
+    whole[top:top + height, left:left + width] = region.mask
+    return whole
+
+
 @given(MASKS)
 @settings(max_examples=200, deadline=None)
 def test_regions_cover_the_mask_once_and_boxes_are_tight(mask):
     found = contours.regions(mask)
-    assert sum((r.mask.int() for r in found), start=torch.zeros_like(mask).int()).equal(mask.int())
+    assert sum((in_picture(r, mask).int() for r in found),
+               start=torch.zeros_like(mask).int()).equal(mask.int())
     for region in found:
-        left, top, width, height = region.box
-        assert region.mask[top:top + height, left:left + width].sum() == region.area
-        assert region.mask.any(0).sum() == width if region.area == width * height else True
-        assert peer.toBbox(peer.encode(np.asfortranarray(region.mask.numpy().astype("uint8")))
-                           ).tolist() == list(region.box)
+        assert region.mask.sum() == region.area and region.mask.shape == region.box[:1:-1]
+        whole = in_picture(region, mask).numpy().astype("uint8")
+        assert peer.toBbox(peer.encode(np.asfortranarray(whole))).tolist() == list(region.box)
+        left, top, _, _ = region.box
+        assert contours.encode_rle(region.mask, left, top, mask.shape) == contours.encode_rle(
+            torch.from_numpy(whole).bool())
     assert [r.area for r in found] == sorted((r.area for r in found), reverse=True)
 
 
@@ -72,7 +82,7 @@ def test_outlines_enclose_exactly_the_region(mask):
     for region in contours.regions(mask):
         outer, holes = contours.outlines(region.mask)
         assert len(outer) == 1, "parts that touch at a corner have one outline"
-        again = filled(torch.zeros_like(mask), outer[0], True)
+        again = filled(torch.zeros_like(region.mask), outer[0], True)
         for hole in holes:
             again = filled(again, hole, False)
         assert torch.equal(again, region.mask)
@@ -83,7 +93,7 @@ def test_polygons_are_drawn_by_pycocotools_as_they_were():
     ImageDraw.Draw(picture).polygon([(5, 4), (50, 10), (30, 45), (12, 30)], fill=255)
     mask = torch.from_numpy(np.array(picture) > 0)
     (region,) = contours.regions(mask)
-    theirs = peer.decode(peer.merge(peer.frPyObjects(export.segmentation(region, False), 50, 60)))
+    theirs = peer.decode(peer.merge(peer.frPyObjects(export.segmentation(region, (60, 50), False), 50, 60)))
     assert np.array_equal(theirs, mask.numpy())
 
 
@@ -95,10 +105,10 @@ def test_damaged_runs_are_named():
 @pytest.fixture
 def fitted(tmp_path, tiny_clip, monkeypatch):
     """A run on drawn gears, and a picture of them that it calls NG, with a known region."""
-    save_official(tiny_clip, tmp_path / "tiny.pt")
+    save_official(tiny_clip, tmp_path / "tiny.safetensors")
     scene.write_class(tmp_path / "data", "gear", good=3, test_good=2, defective=1, resolution=64)
     options = parse(["--class", "gear", "--shots", "2", "--steps", "1", "--data",
-                     str(tmp_path / "data"), "--model", str(tmp_path / "tiny.pt"), "--out",
+                     str(tmp_path / "data"), "--model", str(tmp_path / "tiny.safetensors"), "--out",
                      str(tmp_path / "run")])
     run_class(options, say=lambda line: None)
 
@@ -114,7 +124,7 @@ def fitted(tmp_path, tiny_clip, monkeypatch):
 
 def test_regions_are_above_the_pixel_threshold(fitted, monkeypatch):
     from minilora.predict import open_with_threshold
-    detector = open_with_threshold(fitted / "run", str(fitted / "tiny.pt"))
+    detector = open_with_threshold(fitted / "run", str(fitted / "tiny.safetensors"))
     picture = Image.new("RGB", (64, 64))
     before = export.suspicious_regions(detector, picture)[0]            # the known region
     monkeypatch.setattr(Detector, "pixel_threshold", lambda *_: torch.tensor([1e9]))
@@ -125,7 +135,8 @@ def test_regions_are_above_the_pixel_threshold(fitted, monkeypatch):
 
 def exported(folder, form, *more):
     options = export.parser().parse_args([
-        str(folder / "run"), str(folder / "data/gear/test"), "--model", str(folder / "tiny.pt"),
+        str(folder / "run"), str(folder / "data/gear/test"), "--model",
+        str(folder / "tiny.safetensors"),
         "--format", form, "--out", str(folder / "out"), *more])
     return export.run_export(options, lambda line: None), folder / "out"
 
@@ -189,8 +200,8 @@ def test_small_regions_are_left_out_and_a_bad_picture_is_named(fitted):
 
 def test_a_run_without_a_threshold_is_refused(fitted):
     options = parse(["--class", "gear", "--shots", "0", "--data", str(fitted / "data"), "--model",
-                     str(fitted / "tiny.pt"), "--out", str(fitted / "bare")])
+                     str(fitted / "tiny.safetensors"), "--out", str(fitted / "bare")])
     run_class(options, say=lambda line: None)
     with pytest.raises(ValueError, match="has no threshold"):
         export.run_export(export.parser().parse_args([str(fitted / "bare"), "x", "--model",
-                                               str(fitted / "tiny.pt")]), print)
+                                               str(fitted / "tiny.safetensors")]), print)

@@ -3,42 +3,44 @@ import kills
 import pytest
 
 pytestmark = pytest.mark.slow
+FROM_THE_END = {"open": 2, "fsync": 3, "replace": 3, "unlink": 2, "rmdir": 1, "mkdir": 1}
 
 
 @pytest.fixture(scope="module")
-def fit(tmp_path_factory):
-    scenario = kills.Fit(tmp_path_factory.mktemp("kills"))
-    uninterrupted = scenario.uninterrupted()
+def scenes(tmp_path_factory):
+    """{name: (scenario, result without a kill, earlier result)}, made when first asked for."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            scenario = kills.SCENARIOS[name](tmp_path_factory.mktemp(name))
+            uninterrupted = scenario.uninterrupted()
+            scenario.earlier()
+            made[name] = scenario, uninterrupted, scenario.result()
+        return made[name]
+    return get
+
+
+@pytest.mark.parametrize("name, kind", [(name, kind) for name in ("Fit", "Predict")
+                                        for kind in FROM_THE_END])
+def test_a_command_killed_near_its_end_loses_nothing_and_mixes_nothing(scenes, name, kind):
+    """Near the end results are moved into place."""
+    scenario, uninterrupted, earlier = scenes(name)
+    last = max(1, kills.calls_of(scenario, kind) - FROM_THE_END[kind])
     scenario.earlier()
-    return scenario, uninterrupted, scenario.result()
+    assert kills.survives(scenario, uninterrupted, earlier, kind=kind, last=last)
 
 
-# A fit writes 12 resume points, then the results, which are moved into place at the end.
-@pytest.mark.parametrize("moment", [{"kind": "replace", "last": 1}, {"kind": "fsync", "last": 7},
-                                    {"kind": "open", "last": 16}, {"kind": "replace", "last": 19},
-                                    {"kind": "rmtree", "last": 1}], ids=str)
-def test_a_killed_fit_loses_nothing_and_continues(fit, moment):
-    scenario, uninterrupted, earlier = fit
+@pytest.mark.parametrize("name, moment", [
+    ("Fit", {"kind": "replace", "last": 7}),            # a resume point
+    ("FitAll", {"kind": "replace", "last": 9}),         # the first class of two of this process
+    ("FitAll", {"kind": "fsync", "last": 30}),          # the second one, or the summary
+    ("Pretrain", {"kind": "replace", "last": 3}),       # a resume point
+    ("Pretrain", {"kind": "replace", "last": 9}),       # the results
+    ("Index", {"kind": "replace", "last": 3}),          # in the middle of a video
+    ("Scenes", {"kind": "mkdir", "last": 4}),
+    ("Download", {"kind": "fsync", "last": 1})], ids=str)
+def test_other_killed_commands_leave_the_earlier_result(scenes, name, moment):
+    scenario, uninterrupted, earlier = scenes(name)
     scenario.earlier()
     assert kills.survives(scenario, uninterrupted, earlier, **moment)
-
-
-@pytest.mark.parametrize("moment", [{"kind": "replace", "last": 5}, {"kind": "rmtree", "last": 1}],
-                         ids=str)
-def test_a_killed_prediction_leaves_both_tables_from_the_same_run(tmp_path, moment):
-    scenario = kills.Predict(tmp_path)
-    uninterrupted = scenario.uninterrupted()
-    scenario.earlier()
-    assert kills.survives(scenario, uninterrupted, scenario.result(), **moment)
-
-
-@pytest.mark.parametrize("make, moment", [
-    (kills.Pretrain, {"kind": "replace", "last": 3}),          # a resume point
-    (kills.Pretrain, {"kind": "replace", "last": 9}),          # the results
-    (kills.Index, {"kind": "replace", "last": 3}),             # in the middle of a video
-    (kills.Download, {"kind": "fsync", "last": 1})], ids=str)
-def test_other_killed_commands_leave_the_earlier_result(tmp_path, make, moment):
-    scenario = make(tmp_path)
-    uninterrupted = scenario.uninterrupted()
-    scenario.earlier()
-    assert kills.survives(scenario, uninterrupted, scenario.result(), **moment)

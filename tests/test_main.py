@@ -32,7 +32,7 @@ def test_every_command_has_help(name):
     (["minilora.scenes", "--out", "x", "--class", "spoon"], "no class 'spoon'"),
     (["minilora.checkpoint", "/nowhere.pt"], "/nowhere.pt"),
     (["minilora.fit", "--data", "/nowhere"], "/nowhere"),
-    (["minilora.predict", "/nowhere", "/nowhere"], "adapter.pt not found")])
+    (["minilora.predict", "/nowhere", "/nowhere"], "detector.safetensors not found")])
 def test_an_error_is_one_line_unless_debug_asks_for_more(arguments, words, tmp_path):
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode in (1, 2) and "Traceback" not in done.stderr

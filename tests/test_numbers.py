@@ -50,9 +50,9 @@ def test_a_loss_that_is_nan_stops_the_training_and_names_the_cause(clip):
 
 
 def test_hyperparameters_outside_their_limits_are_refused(clip):
-    with pytest.raises(ValueError, match="rate: expected 0 to 10"):
+    with pytest.raises(ValueError, match="rate: expected a number from 0 to 10"):
         DetectorConfig(rate=1e30)
-    with pytest.raises(ValueError, match="sigma: expected 0 to 100"):
+    with pytest.raises(ValueError, match="sigma: expected a number from 0 to 100"):
         DetectorConfig(sigma=float("nan"))
 
 

@@ -318,6 +318,12 @@ def test_texts_without_an_end_or_beyond_the_context_are_refused(text):
         text.encode_embeddings(torch.zeros(2, 5, 64), torch.tensor([-1, 2]))
 
 
+def test_ids_outside_the_token_table_are_refused_with_the_cause(text):
+    """The tokenizer has 49,408 ids; weights with a smaller table belong to another one."""
+    with pytest.raises(ValueError, match="found 49407, .*a table of 100 tokens, smaller than the"):
+        text.encode_text(torch.tensor([[49406, 1, 2, 49407]]))
+
+
 # ---- both ---------------------------------------------------------------------------------------
 
 def small(seed=0):
@@ -391,10 +397,27 @@ def test_similarity_is_the_cosine_at_the_temperature_of_the_model():
     close(clip.similarity(images, texts), expected, 1e-5)
 
 
+def test_the_same_weights_give_other_features_with_another_activation_or_head_width():
+    """So a file must say both: its shapes are the same."""
+    sizes = dict(embed=32, resolution=32, vision_layers=2, vision_width=128, patch=16, vocab=100,
+                 text_width=128, text_layers=2)
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[98, 1, 2, 99]])
+    clips = [CLIP(CLIPConfig(**sizes, **change)).initialise(torch.Generator().manual_seed(0))
+             for change in ({}, dict(activation="gelu"), dict(head_width=32, text_head_width=32))]
+    with torch.no_grad():
+        images, texts = zip(*((c.encode_image(pixels), c.encode_text(ids)) for c in clips))
+    for plain, *others in (images, texts):
+        assert all((other - plain).abs().max() > 1e-4 for other in others)
+
+
 @pytest.mark.parametrize("change, message", [
     (dict(vision_width=100), "vision_width.*multiple of 64.*found 100"),
     (dict(text_width=0), "text_width.*multiple of 64.*found 0"),
     (dict(resolution=100), r"patch \(16\), found 100"),
+    (dict(head_width=48), "vision_width: expected a multiple of 48, .*one head, found 64"),
+    (dict(text_head_width=0), "text_width: expected a multiple of 0"),
+    (dict(activation="relu"), "activation: expected quick_gelu or gelu, found 'relu'"),
 ])
 def test_a_configuration_that_cannot_be_built_is_refused(change, message):
     sizes = dict(embed=32, resolution=32, vision_layers=1, vision_width=64, patch=16)

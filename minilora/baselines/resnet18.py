@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from minilora.checkpoint.openai_layout import BATCH_COUNTER, check_keys
-from minilora.io.zip_reader import read_tensors
+from minilora.checkpoint.openai_layout import check_keys
+from minilora.checkpoint.weights import read_state_dict
 
 RESNET18_FEATURES = 512                     # features before the last layer
+BATCH_COUNTER = ".num_batches_tracked"       # of batch norm; not a weight
 STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 
 
@@ -97,7 +98,7 @@ def load_backbone(net: ResNet18, path: str | Path) -> ResNet18:
 
     Returns net.  Raises CheckpointError (a ValueError) that lists every key that does not fit.
     """
-    state = {k: v for k, v in read_tensors(path).items()
+    state = {k: v for k, v in read_state_dict(path).items()
              if not k.startswith("fc.") and not k.endswith(BATCH_COUNTER)}
     own = {k: tuple(v.shape) for k, v in net.state_dict().items()
            if not k.startswith("fc.") and not k.endswith(BATCH_COUNTER)}

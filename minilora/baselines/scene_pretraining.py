@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from minilora.baselines.resnet18 import BATCH_COUNTER, RESNET18_FEATURES, ResNet18
 from minilora.data.images import normalise
-from minilora.io.cli import ProgressLine, option_parser, run_command
-from minilora.io.files import save_tensors
+from minilora.io.cli import option_parser, positive_int, run_command, seed_value, whole
+from minilora.io.files import write_safetensors
+from minilora.io.progress import ProgressLine
+from minilora.io.text import shown
 from minilora.pretrain.batches import SceneStream
 from minilora.pretrain.captions import CAPTION_KINDS, CLASS_NAMES, NORMAL
 from minilora.training_steps import TrainConfig, run_training
@@ -81,17 +83,17 @@ def pretrain_on_scenes(count: int, train_config: TrainConfig, resolution: int = 
 
 def save_backbone(net: ResNet18, path: str | Path) -> None:
     """Write the weights with torchvision's keys, without the batch counters."""
-    save_tensors(path, {k: v for k, v in net.state_dict().items()
-                        if not k.endswith(BATCH_COUNTER)})
+    write_safetensors(path, {k: v for k, v in net.state_dict().items()
+                             if not k.endswith(BATCH_COUNTER)})
 
 
 def parser() -> argparse.ArgumentParser:
     """Options of the command."""
     p = option_parser("minilora.baselines.scene_pretraining", __doc__)
     p.add_argument("--out", type=Path, help="file for the weights; without it a demo runs")
-    p.add_argument("--scenes", type=int, default=5000, help="number of training scenes")
-    p.add_argument("--steps", type=int, default=TRAIN_CONFIG.steps, help="training steps")
-    p.add_argument("--seed", type=int, default=1, help="seed of weights and batches")
+    p.add_argument("--scenes", type=positive_int, default=5000, help="number of training scenes")
+    p.add_argument("--steps", type=whole, default=TRAIN_CONFIG.steps, help="training steps")
+    p.add_argument("--seed", type=seed_value, default=1, help="seed of weights and batches")
     return p
 
 
@@ -114,7 +116,7 @@ def main() -> None:
         options.scenes, train_config, seed=options.seed, report=ProgressLine(options.steps))
     save_backbone(net, options.out)
     print(f"test scenes: class name {class_accuracy:.1%} (of {len(CLASS_NAMES)}), state "
-          f"{state_accuracy:.1%} (of {N_STATES}) correct; written {options.out}")
+          f"{state_accuracy:.1%} (of {N_STATES}) correct; written {shown(options.out)}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Save and load LoRA's trained matrices separately from the base model that they belong to.
+"""Take LoRA's trained matrices out of a model, and put them into another one of the same base.
 
 Claim: only A and B need to be stored, some thousands of numbers.  But added to other frozen weights
-they mean nothing, and the shapes do not reveal the mistake.  So the saved state contains a
-fingerprint of the frozen weights, and loading compares it.
+they mean nothing, and the shapes do not reveal the mistake.  So the state that is taken out holds a
+fingerprint of the frozen weights, and putting it in compares it.
 
-Left out: files (`files.save_tensors` writes a state), context vectors (`detector.py`).
+Left out: files (`checkpoint/peft_layout.py`), context vectors (`checkpoint/detector_files.py`).
 Symbols: k = in_features, d = out_features, r = rank.
 """
 import hashlib
@@ -12,7 +12,14 @@ import hashlib
 import torch
 from torch import nn
 
+from minilora.io.schema import MapOf, Nothing, Number, OneOf, Record, TensorOf, Text, check
+from minilora.io.text import shown
 from minilora.lora import LoRALinear, lora_layers
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+LARGEST = 1e4                           # of a trained number; larger ones end in inf after scaling
+ADAPTER_SCHEMA = Record({"fingerprint": OneOf(Text(64), Nothing()),
+                         "layers": MapOf(Record({"alpha": Number(1e-9, 1e9)}, others=True))})
 
 
 def adapter_fingerprint(module: nn.Module) -> str:
@@ -28,7 +35,7 @@ def adapter_fingerprint(module: nn.Module) -> str:
 
 
 def adapter_state(module: nn.Module) -> dict:
-    """The adapter without the frozen weights, on the CPU, as files.save_tensors accepts it:
+    """The adapter without the frozen weights, on the CPU:
 
     {"fingerprint": str, "layers": {name: {"lora_A": (r, k), "lora_B": (d, r), "alpha": number}}}.
     """
@@ -40,23 +47,23 @@ def adapter_state(module: nn.Module) -> dict:
 def load_adapter_state(module: nn.Module, state: dict) -> None:
     """Copy an adapter_state into a module; add_lora must have prepared it in the same way.
 
-    Raises ValueError, and changes nothing, if layers are missing, unexpected or mis-shaped, if
-    alpha or the base model differs, or if a value is not finite.
+    A state without a fingerprint (None; of another program) is taken for any base model.  Raises
+    ValueError, and changes nothing, if layers are missing, unexpected or mis-shaped, if alpha or
+    the base model differs, or if a value is not finite.
     """
-    if state.keys() != {"fingerprint", "layers"}:
-        raise ValueError(f"adapter: expected a state with fingerprint and layers, found "
-                         f"{sorted(state)}; pass what adapter_state returned")
+    state = check(state, ADAPTER_SCHEMA, "adapter")
     layers, saved = lora_layers(module), state["layers"]
     missing, extra = sorted(layers.keys() - saved.keys()), sorted(saved.keys() - layers.keys())
     if missing or extra:
-        raise ValueError(f"adapter: layers differ, missing {missing}, extra {extra}; call add_lora "
-                         f"with the targets and blocks that the adapter was made with")
+        raise ValueError(f"adapter: layers differ, missing [{shown(', '.join(missing))}], extra "
+                         f"[{shown(', '.join(extra))}]; call add_lora with the targets and blocks "
+                         "that the adapter was made with")
     for name, layer in layers.items():
         check_layer_state(name, layer, saved[name])
-    found = adapter_fingerprint(module)
+    found = adapter_fingerprint(module) if state["fingerprint"] else None
     if found != state["fingerprint"]:
-        raise ValueError(f"adapter: made on base weights {state['fingerprint']}, found {found}; "
-                         f"load it onto the model that it was fitted on")
+        raise ValueError(f"adapter: made on base weights {shown(state['fingerprint'])}, found "
+                         f"{found}; load it onto the model that it was fitted on")
     with torch.no_grad():
         for name, layer in layers.items():
             for key in layer.TRAINED:
@@ -65,20 +72,12 @@ def load_adapter_state(module: nn.Module, state: dict) -> None:
 
 def check_layer_state(name: str, layer: LoRALinear, saved: dict) -> None:
     """Raise ValueError unless the saved values of one layer fit the layer of that name."""
-    if saved.keys() != {*layer.TRAINED, "alpha"}:
-        raise ValueError(f"adapter: {name} must hold {', '.join(layer.TRAINED)} and alpha, found "
-                         f"{sorted(saved)}; the file is damaged or of another version")
+    check(saved, Record({"alpha": Number()} | {
+        key: TensorOf(tuple(getattr(layer, key).shape), FLOATS, largest=LARGEST)
+        for key in layer.TRAINED}), f"adapter.{name}")
     if saved["alpha"] != layer.alpha:
-        raise ValueError(f"adapter: {name} was made with alpha {saved['alpha']}, found "
-                         f"{layer.alpha} in the model; pass the same alpha to add_lora")
-    for key in layer.TRAINED:
-        expected, found = tuple(getattr(layer, key).shape), tuple(saved[key].shape)
-        if expected != found:
-            raise ValueError(f"adapter: {name}.{key} must be {expected}, found {found}; the rank "
-                             f"or the base model differs")
-        if not saved[key].isfinite().all():
-            raise ValueError(f"adapter: {name}.{key} holds NaN or inf; fit it again, with a "
-                             f"smaller learning rate")
+        raise ValueError(f"adapter: {name} was made with alpha {saved['alpha']:g}, found "
+                         f"{layer.alpha:g} in the model; pass the same alpha to add_lora")
 
 
 def demo() -> None:

@@ -1,103 +1,199 @@
-"""Save a fitted detector to two files and load it again, without the base weights.
+"""Save a fitted detector to a run folder and load it again, without the base weights.
 
-    adapter.pt      LoRA, context vectors, text features, threshold, config, SHA-256 of the weights
-    memory.pt       the memory bank of row "adapted": patch features of good pictures, in float16
+    adapter_model.safetensors   LoRA, as PEFT writes it (checkpoint/peft_layout.py),
+    adapter_config.json         with its settings
+    memory.safetensors          the memory bank of row "adapted": patch features, in float16
+    detector.safetensors        all else: context vectors, text features, threshold, settings; name,
+                                path and SHA-256 of the base weights; SHA-256 of the files above
 
-`files.load_tensors` reads both and runs no code from them.  Their content is checked here: a file
-that does not describe a complete detector raises an error.
+Claim: a run folder may come from a stranger or be damaged.  Nothing in it is run, every value is
+compared with a description of its type and range (`DETECTOR_SCHEMA`), and files of different runs
+are never mixed, because detector.safetensors names the others by their SHA-256.
+
 Left out: the rest of a run folder (runs/run_class.py).
 """
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from minilora.checkpoint.adapter import adapter_state, load_adapter_state
-from minilora.checkpoint.published import Weights
-from minilora.clip import CLIP
-from minilora.config import DetectorConfig
-from minilora.io.files import load_tensors, save_tensors
+from minilora.attention import ACTIVATIONS
+from minilora.checkpoint.adapter import adapter_state
+from minilora.checkpoint.peft_layout import (ADAPTER_CONFIG, ADAPTER_MODEL, add_adapter, read_peft,
+                                             read_peft_files, write_peft)
+from minilora.checkpoint.published import HUB_MODELS, Weights, find_base
+from minilora.checkpoint.weights import load_clip
+from minilora.clip import CLIP, CLIPConfig
+from minilora.config import SETTING_SCHEMAS, DetectorConfig
+from minilora.io.files import load_tensors, save_tensors, sha256_of
+from minilora.io.schema import Nothing, Number, OneOf, Record, TensorOf, Text, Whole, check
+from minilora.io.text import shown
+from minilora.io.transaction import result_path
 from minilora.memory_bank import MemoryBank
 
-ADAPTER_VERSION = 7                     # format of both files; stored in adapter.pt
+DETECTOR_VERSION = 8                    # format of a run folder; stored in detector.safetensors
+DETECTOR_FILE, MEMORY_FILE = "detector.safetensors", "memory.safetensors"
+EARLIER_FILE = "adapter.pt"             # of versions up to 7
+UNTOLD = ("activation", "head_width", "text_head_width")   # of a CLIPConfig: no shape tells these
+DIGEST = Text(64)
+DETECTOR_SCHEMA = Record({
+    "version": Whole(DETECTOR_VERSION, DETECTOR_VERSION), "class_name": Text(),
+    "config": Record(SETTING_SCHEMAS),
+    "context": TensorOf((2, (1, 1000), None), torch.float32, largest=1e6),
+    "text_features": TensorOf((2, None), torch.float32, largest=1e3),
+    "memory_scale": Number(1e-9, 1e9), "text_weight": Number(0, 1000),
+    "threshold": OneOf(Nothing(), Number(-1e12, 1e12)),
+    "base": Record({"name": Text(), "path": OneOf(Nothing(), Text(10_000)), "sha256": DIGEST,
+                    "activation": Text(choices=tuple(ACTIVATIONS)),
+                    "head_width": Whole(1, 10_000), "text_head_width": Whole(1, 10_000)}),
+    "files": Record({ADAPTER_MODEL: DIGEST, ADAPTER_CONFIG: DIGEST,
+                     MEMORY_FILE: OneOf(Nothing(), DIGEST)})})
 
+MakeDetector = Callable[[CLIP, str, DetectorConfig, dict], Any]     # dict: an adapter_state
+
+
+class RunContent(NamedTuple):
+    """What is in the files of a run folder, each value of the right type and range."""
+    detector: dict                      # DETECTOR_SCHEMA
+    adapter: dict                       # an adapter_state
+    memory: dict | None                 # a MemoryBank's state, unchecked
+
+
+# ---- write --------------------------------------------------------------------------------------
 
 def save_detector(detector: Any, folder: str | Path, weights: Weights) -> None:
-    """Write adapter.pt and memory.pt of a Detector into a folder.  weights: of its base model."""
+    """Write a `Detector` into a folder.  weights: of its base model.
+
+    Raises ValueError if a learned value is not finite, which a lower learning rate may help.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = {key: list(value) if isinstance(value, tuple) else value
-              for key, value in asdict(detector.config).items()}
+    base_name = HUB_MODELS.get(weights.name, (weights.name,))[0]        # as PEFT's readers know it
+    write_peft(folder, adapter_state(detector.clip.visual), base_name)
     if detector.banks:
-        save_tensors(folder / "memory.pt", detector.banks["adapted"].state())
+        save_tensors(folder / MEMORY_FILE, detector.banks["adapted"].state())
     text_features = detector.text_features
     if text_features is None:                       # fitted without shots: zero-shot only
         text_features = detector.prompt_ensemble_features
-    save_tensors(folder / "adapter.pt", {
-        "version": ADAPTER_VERSION, "class_name": detector.class_name, "config": config,
-        "weights": {"name": weights.name, "sha256": weights.sha256, "path": str(weights.path)},
-        "lora": adapter_state(detector.clip.visual), "context": detector.prompts.context.detach(),
-        "text_features": text_features, "memory_scale": detector.memory_scale,
-        "text_weight": detector.text_weight, "threshold": detector.threshold})
+    path = None if weights.path is None else str(Path(weights.path).absolute())
+    files = {name: sha256_of(folder / name) for name in (ADAPTER_MODEL, ADAPTER_CONFIG)}
+    files[MEMORY_FILE] = sha256_of(folder / MEMORY_FILE) if detector.banks else None
+    content = check({
+        "version": DETECTOR_VERSION, "class_name": detector.class_name,
+        "config": asdict(detector.config), "context": detector.prompts.context.detach().cpu(),
+        "text_features": text_features.cpu(), "memory_scale": detector.memory_scale,
+        "text_weight": detector.text_weight, "threshold": detector.threshold,
+        "base": {"name": weights.name, "path": path, "sha256": weights.sha256}
+        | {name: getattr(detector.clip.config, name) for name in UNTOLD},
+        "files": files}, DETECTOR_SCHEMA, "detector")
+    save_tensors(folder / DETECTOR_FILE, content)
 
 
-def load_detector(make: Callable[[CLIP, str, DetectorConfig], Any], folder: str | Path, clip: CLIP,
-                  weights: Weights) -> Any:
-    """The Detector that `save_detector` wrote.  make(clip, class_name, config) returns a new one.
+# ---- read ---------------------------------------------------------------------------------------
+
+def read_detector(folder: str | Path) -> dict:
+    """The content of detector.safetensors of a run folder, checked; the folder is not changed.
+
+    Raises ValueError (SchemaError, TensorFileError) or FileNotFoundError, in one line.
+    """
+    path = result_path(folder, DETECTOR_FILE)
+    if not path.is_file() and (Path(folder) / EARLIER_FILE).is_file():
+        raise ValueError(f"{shown(folder)} was made by an earlier version of minilora "
+                         f"({EARLIER_FILE}); fit again")
+    if not path.is_file():
+        raise FileNotFoundError(f"{shown(path)} not found; give the folder that minilora.fit wrote")
+    content = load_tensors(path)
+    version = content.get("version")
+    if type(version) is not int or version != DETECTOR_VERSION:
+        raise ValueError(f"{shown(path)}: expected format {DETECTOR_VERSION}, found "
+                         f"{shown(version, 40)}; fit again")
+    return check(content, DETECTOR_SCHEMA, shown(path))
+
+
+def read_run(folder: str | Path, adapter: str | Path | None = None) -> RunContent:
+    """All files of a run folder.  adapter: a folder with another LoRA (`read_peft`), to be used in
+    place of its own.  Raises ValueError or OSError, in one line."""
+    detector = read_detector(folder)
+    paths = {name: result_path(folder, name) for name in detector["files"]}
+    for name, digest in detector["files"].items():
+        path = paths[name]
+        own = digest is not None and not (adapter and name in (ADAPTER_MODEL, ADAPTER_CONFIG))
+        if own and not path.is_file():
+            raise FileNotFoundError(f"{shown(path)} not found, which belongs to {DETECTOR_FILE}; "
+                                    "copy the whole run folder")
+        if own and sha256_of(path) != digest:
+            raise ValueError(f"{shown(path)} is not the file that {DETECTOR_FILE} was made with "
+                             "(its sha256 differs): it is damaged or of another program; fit "
+                             "again, or give a folder with another LoRA by --adapter")
+    memory = detector["files"][MEMORY_FILE]
+    lora = read_peft(adapter) if adapter else read_peft_files(paths[ADAPTER_CONFIG],
+                                                              paths[ADAPTER_MODEL])
+    return RunContent(detector, lora, load_tensors(paths[MEMORY_FILE]) if memory else None)
+
+
+def load_detector(make: MakeDetector, folder: str | Path, clip: CLIP, weights: Weights,
+                  adapter: str | Path | None = None) -> Any:
+    """The Detector that `save_detector` wrote.  make(clip, class_name, config, adapter_state)
+    returns a new one;  adapter: as in `read_run`.
 
     Raises ValueError if the files belong to other base weights or another version, or are damaged.
     """
-    path = Path(folder) / "adapter.pt"
-    saved = load_tensors(path)
-    if saved.get("version") != ADAPTER_VERSION:
-        raise ValueError(f"{path}: expected format {ADAPTER_VERSION}, found "
-                         f"{saved.get('version')}; fit again")
+    content = read_run(folder, adapter)
+    check_base(folder, content.detector["base"], clip.config, weights)
     try:
-        return detector_from_content(make, saved, path, clip, weights)
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise ValueError(f"{path} or memory.pt next to it is not as minilora writes it "
-                         f"({type(error).__name__}: {error}); fit again") from error
+        return make_detector(make, content, clip)
     except ValueError as error:
-        known = str(path.parent) in str(error)
-        raise error if known else ValueError(f"{path}: {error}") from error
+        remedy = f"give another folder than {shown(adapter)}" if adapter else "fit again"
+        raise ValueError(f"{shown(folder)}: {error}; {remedy}") from error
 
 
-def detector_from_content(make: Callable[[CLIP, str, DetectorConfig], Any], saved: dict, path: Path,
-                          clip: CLIP, weights: Weights) -> Any:
-    """The Detector made from the content of adapter.pt; invalid content raises various errors."""
-    if saved["weights"]["sha256"] != weights.sha256:
-        raise ValueError(f"{path} was fitted on {saved['weights']['name']} "
-                         f"(sha256 {saved['weights']['sha256'][:12]}…), found {weights.name} "
+def check_base(folder: str | Path, base: dict, config: CLIPConfig, weights: Weights) -> None:
+    """Raise ValueError unless these weights are those that a run was fitted on."""
+    if base["sha256"] != weights.sha256:
+        raise ValueError(f"{shown(folder)} was fitted on {shown(base['name'])} (sha256 "
+                         f"{shown(base['sha256'][:12])}…), found {shown(weights.name)} "
                          f"({weights.sha256[:12]}…); load it onto the weights it was fitted on")
-    config = DetectorConfig(**{key: tuple(value) if isinstance(value, list) else value
-                               for key, value in saved["config"].items()})
-    detector = make(clip, saved["class_name"], config)
-    load_adapter_state(clip.visual, saved["lora"])
+    for name in UNTOLD:
+        if base[name] != getattr(config, name):
+            raise ValueError(f"{shown(folder)} was fitted with {name} {shown(base[name])}, found "
+                             f"{getattr(config, name)}; load the weights as fit did")
+
+
+def make_detector(make: MakeDetector, content: RunContent, clip: CLIP) -> Any:
+    """The Detector of the content of a run folder; ValueError where its parts do not fit together.
+    """
+    saved = content.detector
+    config = DetectorConfig(**saved["config"])
+    detector = make(clip, saved["class_name"], config, content.adapter)
+    sizes = {"text_features": (2, clip.config.embed),
+             "context": tuple(detector.prompts.context.shape)}
+    for name, shape in sizes.items():
+        check(saved[name], TensorOf(shape), name)
     detector.prompts.context.data.copy_(saved["context"])
-    text_features, threshold = saved["text_features"].to(detector.device), saved["threshold"]
-    scale, weight = saved["memory_scale"], saved["text_weight"]
-    if text_features.shape != (2, clip.config.embed):
-        raise ValueError(f"text_features have shape {tuple(text_features.shape)}, expected "
-                         f"(2, {clip.config.embed})")
-    if not (type(scale) is type(weight) is float and scale > 0 and weight >= 0):
-        raise ValueError(f"memory_scale {scale!r} and text_weight {weight!r}, expected a number "
-                         "above 0 and a number of at least 0")
-    numbers = (detector.prompts.context, text_features,
-               torch.tensor([threshold or 0.0, scale, weight]))
-    if not all(x.isfinite().all() for x in numbers):
-        raise ValueError("context, text_features, memory_scale, text_weight or threshold holds NaN "
-                         "or inf; fit again")
-    detector.text_features, detector.threshold = text_features, threshold
-    detector.memory_scale, detector.text_weight = scale, weight
-    memory = path.with_name("memory.pt")
-    if memory.exists():
+    detector.text_features = saved["text_features"].to(detector.device)
+    for name in ("threshold", "memory_scale", "text_weight"):
+        setattr(detector, name, saved[name])
+    if content.memory is not None:
         frozen = len(detector.memory_states) * clip.config.vision_width
-        bank = MemoryBank.from_state(load_tensors(memory), frozen + clip.config.embed,
-                                     detector.device)
+        bank = MemoryBank.from_state(content.memory, frozen + clip.config.embed, detector.device)
         detector.banks = {"adapted": bank, "memory": bank.truncated(frozen)}
     return detector
+
+
+def open_detector(make: MakeDetector, run: str | Path, model: str | Path | None = None,
+                  device: str = "cpu", adapter: str | Path | None = None) -> Any:
+    """The Detector of a run folder (or of a file in it) with its base weights.
+
+    model: the base weights; None: where fit found them, else by their name; nothing is downloaded.
+    make, adapter: as in `load_detector`.  Raises ValueError or OSError with one line for the user.
+    """
+    folder = Path(run).parent if Path(run).is_file() else Path(run)
+    base = read_detector(folder)["base"]
+    path = model or find_base(base["name"], base["path"], base["sha256"])
+    clip, weights = load_clip(path, device, base["activation"])
+    return load_detector(make, folder, clip, weights, adapter)
 
 
 def demo() -> None:
@@ -105,12 +201,12 @@ def demo() -> None:
     import tempfile
     from types import SimpleNamespace
 
-    from minilora.clip import CLIPConfig
     from minilora.lora import add_lora
 
-    def make(clip, class_name, config):
+    def make(clip, class_name, config, adapter=None):
         """The stored parts of a `Detector`, untrained."""
-        add_lora(clip.visual, config.targets, (2,), config.rank, config.alpha)
+        add_adapter(clip.visual, adapter) if adapter else add_lora(
+            clip.visual, config.targets, (2,), config.rank, config.alpha)
         return SimpleNamespace(
             clip=clip, class_name=class_name, config=config,
             device=torch.device("cpu"), memory_states=(1,),
@@ -123,8 +219,8 @@ def demo() -> None:
     weights = Weights("toy", None, "0" * 64)
     with tempfile.TemporaryDirectory() as folder:
         save_detector(make(clips[0], "plate", DetectorConfig()), folder, weights)
-        for name in ("adapter.pt", "memory.pt"):
-            print(f"{name}  {(Path(folder) / name).stat().st_size:,} bytes")
+        for path in sorted(Path(folder).iterdir()):
+            print(f"{path.name:26} {path.stat().st_size:6,} bytes")
         again = load_detector(make, folder, clips[1], weights)
         print(f"loaded: {again.class_name}, threshold {again.threshold}, memory of "
               f"{len(again.banks['adapted'].tokens)} patches")

@@ -1,65 +1,66 @@
 """Download a large file over HTTP: show progress, resume after an interruption, verify the hash.
 
-Claim: three measures make a download of hundreds of megabytes dependable.  Bytes are written to
-`<name>.part`; a second attempt requests only the missing bytes (RFC 9110 section 14, "Range"); and
-the file is renamed to `<name>`, in one step, only if its SHA-256 is the expected one.
+Claim: four measures make a download of hundreds of megabytes dependable.  Bytes are written to
+`<name>.part`; a second attempt requests only the missing bytes (RFC 9110 section 14, "Range"); only
+one process writes to a part; and the file is renamed to `<name>`, in one step, only if the SHA-256
+of the open file is the expected one.
 
-Left out: parallel connections, mirrors, automatic retries (run the command again: it resumes), two
-processes that download the same file at once (the hash would reject the mixture).
+Who writes to a part is the matter of checkpoint/part_file.py, what a server may do that of
+checkpoint/http_limits.py.
+Left out: parallel connections, mirrors, automatic retries (run the command again: it resumes).
 """
-import http.client
 import http.server
-import os
-import re
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from http.client import HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from minilora.checkpoint.http_limits import (ConnectionLost, DownloadError, LimitedResponse,
+                                             content_length, content_range, open_url, read_chunks)
+from minilora.checkpoint.part_file import PartFile, open_part, refuse_other_kinds
 from minilora.io.files import sha256_of
+from minilora.io.regular_file import NotRegularFileError
 
-CHUNK_BYTES = 1 << 18           # bytes read at a time; small, so that progress is shown often
-TIMEOUT = 30                    # seconds without a byte after which the connection is given up
-
-
-class DownloadError(OSError):
-    """A download that failed; the message says why, and whether a second attempt can resume it."""
+MAX_DOWNLOAD = 20 << 30            # of a file whose size is not known: more than any published CLIP
 
 
-def download_file(url: str, path: str | Path, sha256: str) -> Path:
+def download_file(url: str, path: str | Path, sha256: str, size: int | None = None) -> Path:
     """Download `url` to `path` and return the path.  Raises DownloadError.
 
-    sha256: expected hash of the file, 64 hex digits; a file with another hash is deleted.
-    A `<path>.part` from an earlier attempt is continued.
+    sha256: expected hash of the file, 64 hex digits; a file with another hash is deleted;
+    size: expected number of bytes, if known.  A `<path>.part` of an earlier attempt is continued.
     """
     path = Path(path)
-    part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        append_missing(url, part)
-        found = sha256_of(part)
-        if found != sha256:
-            size = part.stat().st_size
-            part.unlink()       # more bytes would not correct it
-            raise DownloadError(f"{url} sent another file: expected sha256 {sha256}, found "
-                                f"{found} over {size:,} bytes; it was deleted, try again")
-        os.replace(part, path)  # atomic: same folder
+        refuse_other_kinds(path)
+        with open_part(path.with_name(f"{path.name}.part")) as part:
+            if path.exists() and sha256_of(path) == sha256:     # by another process, just now
+                return path
+            append_missing(url, part, size)
+            found, have = part.sha256(), part.size()
+            if found != sha256:
+                part.file.truncate(0)                           # more bytes would not correct it
+                raise DownloadError(f"{url} sent another file: expected sha256 {sha256}, found "
+                                    f"{found} over {have:,} bytes; it was deleted, try again")
+            part.rename(path)
     except DownloadError:
         raise
+    except NotRegularFileError as error:
+        raise DownloadError(f"{error}; remove it, or give another folder") from error
     except OSError as error:    # the disk is full or read-only, or no such folder
-        raise DownloadError(f"cannot write {part}: {error.strerror or error}") from error
+        raise DownloadError(f"cannot write {path}.part: {error.strerror or error}") from error
     return path
 
 
-def append_missing(url: str, part: Path) -> None:
-    """Append the missing bytes of `url` to `part`.  DownloadError if it is still incomplete."""
-    have = part.stat().st_size if part.exists() else 0
+def append_missing(url: str, part: PartFile, size: int | None = None) -> None:
+    """Append the missing bytes of `url` to `part`.  DownloadError if it is still incomplete.
+
+    size: expected number of bytes of the whole, if known.
+    """
+    have = part.size()
     response = open_url(url, have)
     if response is None:                                        # no byte is missing
         return
@@ -68,83 +69,44 @@ def append_missing(url: str, part: Path) -> None:
             start, total = content_range(response)
             if start != have:
                 raise DownloadError(f"{url}: requested bytes from {have}, got them from {start}; "
-                                    f"delete {part} and try again")
+                                    f"delete {part.path} and try again")
         else:                                                   # 200: the server starts at 0
             have, total = 0, content_length(response)
-        with open(part, "ab" if have else "wb") as file:
-            progress = DownloadProgress(part.name.removesuffix(".part"), have, total)
-            for chunk in read_chunks(response):
-                file.write(chunk)
-                have += len(chunk)
-                progress.show(have)
-            file.flush()
-            os.fsync(file.fileno())
-            progress.show(have, last=True)
-    if total is not None and have != total:
-        raise DownloadError(f"{url}: {have:,} of {total:,} bytes arrived, then the connection "
-                            "was cut; run the same command again to continue")
+        if size is not None and total not in (None, size):      # before a byte is overwritten
+            raise DownloadError(f"{url}: expected a file of {size:,} bytes, the server announces "
+                                f"{total:,}")
+        total = size if total is None else total
+        have, reason = receive(response, part, have, total)
+    if reason or total not in (None, have):
+        whole = "" if total is None else f" of {total:,}"
+        raise DownloadError(f"{url}: {have:,}{whole} bytes arrived, then "
+                            f"{reason or 'the connection was cut'}; run the same command again to "
+                            "continue")
 
 
-def read_chunks(response: HTTPResponse) -> Iterator[bytes]:
-    """Yield bytes until the end or until the connection breaks; the caller checks the length."""
+def receive(response: LimitedResponse, part: PartFile, have: int,
+            total: int | None) -> tuple[int, str]:
+    """Write the body of a response behind the first `have` bytes of the part.
+
+    Returns (bytes of the part, why they are not all).  DownloadError if they are more than `total`.
+    """
+    progress = DownloadProgress(part.name, have, total)
+    most, reason = MAX_DOWNLOAD if total is None else total, ""
+    part.file.truncate(have)
+    part.file.seek(have)
     try:
-        while chunk := response.read1(CHUNK_BYTES):             # what has arrived; no waiting
-            yield chunk
-    except (OSError, http.client.HTTPException):
-        return
-
-
-class SafeRedirectHandler(urllib.request.HTTPRedirectHandler):
-    """Follows at most five redirects, and none from https to another protocol."""
-
-    max_redirections = 5
-
-    def redirect_request(self, request: urllib.request.Request, file: IO[bytes], code: int,
-                         message: str, headers: HTTPMessage, target: str
-                         ) -> urllib.request.Request | None:
-        """The request for the target of a redirect.  DownloadError if it would leave https."""
-        if request.full_url.startswith("https:") and not target.startswith("https:"):
-            raise DownloadError(f"{request.full_url} redirects to {target}, an unencrypted "
-                                "address that others could tamper with; not followed")
-        return super().redirect_request(request, file, code, message, headers, target)
-
-
-def open_url(url: str, start: int) -> HTTPResponse | None:
-    """Open `url` from byte `start` on.  None if the server says that no bytes follow."""
-    headers = {"User-Agent": "minilora", "Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    host = url.split("/")[2]
-    try:
-        opener = urllib.request.build_opener(SafeRedirectHandler)   # with the usual proxies
-        return opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
-    except DownloadError:
-        raise
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code == 416 and start:                     # range not satisfiable: complete
-                return None
-            raise DownloadError(f"{host} answers {error.code} {error.reason} for {url}") from error
-    except (OSError, http.client.HTTPException) as error:       # no network, host or server
-        reason = getattr(error, "reason", None) or error
-        raise DownloadError(f"cannot reach {host}: {reason}") from error
-
-
-def content_range(response: HTTPResponse) -> tuple[int, int | None]:
-    """(first byte, size of the file or None) from a header "Content-Range: bytes 10-99/100"."""
-    text = response.headers.get("Content-Range", "")
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", text.strip())
-    if not match:
-        raise DownloadError(f"the server sent Content-Range {text!r}, expected "
-                            "bytes FIRST-LAST/SIZE; delete the .part file and try again")
-    start, total = match.groups()
-    return int(start), None if total == "*" else int(total)
-
-
-def content_length(response: HTTPResponse) -> int | None:
-    """The header Content-Length as an integer, or None if it is missing."""
-    text = response.headers.get("Content-Length", "")
-    return int(text) if text.isdigit() else None
+        for chunk in read_chunks(response):
+            have += len(chunk)
+            if have > most:
+                part.file.truncate(0)
+                raise DownloadError(f"the server sends more than {most:,} bytes; what had arrived "
+                                    "was deleted")
+            part.file.write(chunk)
+            progress.show(have)
+    except ConnectionLost as error:
+        reason = str(error)
+    progress.show(have, last=True)
+    return have, reason
 
 
 class DownloadProgress:

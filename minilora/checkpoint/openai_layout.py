@@ -19,27 +19,34 @@ Left out: reading the dictionary from a file (`io/zip_reader.py`).
 """
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from minilora.checkpoint.weight_values import check_values
 from minilora.clip import CLIP, CLIPConfig
 from minilora.clip_resnet import STRIDE
+from minilora.io.text import shown
 from minilora.io.threads import one_thread
 from minilora.io.unpickler import CheckpointError
 
 SCALARS = ("input_resolution", "context_length", "vocab_size")  # in official files; not weights
 MAX_LISTED = 16                                                 # keys that an error lists
-BATCH_COUNTER = ".num_batches_tracked"                          # of batch norm; not a weight
+MAX_BLOCKS = 100                                                # ViT-bigG: 48
+NO_WEIGHTS = (".num_batches_tracked", ".position_ids", ".attn_mask")
 BLOCKS = {"visual.blocks.": "visual.transformer.resblocks.",
           "text.blocks.": "transformer.resblocks."}
 
 
-def config_from_state_dict(state: dict[str, Tensor]) -> CLIPConfig:
-    """The CLIPConfig that the shapes imply.  Raises CheckpointError if no CLIP has such shapes."""
+def config_from_state_dict(state: dict[str, Tensor], *untold: Any) -> CLIPConfig:
+    """The CLIPConfig that the shapes imply.  Raises CheckpointError if no CLIP has such shapes.
+
+    untold: activation, head_width and text_head_width, which no shape tells; default: OpenAI's.
+    """
     if "visual.layer1.0.conv1.weight" in state:
-        return resnet_config(state)
+        return resnet_config(state, *untold)
     vision_width, _, patch, _ = entry_shape(state, "visual.conv1.weight", 4)
     positions, _ = entry_shape(state, "visual.positional_embedding", 2)
     grid = math.isqrt(max(positions - 1, 0))                    # one position per patch, and CLS
@@ -52,12 +59,12 @@ def config_from_state_dict(state: dict[str, Tensor]) -> CLIPConfig:
     layers = {ours: count_blocks(state, theirs) for ours, theirs in BLOCKS.items()}
     try:
         return CLIPConfig(embed, grid * patch, layers["visual.blocks."], vision_width, patch,
-                          context, vocab, text_width, layers["text.blocks."])
+                          context, vocab, text_width, layers["text.blocks."], *untold)
     except ValueError as error:                                 # e.g. a width not divisible by 64
         raise CheckpointError(f"no CLIP with a ViT has these shapes: {error}") from error
 
 
-def resnet_config(state: dict[str, Tensor]) -> CLIPConfig:
+def resnet_config(state: dict[str, Tensor], *untold: Any) -> CLIPConfig:
     """The CLIPConfig of a CLIP whose image tower is a ResNet."""
     width = entry_shape(state, "visual.layer1.0.conv1.weight", 4)[0]
     stages = tuple(count_blocks(state, f"visual.layer{n}.") for n in (1, 2, 3, 4))
@@ -68,24 +75,27 @@ def resnet_config(state: dict[str, Tensor]) -> CLIPConfig:
     grid = math.isqrt(max(positions - 1, 1))
     try:
         return CLIPConfig(embed, max(1, grid) * STRIDE, stages, width, STRIDE, context, vocab,
-                          text_width, count_blocks(state, BLOCKS["text.blocks."]))
+                          text_width, count_blocks(state, BLOCKS["text.blocks."]), *untold)
     except ValueError as error:
         raise CheckpointError(f"no CLIP with a ResNet has these shapes: {error}") from error
 
 
 def is_weight(key: str) -> bool:
-    """False for entries of official files that are not weights."""
-    return key not in SCALARS and not key.endswith(BATCH_COUNTER)
+    """False for entries of files that are not weights: sizes, counters, positions, the mask."""
+    return key not in SCALARS and not key.endswith(NO_WEIGHTS) and key != "attn_mask"
 
 
-def clip_from_state_dict(state: dict[str, Tensor]) -> CLIP:
+def clip_from_state_dict(state: dict[str, Tensor], config: CLIPConfig | None = None,
+                         named: dict[str, Tensor] | None = None) -> CLIP:
     """A float32 CLIP in eval mode with a copy of these weights.
 
-    state: official key -> floating-point tensor of any precision; the three scalars are optional.
-    Raises CheckpointError that lists missing, extra and mis-shaped keys, and for NaN and inf.
+    state: official key -> floating-point tensor of any precision; the three scalars are optional;
+    config: by default what the shapes imply;  named: the same tensors under the names of the file.
+    Raises CheckpointError that lists missing, extra and mis-shaped keys, and for wrong values.
     """
-    clip = empty_clip(config_from_state_dict(state))
+    clip = empty_clip(config or config_from_state_dict(state))
     check_keys(state, official_shapes(clip))
+    check_values(state if named is None else named)
     ours = {}
     with one_thread():
         for key, tensor in state.items():
@@ -93,10 +103,6 @@ def clip_from_state_dict(state: dict[str, Tensor]) -> CLIP:
                 for name, part in our_parameters(key, tensor):  # copied: it may be a mapped file
                     ours[name] = part.to(torch.float32, copy=True,
                                          memory_format=torch.contiguous_format)
-    broken = [name for name, value in ours.items() if not value.sum().isfinite()]
-    if broken:
-        raise CheckpointError(f"{broken[0]} and {len(broken) - 1} other tensors hold NaN or inf; "
-                              "the file is damaged, or its training diverged; use another file")
     clip.load_state_dict(ours, assign=True)                     # uses the tensors, no second copy
     return clip.eval()
 
@@ -185,9 +191,10 @@ def empty_clip(config: CLIPConfig) -> CLIP:
 def entry_shape(state: dict[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:
     """Shape of one entry.  CheckpointError if it is absent or has not this many dimensions."""
     if key not in state:
-        examples = ", ".join(str(name) for name in list(state)[:3])
-        raise CheckpointError("these are not the weights of a CLIP under OpenAI's names: expected "
-                              f"the key {key}, found {len(state)} others ({examples}, ...)")
+        examples = shown(", ".join(map(str, list(state)[:3])))
+        raise CheckpointError("these are not the weights of a CLIP under OpenAI's, open_clip's or "
+                              f"Hugging Face's names: expected the key {key}, found {len(state)} "
+                              f"others ({examples}, ...)")
     if state[key].ndim != dimensions:
         raise CheckpointError(f"{key}: expected {dimensions} dimensions, found the shape "
                               f"{tuple(state[key].shape)}; the file is damaged or not a CLIP")
@@ -195,8 +202,12 @@ def entry_shape(state: dict[str, Tensor], key: str, dimensions: int) -> tuple[in
 
 
 def count_blocks(state: dict[str, Tensor], prefix: str) -> int:
-    """Number of residual blocks whose keys start with `prefix`."""
-    return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
+    """Number of residual blocks whose keys start with `prefix`; above MAX_BLOCKS an error."""
+    blocks = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
+    if len(blocks) > MAX_BLOCKS:                                # each costs time to build
+        raise CheckpointError(f"{prefix}*: expected at most {MAX_BLOCKS} blocks, found "
+                              f"{len(blocks):,}; this is not a CLIP")
+    return len(blocks)
 
 
 def check_keys(state: dict[str, Tensor], expected: dict[str, tuple[int, ...]],
@@ -207,7 +218,7 @@ def check_keys(state: dict[str, Tensor], expected: dict[str, tuple[int, ...]],
     """
     keys = [key for key in state if is_weight(key)]
     wrong = [f"missing: {key} {shape}" for key, shape in expected.items() if key not in state]
-    wrong += [f"not expected: {key}" for key in keys if key not in expected]
+    wrong += [f"not expected: {shown(key)}" for key in keys if key not in expected]
     for key in keys:
         found, shape = state[key], expected.get(key)
         if shape is not None and (tuple(found.shape) != shape or not found.is_floating_point()):

@@ -8,16 +8,24 @@ name of a published one is reported under another name, because results depend o
     files of about 350 MB each: the addresses are not tested.
 
 Nothing is downloaded here unless `download_official` is called with the name of a published model.
-Left out: HTTP (`checkpoint/download.py`), reading a file (`checkpoint/weights.py`).
+Left out: HTTP (`checkpoint/download.py`), the second source (`checkpoint/hub_download.py`), reading
+a file (`checkpoint/weights.py`).
 """
+import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from minilora.checkpoint import download as http
+from minilora.checkpoint.hub_cache import cached_model, hub_folder, hub_name_of, is_hub_name
+from minilora.checkpoint.hub_download import HUB_FILES, download_from_hub
+from minilora.checkpoint.model_folder import (HUGGING_FACE_FILES, OPEN_CLIP_FILES, WEIGHT_FILES,
+                                              weights_in)
 from minilora.io import paths
 from minilora.io.files import sha256_of
+from minilora.io.safetensors import is_safetensors
+from minilora.io.text import shown
 from minilora.io.unpickler import CheckpointError
 from minilora.io.zip_reader import check_file_type
 
@@ -43,22 +51,37 @@ OFFICIAL = {name: OfficialFile(file, sha256, ADDRESS.format(sha256=sha256, file=
      "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"),
     ("RN50", "RN50.pt",
      "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"))}
+# The same weights on the hub: by OpenAI under Hugging Face's names, by timm under open_clip's.
+HUB_MODELS = {"ViT-B/16": ("openai/clip-vit-base-patch16", "timm/vit_base_patch16_clip_224.openai"),
+              "ViT-B/32": ("openai/clip-vit-base-patch32", "timm/vit_base_patch32_clip_224.openai"),
+              "ViT-L/14": ("openai/clip-vit-large-patch14",
+                           "timm/vit_large_patch14_clip_224.openai"),
+              "ViT-L/14@336px": ("openai/clip-vit-large-patch14-336",
+                                 "timm/vit_large_patch14_clip_336.openai"),
+              "RN50": ("timm/resnet50_clip.openai",)}
 PREFERRED_MODEL = "ViT-B/16"    # the default if its file is present
 BUNDLED_MODEL = "mini-clip"     # the default otherwise; its file is part of the package
+SUFFIXES = (".safetensors", ".pt")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Identifies weights: a readable name, the file, and the SHA-256 of the file's bytes."""
+    """Identifies weights: a readable name, the absolute path, the SHA-256 of the file's bytes.
+
+    about: layout, activation and why, in one line; "" if the file has not been read.
+    """
     name: str
     path: Path
     sha256: str
+    about: str = field(default="", compare=False)
 
 
 def find_weights(name_or_path: str | Path | None = None) -> Weights:
     """The Weights of a model name or a path.  Does not load or download anything.
 
-    None: the published ViT-B/16 if its file is in weights/ or the cache, otherwise "mini-clip".
+    None: ViT-B/16 if its file is in weights/ or the cache, otherwise "mini-clip";  a published
+    name: its file in the same folders, else in the hub's cache;  owner/name: in the hub's cache;  a
+    path: a file, or a folder as Hugging Face or open_clip saves it.
     Raises CheckpointError if there is no such file, or if it cannot be a file of weights.
     """
     path = find_path(name_or_path)
@@ -72,32 +95,78 @@ def is_model_name(name: str | Path) -> bool:
 
 
 def find_path(name_or_path: str | Path | None) -> Path:
-    """The file of a model name, a path or None, as in `find_weights`."""
+    """The absolute path of the file of a model name, a path or None, as in `find_weights`."""
     if name_or_path is None:
-        path = find_file(OFFICIAL[PREFERRED_MODEL].file) or find_file(f"{BUNDLED_MODEL}.pt")
-        expected = f"{OFFICIAL[PREFERRED_MODEL].file} or {BUNDLED_MODEL}.pt"
+        path = local_file(PREFERRED_MODEL) or local_file(BUNDLED_MODEL)
     elif is_model_name(name_or_path):
-        expected = (OFFICIAL[name_or_path].file if name_or_path in OFFICIAL
-                    else f"{BUNDLED_MODEL}.pt")
-        path = find_file(expected)
+        path = local_file(name_or_path) or hub_file(name_or_path)
+    elif is_hub_name(name_or_path) and not Path(name_or_path).exists():
+        path = cached_model(name_or_path)
+        if path is None:
+            raise unknown_model(name_or_path)
     else:
-        path, expected = Path(name_or_path), None
+        path = Path(name_or_path)
+        if not path.exists():
+            raise unknown_model(str(name_or_path))
+        path = weights_in(path) if path.is_dir() else path
     if path is None:
-        folders = " and ".join(map(str, paths.weights_folders()))
-        wanted = name_or_path if name_or_path in OFFICIAL else PREFERRED_MODEL
-        raise CheckpointError(f"no weights found: expected {expected} in {folders}; download them "
-                              f"with `python -m minilora.checkpoint --download {wanted}`, or make "
-                              "the small model with `python -m minilora.pretrain`")
-    if not path.exists():
-        raise unknown_model(str(name_or_path))
-    check_file_type(path)                                       # before the whole file is hashed
+        raise no_weights(name_or_path)
+    # Not resolved: a file of the hub's cache is a link, and its configuration lies beside the link.
+    path = Path(os.path.abspath(path))
+    if not is_safetensors(path):
+        check_file_type(path)                                   # before the whole file is hashed
     return path
 
 
-def find_file(file: str) -> Path | None:
-    """Path of `file` in the first weights folder that has it, or None."""
-    candidates = (folder / file for folder in paths.weights_folders())
+def file_names(name: str) -> list[str]:
+    """Names that the file of a known model can have in a folder with weights."""
+    if name == BUNDLED_MODEL:
+        return [name + suffix for suffix in SUFFIXES]
+    file = OFFICIAL[name].file
+    return [file, file.removesuffix(".pt") + ".safetensors"]
+
+
+def local_file(name: str) -> Path | None:
+    """The file of a known model in the first weights folder that has it, or None."""
+    candidates = (folder / file for folder in paths.weights_folders() for file in file_names(name))
     return next((path for path in candidates if path.is_file()), None)
+
+
+def hub_file(name: str) -> Path | None:
+    """The file of a known model in the hub's cache, or None.
+
+    timm's models hold their own image tower too, under other names; it is not looked for.
+    """
+    for repo in HUB_MODELS.get(name, ()):
+        files = OPEN_CLIP_FILES if repo.startswith("timm/") else HUGGING_FACE_FILES
+        try:
+            path = cached_model(repo, files)
+        except CheckpointError:                 # there without weights: as if it were not there
+            continue
+        if path is not None:
+            return path
+    return None
+
+
+def find_base(name: str, path: str | Path | None, sha256: str) -> Path:
+    """The file with this SHA-256 that a run or an index was made with: at its path, else by name.
+
+    Nothing is downloaded.  If no file has this hash, the one at the path is returned, so that
+    the caller can say what differs.  Raises CheckpointError if there is none.
+    """
+    path = Path(path) if path is not None else None
+    candidates = [path] if path is not None else []
+    if is_model_name(name):
+        candidates += [p for p in (local_file(name), hub_file(name)) if p]
+    if path is not None:
+        candidates += [folder / path.name for folder in paths.weights_folders()]
+    there = [p for p in candidates if p.is_file()]
+    found = next((p for p in there if sha256_of(p) == sha256), there[0] if there else None)
+    if found is None:
+        raise CheckpointError(f"the weights {shown(name)} (sha256 {shown(sha256, 13)}) were at "
+                              f"{shown(path)}, and are neither there nor among the known ones; "
+                              "give their file with --model")
+    return found
 
 
 def published_name(path: Path, sha256: str) -> str:
@@ -107,34 +176,64 @@ def published_name(path: Path, sha256: str) -> str:
             return name
         if path.name == official.file:
             return f"{path.name}, not the published {name}"
-    return BUNDLED_MODEL if path.name == f"{BUNDLED_MODEL}.pt" else path.name
+    repo = hub_name_of(path, sha256)
+    if repo:
+        return f"{repo} (Hugging Face)"
+    if path.name in file_names(BUNDLED_MODEL) and path.parent.resolve() in (
+            folder.resolve() for folder in paths.weights_folders()):
+        return BUNDLED_MODEL
+    return f"{path.parent.name}/{path.name}" if path.name in WEIGHT_FILES else path.name
 
 
 def unknown_model(name: str) -> CheckpointError:
     """The error for a name that is neither a file nor a known model; it lists the known ones."""
-    return CheckpointError(f"{name}: expected a .pt file or one of {', '.join(OFFICIAL)}, "
-                           f"{BUNDLED_MODEL}; found neither a file nor a model of this name")
+    return CheckpointError(f"{shown(name)}: expected a file or folder of weights, one of "
+                           f"{', '.join(OFFICIAL)}, {BUNDLED_MODEL}, or owner/name of a model in "
+                           f"the cache of Hugging Face ({hub_folder() or 'no home folder'}); found "
+                           "none of them")
 
 
-def download_official(name: str, folder: str | Path | None = None) -> Path:
+def no_weights(name: str | None) -> CheckpointError:
+    """The error for a known model, or None, without a file."""
+    wanted = name if name in OFFICIAL else PREFERRED_MODEL
+    expected = file_names(name) if name else [*file_names(wanted), *file_names(BUNDLED_MODEL)]
+    hub = [] if name is None else HUB_MODELS.get(name, ())
+    places = " and ".join(map(str, paths.weights_folders()))
+    cache = f", or {' or '.join(hub)} in {hub_folder()}" if hub and hub_folder() else ""
+    return CheckpointError(f"no weights found: expected {' or '.join(expected)} in {places}{cache};"
+                           f" download them with `python -m minilora.checkpoint --download "
+                           f"{wanted}`, or make the small model with `python -m "
+                           "minilora.pretrain`")
+
+
+def download_official(name: str, folder: str | Path | None = None,
+                      source: str = "openai") -> Path:
     """Download a published file, verify its SHA-256, and return its path.
 
-    folder: by default weights/ of a checkout, otherwise the user's cache.  A file that is already
-    there with the right hash is not downloaded again.  Raises CheckpointError; it says where to put
-    a file that was downloaded by hand.
+    folder: by default weights/ of a checkout, otherwise the user's cache;  source: "openai", or
+    "huggingface" for the hub's safetensors file, whose SHA-256 the hub announces.  A file that is
+    already there with the right hash is not downloaded again.  Raises CheckpointError; it says
+    where to put a file that was downloaded by hand, and names the other source.
     """
     if name not in OFFICIAL:
         raise unknown_model(name)
-    official = OFFICIAL[name]
+    official, hub = OFFICIAL[name], HUB_FILES.get(name)
     path = Path(folder or paths.download_folder()) / official.file
-    if path.is_file() and sha256_of(path) == official.sha256:
-        return path
+    other = hub and f"; second source: --source huggingface ({hub.url()}, {hub.megabytes} MB)" or ""
+    url = official.url
     try:
+        if source == "huggingface":
+            other, url = "", hub.url() if hub else ""
+            if hub is None:
+                raise http.DownloadError("the hub has no safetensors file of it by OpenAI")
+            path = path.with_suffix(".safetensors")
+            return download_from_hub(name, path)
+        if path.is_file() and sha256_of(path) == official.sha256:
+            return path
         return http.download_file(official.url, path, official.sha256)
     except http.DownloadError as error:
-        raise CheckpointError(f"{name} could not be downloaded: {error}\n"
-                              f"By hand: put {official.file} into {path.parent}\n"
-                              f"from {official.url}") from error
+        hint = f"; by hand: put {path.name} into {path.parent}, from {url}" if url else ""
+        raise CheckpointError(f"{name} could not be downloaded: {error}{hint}{other}") from error
 
 
 def demo() -> None:

@@ -1,5 +1,5 @@
 """The command `python -m minilora.data`."""
-from minilora.data.mvtec import main
+from minilora.data.summary import main
 from minilora.io.cli import run_command
 
 if __name__ == "__main__":

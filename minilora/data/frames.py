@@ -3,7 +3,8 @@
     pictures, animated GIF, WebP, APNG      Pillow
     video                                   PyAV, with `pip install minilora[video]`
 
-Claim: only one frame is in memory at a time, however long the video is.
+Claim: only one frame is in memory at a time, however long the video is, and a frame is at most as
+large as a picture may be.
 
 Left out: sound, subtitles, seeking (all frames are decoded from the start; only some are kept).
 """
@@ -14,14 +15,21 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from minilora.data.images import read_image
-from minilora.data.mvtec import IMAGE_SUFFIXES
+from minilora.data.bit_depth import shown_path
+from minilora.data.decoding import PictureError, check_size, opened_picture, read_image
+from minilora.data.listing import IMAGE_SUFFIXES, Listing, listing
+from minilora.io.notes import note
+from minilora.io.regular_file import open_regular
+from minilora.io.text import shown
 
 ANIMATION_SUFFIXES = (".gif", ".webp", ".png", ".apng")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
 DEFAULT_DURATION = 0.1          # seconds per frame, as in browsers, if an animation states none
 THUMBNAIL_SIDE = 32             # of the grey thumbnails that are compared to find a change of scene
 TIME_TOLERANCE = 1e-6           # seconds
+LOCAL_ONLY = {"protocol_whitelist": "file"}     # of FFmpeg: what a video's content may refer to
+MEDIA_SUFFIXES = {*IMAGE_SUFFIXES, *ANIMATION_SUFFIXES, *VIDEO_SUFFIXES}
+MASK_FOLDERS = {"ground_truth": "test", "Masks": "Images"}  # of MVTec AD and VisA -> beside what
 
 
 class Frame:
@@ -41,55 +49,78 @@ class Frame:
         return self._picture
 
 
-def media_files(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """Every file that can hold frames: the files in `paths`, and those in the folders in `paths`.
+def media_in(paths: Iterable[str | Path]) -> Listing:
+    """Every file that can hold frames, in order: the files in `paths`, and those in its folders.
 
-    Folders are searched recursively; their files are sorted.  A path that does not exist is
-    returned too, so that the code that reads the files can report it.
+    A path that does not exist is among the files, so that the code that reads them can report it.
     """
+    found = Listing([], [], [])
     for path in map(Path, paths):
         if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in
-                              {*IMAGE_SUFFIXES, *ANIMATION_SUFFIXES, *VIDEO_SUFFIXES}
-                              and not p.name.startswith("."))
+            for part, more in zip(found, media_listing(path)):
+                part.extend(more)
         else:
-            yield path
+            found.pictures.append(path)
+    return found
 
 
-def all_frames(path: str | Path) -> Iterator[Frame]:
-    """Every `Frame` of a file, in order.  Raises ValueError or OSError with a message for users."""
+def media_files(paths: Iterable[str | Path]) -> list[Path]:
+    """The files of `media_in`."""
+    return media_in(paths).pictures
+
+
+def media_listing(folder: Path) -> Listing:
+    """The files that can hold frames in a folder and below it, without those of folders of masks.
+    """
+    found, kept = listing(folder, MEDIA_SUFFIXES), []
+    for path in found.pictures:
+        masks = next((p for p in path.parents if p.is_relative_to(folder) and p != folder
+                      and (p.parent / MASK_FOLDERS.get(p.name, "\0")).is_dir()), None)
+        if masks:
+            note("a folder of masks, which are no pictures", masks)
+        else:
+            kept.append(path)
+    return found._replace(pictures=kept)
+
+
+def all_frames(path: str | Path, bits: int = 0) -> Iterator[Frame]:
+    """Every `Frame` of a file, in order.  Raises ValueError or OSError with a message for users.
+
+    bits: of 16-bit grey pictures that hold values; 0: all 16.
+    """
     path = Path(path)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         yield from video_frames(path)
     elif path.suffix.lower() in ANIMATION_SUFFIXES and is_animated(path):
         yield from animation_frames(path)
     else:
-        yield Frame(0.0, read_image(path))
+        yield Frame(0.0, read_image(path, bits))
 
 
 def is_animated(path: str | Path) -> bool:
     """True if Pillow finds more than one frame; False for a file that it cannot read."""
     try:
-        with Image.open(path) as image:
+        with opened_picture(path) as image:
             return getattr(image, "is_animated", False)
-    except Exception:                           # any decoder error; read_image reports it
+    except (OSError, ValueError):               # read_image reports it
         return False
 
 
 def animation_frames(path: str | Path) -> Iterator[Frame]:
     """Frames of an animation; a frame's time is the sum of the durations before it."""
     now = 0.0
-    try:
-        with Image.open(path) as image:
+    with opened_picture(path) as image:
+        try:
             for number in range(image.n_frames):
                 image.seek(number)
                 picture = ImageOps.exif_transpose(image).convert("RGB")
                 duration = image.info.get("duration", 0) / 1000 or DEFAULT_DURATION
                 yield Frame(now, picture)
                 now += duration
-    except Exception as error:                  # decoders raise OSError, SyntaxError, struct.error
-        raise ValueError(f"cannot read {path} beyond {now:.1f} s: {type(error).__name__}: {error}; "
-                         "save or copy it again") from error
+        except Exception as error:              # decoders raise OSError, SyntaxError, struct.error
+            raise PictureError(f"cannot read {shown_path(path)} beyond {now:.1f} s: "
+                               f"{type(error).__name__}: {shown(error)}; save or copy it again"
+                               ) from error
 
 
 def _import_pyav(path):
@@ -98,26 +129,32 @@ def _import_pyav(path):
         import av
         return av
     except ImportError as error:
-        raise ValueError(f"{path}: video needs PyAV; pip install minilora[video]") from error
+        raise ValueError(f"{shown_path(path)}: video needs PyAV; pip install minilora[video]"
+                         ) from error
 
 
 def video_frames(path: Path) -> Iterator[Frame]:
     """Frames of a video, decoded by PyAV.  Raises FileNotFoundError or ValueError."""
-    av = _import_pyav(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} not found; give the path of a video")
-    now = 0.0
+    av, now, name = _import_pyav(path), 0.0, shown_path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{name} not found; give the path of a video")
     try:
-        with av.open(str(path)) as container:
+        # The opened file, not its name: FFmpeg would take "concat:a" for an order, and a list of
+        # addresses inside for files to fetch
+        with open_regular(path) as file, av.open(file, options=LOCAL_ONLY) as container:
             if not container.streams.video:
-                raise ValueError(f"{path} has no pictures: it holds only sound, or its end is "
+                raise ValueError(f"{name} has no pictures: it holds only sound, or its end is "
                                  "missing; give a complete video")
-            container.streams.video[0].thread_type = "AUTO"
-            for frame in container.decode(video=0):
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            check_size((stream.width or 0, stream.height or 0), f"video {name}")
+            for frame in container.decode(stream):
+                check_size((frame.width, frame.height), f"a frame of {name}")
                 now = now if frame.time is None else float(frame.time)
                 yield Frame(now, frame.to_image)        # a function: conversion to RGB costs time
     except (av.FFmpegError, MemoryError) as error:
-        raise ValueError(f"cannot read video {path} beyond {now:.1f} s: {error}; copy or encode it "
+        raise ValueError(f"cannot read video {name} beyond {now:.1f} s: "
+                         f"{shown(getattr(error, 'strerror', None) or error)}; copy or encode it "
                          "again") from error
 
 
@@ -134,20 +171,21 @@ def save_video(file: BinaryIO, frames: Iterable[Frame], rate: int, codec: str = 
         container.mux(stream.encode())
 
 
-def frames_at(path: str | Path, times: Iterable[float]) -> dict[float, Image.Image]:
+def frames_at(path: str | Path, times: Iterable[float],
+              bits: int = 0) -> dict[float, Image.Image]:
     """{time: PIL RGB}: for each time the last frame that is not later than this time.
 
-    The file is decoded once.  Raises ValueError if it holds no frame.
+    bits: as in `all_frames`.  The file is decoded once.  Raises ValueError if it holds no frame.
     """
     waiting, pictures, current = sorted(set(times), reverse=True), {}, None
-    for frame in all_frames(path):
+    for frame in all_frames(path, bits):
         while waiting and current is not None and frame.time > waiting[-1] + TIME_TOLERANCE:
             pictures[waiting.pop()] = current
         if not waiting:
             break
         current = frame.picture
     if current is None:
-        raise ValueError(f"{path} holds no frame; give a picture or a video")
+        raise ValueError(f"{shown_path(path)} holds no frame; give a picture or a video")
     return pictures | {time: current for time in waiting}
 
 

@@ -1,4 +1,4 @@
-"""From a picture file to pixels: decoding, CLIP's preprocessing, resizing of whole pictures, masks.
+"""From a picture to pixels: CLIP's preprocessing, resizing of whole pictures, strips.
 
 There are two ways to prepare a picture for the image tower.
 Recognition does what CLIP does (Radford et al. 2021): the shorter side is resized to R bicubically
@@ -13,80 +13,25 @@ CLIP resizes first and converts to RGB afterwards. The order changes pixels: Pil
 pictures by nearest neighbour and weights transparent ones by alpha. `clip_preprocess` keeps
 CLIP's order.
 
-Two differences from CLIP are intended: 16-bit grey values are scaled by 1/257 (Pillow's own
-conversion clips them at 255, so nearly everything turns white), and the EXIF rotation is applied.
-
 Symbols: B pictures of H x W pixels, N files, R resolution.
-Left out: 16-bit colour (Pillow reads its high bytes), RAW, augmentation (data/augmentation.py).
+Left out: how a file becomes a picture (data/decoding.py, with two differences from CLIP), masks
+(data/masks.py), augmentation (data/augmentation.py).
 """
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
+
+from minilora.data.decoding import read_image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)     # of CLIP's training pictures: red, green, blue
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-EXIF_ORIENTATION = 0x0112
 MAX_ASPECT = 4                      # longer side / shorter side of one strip; see strip_bounds
-
-
-@contextmanager
-def _opened(path):
-    """Image.open, whose errors become one kind of error that names the file."""
-    if Path(path).is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give one picture file")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"picture {path} not found; give the path of a picture file")
-    try:
-        with Image.open(path) as image:
-            yield image
-    except Exception as error:              # decoders raise OSError, SyntaxError, struct.error
-        raise ValueError(
-            f"cannot read picture {path}: {type(error).__name__}: {error}; expected a whole PNG, "
-            "JPEG, BMP, TIFF or WebP file; save or copy it again") from error
-
-
-def read_header(path: str | Path) -> tuple[str, tuple[int, int]]:
-    """(mode, (width, height)) without decoding; the size is that of the upright picture."""
-    with _opened(path) as image:
-        sideways = image.getexif().get(EXIF_ORIENTATION, 1) >= 5    # 5 to 8 swap the sides
-        return image.mode, image.size[::-1] if sideways else image.size
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """The upright picture in its own mode, 8 bits per channel.
-
-    Raises FileNotFoundError if there is no file, ValueError if it is not a readable picture.
-    """
-    with _opened(path) as image:
-        image.load()                            # opening reads the header only
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):              # 16-bit grey: "I;16", "I;16B", in older Pillow "I"
-        return _grey16_to_8(image, path)
-    if image.mode == "F":
-        raise ValueError(f"picture {path} holds floating-point values of unknown range; expected "
-                         "8 or 16 bits per channel; scale the values and save it as PNG")
-    return image
-
-
-def _grey16_to_8(image, path):
-    """16-bit grey to 8-bit grey: 0..65535 is mapped to 0..255, rounded. 65535 = 255 * 257."""
-    values = np.asarray(image).astype(np.int64)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise ValueError(f"picture {path} holds values from {low} to {high}; expected 16-bit grey, "
-                         "0 to 65535; scale the values and save it as PNG")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """The picture as RGB, as in CLIP: grey is repeated, palettes are resolved, alpha is dropped."""
-    return open_image(path).convert("RGB")
+MAX_RESIZED = 4200 ** 2             # pixels; a picture of 1x60000 becomes 224 times 224 as large
 
 
 def _tensor(image):
@@ -97,8 +42,11 @@ def _tensor(image):
 def clip_preprocess(image: Image.Image, resolution: int = 224) -> Tensor:
     """CLIP's preprocessing before normalisation.  image: any mode.  Returns uint8 (3, R, R).
 
-    Pass `open_image(path)`, not `read_image(path)`: CLIP converts to RGB after resizing.
+    Of a picture that would become larger than MAX_RESIZED, only the middle is resized, since the
+    rest is cut off anyway.  Pass `open_image(path)`, not
+    `read_image(path)`: CLIP converts to RGB after resizing.
     """
+    image = _middle_of_long(image, resolution)
     width, height = image.size
     short = min(width, height)
     if short != resolution:                     # longer side rounded down, as torchvision does
@@ -108,6 +56,17 @@ def clip_preprocess(image: Image.Image, resolution: int = 224) -> Tensor:
     top = round((image.height - resolution) / 2)
     image = image.crop((left, top, left + resolution, top + resolution))
     return _tensor(image.convert("RGB"))        # (3, R, R)
+
+
+def _middle_of_long(image, resolution):
+    """The picture, or its middle if resizing the whole would take more than MAX_RESIZED pixels."""
+    short, long = sorted(image.size)
+    if resolution ** 2 * long / short <= MAX_RESIZED:
+        return image
+    kept = MAX_ASPECT * short           # wider than the square that is cut out, for the filter
+    start = (long - kept) // 2
+    wide = image.width > image.height
+    return image.crop((start, 0, start + kept, short) if wide else (0, start, short, start + kept))
 
 
 def to_square(image: Image.Image, resolution: int) -> Tensor:
@@ -122,9 +81,24 @@ def to_patches(image: Image.Image, resolution: int, patch: int) -> Tensor:
     The shorter side becomes `resolution`, the longer side is scaled by the same factor; then both
     are rounded to a multiple of `patch`.
     """
-    scale = resolution / min(image.size)
-    size = [max(1, round(side * scale / patch)) * patch for side in image.size]
+    name = getattr(image, "filename", "")
+    size = patches_size(image.size, resolution, patch, f"picture {name}" if name else "a picture")
     return _tensor(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)).float() / 255
+
+
+def patches_size(size: tuple[int, int], resolution: int, patch: int,
+                 name: str = "a picture") -> tuple[int, int]:
+    """The (width, height) to which `to_patches` resizes a picture of this (width, height).
+
+    Raises ValueError above MAX_RESIZED pixels.  name: of the picture, for the message.
+    """
+    scale = resolution / min(size)
+    width, height = (max(1, round(side * scale / patch)) * patch for side in size)
+    if width * height > MAX_RESIZED:
+        raise ValueError(f"{name} of {size[0]}x{size[1]} would become {width}x{height}, since its "
+                         f"shorter side becomes {resolution}; expected at most {MAX_RESIZED:,} "
+                         "pixels then; cut it into shorter pictures")
+    return width, height
 
 
 def strip_bounds(size: Sequence[int], patch: int) -> list[tuple[int, int, int, int]]:
@@ -179,38 +153,13 @@ def normalise(pixels: Tensor) -> Tensor:
     return (pixels - mean) / std
 
 
-def read_mask(path: str | Path | None, resolution: int | tuple[int, int],
-              size: tuple[int, int] | None = None) -> Tensor:
-    """A defect mask, bool (H, W): true where at least half of the pixel's area is marked.
-
-    The file is grey or black and white; marked pixels are 255 (or small numbers, as in VisA).
-    resolution: (H, W), or one number for both.  size: (width, height) of the picture that the mask
-    belongs to.  Raises ValueError if the mask has another size, since it would mark the wrong
-    place, and if path is None.
-    """
-    if path is None:
-        raise ValueError("this defective picture has no mask, but pixel metrics need one; save it "
-                         "as ground_truth/<kind>/<stem>_mask.png")
-    image = open_image(path)
-    if size is not None and image.size != tuple(size):
-        raise ValueError(f"mask {path} is {image.width}x{image.height}, its picture "
-                         f"{size[0]}x{size[1]}; expected the same size; export the mask again")
-    height, width = (resolution, resolution) if isinstance(resolution, int) else resolution
-    values = np.asarray(image.convert("L"))
-    marked = (values > (127 if values.max() > 127 else 0)).astype(np.uint8) * 255
-    share = Image.fromarray(marked).resize((width, height), Image.Resampling.BOX)
-    return torch.from_numpy(np.array(share)) >= 128                         # (H, W)
-
-
 def demo() -> None:
-    """Order of resizing and conversion, scaling of 16 bits, whole pictures and strips."""
+    """Order of resizing and conversion, whole pictures and strips."""
     half = Image.new("LA", (448, 448), (255, 0))            # right half: white, transparent
     half.paste((40, 255), (0, 0, 224, 448))                 # left half: dark grey, opaque
     late, early = clip_preprocess(half), clip_preprocess(half.convert("RGB"))
     print("grey levels across the edge, resized then converted:", late[0, 0, 109:115].tolist())
     print("                             converted then resized:", early[0, 0, 109:115].tolist())
-    deep = Image.fromarray(np.array([[0, 257, 32896, 65535]], dtype=np.uint16))
-    print("16-bit 0, 257, 32896, 65535 become", np.asarray(_grey16_to_8(deep, "deep"))[0].tolist())
     wide = Image.new("RGB", (300, 100))
     print(f"300x100: CLIP's recognition uses {100 / 300:.0%} of the picture; a detector all of it, "
           f"as {tuple(to_patches(wide, 224, 16).shape)} or {tuple(to_square(wide, 224).shape)}")

@@ -14,12 +14,18 @@ from pathlib import Path
 
 from torch import Tensor
 
+from minilora.data.bit_depth import shown_path
 from minilora.data.images import load_squares
-from minilora.data.mvtec import (IMAGE_SUFFIXES, Dataset, Sample, list_classes, load_class,
-                                 unequal_masks)
+from minilora.data.listing import IMAGE_SUFFIXES, list_pictures, listing
+from minilora.data.mvtec import (GOOD_KIND, Dataset, Sample, ask_about_good, list_classes,
+                                 load_class, mask_faults)
+from minilora.io.regular_file import read_regular
+from minilora.io.text import shown
 
 VISA_SPLIT_FILE = Path("split_csv") / "1cls.csv"
 VISA_COLUMNS = ("object", "split", "label", "image", "mask")
+VISA_SPLITS, VISA_LABELS = ("train", "test"), ("normal", "anomaly")
+MAX_CSV_BYTES, MAX_CELL = 64 * 2**20, 1000
 UNKNOWN_KIND = "unknown"        # kind of a picture without a label; its label is None
 
 
@@ -41,29 +47,53 @@ def class_names(root: str | Path) -> list[str]:
 
 
 def visa_rows(root: str | Path) -> list[dict[str, str]]:
-    """The rows of VisA's split file as dictionaries.  Raises ValueError if its form is wrong."""
+    """The rows of VisA's split file as dictionaries.
+
+    Raises ValueError with the line if its form or a value is wrong, OSError if it cannot be read.
+    """
     path = Path(root) / VISA_SPLIT_FILE
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [c for c in VISA_COLUMNS if c not in (reader.fieldnames or ())]
+    remedy = "use the file that comes with VisA"
+    try:
+        lines = read_regular(path, MAX_CSV_BYTES).decode("utf-8-sig").splitlines(keepends=True)
+        reader = csv.DictReader(lines)
+        columns = reader.fieldnames or ["nothing"]
+        missing = [c for c in VISA_COLUMNS if c not in columns]
         if missing:
-            raise ValueError(f"{path}: column {', '.join(missing)} missing, found "
-                             f"{', '.join(reader.fieldnames or ['nothing'])}; use the file that "
-                             "comes with VisA")
-        try:
-            rows = list(reader)
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}; use the file that comes "
-                             "with VisA") from error
-    for number, row in enumerate(rows, 2):
-        if any(row[column] is None for column in VISA_COLUMNS):
-            raise ValueError(f"{path}, line {number}: expected {len(VISA_COLUMNS)} columns, found "
-                             "fewer; use the file that comes with VisA")
-        if not row["object"] or set(row["object"]) & set("/\\:\0") or row["object"] == "..":
-            raise ValueError(f"{path}, line {number}: object {row['object']!r}; expected a name "
-                             "without path separators, since results are written to a folder of "
-                             "that name; use the file that comes with VisA")
+            raise ValueError(f"column {', '.join(missing)} missing, found "
+                             f"{shown(', '.join(columns))}")
+        rows = []
+        for row in reader:
+            try:
+                rows.append(checked_row(row))
+            except ValueError as error:
+                raise ValueError(f"line {reader.line_num}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{shown_path(path)}: no UTF-8 at byte {error.start:,}; {remedy}"
+                         ) from error
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{shown_path(path)}, {shown(error, 500)}; {remedy}") from error
     return rows
+
+
+def checked_row(row: dict) -> dict[str, str]:
+    """The row if each of its values is what VisA has there.  Raises ValueError."""
+    if None in row or None in row.values():
+        count = "more" if None in row else "fewer"
+        raise ValueError(f"expected the columns of the first line, found {count}")
+    name = row["object"]
+    if not name or set(name) & set("/\\:\0") or name in (".", "..") or len(name) > MAX_CELL:
+        raise ValueError(f"object '{shown(name)}'; expected a name without path separators, since "
+                         "results are written to a folder of that name")
+    for column, choices in (("split", VISA_SPLITS), ("label", VISA_LABELS)):
+        if row[column] not in choices:
+            raise ValueError(f"{column} '{shown(row[column])}'; expected {' or '.join(choices)}")
+    for column in ("image", "mask"):
+        path = Path(row[column])
+        if path.is_absolute() or ".." in path.parts or len(row[column]) > MAX_CELL \
+                or "\0" in row[column] or column == "image" and not row[column]:
+            raise ValueError(f"{column} '{shown(row[column])}'; expected a path inside the data "
+                             "folder")
+    return row
 
 
 def visa_class(root: str | Path, name: str) -> Dataset:
@@ -75,8 +105,10 @@ def visa_class(root: str | Path, name: str) -> Dataset:
     root, rows = Path(root), visa_rows(root)
     selected = [row for row in rows if row["object"] == name]
     if not selected:
-        raise FileNotFoundError(f"class {name!r} not found in {root / VISA_SPLIT_FILE}; it holds "
-                                f"{', '.join(sorted({r['object'] for r in rows}))}; choose one")
+        names = ", ".join(sorted({row["object"] for row in rows}))
+        raise FileNotFoundError(f"class '{shown(name)}' not found in "
+                                f"{shown_path(root / VISA_SPLIT_FILE)}; it holds {shown(names)}; "
+                                "choose one")
     train, test = [], []
     for row in selected:
         label = int(row["label"] != "normal")
@@ -84,22 +116,15 @@ def visa_class(root: str | Path, name: str) -> Dataset:
         sample = Sample(root / row["image"], "anomaly" if label else "good", label, mask)
         for path in filter(None, (sample.path, mask)):
             if not path.is_file():
-                raise FileNotFoundError(f"{path} not found, but {root / VISA_SPLIT_FILE} lists it; "
-                                        "unpack the archive again")
+                raise FileNotFoundError(f"{shown_path(path)} not found (or no regular file), but "
+                                        f"{shown_path(root / VISA_SPLIT_FILE)} lists it; unpack "
+                                        "the archive again")
         (train if row["split"] == "train" else test).append(sample)
-    for sample, mask, picture in unequal_masks(test):
-        raise ValueError(f"mask {sample.mask_path} is {mask[0]}x{mask[1]}, its picture "
-                         f"{picture[0]}x{picture[1]}; expected the same size; unpack the archive "
-                         "again")
+    for _, message in mask_faults(test):
+        raise ValueError(message)
     order = lambda sample: (sample.label, sample.path)
     return Dataset(root, name, [s for s in sorted(train, key=order) if not s.label],
                    sorted(test, key=order))
-
-
-def list_pictures(folder: str | Path) -> list[Path]:
-    """Every picture in a folder, searched recursively, sorted; hidden files are left out."""
-    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES
-                  and p.is_file() and not p.name.startswith("."))
 
 
 def own_pictures(good: str | Path, test: str | Path | None = None,
@@ -108,27 +133,37 @@ def own_pictures(good: str | Path, test: str | Path | None = None,
 
     good: folder of good pictures;  test: folder of test pictures.  In `test`, a folder "good" holds
     good pictures and every other folder defective ones; pictures directly in `test` have label
-    None.  Both folders are searched recursively.
-    Raises FileNotFoundError for a folder without pictures, ValueError if `good` is a whole class.
+    None.  Both folders are searched recursively (data/listing.py).
+    Raises FileNotFoundError for a folder without pictures, ValueError if `good` is a whole class or
+    a folder in `test` is named "Good".
     """
+    found = {}
     for option, folder in (("--good", good), ("--test", test)):
-        if folder and not Path(folder).is_dir():
+        if not folder:
+            continue
+        if not Path(folder).is_dir():
             what = "is a file" if Path(folder).exists() else "does not exist"
-            raise FileNotFoundError(f"{option} {folder} {what}; give a folder of pictures")
-        if folder and not list_pictures(folder):
-            raise FileNotFoundError(f"{option} {folder} holds no picture; expected a folder with "
-                                    f"files ending in {', '.join(IMAGE_SUFFIXES)}")
+            raise FileNotFoundError(f"{option} {shown_path(folder)} {what}; give a folder of "
+                                    "pictures")
+        found[option] = listing(folder)
+        if not found[option].pictures:
+            raise FileNotFoundError(f"{option} {shown_path(folder)} holds no picture; expected a "
+                                    f"folder with files ending in {', '.join(IMAGE_SUFFIXES)}")
     inside = {p.name for p in Path(good).iterdir() if p.is_dir()} & {"test", "ground_truth"}
     if inside:
-        raise ValueError(f"--good {good} holds {' and '.join(sorted(inside))}; expected only good "
-                         "pictures, since every picture in it counts as good; give the folder of "
-                         f"the good ones ({good}/train/good?), or use --data")
-    train = [Sample(p, "good", 0) for p in list_pictures(good)]
+        raise ValueError(f"--good {shown_path(good)} holds {' and '.join(sorted(inside))}; "
+                         "expected only good pictures, since every picture in it counts as good; "
+                         f"give the folder of the good ones ({shown_path(good)}/train/good?), or "
+                         "use --data")
+    if test:
+        ask_about_good(Path(test))
+    train = [Sample(p, GOOD_KIND, 0) for p in found["--good"].pictures]
     tested = []
-    for path in list_pictures(test) if test else ():
+    for path in found["--test"].pictures if test else ():
         kind = path.relative_to(test).parts[0] if path.parent != Path(test) else UNKNOWN_KIND
-        tested.append(Sample(path, kind, {UNKNOWN_KIND: None, "good": 0}.get(kind, 1)))
-    return Dataset(Path(good), name or product_name(good), train, tested)
+        tested.append(Sample(path, kind, {UNKNOWN_KIND: None, GOOD_KIND: 0}.get(kind, 1)))
+    skipped = [entry for part in found.values() for entry in part.skipped]
+    return Dataset(Path(good), name or product_name(good), train, tested, skipped)
 
 
 def load_pictures(folder: str | Path, resolution: int = 224) -> Tensor:
@@ -140,8 +175,8 @@ def load_pictures(folder: str | Path, resolution: int = 224) -> Tensor:
     """
     paths = list_pictures(folder)
     if not paths:
-        raise FileNotFoundError(f"{folder} holds no picture; expected files ending in "
-                                f"{', '.join(IMAGE_SUFFIXES)}")
+        raise FileNotFoundError(f"{shown_path(folder)} holds no picture; expected files ending "
+                                f"in {', '.join(IMAGE_SUFFIXES)}")
     return load_squares(paths, resolution)
 
 
@@ -151,7 +186,7 @@ def product_name(folder: str | Path) -> str:
     A folder named "good" or "train" gives the name of the folder above it.
     """
     path = Path(folder).resolve()
-    while path.name in ("good", "train") and path.parent != path:
+    while path.name in (GOOD_KIND, "train") and path.parent != path:
         path = path.parent
     return path.name or "product"
 

@@ -18,9 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minilora.data.mvtec import Dataset, Sample, few_shot
-
-GOOD_KIND = "good"
+from minilora.data.mvtec import GOOD_KIND, Dataset, Sample, few_shot
 
 
 @dataclass(frozen=True)

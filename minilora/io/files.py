@@ -12,16 +12,18 @@ import hashlib
 import json
 import os
 import tempfile
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from minilora.io.regular_file import open_regular, read_regular
+from minilora.io.lock import try_lock
+from minilora.io.regular_file import (NotRegularFileError, kind_of, open_regular,
+                                      read_regular)
 from minilora.io.safetensors import MAX_CONTAINERS, read_safetensors, safetensors_chunks
+from minilora.io.temporary import temporary_path
 from minilora.io.tensor_json import TensorFileError, from_json, to_json
 from minilora.io.text import shown
 from minilora.io.unpickler import CheckpointError
@@ -33,23 +35,30 @@ WRITTEN = []                    # files that this process has completed; io/cli.
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: str | Path, mode: str = "wb",
+                 before: Callable[[Path], None] = lambda temporary: None) -> Iterator[IO[Any]]:
     """Open a file for writing; it appears at `path` only when the block ends without an error.
 
-    mode: "wb", or "w" for UTF-8 text whose line ends are kept.  Missing folders are created.
+    mode: "wb", or "w" for UTF-8 text whose line ends are kept;  before: called with the complete
+    temporary file, before it gets its name.  Missing folders are created.
     After an error in the block the temporary file is removed and `path` is as it was before.
+    Raises OSError if there is a link, folder, pipe or device at `path`: only a file is replaced.
     """
-    path = Path(path).resolve()                     # a link stays; its target is replaced
+    path = Path(path).absolute()
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, expected a file name; add one to it")
+        raise IsADirectoryError(f"{shown(path)} is a folder, expected a file name; add one to it")
+    if os.path.lexists(path) and (kind := kind_of(os.lstat(path).st_mode)):
+        raise NotRegularFileError(f"{shown(path)} is {kind}, expected a file; give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_path(path.parent)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
         with open(temporary, mode.replace("w", "x"), **text) as file:
+            try_lock(file.fileno())                 # tells `remove_leftovers` that it is in use
             yield file
             file.flush()
             os.fsync(file.fileno())                 # the bytes reach the disk before the rename
+        before(temporary)
         os.replace(temporary, path)                 # atomic: same folder, so same file system
         WRITTEN.append(path)
     except BaseException as error:                  # Ctrl-C too: no incomplete file remains
@@ -130,7 +139,7 @@ def load_tensors(path: str | Path) -> dict:
         raise TensorFileError(f"{shown(str(path))} is no file that minilora wrote, or it is "
                               f"damaged: {error}; make it again") from error
     if type(content) is not dict or tensors:
-        raise TensorFileError(f"{shown(str(path))}: expected a dict inside with every tensor, found "
+        raise TensorFileError(f"{shown(str(path))}: expected a dict with every tensor in it, found "
                               f"{type(content).__name__} and {len(tensors)} others")
     return content
 

@@ -30,28 +30,48 @@ def checkout_folder() -> Path | None:
     return top if is_checkout else None
 
 
-def cache_folder() -> Path:
-    """The user's cache: $XDG_CACHE_HOME/minilora, or ~/.cache/minilora. It may not exist yet."""
+def home_folder() -> Path | None:
+    """The user's home folder; None for a user id without one, as containers and daemons have."""
+    try:
+        return Path.home()
+    except (RuntimeError, KeyError):                # no $HOME, and no entry in the list of users
+        return None
+
+
+def cache_folder() -> Path | None:
+    """The user's cache: $XDG_CACHE_HOME/minilora, or ~/.cache/minilora. It may not exist yet.
+
+    None if neither the variable nor a home folder says where.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):                    # unset, empty or relative: the XDG base
-        base = Path.home() / ".cache"              # directory specification says to ignore it
-    return Path(base) / "minilora"
+    if os.path.isabs(base):                         # unset, empty or relative: the XDG base
+        return Path(base) / "minilora"              # directory specification says to ignore it
+    home = home_folder()
+    return home and home / ".cache" / "minilora"
 
 
 def weights_folders() -> list[Path]:
     """Folders to search for weights, in this order; some may not exist.
 
     A checkout: its own `weights/`, then the cache. An installed copy: the folder inside the
-    package, then the cache.
+    package, then the cache. Without a home folder there is no cache.
     """
     top = checkout_folder()
-    return [top / "weights" if top else PACKAGE / "weights", cache_folder()]
+    own, cache = top / "weights" if top else PACKAGE / "weights", cache_folder()
+    return [own, cache] if cache else [own]
 
 
 def download_folder() -> Path:
-    """The folder for downloaded weights: `weights/` of a checkout, otherwise the user's cache."""
+    """The folder for downloaded weights: `weights/` of a checkout, otherwise the user's cache.
+
+    Raises FileNotFoundError if this user has neither.
+    """
     top = checkout_folder()
-    return top / "weights" if top else cache_folder()
+    folder = top / "weights" if top else cache_folder()
+    if folder is None:
+        raise FileNotFoundError("no folder for downloads: this user has no home folder; set "
+                                "XDG_CACHE_HOME to a folder, or name one with --folder")
+    return folder
 
 
 def demo() -> None:

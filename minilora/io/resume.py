@@ -9,11 +9,23 @@ Left out: what comes before training; it is computed again, from the same seed.
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minilora.io.files import TensorFileError, load_tensors, save_tensors
+from minilora.io.schema import (ListOf, MapOf, Number, OneOf, Record, SchemaError, TensorOf, Text,
+                                Whole, check)
+from minilora.io.text import shown
+
+MAX_RESUMED = 10**6
+STEP = OneOf(Whole(0, 10**12), Number())
+RESUME_SCHEMA = Record({
+    "mark": Text(64), "losses": ListOf(OneOf(STEP, MapOf(STEP)), 1, MAX_RESUMED),
+    "trained": Record({}, others=True), "optimiser": MapOf(Record({}, others=True)),
+    "rate": Number(0, 1e6), "betas": ListOf(Number(0, 0.999999), 2, 2),
+    "generator": TensorOf(((1, 10**5),), torch.uint8)})
 
 
 class ResumePoint:
@@ -30,41 +42,74 @@ class ResumePoint:
     def load(self) -> dict | None:
         """The saved state, or None if there is none of this training run.
 
-        A damaged file is not an error: training then starts from the beginning.
+        A file that is damaged, or not as `save` writes it, is not an error: training then starts
+        from the beginning.
         """
         try:
             saved = load_tensors(self.path)
-        except TensorFileError:
+            check(saved, RESUME_SCHEMA, "resume point")
+        except (TensorFileError, SchemaError):
             return None
-        return saved if saved.get("mark") == self.fingerprint else None     # "mark": fingerprint
+        return saved if saved["mark"] == self.fingerprint else None     # "mark": fingerprint
 
     def restore(self, trained: Sequence[Tensor], optimiser: torch.optim.Optimizer,
-                schedule: torch.optim.lr_scheduler.LRScheduler,
-                generator: torch.Generator) -> list[float]:
-        """Set these four to the saved state.  Returns the losses so far; [] if nothing is saved."""
+                generator: torch.Generator,
+                schedule: torch.optim.lr_scheduler.LRScheduler | None = None) -> list[Any]:
+        """Set these four to the saved state.  Returns the losses so far; [] if nothing is saved.
+
+        Raises ValueError, and changes nothing, if the state does not fit these tensors.
+        """
         saved = self.load()
         if saved is None:
             return []
-        for parameter, value in zip(trained, saved["trained"], strict=True):
-            parameter.data.copy_(value)
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": saved["optimiser"]})
+        try:
+            check(saved["trained"], Record(numbered([fitting(t) for t in trained])), "trained")
+            check(saved["optimiser"], Record({}, optional=numbered([
+                Record({"step": TensorOf(()), "exp_avg": fitting(p), "exp_avg_sq": fitting(p)})
+                for group in optimiser.param_groups for p in group["params"]])), "optimiser")
+            if any(moments["step"] < 1 for moments in saved["optimiser"].values()):
+                raise ValueError("optimiser: expected steps from 1 on")
+            torch.Generator().set_state(saved["generator"])         # RuntimeError if it is no state
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{shown(self.path)} does not fit this training: {shown(error)}; "
+                             "remove it to start from the beginning") from error
+        for number, parameter in enumerate(trained):
+            parameter.data.copy_(saved["trained"][str(number)])
+        moments = {int(number): values for number, values in saved["optimiser"].items()}
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
         for group in optimiser.param_groups:
             group.update(lr=saved["rate"], betas=tuple(saved["betas"]))
-        schedule.load_state_dict({**schedule.state_dict(), "last_epoch": len(saved["losses"])})
+        if schedule is not None:
+            schedule.load_state_dict({**schedule.state_dict(), "last_epoch": len(saved["losses"])})
         generator.set_state(saved["generator"])
         return saved["losses"]
 
     def save(self, trained: Sequence[Tensor], optimiser: torch.optim.Optimizer,
-             generator: torch.Generator, losses: list[float]) -> None:
-        """Write the state, unless the last save was less than `every` seconds ago."""
+             generator: torch.Generator, losses: list[Any]) -> None:
+        """Write the state, unless the last save was less than `every` seconds ago.
+
+        losses: one entry for each finished step, a number or {name: number}.
+        """
         if time.monotonic() - self.last < self.every:
             return
         group = optimiser.param_groups[0]
+        state = optimiser.state_dict()["state"]
         save_tensors(self.path, {
-            "mark": self.fingerprint, "trained": list(trained), "losses": losses,
-            "optimiser": dict(optimiser.state_dict()["state"]), "rate": group["lr"],
-            "betas": list(group["betas"]), "generator": generator.get_state()})
+            "mark": self.fingerprint, "trained": numbered(trained), "losses": losses,
+            "optimiser": {str(number): dict(moments) for number, moments in state.items()},
+            "rate": group["lr"], "betas": list(group["betas"]),
+            "generator": generator.get_state()})
         self.last = time.monotonic()
+
+
+def fitting(tensor: Tensor) -> TensorOf:
+    """The schema of a value for this tensor: its shape and dtype."""
+    return TensorOf(tuple(tensor.shape), tensor.dtype)
+
+
+def numbered(values: Sequence[Any]) -> dict[str, Any]:
+    """{"0": first value, "1": second value, ...}."""
+    return {str(number): value for number, value in enumerate(values)}
 
 
 def demo() -> None:
@@ -77,7 +122,7 @@ def demo() -> None:
         weight, generator = torch.nn.Parameter(torch.ones(3)), torch.Generator().manual_seed(1)
         optimiser = torch.optim.AdamW([weight], lr=0.1)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.1, total_steps=10)
-        losses = resume.restore([weight], optimiser, schedule, generator) if resume else []
+        losses = resume.restore([weight], optimiser, generator, schedule) if resume else []
         for _ in range(len(losses), last):
             batch = rows[torch.randperm(20, generator=generator)[:4]]
             optimiser.zero_grad()
@@ -93,8 +138,8 @@ def demo() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         uninterrupted = train(10)
-        train(6, ResumePoint(f"{folder}/unfinished.pt", "demo", every=0))
-        resumed = train(10, ResumePoint(f"{folder}/unfinished.pt", "demo", every=0))
+        train(6, ResumePoint(f"{folder}/unfinished.safetensors", "demo", every=0))
+        resumed = train(10, ResumePoint(f"{folder}/unfinished.safetensors", "demo", every=0))
     print(f"with and without the stop, equal: {torch.equal(uninterrupted, resumed)}")
 
 

@@ -51,11 +51,16 @@ def escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
+def utf8_text(value: Any) -> str:
+    """str(value), with an escape such as \\udce9 for each byte of a file name that is not UTF-8."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
 def csv_cell(value: Any) -> Any:
     """A text that no spreadsheet takes for a formula: one that starts like one gets a quote."""
     if not isinstance(value, str):
         return value
-    text = value.encode("utf-8", "backslashreplace").decode()
+    text = utf8_text(value)
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 

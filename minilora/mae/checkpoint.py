@@ -2,7 +2,7 @@
 
     official    {"model": {key: tensor}}: `mae_pretrain_vit_base.pth` holds only the encoder,
                 `mae_visualize_vit_base.pth` also the decoder (He et al. 2022, their repository)
-    ours        {"config": ..., "state": ...}, written by `save_mae`
+    ours        mae.safetensors with {"config": ..., "state": ...}, written by `save_mae`
 
 Official blocks store q, k and v in one matrix; ours store three, as in CLIP's towers.
 Symbols: W width.  Left out: fine-tuned classifiers of the official repository.
@@ -18,8 +18,11 @@ from torch import Tensor
 
 from minilora.checkpoint.openai_layout import check_keys, count_blocks, entry_shape
 from minilora.io.files import load_tensors, save_tensors
+from minilora.io.safetensors import is_safetensors
+from minilora.io.schema import Record, TensorOf, check
+from minilora.io.text import shown
 from minilora.io.zip_reader import read_tensors
-from minilora.mae.model import MAE_B_16, MAEConfig, MAEEncoder, MaskedAutoencoder
+from minilora.mae.model import MAE_B_16, MAE_SCHEMA, MAEConfig, MAEEncoder, MaskedAutoencoder
 
 ENCODER_HEADS = {1280: 16}              # ViT-H's heads are 80 wide, those of all others 64
 DECODER_HEAD_WIDTH = 32
@@ -118,20 +121,33 @@ def from_official(state: dict[str, Tensor]) -> MaskedAutoencoder | MAEEncoder:
 def load_mae(path: str | Path) -> MaskedAutoencoder | MAEEncoder:
     """A MaskedAutoencoder, or an MAEEncoder if the file has no decoder, in evaluation mode.
 
-    Raises ValueError if the file is in neither layout.
+    Raises ValueError in one line if the file is in neither layout.
     """
+    if is_safetensors(path):
+        return own_mae(path)
     tensors = read_tensors(path)
     official = {key.removeprefix("model."): value for key, value in tensors.items()
                 if key.startswith("model.")}
-    if official:
-        return from_official(official)
+    if not official:
+        raise ValueError(f"{shown(path)}: expected a masked autoencoder, official or written by "
+                         "minilora.mae; a file of an earlier minilora must be made again")
+    return from_official(official)
+
+
+def own_mae(path: str | Path) -> MaskedAutoencoder:
+    """The MaskedAutoencoder that `save_mae` wrote.  Raises ValueError for anything else."""
+    content = check(load_tensors(path), Record({"config": MAE_SCHEMA,
+                                                "state": Record({}, others=True)}), shown(path))
     try:
-        content = load_tensors(path)
-        mae = MaskedAutoencoder(MAEConfig(**content["config"]))
-        mae.load_state_dict(content["state"])
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{path}: expected a masked autoencoder, official or written by "
-                         f"minilora.mae ({type(error).__name__}: {error})") from error
+        config = MAEConfig(**content["config"])
+        with torch.device("meta"):                      # shapes only, no memory
+            empty = MaskedAutoencoder(config).state_dict()
+        check(content["state"], Record({name: TensorOf(tuple(value.shape), value.dtype)
+                                        for name, value in empty.items()}), "state")
+    except ValueError as error:
+        raise ValueError(f"{shown(path)}: {error}; make it again") from error
+    mae = MaskedAutoencoder(config)
+    mae.load_state_dict(content["state"])
     return mae.eval()
 
 

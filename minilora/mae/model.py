@@ -19,16 +19,21 @@ The transformer blocks are those of CLIP's towers (attention.py) with the exact 
 Symbols: B images, P patches, V visible patches, W width, D decoder width, R resolution, p patch.
 Left out: the official training (400 to 1,600 epochs of ImageNet on many GPUs).
 """
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minilora.attention import Block
+from minilora.io.schema import Flag, Number, Record, Whole, check
 from minilora.mae.patches import patchify, random_masking, sincos_positions, unpatchify
 
 LAYER_NORM_EPS = 1e-6                      # of every layer norm, and of normalised pixels
+MAE_SCHEMA = Record({
+    **dict.fromkeys(("width", "heads", "resolution", "decoder_width", "decoder_heads"),
+                    Whole(1, 16_384)), "patch": Whole(1, 1024), "layers": Whole(1, 200),
+    "decoder_layers": Whole(1, 200), "mask_ratio": Number(0, 1), "normalise_pixels": Flag()})
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,14 @@ class MAEConfig:
     #                                     gives better features (table 1d of the paper)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a resolution or a mask ratio that is impossible."""
+        """Raises ValueError for sizes, a resolution or a mask ratio that are impossible."""
+        check(asdict(self), MAE_SCHEMA, "MAEConfig")
         if self.resolution % self.patch:
             raise ValueError(f"MAEConfig.resolution {self.resolution}: expected a multiple of the "
                              f"patch ({self.patch}); choose the next multiple")
+        if self.width % 4 or self.decoder_width % 4:        # of positions: see sincos_positions
+            raise ValueError(f"MAEConfig.width {self.width} and {self.decoder_width}: expected "
+                             "multiples of 4; choose the next multiple")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"MAEConfig.mask_ratio: expected between 0 and 1, found "
                              f"{self.mask_ratio}; the paper hides 0.75")

@@ -1,9 +1,9 @@
 """The command `python -m minilora.mae`: masked pretraining, reconstructions, transfer to labels.
 
-    mae.pt         the model, for --weights
-    grid.png       rows of original, masked and reconstructed picture
-    metrics.json   losses; metrics of the reconstruction error as an anomaly score; results of
-                   --probe (with segmentation) and --finetune
+    mae.safetensors   the model, for --weights
+    grid.png          rows of original, masked and reconstructed picture
+    metrics.json      losses; metrics of the reconstruction error as an anomaly score; results of
+                      --probe (with segmentation) and --finetune
 
 Symbols: N pictures, R resolution.  Left out: learning rates per layer, several devices.
 """
@@ -25,12 +25,17 @@ from minilora import __version__
 from minilora.anomaly_map import to_pixels
 from minilora.auroc import auroc
 from minilora.data import splits
+from minilora.data.decoding import megapixel_option
 from minilora.data.images import CLIP_MEAN, CLIP_STD, load_squares, normalise
 from minilora.data.mvtec import Dataset, Sample, few_shot, parse_shots
-from minilora.data.samples import load_masks
-from minilora.io.cli import ProgressLine, option_parser
+from minilora.data.samples import load_masks, mask_summary
+from minilora.io.cli import (ERROR_STATUS, device_name, finite_number, option_parser, positive_int,
+                             seed_value, whole)
+from minilora.io.derived_name import derived_stem
 from minilora.io.files import atomic_write, digest_of, sha256_of, write_json
+from minilora.io.progress import ProgressLine
 from minilora.io.resume import ResumePoint
+from minilora.io.text import shown
 from minilora.io.transaction import RESUME_FILE, atomic_folder
 from minilora.mae import checkpoint as mae_checkpoint
 from minilora.mae import model, transfer
@@ -38,11 +43,12 @@ from minilora.mae.detector import anomaly_maps_and_scores, train_mae
 from minilora.mae.model import MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MAEConfig, MaskedAutoencoder
 from minilora.mae.patches import patchify, random_masking, unpatchify
 from minilora.report import results
-from minilora.runs.run_class import open_data
+from minilora.runs.run_class import class_folder, files_of, open_data
+from minilora.runs.run_report import print_inputs
 from minilora.training_steps import TrainConfig
 
 CONFIGS = {"mini": MAE_MINI, "ViT-B/16": MAE_B_16, "ViT-L/16": MAE_L_16, "ViT-H/14": MAE_H_14}
-MAE_FILES = ("mae.pt", "grid.png", "metrics.json")
+MAE_FILES = ("mae.safetensors", "grid.png", "metrics.json")
 GRID_ROWS = 6                   # at most so many pictures in grid.png
 
 
@@ -52,22 +58,27 @@ def parser() -> argparse.ArgumentParser:
     data = p.add_argument_group("data").add_argument
     data("--data", help="folder in MVTec AD's layout; without it the one that "
          "minilora.fit finds")
-    data("--class", dest="name", default="bottle", metavar="NAME", help="product")
+    data("--class", dest="name", default="bottle", metavar="NAME", type=class_folder,
+         help="product")
     data("--shots", default="all", help="number of good training pictures, or all")
     data("--out", type=Path, help="folder for the results; default: runs/mae-<class>")
-    data("--seed", type=int, default=1, help="seed of the draw of pictures and of the training")
+    megapixel_option(p)
+    data("--seed", type=seed_value, default=1,
+         help="seed of the draw of pictures and of the training")
     model = p.add_argument_group("model").add_argument
     model("--size", default="mini", choices=CONFIGS, help="size of a new model")
-    model("--weights", type=Path, help="initial weights: an official file or an earlier mae.pt")
-    model("--mask-ratio", type=float, default=0.75, help="share of hidden patches")
+    model("--weights", type=Path,
+          help="initial weights: an official file or an earlier mae.safetensors")
+    model("--mask-ratio", type=finite_number(0.01, 1), default=0.75,
+          help="share of hidden patches")
     model("--plain-pixels", action="store_true", help="reconstruct plain pixels, not normalised "
           "patches")
-    model("--device", default="cpu", help="cpu, cuda, …")
+    model("--device", default="cpu", type=device_name, help="cpu, cuda, …")
     training = p.add_argument_group("training").add_argument
-    training("--steps", type=int, default=1000, help="number of steps; 0: no training")
-    training("--batch", type=int, default=16, help="pictures per step")
-    training("--rate", type=float, default=1e-3, help="peak learning rate")
-    training("--save-every", type=float, default=10.0, metavar="SECONDS",
+    training("--steps", type=whole, default=1000, help="number of steps; 0: no training")
+    training("--batch", type=positive_int, default=16, help="pictures per step")
+    training("--rate", type=finite_number(0, 10), default=1e-3, help="peak learning rate")
+    training("--save-every", type=finite_number(0, 1e9), default=10.0, metavar="SECONDS",
              help="time between two saves; an interrupted command continues from the last one")
     then = p.add_argument_group("transfer to labelled pictures").add_argument
     then("--probe", action="store_true", help="train a linear layer on frozen features")
@@ -146,7 +157,9 @@ def evaluate_transfer(mae: MaskedAutoencoder, data: Dataset, options: argparse.N
     masks = [load_masks(part, [(resolution, resolution)] * len(part))
              for part in (chosen.train, chosen.test) if options.probe]
     if masks and all(m is not None for m in masks):
-        masks = [torch.stack(part) for part in masks]
+        kept = [[k for k, mask in enumerate(part) if mask is not None] for part in masks]
+        masks = [torch.stack([part[k] for k in ks]) for part, ks in zip(masks, kept)]
+        pixels = [part[ks] for part, ks in zip(pixels, kept)]   # without those that lack a mask
         head = transfer.segment(mae.encoder, pixels[0], masks[0],
                                 torch.Generator().manual_seed(options.seed))
         probabilities = transfer.patch_probability(mae.encoder, head, pixels[1])
@@ -160,16 +173,23 @@ def run_mae(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
 
     say: prints a line.
     """
-    options.out = options.out or Path(f"runs/mae-{options.name}")
+    count = parse_shots(options.shots)
+    if count == 0:
+        raise ValueError("--shots 0: expected at least 1 good picture to train on, or 'all'")
+    options.out = options.out or Path(f"runs/mae-{derived_stem(options.name)}")
     options.good, options.scenes = None, options.out.parent / "scenes"
     data, data_name = open_data(options)
-    shots = few_shot(data.train, parse_shots(options.shots), options.seed)
+    shots = few_shot(data.train, count, options.seed)
     generator, begun = torch.Generator().manual_seed(options.seed), time.time()
     mae = build_mae(options, generator).to(options.device)
     resolution = mae.config.resolution
     pictures = load_squares([s.path for s in shots], resolution)
-    with atomic_folder(options.out, "mae", earlier=MAE_FILES) as staging:
-        say(f"data     {data_name}: {data.root}, class {data.name}, {len(shots)} good pictures")
+    inputs = [*files_of(data), *([options.weights] if options.weights else [])]
+    with atomic_folder(options.out, "mae", MAE_FILES, inputs) as staging:
+        say(f"data     {data_name}: {shown(data.root)}, class {shown(data.name)}, {len(shots)} "
+            "good pictures")
+        masks = mask_summary(data.test)
+        print_inputs(data, masks, say)
         say(f"model    {sum(p.numel() for p in mae.parameters()):,} parameters, "
             f"{mae.config.mask_ratio:.0%} of the patches hidden")
         fingerprint = mae_fingerprint(options, shots, mae.config)
@@ -179,8 +199,9 @@ def run_mae(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
         losses = train_mae(mae, pictures, config, generator, ProgressLine(options.steps, done),
                            resume) if options.steps else []
         mae = mae.cpu().eval()
-        mae_checkpoint.save_mae(mae, staging / "mae.pt")
-        metrics = {"class": data.name, "data": data_name, "shots": len(shots),
+        mae_checkpoint.save_mae(mae, staging / "mae.safetensors")
+        metrics = {"class": data.name, "data": data_name, "shots": len(shots), "masks": masks,
+                   "skipped": len(data.skipped),
                    "config": asdict(mae.config), "losses": losses}
         both_labels = bool(data.test) and {s.label for s in data.test} == {0, 1}
         if both_labels:
@@ -188,13 +209,13 @@ def run_mae(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
         if both_labels and (options.probe or options.finetune):
             metrics |= evaluate_transfer(mae, data, options, resolution)
         chosen = (data.test or shots)[::max(1, len(data.test) // GRID_ROWS)][:GRID_ROWS]
-        shown = load_squares([s.path for s in chosen], resolution)
+        examples = load_squares([s.path for s in chosen], resolution)
         with atomic_write(staging / "grid.png") as file:
-            reconstruction_grid(mae, shown).save(file, "PNG")
+            reconstruction_grid(mae, examples).save(file, "PNG")
         metrics["seconds"] = time.time() - begun
         write_json(staging / "metrics.json", metrics)
     print_mae_results(metrics, say)
-    say(f"written  {options.out}: mae.pt, grid.png, metrics.json ({metrics['seconds']:.0f} s)")
+    say(f"written  {shown(options.out)}: {', '.join(MAE_FILES)} ({metrics['seconds']:.0f} s)")
     return metrics
 
 
@@ -225,8 +246,8 @@ def main() -> int | None:
     """Run the command; without any option, the demo of mae/model.py."""
     if len(sys.argv) == 1:
         return model.demo()
-    run_mae(parser().parse_args(), lambda line: print(line, flush=True))
-    return 0
+    metrics = run_mae(parser().parse_args(), lambda line: print(line, flush=True))
+    return ERROR_STATUS if metrics["skipped"] else 0
 
 
 if __name__ == "__main__":

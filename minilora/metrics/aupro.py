@@ -50,8 +50,13 @@ def connected_regions(masks: Tensor) -> Tensor:
     masks: bool (N, H, W).  Returns int64 (M,), in the order of masks[masks].  Regions of all
     pictures are numbered from 0, in the order of their first pixels.
     """
-    first, second = neighbour_pairs(masks)
-    root = torch.arange(int(masks.sum()), device=masks.device)
+    return joined(int(masks.sum()), *neighbour_pairs(masks))
+
+
+def joined(count: int, first: Tensor, second: Tensor) -> Tensor:
+    """The number of the group of each of `count` things, int64 (count,), if first[k] and second[k]
+    belong together.  Groups are numbered from 0, in the order of their first members."""
+    root = torch.arange(count, device=first.device)
     while True:
         a, b = root[first], root[second]
         if torch.equal(a, b):

@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 
 from minilora.clip import CLIPConfig
-from minilora.io.cli import option_parser
+from minilora.io.cli import finite_number, option_parser, positive_int, seed_value, whole
 from minilora.io.files import sha256_of
 from minilora.pretrain.batches import MINI
 from minilora.pretrain.log import SOURCES, read_log
@@ -25,15 +25,15 @@ DESCRIPTION = ("Train the embedded model on drawn scenes with captions, and on p
 
 def parser(tower: CLIPConfig = MINI) -> argparse.ArgumentParser:
     """The options of the command; tower: gives the defaults of --layers and --width."""
-    p = option_parser("minilora.pretrain", DESCRIPTION)
+    p, share = option_parser("minilora.pretrain", DESCRIPTION), finite_number(0, 1)
     p.add_argument("--check", metavar="LOG",
                    help="repeat the first 50 steps of a log and compare the losses")
     output = p.add_argument_group("output").add_argument
-    output("--out", default="mini-clip.pt",
+    output("--out", default="mini-clip.safetensors",
            help="file for the weights; the log is written next to it")
-    output("--every", type=int, default=20, help="steps between two progress lines")
-    output("--save-every", type=int, default=200, help="steps between two resume points")
-    output("--measure-every", type=int, default=500,
+    output("--every", type=positive_int, default=20, help="steps between two progress lines")
+    output("--save-every", type=positive_int, default=200, help="steps between two resume points")
+    output("--measure-every", type=whole, default=500,
            help="steps between two evaluations on held-out pictures")
     output("--products", metavar="FOLDER",
            help="products in MVTec AD's layout; their plain-memory AUROC goes into the log")
@@ -44,40 +44,43 @@ def parser(tower: CLIPConfig = MINI) -> argparse.ArgumentParser:
     photographs("--views", metavar="FOLDER", default="data/photo-views",
                 help="folder for crops and teacher targets, can be deleted; '': run the teacher "
                      "at every step")
-    photographs("--crops", type=int, default=3, help="fixed crops of each photograph")
+    photographs("--crops", type=positive_int, default=3, help="fixed crops of each photograph")
     photographs("--live", action="store_true",
                 help="draw a new crop at every step and run the teacher on it; for a GPU")
     photographs("--grids", action="store_true",
                 help="with --live: another size and aspect ratio at each step")
-    photographs("--photo-share", type=float, default=0.67, help="share of photographs in a batch")
+    photographs("--photo-share", type=share, default=0.67, help="share of photographs in a batch")
     training = p.add_argument_group("training").add_argument
     training("--start", metavar="WEIGHTS", help="weights to start from, instead of random numbers")
-    training("--layers", type=int, default=tower.vision_layers, help="blocks of the image tower")
-    training("--width", type=int, default=tower.vision_width, help="width of the image tower")
-    training("--steps", type=int, default=7000,
+    training("--layers", type=positive_int, default=tower.vision_layers,
+             help="blocks of the image tower")
+    training("--width", type=positive_int, default=tower.vision_width, help="width of the tower")
+    training("--steps", type=positive_int, default=7000,
              help="number of steps; may be changed when a training is resumed")
-    training("--full", type=float, default=0.03,
+    training("--full", type=share, default=0.03,
              help="share of the steps, at the end, that use whole pictures")
-    training("--minutes", type=float, default=0.0,
+    training("--minutes", type=finite_number(0, 1e6), default=0.0,
              help="as many steps as fit into this time; needs --full 0 or 1")
-    training("--stop", type=int, default=0,
+    training("--stop", type=whole, default=0,
              help="stop after this step without changing the schedule; 0: run to the end")
-    training("--batch", type=int, default=128, help="pictures per step")
-    training("--fresh", type=int, default=16,
+    training("--batch", type=positive_int, default=128, help="pictures per step")
+    training("--fresh", type=whole, default=16,
              help="new scenes per step; 0: the whole buffer is drawn before the first step")
-    training("--buffer", type=int, default=16384, help="scenes in the buffer (150 kB each)")
-    training("--rate", type=float, default=6e-4, help="peak learning rate")
-    training("--seed", type=int, default=1, help="seed of weights, captions, crops and order")
+    training("--buffer", type=positive_int, default=16384, help="scenes in the buffer, 150 kB each")
+    training("--rate", type=finite_number(0, 10), default=6e-4, help="peak learning rate")
+    training("--seed", type=seed_value, default=1,
+             help="seed of weights, captions, crops and order")
     for name, weight in zip(LOSSES, (1.0, 2.0, 10.0, 1.0, 5.0)):
-        training(f"--{name}", type=float, default=weight, help="weight of this loss")
+        training(f"--{name}", type=finite_number(0, 1e6), default=weight,
+                 help="weight of this loss")
     machine = p.add_argument_group("machine").add_argument
     machine("--device", default="cpu", help="cpu or cuda")
     machine("--dtype", default="bfloat16", choices=("bfloat16", "float32"),
             help="number format of autocast")
-    machine("--workers", type=int, default=2, help="processes that draw scenes")
-    machine("--ahead", type=int, default=0,
+    machine("--workers", type=whole, default=2, help="processes that draw scenes")
+    machine("--ahead", type=whole, default=0,
             help="processes that prepare steps ahead; needs --fresh 0; for a GPU")
-    machine("--threads", type=int, default=2,
+    machine("--threads", type=positive_int, default=2,
             help="threads of the training process; the result depends on them")
     return p
 

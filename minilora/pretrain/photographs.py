@@ -24,7 +24,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from minilora.data.images import read_image, to_square
+from minilora.data.decoding import read_image
+from minilora.data.images import to_square
 from minilora.pretrain.captions import NORMAL, PASTED, UNMENTIONED
 from minilora.pretrain.teacher_targets import PATCH
 from minilora.synthetic.pasting import paste_defect

@@ -38,7 +38,7 @@ def fitting_steps(options: argparse.Namespace, done: int, seconds: float) -> int
     """
     if not options.minutes or done % 100 or done >= (1 - COOLING) * options.steps:
         return options.steps
-    return max(done + 1, round(done * 60 * options.minutes / seconds))
+    return max(done + 1, round(done * 60 * options.minutes / max(seconds, 1e-3)))
 
 
 def optimiser_for(modules: Iterable[nn.Module], rate: float) -> torch.optim.AdamW:

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from minilora.io.files import digest_of
-from minilora.io.transaction import atomic_folder
+from minilora.io.files import digest_of, read_json
+from minilora.io.transaction import atomic_folder, result_path
 from minilora.pretrain.batches import low_priority
 from minilora.pretrain.photographs import (PHOTO_SIDE, Crops, coverage_of, find_photographs,
                                            is_held_out, random_crop)
@@ -51,6 +51,9 @@ def gigabytes(count: int, live: bool = False) -> float:
     """The size of the folder for `count` pictures."""
     return sum(np.prod(shape, dtype=float) * np.dtype(kind).itemsize
                for shape, kind in columns_of(count, live).values()) / 1e9
+
+
+CACHE_FILES = (DONE, *(f"{name}.npy" for name in columns_of(0)))
 
 
 class Photographs:
@@ -138,16 +141,26 @@ def store(photographs: Photographs, folder: str | Path, workers: int,
     A folder with the same content is kept.  workers: processes that draw crops.  Returns
     `photographs`.
     """
-    done, count, live = Path(folder) / DONE, len(photographs.crops), photographs.live
-    if not done.is_file() or json.loads(done.read_text("utf-8"))["mark"] != photographs.fingerprint:
+    count, live = len(photographs.crops), photographs.live
+    if stored_fingerprint(folder) != photographs.fingerprint:
         report(f"{count:,} pictures of {len(photographs.class_names)} classes"
                + ("" if live else "; the teacher runs once on each")
                + f"; {gigabytes(count, live):.1f} GB in {folder}, which can be deleted")
-        with atomic_folder(folder, "views") as staging:
+        with atomic_folder(folder, "views", CACHE_FILES) as staging:
             write_columns(photographs, staging, workers, report)
-    photographs.columns = {path.stem: np.load(path, mmap_mode="r")
-                           for path in sorted(Path(folder).glob("*.npy"))}
+    photographs.columns = {
+        name: np.load(result_path(folder, f"{name}.npy", "views"), mmap_mode="r")
+        for name in sorted(columns_of(count, live))}
     return photographs
+
+
+def stored_fingerprint(folder: str | Path) -> str | None:
+    """The fingerprint of the photographs that a folder holds; None if it holds none."""
+    try:
+        content = read_json(result_path(folder, DONE, "views"))
+    except (OSError, ValueError):                   # missing, or of other origin
+        return None
+    return content.get("mark") if isinstance(content, dict) else None
 
 
 def write_columns(photographs: Photographs, folder: Path, workers: int,

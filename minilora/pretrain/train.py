@@ -5,8 +5,8 @@ features that show defects, also on products that were never drawn (Radford et a
 tower that must also predict a teacher's features of photographs learns what real surfaces look
 like.
 
-    python -m minilora.pretrain --out weights/mini-clip.pt      scenes only
-    python -m minilora.pretrain --photos FOLDER --teacher FILE --out weights/mini-clip.pt
+    python -m minilora.pretrain --out mini-clip.safetensors      scenes only
+    python -m minilora.pretrain --photos FOLDER --teacher FILE --out mini-clip.safetensors
     python -m minilora.pretrain --check LOG                     repeat the first 50 steps
 
 An interrupted training continues when the same command is run again.  The inputs of a step come
@@ -16,6 +16,7 @@ pretrain/schedule.py, the evaluation from pretrain/held_out.py.
 Left out: training on several machines.
 """
 import argparse
+import glob
 import math
 import sys
 import time
@@ -27,9 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from minilora.bpe import Tokenizer, default_tokenizer
-from minilora.checkpoint.weights import load_clip, save_official
+from minilora.checkpoint.weights import check_saved_name, load_clip, save_official
 from minilora.clip import CLIP
-from minilora.io.files import digest_of, save_tensors
+from minilora.io.cli import checked_device
+from minilora.io.derived_name import derived_stem
+from minilora.io.files import digest_of
+from minilora.io.progress import per_second
 from minilora.io.resume import ResumePoint
 from minilora.io.transaction import RESUME_FILE, atomic_folder
 from minilora.pretrain import distillation, held_out
@@ -70,8 +74,11 @@ def pretrain(options: argparse.Namespace, report: Callable[[str], None] = print,
     clip, heads = initial_model(options, generator)
     model = nn.ModuleDict({"clip": clip, "heads": heads})
     optimiser = optimiser_for([clip] + [heads] * bool(photographs), options.rate)
-    log = restore_state(resume, model, optimiser, generator, report) if resume else []
+    weights = list(model.state_dict().values())
+    log = resume.restore(weights, optimiser, generator) if resume else []
     first = len(log)
+    if first:
+        report(f"continues at step {first}; drawing the scenes of the buffer again")
     buffer = Buffer(options.buffer, options.fresh, initial_scenes(options), first, options.steps,
                     options.workers)
     inputs = StepInputs(buffer, photographs, tokenizer, class_names, options)
@@ -92,13 +99,13 @@ def pretrain(options: argparse.Namespace, report: Callable[[str], None] = print,
         options.steps = fitting_steps(options, step, log[-1]["seconds"])
         last = step == min(options.steps, options.stop or options.steps)
         if (step - 1) % options.every == 0 or last:
-            report(progress(log[-1], (step - first) / (time.time() - begun), options))
+            report(progress(log[-1], per_second(step - first, time.time() - begun), options))
         if options.measure_every and (step % options.measure_every == 0 or last):
             measured = measure_held_out(clip, heads, tokenizer, photographs, options)
             report("held out: " + ", ".join(f"{name} {x:.3f}" for name, x in measured.items()))
             log[-1] |= measured
         if resume and step % options.save_every == 0 and not last:
-            save_state(resume, model, optimiser, generator, log)
+            resume.save(weights, optimiser, generator, log)
     return clip, log
 
 
@@ -117,27 +124,6 @@ def progress(row: dict, rate: float, options: argparse.Namespace) -> str:
     return (f"step {row['step']:5d}/{options.steps}  loss {row['loss']:.3f}: {terms}  "
             f"{rate * options.batch:.0f} pictures/s  "
             f"{(options.steps - row['step'] - 1) / rate / 60:.0f} min left")
-
-
-def save_state(resume: ResumePoint, model: nn.Module, optimiser: torch.optim.Optimizer,
-               generator: torch.Generator, log: list[dict]) -> None:
-    """Write a resume point: everything that `restore_state` needs to continue the training."""
-    save_tensors(resume.path, {
-        "mark": resume.fingerprint, "model": dict(model.state_dict()), "log": log,
-        "optimiser": dict(optimiser.state_dict()["state"]), "generator": generator.get_state()})
-
-
-def restore_state(resume: ResumePoint, model: nn.Module, optimiser: torch.optim.Optimizer,
-                  generator: torch.Generator, report: Callable[[str], None]) -> list[dict]:
-    """Set model, optimiser and generator to the resume point.  Returns its log, or []."""
-    saved = resume.load()
-    if not saved:
-        return []
-    model.load_state_dict(saved["model"])
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": saved["optimiser"]})
-    generator.set_state(saved["generator"])
-    report(f"continues at step {len(saved['log'])}; drawing the scenes of the buffer again")
-    return saved["log"]
 
 
 def measure_held_out(clip: CLIP, heads: distillation.Heads, tokenizer: Tokenizer,
@@ -183,20 +169,24 @@ def check_log(path: str | Path, count: int, given: argparse.Namespace,
 def main() -> None:
     """The command: train and write weights and log, or check a log."""
     options = parser(MINI).parse_args()
+    checked_device(options.device)          # not in the parser, which reads logs of other machines
     if options.check:
         sys.exit(check_log(options.check, 50, options) > 0.02)
+    check_saved_name(options.out)
     torch.set_num_threads(options.threads)
     out = Path(options.out)
-    with atomic_folder(out.parent, f"pretrain-{out.stem}") as staging:
+    names = out.name, f"{derived_stem(out.stem)}.log.csv"
+    with atomic_folder(out.parent, f"pretrain-{derived_stem(out.stem)}", map(glob.escape, names),
+                       [options.start] if options.start else []) as staging:
         resume = ResumePoint(staging / RESUME_FILE, digest_of(
             {k: v for k, v in vars(options).items() if k not in RESUMABLE_OPTIONS},
-            torch.__version__))
+            torch.__version__), every=0)            # every --save-every steps
         clip, log = pretrain(options, lambda line: print(line, flush=True), resume)
         save_official(clip.cpu(), staging / out.name)
         scenes = held_out.measure_scenes(clip, default_tokenizer(), "cpu", 1024, options.workers)
         drawn = initial_scenes(options) + options.fresh * len(log)
         head = log_header(options, log[-1]["seconds"], drawn)
-        write_log(staging / f"{out.stem}.log.csv", log, head + [
+        write_log(staging / names[1], log, head + [
             f"held-out scenes (1,024): zero-shot accuracy over {len(CLASS_NAMES)} class "
             f"names {scenes['accuracy']:.4f}, damaged against flawless AUROC "
             f"{scenes['auroc']:.4f}"])

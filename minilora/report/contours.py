@@ -1,20 +1,25 @@
 """Masks in the form that annotation formats need: regions with boxes, polygons, run lengths.
 
-    regions     marked pixels that touch, 8 neighbours (metrics/aupro.py)
+    regions     marked pixels that touch, 8 neighbours
     polygons    along the edges between pixels, so nothing is rounded; holes are separate
     RLE         COCO's run-length encoding: pixels column by column, alternating lengths of runs of
                 0s and of 1s, beginning with 0s (pycocotools, maskApi.h)
 
-Symbols: H x W pixels, M marked pixels.
+Claim: time and memory grow with the outlines of the regions, not with their pixels.  A region is
+kept as the runs of marked pixels in its rows; two runs of neighbouring rows belong together if they
+overlap or touch at a corner.
+
+Symbols: H x W pixels, N runs.
 Left out: simplified outlines, the compressed string form of the RLE.
 """
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from minilora.metrics.aupro import connected_regions
+from minilora.metrics.aupro import joined
 
 # A step along an edge -> the step after a turn.  Outlines try the left turn first, so pixels that
 # touch only at a corner stay in one outline.
@@ -26,28 +31,71 @@ Point = tuple[int, int]
 
 @dataclass(frozen=True)
 class Region:
-    """One connected region.  box: (left, top, width, height) in pixels;  area: pixels."""
-    mask: Tensor                                # bool (H, W)
+    """One connected region.  box: (left, top, width, height) in pixels;  area: pixels.
+
+    runs: int64 (N, 3): row, first column, column after the last one; sorted.
+    """
+    runs: Tensor
     box: tuple[int, int, int, int]
     area: int
+
+    @property
+    def mask(self) -> Tensor:
+        """The region inside its box, bool (height, width)."""
+        left, top, width, height = self.box
+        change = torch.zeros(height, width + 1, dtype=torch.int8)
+        row, first, end = (self.runs - torch.tensor([top, left, left])).T
+        change[row, first], change[row, end] = 1, -1
+        return change.cumsum(1, dtype=torch.int8)[:, :width].bool()
+
+
+def runs_of(mask: Tensor) -> Tensor:
+    """Runs of marked pixels in the rows of a mask, bool (H, W): int64 (N, 3) as in `Region`."""
+    change = F.pad(mask.to(torch.int8), (1, 1)).diff(dim=1)                 # (H, W + 1)
+    starts, ends = (change == 1).nonzero(), (change == -1).nonzero()        # (N, 2)
+    return torch.cat([starts, ends[:, 1:]], 1)
+
+
+def touching_runs(runs: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs of runs, (pairs,) and (pairs,), that touch from one row to the next.  runs: (N, 3)."""
+    row, first, end = runs.T
+    stride = int(end.max()) + 2             # a place (row, column) as one number, in sorted order
+    above = (row - 1) * stride
+    low = torch.searchsorted(row * stride + end, above + first)             # ends at `first` or on
+    high = torch.searchsorted(row * stride + first, above + end, right=True)
+    counts = (high - low).clamp(min=0)
+    second = torch.arange(len(runs)).repeat_interleave(counts)
+    place = torch.arange(len(second)) - (counts.cumsum(0) - counts)[second]
+    return low[second] + place, second
 
 
 def regions(mask: Tensor, least: int = 1) -> list[Region]:
     """Regions of a mask, bool (H, W), the largest first, without those of under `least` pixels."""
-    places = mask.nonzero()                                                 # (M, 2)
-    if not len(places):
+    runs = runs_of(mask)                                                    # (N, 3)
+    if not len(runs):
         return []
-    number = connected_regions(mask[None])
-    kept = []
-    for k in range(int(number.max()) + 1):
-        rows, columns = places[number == k].T
-        own = torch.zeros_like(mask)
-        own[rows, columns] = True
-        box = (columns.min(), rows.min(), columns.max() - columns.min() + 1,
-               rows.max() - rows.min() + 1)
-        if len(rows) >= least:
-            kept.append(Region(own, tuple(int(v) for v in box), len(rows)))
-    return sorted(kept, key=lambda region: -region.area)
+    number = joined(len(runs), *touching_runs(runs))                        # (N,) of its region
+    lengths = runs[:, 2] - runs[:, 1]
+    area = torch.zeros(int(number.max()) + 1, dtype=torch.int64).index_add(0, number, lengths)
+    large = (area >= least).nonzero()[:, 0]
+    kept = torch.isin(number, large)
+    runs, number = runs[kept], number[kept]
+    order = number.argsort(stable=True)
+    parts = runs[order].split(number.unique(return_counts=True)[1].tolist()) if len(runs) else ()
+    return sorted((Region(part, box_of(part), n) for part, n in zip(parts, area[large].tolist())),
+                  key=lambda region: -region.area)
+
+
+def box_of(runs: Tensor) -> tuple[int, int, int, int]:
+    """(left, top, width, height) around sorted runs, (N, 3)."""
+    left, top = int(runs[:, 1].min()), int(runs[0, 0])
+    return left, top, int(runs[:, 2].max()) - left, int(runs[-1, 0]) - top + 1
+
+
+def count_edges(mask: Tensor) -> int:
+    """Number of pixel edges between inside and outside of a mask, bool (H, W)."""
+    padded = F.pad(mask.to(torch.int8), (1, 1, 1, 1))
+    return sum(int(padded.diff(dim=dim).count_nonzero()) for dim in (0, 1))
 
 
 def boundary_steps(mask: Tensor) -> dict[Point, list[Point]]:
@@ -55,7 +103,7 @@ def boundary_steps(mask: Tensor) -> dict[Point, list[Point]]:
 
     Corners are (row, column), from 0 to H and W; a step is a unit vector (rows, columns).
     """
-    padded = torch.nn.functional.pad(mask, (1, 1, 1, 1))
+    padded = F.pad(mask, (1, 1, 1, 1))
     inside, out = padded[1:-1, 1:-1], {}
     for step, neighbour, corner in (((0, 1), padded[:-2, 1:-1], (0, 0)),    # along the top
                                     ((1, 0), padded[1:-1, 2:], (0, 1)),     # down the right side
@@ -72,34 +120,49 @@ def outlines(mask: Tensor) -> tuple[list[list[Point]], list[list[Point]]]:
     On the screen outer outlines run clockwise, holes counterclockwise.
     """
     remaining, outer, holes = boundary_steps(mask), [], []
-    while remaining:
-        start = min(remaining)
-        place, step, corners, doubled_area = start, remaining[start][0], [], 0
-        while True:
-            remaining[place].remove(step)
-            if not remaining[place]:
-                del remaining[place]
-            place = place[0] + step[0], place[1] + step[1]
-            options = remaining.get(place, ())
-            following = next((s for s in (TURN_LEFT[step], step, TURN_RIGHT[step]) if s in options),
-                             None)
-            if following != step:                       # a corner, or the end of the outline
-                corners.append((place[1], place[0]))
-            if following is None:
-                break
-            step = following
-        for (x, y), (u, v) in zip(corners, corners[1:] + corners[:1]):
-            doubled_area += x * v - u * y               # shoelace formula, y downwards
-        (outer if doubled_area > 0 else holes).append(corners)
+    for start in sorted(remaining):
+        while start in remaining:
+            corners = follow_outline(remaining, start)
+            doubled_area = sum(x * v - u * y                # shoelace formula, y downwards
+                               for (x, y), (u, v) in zip(corners, corners[1:] + corners[:1]))
+            (outer if doubled_area > 0 else holes).append(corners)
     return outer, holes
 
 
-def encode_rle(mask: Tensor) -> dict[str, Any]:
-    """COCO's {"size": [H, W], "counts": [run lengths]} of a mask, bool (H, W)."""
-    flat = mask.T.flatten().int()                                           # column by column
-    change = torch.nn.functional.pad(flat, (1, 0)).diff().nonzero()[:, 0].tolist()
-    places = [0, *change, len(flat)]
-    return {"size": list(mask.shape), "counts": [b - a for a, b in zip(places, places[1:])]}
+def follow_outline(remaining: dict[Point, list[Point]], start: Point) -> list[Point]:
+    """The corners (x, y) of the outline through `start`; its steps are taken out of `remaining`."""
+    place, step, corners = start, remaining[start][0], []
+    while True:
+        remaining[place].remove(step)
+        if not remaining[place]:
+            del remaining[place]
+        place = place[0] + step[0], place[1] + step[1]
+        options = remaining.get(place, ())
+        following = next((s for s in (TURN_LEFT[step], step, TURN_RIGHT[step]) if s in options),
+                         None)
+        if following != step:                               # a corner, or the end of the outline
+            corners.append((place[1], place[0]))
+        if following is None:
+            return corners
+        step = following
+
+
+def encode_rle(mask: Tensor, left: int = 0, top: int = 0,
+               size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """COCO's {"size": [H, W], "counts": [run lengths]} of a mask, bool (H, W).
+
+    left, top, size: the mask is a part at this place of a picture of size (H, W), else empty.
+    """
+    height, width = size or mask.shape
+    columns = runs_of(mask.T)                               # a run for each column: (N, 3)
+    first, end = (((columns[:, 0] + left) * height + top)[:, None] + columns[:, 1:]).T
+    apart = end[:-1] != first[1:]                           # else one run goes over two columns
+    first, end = first[F.pad(apart, (1, 0), value=True)[:len(first)]], \
+        end[F.pad(apart, (0, 1), value=True)[:len(end)]]
+    places = torch.stack([first, end], 1).flatten()
+    places = F.pad(places, (1, 0)).tolist() + [height * width] * (
+        not len(end) or int(end[-1]) < height * width)
+    return {"size": [height, width], "counts": [b - a for a, b in zip(places, places[1:])]}
 
 
 def decode_rle(rle: dict[str, Any]) -> Tensor:

@@ -8,12 +8,18 @@ Left out: what the page of a run shows (report/run_page.py), sorting and filteri
 """
 import base64
 import io
+import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 
+from minilora.io.text import shown, utf8_text
+
+MAX_TEXT = 2000                     # characters of one text from outside
 STYLE = """
 :root { color-scheme: light dark; --text: #1c2024; --soft: #5b6570; --back: #fff; --card: #f4f6f8;
   --line: #d5dbe1; --a: #0b62c4; --b: #b3450b; --c: #6d7681; --good: #2e7d32; --bad: #c62828; }
@@ -56,11 +62,27 @@ polyline.line-2, line.line-2 { stroke-dasharray: 2 3; }
 
 
 def document(title: str, body: str) -> str:
-    """A whole HTML page.  title: plain text;  body: HTML."""
-    return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
-            f"<body>{body}</body></html>\n")
+    """A whole HTML page, which can be written as UTF-8.  title: plain text;  body: HTML."""
+    return utf8_text('<!doctype html><html lang="en"><head><meta charset="utf-8">'
+                     '<meta name="viewport" content="width=device-width, initial-scale=1">'
+                     f"<title>{html_text(title)}</title><style>{STYLE}</style></head>"
+                     f"<body>{body}</body></html>\n")
+
+
+def html_text(value: Any) -> str:
+    """A text from outside, such as a file's name, as HTML: one line, printable, cut if long."""
+    return escape(shown(value, MAX_TEXT))
+
+
+def local_link(folder: str | Path, name: str, file: str, text: str) -> str:
+    """`text` as HTML, as a link to <name>/<file> if this file exists in the folder of the page.
+
+    name: of a folder beside the page.  The address begins with "./", so a name such as
+    "javascript:…" is no program, and "//…" no other computer.
+    """
+    if name in ("", "..") or Path(name).name != name or not (Path(folder) / name / file).is_file():
+        return html_text(text)
+    return f'<a href="./{quote(os.fsencode(name))}/{quote(file)}">{html_text(text)}</a>'
 
 
 def inline_file(path: str | Path, alt: str) -> str:
@@ -75,7 +97,7 @@ def inline_image(image: Image.Image, alt: str, width: int = 900) -> str:
     image.thumbnail((width, width))
     image.save(data, "JPEG", quality=82)
     code = base64.b64encode(data.getvalue()).decode()
-    return f'<img alt="{escape(alt, quote=True)}" src="data:image/jpeg;base64,{code}">'
+    return f'<img alt="{html_text(alt)}" src="data:image/jpeg;base64,{code}">'
 
 
 def html_percent(value: float | None) -> str:
@@ -90,9 +112,9 @@ def explained_table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]
     """
     body = ""
     for first, (*numbers, words), bold in rows:
-        cells = "".join(f"<td>{escape(number)}</td>" for number in numbers)
+        cells = "".join(f"<td>{html_text(number)}</td>" for number in numbers)
         best = ' class="best"' if bold else ""
-        body += f'<tr{best}><td>{first}</td>{cells}<td class="words">{escape(words)}</td></tr>'
+        body += f'<tr{best}><td>{first}</td>{cells}<td class="words">{html_text(words)}</td></tr>'
     head = "".join(f"<th>{escape(name)}</th>" for name in head)
     return f'<div class="wide"><table class="rows"><tr>{head}</tr>{body}</table></div>'
 

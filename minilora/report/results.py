@@ -12,7 +12,8 @@ Left out: the HTML page of a run (report/run_page.py).
 """
 import csv
 import io
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from torch import Tensor
 
 from minilora.auroc import auroc
 from minilora.data.mvtec import Sample
+from minilora.io.derived_name import derived_stem
 from minilora.io.files import atomic_write
+from minilora.io.text import csv_cell, shown
 from minilora.metrics.aupro import aupro
 from minilora.metrics.average_precision import average_precision, f1_max
 
@@ -44,8 +47,8 @@ def row_metrics(scores: Tensor, maps: Sequence[Tensor] | Tensor | None, labels: 
                 masks: Sequence[Tensor] | Tensor | None) -> MetricValues:
     """All metrics of a row over all pictures and, with suffix _odd, over the odd-numbered ones.
 
-    scores, labels: (N,);  maps: N of (H, W), or None;  masks: N bool (H, W), or None if any is
-    missing.  Without maps or masks the pixel metrics are None.
+    scores, labels: (N,);  maps: N of (H, W), or None;  masks: N bool (H, W), None for a picture
+    whose mask is missing, or None for all.  Without maps or masks the pixel metrics are None.
     Pictures are numbered from 0 in sorted order; defaults were chosen on the even-numbered ones.
     """
     out = {}
@@ -62,6 +65,11 @@ def pixel_metrics(maps: Sequence[Tensor] | Tensor | None,
     """Metrics over all pixels; None without masks, or if no pixel or every pixel is marked."""
     undefined = dict.fromkeys(("pixel_auroc", "pixel_ap", "aupro"))
     if maps is None or masks is None or not len(maps):
+        return undefined
+    known = [k for k, mask in enumerate(masks) if mask is not None]
+    if len(known) < len(masks):                 # a defective picture without a mask is left out
+        maps, masks = ([column[k] for k in known] for column in (maps, masks))
+    if not known:
         return undefined
     scores, marked = (torch.cat([m.flatten() for m in column]) for column in (maps, masks))
     if marked.all() or not marked.any():
@@ -127,7 +135,7 @@ def write_scores(path: str | Path, samples: Sequence[Sample], scores: Tensor,
     for sample, score in zip(samples, scores.tolist()):
         decision = "" if threshold is None else "NG" if score > threshold else "OK"
         label = "" if sample.label is None else sample.label
-        writer.writerow((sample.path, label, f"{score:.6f}", decision))
+        writer.writerow((csv_cell(str(sample.path)), label, f"{score:.6f}", decision))
     with atomic_write(path, "w") as file:
         file.write(text.getvalue())
 
@@ -161,8 +169,26 @@ def panel(pixels: Tensor, mask: Tensor | None, scores: Tensor, low: float, high:
     bar = UNKNOWN_COLOUR if good is None else OK_COLOUR if good else NG_COLOUR
     canvas = Image.new("RGB", (row.shape[1], row.shape[0] + 18), bar)
     canvas.paste(Image.fromarray(row), (0, 18))
+    title = shown(title).encode("latin-1", "replace").decode("latin-1")     # what the font has
     ImageDraw.Draw(canvas).text((4, 3), title, fill="white")
     return canvas
+
+
+def unique_stems(names: Iterable[str]) -> list[str]:
+    """A file name without suffix for each name; one that occurred before gets a number.
+
+    Upper and lower case, and two spellings of one accent, count as the same: many disks do not
+    tell them apart.
+    """
+    taken, stems = set(), []
+    for name in map(derived_stem, names):
+        number, stem = 1, name
+        while (key := unicodedata.normalize("NFC", stem).casefold()) in taken:
+            number += 1
+            stem = f"{name}-{number}"
+        taken.add(key)
+        stems.append(stem)
+    return stems
 
 
 def write_maps(folder: str | Path, samples: Sequence[Sample], pictures: Sequence[Tensor],
@@ -180,14 +206,15 @@ def write_maps(folder: str | Path, samples: Sequence[Sample], pictures: Sequence
     low = torch.stack([m.min() for m in maps]).median().item()
     high = torch.stack([m.max() for m in maps]).quantile(0.9).item()
     paths = []
-    for k, sample in enumerate(samples):
+    stems = unique_stems(f"{sample.kind}-{sample.path.stem}" for sample in samples)
+    for k, (sample, stem) in enumerate(zip(samples, stems)):
         good = None if threshold is None else bool(scores[k] <= threshold)
         decision = "" if good is None else "OK  " if good else "NG  "
         title = (f"{decision}{scores[k]:.2f}   {sample.kind}/{sample.path.name}   "
                  "input | mask | map | overlay")
         mask = None if masks is None else masks[k]
         image = panel(pictures[k], mask, maps[k], low, high, title, good)
-        paths.append(folder / f"{sample.kind}-{sample.path.stem}.jpg")
+        paths.append(folder / f"{stem}.jpg")
         with atomic_write(paths[-1]) as file:
             image.save(file, "JPEG")
     return paths

@@ -8,13 +8,13 @@ Symbols: `scored` is a list of (panel file, score, sample) of the test pictures.
 Left out: several runs on one page.
 """
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from minilora.data.mvtec import Sample
 from minilora.io.files import atomic_write
-from minilora.report.html import document, explained_table, html_percent, inline_file
+from minilora.report.html import (document, explained_table, html_percent, html_text,
+                                   inline_file)
 from minilora.report.svg import histogram, line_chart, precision_recall_points, roc_points
 
 Scored = list[tuple[Path, float, Sample]]
@@ -36,14 +36,14 @@ def run_facts(metrics: dict[str, Any], command: str) -> str:
                        "parameters",
             "duration": f"{metrics['seconds']:.0f} s"
                         + (f", peak memory {memory / 2**20:,.0f} MB" if memory else "")}
-    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>"
+    return "<dl>" + "".join(f"<dt>{html_text(k)}</dt><dd>{html_text(v)}</dd>"
                             for k, v in rows.items()) + "</dl>"
 
 
 def rows_table(rows: dict[str, dict[str, float | None]], explain: dict[str, str]) -> str:
     """Table of the metrics of all rows; the last row, which makes the decision, is in bold."""
     last = list(rows)[-1]
-    cells = [(escape(name),
+    cells = [(html_text(name),
               [*(html_percent(row.get(key)) for key in REPORT_COLUMNS), explain[name]],
               name == last) for name, row in rows.items()]
     return explained_table(("row, per cent", *REPORT_COLUMNS.values(), ""), cells)
@@ -82,9 +82,9 @@ def panel_figures(title: str, chosen: Scored, words: str) -> str:
     shown = ""
     for path, score, sample in chosen:
         panel = inline_file(path, f"{words}: input, mask, map and overlay of {sample.path.name}")
-        shown += (f"<figure>{panel}<figcaption>{escape(sample.kind)}/{escape(sample.path.name)}, "
-                  f"score {score:.3f}</figcaption></figure>")
-    return f"<h2>{escape(title)}</h2>{shown}"
+        name = html_text(f"{sample.kind}/{sample.path.name}")
+        shown += f"<figure>{panel}<figcaption>{name}, score {score:.3f}</figcaption></figure>"
+    return f"<h2>{html_text(title)}</h2>{shown}"
 
 
 def mistakes(scored: Scored, threshold: float | None) -> str:
@@ -116,9 +116,9 @@ def kind_examples(metrics: dict[str, Any], scored: Scored) -> str:
         ranked = sorted((s for s in scored if s[2].kind == kind), key=lambda item: item[1])
         path, score, sample = ranked[len(ranked) // 2]
         picture = inline_file(path, f"{kind}: input, mask, map and overlay")
-        out += (f"<figure>{picture}<figcaption>{escape(kind)}: {len(ranked)} pictures, image AUROC "
-                f"against the good ones {html_percent(value)}; shown is the one with the median "
-                f"score, {score:.3f}</figcaption></figure>")
+        out += (f"<figure>{picture}<figcaption>{html_text(kind)}: {len(ranked)} pictures, image "
+                f"AUROC against the good ones {html_percent(value)}; shown is the one with the "
+                f"median score, {score:.3f}</figcaption></figure>")
     return out
 
 
@@ -146,7 +146,7 @@ def write_page(path: str | Path, metrics: dict[str, Any], explain: dict[str, str
     last = list(scores)[-1]
     scored = list(zip(panels, scores[last], samples))
     title = f"{metrics['class']}: {metrics['shots']} shots, seed {metrics['seed']}"
-    body = [f"<h1>{escape(title)}</h1><p>{escape(decision_sentence(metrics))}</p>",
+    body = [f"<h1>{html_text(title)}</h1><p>{html_text(decision_sentence(metrics))}</p>",
             '<p class="soft">Panels show, from left to right: the picture, its mask, the anomaly '
             "map, and the map on top of the picture.</p>",
             rows_table(metrics["rows"], explain) if {0, 1} <= {s.label for s in samples} else "",

@@ -53,7 +53,7 @@ def evaluate(detector: Detector, samples: list[Sample],
     pictures = []                                           # kept for the panels
 
     def load(part):
-        loaded = prepare_pictures(part, detector.prepare)
+        loaded = prepare_pictures(part, detector.prepare, detector.read)
         pictures.extend(loaded)
         return loaded
 

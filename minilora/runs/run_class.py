@@ -11,7 +11,6 @@ fingerprint need not be repeated, and an interrupted training with the same fing
 Left out: scoring single pictures with a finished run (predict.py).
 """
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -22,24 +21,42 @@ from typing import Any
 import torch
 
 from minilora import __version__
+from minilora.bpe import CONTEXT, default_tokenizer
+from minilora.checkpoint.detector_files import DETECTOR_FILE, MEMORY_FILE
+from minilora.checkpoint.peft_layout import ADAPTER_CONFIG, ADAPTER_MODEL, read_peft
 from minilora.checkpoint.weights import Weights, load_clip
 from minilora.config import DetectorConfig
 from minilora.data import own_and_visa
+from minilora.data.masks import mask_files
 from minilora.data.mvtec import Dataset, Sample, few_shot, find_data
-from minilora.data.samples import prepare_pictures
+from minilora.data.samples import mask_summary, prepare_pictures
 from minilora.detector import Detector
-from minilora.io.cli import ProgressLine
-from minilora.io.files import digest_of, sha256_of, write_json
+from minilora.io.files import digest_of, read_json, sha256_of, write_json
+from minilora.io.progress import ProgressLine
 from minilora.io.resume import ResumePoint
-from minilora.io.transaction import RESUME_FILE, atomic_folder, recover
+from minilora.io.schema import MapOf, Nothing, Number, OneOf, Record, Text, Whole, check
+from minilora.io.text import shown
+from minilora.io.transaction import RESUME_FILE, atomic_folder, recover, result_path
+from minilora.prompts import prompt_ensemble
 from minilora.report import run_page
 from minilora.runs.evaluation import evaluate
 from minilora.runs.run_report import (EMBEDDED_DATA, ROW_DESCRIPTIONS, peak_memory,
-                                      print_introduction, print_results, print_summary,
-                                      run_metadata)
+                                      print_inputs, print_introduction, print_results,
+                                      print_summary, run_metadata)
 from minilora.scenes import scene
 
-RUN_FILES = ("adapter.pt", "memory.pt", "metrics.json", "scores.csv", "maps", "report.html")
+RUN_FILES = (ADAPTER_MODEL, ADAPTER_CONFIG, DETECTOR_FILE, MEMORY_FILE, "metrics.json",
+             "scores.csv", "maps/*.jpg", "report.html")
+# What other modules read in metrics.json; the rest is for people
+SHARE, COUNT = OneOf(Nothing(), Number(0, 1)), Whole(0, 10**9)
+METRICS_SCHEMA = Record(
+    {"fingerprint": Text(64), "class": Text()},
+    optional={"threshold": OneOf(Nothing(), Number()), "seconds": Number(), "skipped": COUNT,
+              "rows": MapOf(MapOf(SHARE)), "kinds": MapOf(SHARE),
+              "data": Record({"name": Text()}, others=True),
+              "decisions": OneOf(Nothing(), Record(dict.fromkeys(
+                  ("good", "false_alarms", "defective", "found", "unlabelled", "called"), COUNT)))},
+    others=True)
 
 
 def open_data(options: argparse.Namespace) -> tuple[Dataset, str]:
@@ -53,33 +70,69 @@ def open_data(options: argparse.Namespace) -> tuple[Dataset, str]:
     return own_and_visa.open_class(folder.parent, options.name), EMBEDDED_DATA
 
 
+def class_folder(text: str) -> str:
+    """A `type=` for argparse: the name of a class, which is also the name of a folder."""
+    if not text.strip() or text in (".", "..") or set(text) & {"/", "\\", "\0"}:
+        raise argparse.ArgumentTypeError(f"'{shown(text)}': expected the name of one folder, "
+                                         "without a path; a class is named after its folder")
+    return text
+
+
+def prompt_name(text: str) -> str:
+    """A `type=` for argparse: the name of a product, for the prompts."""
+    if not text.strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"'{shown(text)}': expected words that can be printed")
+    return text
+
+
+def check_class_name(name: str) -> None:
+    """Raise ValueError, before any work, if the longest prompt with this name does not fit."""
+    sentences = [sentence for state in prompt_ensemble(name) for sentence in state]
+    longest = 2 + max(len(default_tokenizer().encode(text)) for text in sentences)  # START, END
+    if longest > CONTEXT:
+        raise ValueError(f"class {shown(name, 60)} makes prompts of {longest} tokens, expected at "
+                         f"most {CONTEXT}; give a shorter name with --class-name")
+
+
 def run_fingerprint(config: DetectorConfig, weights: Weights, data: Dataset,
                     options: argparse.Namespace) -> str:
     """Hash of all that a run depends on, 16 hexadecimal digits; of files: path, size and time."""
-    files = [(str(path), s.label, path.stat().st_size, path.stat().st_mtime_ns)
-             for s in data.train + data.test for path in (s.path, s.mask_path) if path]
-    return digest_of(__version__, asdict(config), weights.sha256, data.name, options.class_name,
-                     options.shots, options.device, files)
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files_of(data)]
+    adapter = [sha256_of(path) for path in adapter_files(options)]
+    return digest_of(__version__, asdict(config), weights.sha256, weights.about, data.name,
+                     options.class_name, options.shots, options.device, files,
+                     [s.label for s in data.test], adapter)
+
+
+def files_of(data: Dataset) -> list[Path]:
+    """The pictures and masks of a dataset."""
+    return [path for s in data.train + data.test
+            for path in (s.path, *mask_files(s.mask_path))]
+
+
+def adapter_files(options: argparse.Namespace) -> list[Path]:
+    """The two files of --adapter, if it is given."""
+    return [options.adapter / name for name in (ADAPTER_MODEL, ADAPTER_CONFIG) if options.adapter]
 
 
 def training_fingerprint(config: DetectorConfig, weights: Weights, shots: list[Sample],
                          class_name: str, device: str) -> str:
     """Hash of everything that the training depends on, bit for bit: content of the shots, version
     of torch, number of threads."""
-    return digest_of(__version__, asdict(config), weights.sha256, class_name, device,
+    return digest_of(__version__, asdict(config), weights.sha256, weights.about, class_name, device,
                      [sha256_of(s.path) for s in shots], torch.__version__,
                      torch.get_num_threads())
 
 
 def finished_metrics(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Content of metrics.json if the run in the folder has this fingerprint, else None."""
+    """Content of metrics.json if the run in the folder has this fingerprint, else None; None also
+    for a file that is missing, or not as minilora writes it."""
     try:
-        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):       # missing, or not JSON
+        metrics = read_json(result_path(folder, "metrics.json"))
+        check(metrics, METRICS_SCHEMA, "metrics.json")
+    except (OSError, ValueError):
         return None
-    valid = isinstance(metrics, dict) and metrics.get("fingerprint") == fingerprint and type(
-        metrics.get("class")) is str and isinstance(metrics.get("rows", {}), dict)
-    return metrics if valid else None
+    return metrics if metrics["fingerprint"] == fingerprint else None
 
 
 def run_class(options: argparse.Namespace, say: Callable[[str], None] = print,
@@ -90,35 +143,39 @@ def run_class(options: argparse.Namespace, say: Callable[[str], None] = print,
     folder holds a finished run with the same fingerprint.
     """
     begun = time.time()
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {options.device}: no such device here; use --device cpu")
-    clip, weights = load_clip(options.model, options.device)
+    check_class_name(options.class_name or shown(options.name))
+    clip, weights = load_clip(options.model, options.device, options.activation, download=True)
+    if not clip.config.is_resnet and options.config.blocks > clip.config.vision_layers:
+        raise ValueError(f"--blocks {options.config.blocks}: the image tower of "
+                         f"{shown(weights.name)} has {clip.config.vision_layers}; give fewer")
     data, data_name = open_data(options)
+    shots = few_shot(data.train, options.shots, options.config.seed)
+    adapter = read_peft(options.adapter) if options.adapter else None
     fingerprint = run_fingerprint(options.config, weights, data, options)
-    if options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"--out {options.out} is a file; give a folder")
-    recover(options.out)                        # completes a run that was killed while committing
+    recover(options.out, "fit", RUN_FILES)      # completes a run that was killed while committing
     finished = None if again else finished_metrics(options.out, fingerprint)
     if finished:
-        say(f"finished {options.out}, nothing has changed since; --force repeats it")
+        say(f"finished {shown(options.out)}, nothing has changed since; --force repeats it")
         return finished
-    detector = Detector(clip, options.class_name or data.name, options.config)
+    detector = Detector(clip, options.class_name or shown(data.name), options.config, adapter)
+    masks = mask_summary(data.test)             # a mask that cannot be read ends the run here
     # Files go to a hidden folder, `staging`, and move to options.out together at the end.
-    with atomic_folder(options.out, "fit", earlier=RUN_FILES) as staging:
+    inputs = files_of(data) + adapter_files(options)
+    with atomic_folder(options.out, "fit", RUN_FILES, inputs) as staging:
         if (options.out / "metrics.json").exists():
-            say(f"replaces the earlier run in {options.out}")
+            say(f"replaces the earlier run in {shown(options.out)}")
         print_introduction(detector, weights, data, data_name, options, say)
-        shots = few_shot(data.train, options.shots, options.config.seed)
+        print_inputs(data, masks, say)
         if shots:
             fit_shots(detector, shots, weights, staging, options, say)
         detector.save(staging, weights)
         metrics = run_metadata(detector, weights, data, data_name, options) | {
-            "fingerprint": fingerprint,
+            "fingerprint": fingerprint, "masks": masks, "skipped": len(data.skipped),
             "drawn": [os.path.relpath(s.path, data.root) for s in shots]}
         metrics = write_results(staging, detector, data.test, metrics, begun, options, say)
     if not data.test and shots:
         say(f"threshold {detector.threshold:.3f}, from {len(shots)} good pictures; next: "
-            f"python -m minilora.predict {options.out} PICTURES")
+            f"python -m minilora.predict {shown(options.out)} PICTURES")
     print_summary(metrics, options.out, say)
     return metrics
 
@@ -133,7 +190,7 @@ def fit_shots(detector: Detector, shots: list[Sample], weights: Weights, staging
     done = len(saved["losses"]) if saved else 0
     if done:
         say(f"continues at step {done}, where the same training was stopped")
-    detector.fit(prepare_pictures(shots, detector.prepare),
+    detector.fit(prepare_pictures(shots, detector.prepare, detector.read),
                  ProgressLine(detector.config.steps, done), resume)
 
 
@@ -163,15 +220,16 @@ def demo() -> None:
     from minilora.checkpoint.weights import save_official
     from minilora.clip import CLIP, CLIPConfig
     with tempfile.TemporaryDirectory() as folder:
-        root, weights = Path(folder), Path(folder) / "toy.pt"
+        root, weights = Path(folder), Path(folder) / "toy.safetensors"
         clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
                                text_width=64, text_layers=1))
         save_official(clip.initialise(torch.Generator().manual_seed(0)), weights)
         scene.write_class(root, "gear", good=3, test_good=2, defective=1, resolution=64)
         options = argparse.Namespace(          # as fit.py makes them from the command line
             name="gear", shots=2, data=folder, good=None, test=None, class_name=None,
-            model=str(weights), device="cpu", out=root / "run", save_every=10.0, command="demo",
-            config=DetectorConfig(steps=2))
+            activation=None,
+            model=str(weights), device="cpu", adapter=None, out=root / "run", save_every=10.0,
+            command="demo", config=DetectorConfig(steps=2))
         run_class(options, say=lambda line: None)
         print("a run folder:", ", ".join(sorted(p.name for p in options.out.iterdir())))
         same = run_class(options, say=lambda line: print(line.replace(folder, "…")), again=False)

@@ -16,7 +16,10 @@ import torch
 from minilora import __version__
 from minilora.checkpoint.weights import Weights
 from minilora.data.mvtec import Dataset
+from minilora.data.samples import mask_line, skipped_line
 from minilora.detector import ROWS, Detector
+from minilora.io.text import shown
+from minilora.lora import TARGETS, lora_layers
 from minilora.report import results
 from minilora.scenes import scene
 
@@ -28,19 +31,44 @@ def print_introduction(detector: Detector, weights: Weights, data: Dataset, data
                        options: argparse.Namespace, say: Callable[[str], None]) -> None:
     """The first lines: weights, data, device, trained parameters.  Blocks are counted from 0."""
     trained, total = detector.count_parameters()
-    config, layers = detector.config, len(detector.clip.visual.blocks)
-    blocks = range(layers)[-detector.n_adapted_blocks:]
-    where = f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {blocks[0]}-{blocks[-1]}"
     small = ", a small model, for trying things out" if weights.name == "mini-clip" else ""
-    say(f"weights  {weights.name}{small}  (sha256 {weights.sha256[:12]}…)")
+    say(f"weights  {shown(weights.name)}{small}  (sha256 {weights.sha256[:12]}…)")
+    say(f"read as  {weights.about}")
     unseen = data_name == EMBEDDED_DATA and data.name in scene.UNSEEN_CLASSES
-    say(f"data     {data_name}: {data.root}, class {data.name}, {len(data.train)} good pictures, "
-        f"{len(data.test)} test pictures{'; a class never in pretraining' if unseen else ''}")
+    say(f"data     {data_name}: {shown(data.root)}, class {shown(data.name)}, "
+        f"{len(data.train)} good pictures, {len(data.test)} test pictures"
+        f"{'; a class never in pretraining' if unseen else ''}")
     say(f"device   {options.device}, {torch.get_num_threads()} threads, resolution "
         f"{detector.resolution}")
-    say(f"training {trained:,} of {total:,} parameters ({trained / total:.2%}): LoRA "
-        f"r={config.rank} on {','.join(config.targets)} of {where}, "
-        f"{detector.prompts.context.shape[1]} context vectors per prompt")
+    if options.adapter:
+        say(f"adapter  {shown(options.adapter)}: {lora_text(detector)}, not trained here")
+    else:
+        say(f"training {trained:,} of {total:,} parameters ({trained / total:.2%}): "
+            f"{lora_text(detector)}, {detector.prompts.context.shape[1]} context vectors per prompt"
+            )
+
+
+def print_inputs(data: Dataset, masks: dict[str, Any] | None, say: Callable[[str], None]) -> None:
+    """How masks were read, if there are defective pictures, and what was not looked at, if any.
+
+    masks: of `mask_summary`.
+    """
+    if data.skipped:
+        say(f"skipped  {skipped_line(data.skipped)}")
+    if masks:
+        say(f"masks    {mask_line(masks)}")
+
+
+def lora_text(detector: Detector) -> str:
+    """Rank, projections and blocks of the LoRA layers: "LoRA r=4 on q,v of blocks 8-11"."""
+    layers = lora_layers(detector.clip.visual)
+    places = [name.split(".") for name in layers]           # blocks.8.attn.q
+    blocks = sorted({int(place[1]) for place in places})
+    targets = [t for t in TARGETS if any(place[3] == t for place in places)]
+    run = blocks == list(range(blocks[0], blocks[-1] + 1))
+    where = (f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {blocks[0]}-{blocks[-1]}"
+             if run else f"blocks {','.join(map(str, blocks))}")
+    return f"LoRA r={next(iter(layers.values())).rank} on {','.join(targets)} of {where}"
 
 
 def run_metadata(detector: Detector, weights: Weights, data: Dataset, data_name: str,
@@ -52,6 +80,7 @@ def run_metadata(detector: Detector, weights: Weights, data: Dataset, data_name:
             "data": {"name": data_name, "root": str(data.root)}, "device": options.device,
             "resolution": detector.resolution, "trainable_parameters": trained,
             "total_parameters": total, "threshold": detector.threshold,
+            "adapter": str(options.adapter) if options.adapter else None,
             "losses": detector.losses, "delta_norms": detector.delta_norms()}
 
 
@@ -75,7 +104,7 @@ def print_results(metrics: dict[str, Any], say: Callable[[str], None]) -> None:
         drawn = metrics["data"]["name"] == EMBEDDED_DATA
         for kind, value in metrics["kinds"].items():
             unseen = "   never in pretraining" if drawn and kind == scene.UNSEEN_FLAW else ""
-            say(f"  {kind:20s} {results.percent(value)}{unseen}")
+            say(f"  {shown(kind):20s} {results.percent(value)}{unseen}")
     counts = metrics["decisions"]
     if counts and counts["unlabelled"]:
         say(f"threshold {metrics['threshold']:.3f}: {counts['called']} of {counts['unlabelled']} "
@@ -89,7 +118,7 @@ def print_summary(metrics: dict[str, Any], out: Any, say: Callable[[str], None])
     """The last lines: size of LoRA's weight changes, run folder, seconds, memory."""
     norms = list(metrics["delta_norms"].values())
     say(f"LoRA     |ΔW| {min(norms):.3f} to {max(norms):.3f} over {len(norms)} projections")
-    say(f"written  {out}  ({metrics['seconds']:.0f} s, peak memory "
+    say(f"written  {shown(out)}  ({metrics['seconds']:.0f} s, peak memory "
         f"{(metrics['peak_memory_bytes'] or 0) / 2**20:,.0f} MB)")
 
 

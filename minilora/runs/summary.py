@@ -7,12 +7,12 @@ import argparse
 import csv
 import io
 import statistics
-from html import escape
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from minilora.io.files import atomic_write
+from minilora.io.text import csv_cell, shown
 from minilora.report import html
 from minilora.report.results import markdown_table, percent
 from minilora.runs.run_report import EMBEDDED_DATA
@@ -21,6 +21,8 @@ from minilora.scenes import scene
 SUMMARY_COLUMNS = {"zero-shot": ("zero-shot", "image_auroc"), "memory": ("memory", "image_auroc"),
                    "adapted": ("adapted", "image_auroc"), "pixel": ("adapted", "pixel_auroc"),
                    "AUPRO": ("adapted", "aupro")}       # heading: (row, metric)
+SUMMARY_FILES = ("summary.txt", "summary.csv", "summary.md", "index.html")
+MAX_ERROR_CELL = 500                                    # characters of an error in the table
 Metrics = dict[str, Any]                                # metrics.json, or "class" and "error"
 
 
@@ -41,7 +43,7 @@ def decision_counts(metrics: Metrics) -> str:
     """How many pictures of a class the threshold called NG, or why there is no such number."""
     counts = metrics.get("decisions")
     if "error" in metrics:
-        return metrics["error"]
+        return shown(metrics["error"], MAX_ERROR_CELL)
     if not counts:
         return "no threshold"
     if counts["unlabelled"]:
@@ -52,7 +54,7 @@ def decision_counts(metrics: Metrics) -> str:
 
 def summary_table(results: list[Metrics]) -> tuple[list[str], list[list[str]]]:
     """(heading, lines) as text cells: the classes, their mean, what pretraining has not seen."""
-    lines = [[m["class"], *(percent(v).strip() for v in class_values(m)), decision_counts(m)]
+    lines = [[shown(m["class"]), *(percent(v).strip() for v in class_values(m)), decision_counts(m)]
              for m in results]
     lines.append(["mean", *mean_values(results), f"of {len(results)} classes"])
     return ["%", *SUMMARY_COLUMNS, "threshold"], lines + unseen_lines(results)
@@ -89,35 +91,36 @@ def summary_csv(results: list[Metrics]) -> str:
     writer = csv.writer(out)
     writer.writerow(["class", *SUMMARY_COLUMNS, "threshold", "seconds"])
     for m in results:
-        writer.writerow([m["class"], *("" if v is None else f"{v:.6f}" for v in class_values(m)),
+        numbers = ("" if v is None else f"{v:.6f}" for v in class_values(m))
+        writer.writerow([csv_cell(m["class"]), *numbers,
                          m.get("threshold"), m.get("seconds")])
     return out.getvalue()
 
 
 def summary_page(results: list[Metrics], options: argparse.Namespace) -> str:
-    """index.html: the table, in which each class is a link to its report."""
+    """index.html: the table, in which each class is a link to its report in options.out."""
     head, lines = summary_table(results)
     rows = []
     for (name, *others), metrics in zip_longest(lines, results):
         linked = metrics and "error" not in metrics and metrics.get("rows")
-        first = (f'<a href="{escape(name, quote=True)}/report.html">{escape(name)}</a>'
-                 if linked else escape(name))
+        first = (html.local_link(options.out, metrics["class"], "report.html", name) if linked
+                 else html.html_text(name))
         rows.append((first, others, not metrics))
     words = (f"{options.shots} shots, seed {options.config.seed}. Numbers in per cent: image AUROC "
              "of three rows; pixel AUROC and AUPRO of the row adapted. Last column: test pictures "
              "above the threshold, which was set from the good pictures only.")
-    return html.document("All classes", f"<h1>All classes</h1><p>{escape(words)}</p>"
+    return html.document("All classes", f"<h1>All classes</h1><p>{html.html_text(words)}</p>"
                          + html.explained_table(head, rows)
-                         + f'<p class="soft">{escape(options.command)}</p>')
+                         + f'<p class="soft">{html.html_text(options.command)}</p>')
 
 
 def write_summary(folder: Path, results: list[Metrics], options: argparse.Namespace) -> None:
     """Writes summary.txt, summary.csv, summary.md and index.html."""
     head, lines = summary_table(results)
-    for name, text in (("summary.txt", summary_text(results) + "\n"),
-                       ("summary.csv", summary_csv(results)),
-                       ("summary.md", markdown_table(head, lines) + "\n"),
-                       ("index.html", summary_page(results, options))):
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    texts = (summary_text(results) + "\n", summary_csv(results),
+             markdown_table(head, cells) + "\n", summary_page(results, options))
+    for name, text in zip(SUMMARY_FILES, texts):
         with atomic_write(folder / name, "w") as file:
             file.write(text)
 

@@ -25,14 +25,17 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
 from minilora.data.frames import Frame, save_video
-from minilora.io.cli import option_parser
+from minilora.io.cli import option_parser, positive_int, seed_value, whole_number
 from minilora.io.files import atomic_write, write_json
+from minilora.io.text import shown
+from minilora.io.transaction import atomic_folder
 from minilora.scenes.flaws import FLAW_KINDS, add_flaw
 from minilora.scenes.materials import paint, random_material
 from minilora.scenes.outlines import FAMILIES, Style, random_pose, random_style
 from minilora.scenes.scene import UNSEEN_CLASSES, compose, seed_for
 from minilora.synthetic.sampling import chance, choose, uniform
 
+BELT_FILES = "belt-[0-9][0-9][0-9]*.mp4", "truth.json"
 SLOT_GAP = 2.0                       # distance of two slots, in widths of the picture
 SEEN_FAMILIES = tuple(f for f in FAMILIES if f not in (*UNSEEN_CLASSES, "sheet"))
 
@@ -193,14 +196,16 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     p = option_parser("minilora.belts", __doc__)
     p.add_argument("--out", type=Path, help="output folder; without it, a demonstration is printed")
-    p.add_argument("--videos", type=int, default=2, help="number of videos")
+    p.add_argument("--videos", type=positive_int, default=2, help="number of videos")
     p.add_argument("--kind", choices=("mixed", "line"), default="mixed",
                    help="belts with several products, or with one")
     p.add_argument("--labels", action="store_true", help="show serial numbers, with --kind line")
-    p.add_argument("--slots", type=int, default=12, help="slots per belt, 5 seconds each")
-    p.add_argument("--rate", type=int, default=10, help="frames per second")
-    p.add_argument("--resolution", type=int, default=224, help="side of the picture, pixels")
-    p.add_argument("--seed", type=int, default=1, help="seed of all random draws")
+    p.add_argument("--slots", type=whole_number(2, 10_000), default=12,
+                   help="slots per belt, 5 seconds each")
+    p.add_argument("--rate", type=whole_number(1, 240), default=10, help="frames per second")
+    p.add_argument("--resolution", type=whole_number(32, 4096), default=224,
+                   help="side of the picture, pixels")
+    p.add_argument("--seed", type=seed_value, default=1, help="seed of all random draws")
     return p
 
 
@@ -221,20 +226,26 @@ def main() -> None:
     options = parser().parse_args()
     if options.out is None:
         return demo()
-    options.out.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(options.out, "belts", BELT_FILES) as staging:
+        write_belts(staging, options)
+
+
+def write_belts(folder: Path, options: argparse.Namespace) -> None:
+    """Write the videos and truth.json into a folder."""
     truth = {}
     for k in range(options.videos):
         config = {"slots": options.slots, "seed": options.seed, "resolution": options.resolution}
         families = SEEN_FAMILIES + UNSEEN_CLASSES
         belt = mixed_belt(k, **config) if options.kind == "mixed" else product_belt(
             k, families[k % len(families)], labels=options.labels, **config)
-        path = options.out / f"belt-{k:03d}.mp4"
+        path = folder / f"belt-{k:03d}.mp4"
         with atomic_write(path) as file:
             save_video(file, belt.frames(options.rate), options.rate)
         truth[path.name] = [vars(p) for p in belt.passes()]
-        print(f"{path}: {belt.seconds:.0f} s, {len(truth[path.name])} parts, "
+        print(f"{shown(options.out / path.name)}: {belt.seconds:.0f} s, "
+              f"{len(truth[path.name])} parts, "
               f"{sum(p['flaw'] is not None for p in truth[path.name])} damaged", flush=True)
-    write_json(options.out / "truth.json", truth)
+    write_json(folder / "truth.json", truth)
 
 
 if __name__ == "__main__":

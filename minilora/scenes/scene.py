@@ -11,7 +11,7 @@ Claim: a score on scenes shows that the method works; it does not predict the sc
 Symbols: R resolution.  Left out: photographs.
 """
 
-import tempfile
+import os
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,9 @@ from PIL import Image
 from torch import Tensor
 
 from minilora.io.cli import option_parser
+from minilora.io.lock import make_folder
+from minilora.io.temporary import remove_leftovers, temporary_folder
+from minilora.io.text import shown
 from minilora.metrics.aupro import connected_regions
 from minilora.scenes.flaws import FLAW_KINDS, add_flaw
 from minilora.scenes.materials import paint, pixel_grid, random_material, white_noise
@@ -203,15 +206,21 @@ def write_class(root: str | Path, name: str, good: int = 24, test_good: int = 24
     folder = Path(root) / name
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as staging:
-        drawn = Path(staging) / name
+    if os.path.lexists(folder):
+        raise ValueError(f"{shown(folder)} is not a folder; give another folder for the scenes")
+    remove_leftovers(make_folder(root))
+    with temporary_folder(root) as staging:
+        drawn = staging / name
         for kind, count in (("train", good), ("good", test_good), *((k, defective) for k in kinds)):
             for number in range(count):
                 flaw = kind if kind in FLAW_KINDS else None
                 scene = draw(style, seed_for(name, kind, number, seed), flaw, resolution)
                 save_scene(scene, drawn, kind, number)
-        drawn.rename(folder)
+        try:
+            drawn.rename(folder)
+        except OSError:
+            if not folder.is_dir():             # else another process has drawn the same
+                raise
     return folder
 
 
@@ -235,8 +244,10 @@ def main() -> None:
     options = p.parse_args()
     if options.out is None:
         return demo()
+    for name in options.names:              # all names before the first picture
+        product(name)
     for name in options.names:
-        print(write_class(options.out, name))
+        print(shown(write_class(options.out, name)))
 
 
 if __name__ == "__main__":

@@ -3,4 +3,4 @@ from minilora.io.cli import run_command
 from minilora.search.run import main
 
 if __name__ == "__main__":
-    run_command("minilora.search", main, error_status=2)
+    run_command("minilora.search", main)

@@ -7,24 +7,31 @@ has a list of its features.  A query is compared only with the N_PROBES lists of
 centroids.  The similarity curves of the files found this way are then computed exactly.  An event
 therefore has the same score as in an exact search; a whole file can be missed.
 
-The inverted file is stored next to the index in half precision and is rebuilt after the index has
-changed.
-Symbols: M rows, E embedding.  Left out: compression below half precision.
+The inverted file is made at the first query and again after the index has changed.  It is kept in
+the user's cache, never in the folder of the index: faiss reads it with a C++ parser that trusts its
+input, and an index may come from somebody else.  A query writes nothing beside the index.
+
+Symbols: M rows, E embedding.
+Left out: compression below half precision; a limit for the cache (one file for each index).
 """
+import contextlib
 import math
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from minilora.io.files import atomic_write, digest_of
+from minilora.io.paths import cache_folder
 from minilora.search.index import Index
+from minilora.search.index_file import MAX_ROWS
 
 N_LISTS, N_PROBES, NEAREST_ROWS = 1024, 16, 200
 TRAINING_ROWS_PER_LIST = 40     # rows per centroid for k-means
-PART_STRIDE = 2**20             # more than the rows of any part: id = part number * stride + row
+PART_STRIDE = 2 * MAX_ROWS      # id = number of the part * stride + row
 
 
 def import_faiss() -> ModuleType:
@@ -36,15 +43,22 @@ def import_faiss() -> ModuleType:
         raise ValueError("--fast needs faiss; pip install minilora[faiss]") from error
 
 
-def inverted_index_path(index: Index) -> Path:
-    """File of the inverted lists; its name changes with the parts of the index."""
-    return index.folder / f"groups-{digest_of(index.part_names(), N_LISTS)}.faiss"
+def inverted_index_path(index: Index) -> Path | None:
+    """File of the inverted lists in the user's cache; its name changes with the index's content.
+
+    None for a user without a cache.
+    """
+    cache = cache_folder()
+    parts = [(name, index.part_digest(name)) for name in index.part_names()]
+    return cache and cache / "search" / (
+        f"{digest_of(str(index.folder.resolve()))}-{digest_of(parts, N_LISTS)}.faiss")
 
 
-def build_inverted_index(index: Index) -> Path:
-    """Cluster the features of an index, write the inverted lists and return their path."""
+def build_inverted_index(index: Index) -> Any:
+    """Cluster the features of an index; returns the inverted lists, which are stored if possible.
+    """
     faiss = import_faiss()
-    names, path = index.part_names(), inverted_index_path(index)
+    names = index.part_names()
     features_of = lambda name: index.load_part(name)["features"]    # one part in memory at a time
     sizes = [len(features_of(name)) for name in names]
     count, generator = sum(sizes), torch.Generator().manual_seed(0)
@@ -59,21 +73,40 @@ def build_inverted_index(index: Index) -> Path:
     for number, features in enumerate(map(features_of, names)):
         ids = torch.arange(len(features)) + number * PART_STRIDE
         inverted.add_with_ids(features.float().numpy(), ids.numpy())
-    for old in index.folder.glob("groups-*.faiss"):
-        old.unlink()
+    with contextlib.suppress(OSError):              # a full disk, a cache that cannot be written
+        store_inverted_index(inverted, inverted_index_path(index))
+    return inverted
+
+
+def store_inverted_index(inverted: Any, path: Path | None) -> None:
+    """Write inverted lists to the cache; those of the same index before it changed are deleted."""
+    if path is None:
+        return
     with atomic_write(path) as file:
-        faiss.write_index(inverted, str(file.name))
-    return path
+        import_faiss().write_index(inverted, str(file.name))
+    for old in path.parent.glob(f"{path.name.split('-')[0]}-*.faiss"):
+        if old != path:
+            old.unlink(missing_ok=True)
+
+
+def open_inverted_index(index: Index) -> Any:
+    """The inverted lists of an index, from the cache or built now."""
+    faiss, path = import_faiss(), inverted_index_path(index)
+    if path is not None and path.is_file():
+        with contextlib.suppress(RuntimeError):     # of another version of faiss, or damaged
+            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    return build_inverted_index(index)
 
 
 def nearest_files(index: Index, query: Tensor, rows: int = NEAREST_ROWS) -> set[str]:
     """Paths of the files that contain the `rows` frames nearest to a query (E,)."""
-    faiss = import_faiss()
+    import_faiss()
     if not index.part_names():
         return set()
-    path = inverted_index_path(index)
-    inverted = faiss.read_index(str(path if path.is_file() else build_inverted_index(index)),
-                                faiss.IO_FLAG_MMAP)
+    inverted = open_inverted_index(index)
+    if inverted.d != len(query):
+        raise ValueError(f"the index holds features of {inverted.d} numbers, the query has "
+                         f"{len(query)}; make the index again with this model")
     inverted.nprobe = N_PROBES
     _, ids = inverted.search(F.normalize(query.float(), dim=-1)[None].numpy(), rows)
     names, pieces = index.part_names(), {}

@@ -1,16 +1,19 @@
 """The search index: features of many frames on disk, compared with a query by a matrix product.
 
-    index.json      the model, the files, and where the rows of each file are
-    parts/*.pt      rows of features in half precision and their times; with --ocr also the text
-                    that was read in each frame (search/ocr.py); a part has a limited size
+    index.json              the model, the files, and where the rows of each file are
+    parts/*.safetensors     rows of features in half precision and their times; with --ocr also the
+                            text that was read in each frame (search/ocr.py)
+
+Claim: a query never fails because another process indexes files.  index.json is replaced in one
+step, a part never changes, and it is deleted only after an index.json without it is in place; a
+query that had read the one before reads the new one and starts again (`with_index`).
 
 Symbols: M rows of a part, T moments of a file, E embedding.
-Left out: how rows are written (search/indexing.py), approximate search (search/faiss_index.py),
-several models in one index.
+Left out: how rows are written (search/indexing.py), index.json (search/index_file.py), approximate
+search (search/faiss_index.py), several models in one index.
 """
-import json
+import os
 from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,104 +21,119 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minilora.io.files import TensorFileError, load_tensors, save_tensors, write_json
+from minilora.io.files import TensorFileError, load_tensors, save_tensors, sha256_of
+from minilora.io.regular_file import kind_of
+from minilora.io.schema import (ListOf, Nothing, OneOf, Record, SchemaError, TensorOf, Text, check)
+from minilora.io.text import shown
+from minilora.search.index_file import (MAX_ROWS, PART_SUFFIX, PARTS_FOLDER, Entry, identity_of,
+                                        read_index_file, write_index_file)
 
-INDEX_VERSION = 2
-
-
-@dataclass
-class Entry:
-    """One file of the index; the attributes are the keys in index.json."""
-    path: str
-    size: int                   # bytes
-    changed: int                # time of the last change, nanoseconds
-    pieces: list                # [[name of a part, first row, last row + 1], ...]
-
-    def rows(self) -> int:
-        """Number of frames."""
-        return sum(last - first for _, first, last in self.pieces)
-
-
-def entry_from_json(content: dict[str, Any]) -> Entry:
-    """An Entry from index.json.  Raises ValueError for values that an index cannot contain."""
-    entry = Entry(**content)
-    for name, first, last in entry.pieces:
-        if not (type(name) is str and name.replace("-", "").isalnum() and type(first) is int
-                and type(last) is int and 0 <= first < last):
-            raise ValueError(f"piece {[name, first, last]} of {entry.path}")
-    if type(entry.path) is not str:
-        raise ValueError(f"path {entry.path}")
-    return entry
+MAX_TIME = 1e9                          # seconds
+QUERY_ATTEMPTS = 10                     # while other processes replace index.json
 
 
 class Index:
     """A folder of features.
 
-    sampling: keyword arguments {"rate", "change"} of `sample_frames`, the same for all files;
+    sampling: keyword arguments {"rate", "change"} of `sample_frames`, the same for all files, and
+    "bits" of `all_frames` if not all 16;
     ocr: True if the text in the frames is stored as well.
     """
 
     def __init__(self, folder: str | Path, model: str, sha256: str, sampling: dict[str, float],
                  ocr: bool = False) -> None:
         self.folder, self.model, self.sha256 = Path(folder), model, sha256
-        self.sampling, self.ocr = dict(sampling), bool(ocr)
+        self.sampling, self.ocr = {k: float(v) for k, v in sampling.items()}, bool(ocr)
         self.entries: dict[str, Entry] = {}
+        self.parts: dict[str, str] = {}             # SHA-256 of the files of parts
+        self.unfinished: dict[str, float] = {}      # runs whose parts may be missing in `parts`
+        self.identity, self.width = None, None      # of the index.json that was read; E
 
     @classmethod
     def open(cls, folder: str | Path) -> "Index":
         """The index in a folder.  Raises ValueError if there is none or it is damaged."""
-        path = Path(folder) / "index.json"
-        try:
-            saved = json.loads(path.read_text("utf-8"))
-            if saved["version"] != INDEX_VERSION:
-                raise ValueError(f"format {saved['version']}, expected {INDEX_VERSION}")
-            index = cls(folder, saved["model"], saved["sha256"], saved["sampling"], saved["reads"])
-            index.entries = {e["path"]: entry_from_json(e) for e in saved["files"]}
-        except FileNotFoundError as error:
-            raise ValueError(f"{folder} holds no index; make one with python -m minilora.search "
-                             f"index PATHS --out {folder}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{path} is no index of minilora ({type(error).__name__}: {error}); "
-                             "make it again") from error
+        identity = identity_of(Path(folder))
+        saved = read_index_file(Path(folder))
+        index = cls(folder, saved["model"], saved["sha256"], saved["sampling"], saved["reads"])
+        index.entries, index.parts = saved["files"], saved["parts"]
+        index.unfinished, index.identity = saved["unfinished"], identity
         return index
+
+    @property
+    def bits(self) -> int:
+        """Of 16-bit grey pictures that hold values; 0: all 16."""
+        return int(self.sampling.get("bits", 0))
+
+    def is_outdated(self) -> bool:
+        """Whether index.json is another one than the one that was read."""
+        return identity_of(self.folder) != self.identity
+
+    def refresh(self) -> None:
+        """Take over files and parts of the index.json on disk, if another process replaced it.
+
+        Raises ValueError if it is of another model or other options.
+        """
+        if not self.is_outdated():
+            return
+        found = Index.open(self.folder)
+        mine, theirs = ({"sha256": i.sha256[:12], **i.sampling, "ocr": i.ocr}
+                        for i in (self, found))
+        if mine != theirs:
+            raise ValueError(f"{shown(self.folder)} was made with {theirs}, expected {mine}; give "
+                             "the same model and options, or another --out")
+        self.entries, self.parts, self.unfinished, self.identity = (
+            found.entries, found.parts, found.unfinished, found.identity)
 
     def write(self) -> None:
         """Write index.json."""
-        write_json(self.folder / "index.json", {
-            "version": INDEX_VERSION, "model": self.model, "sha256": self.sha256,
-            "sampling": self.sampling, "reads": self.ocr,
-            "files": [vars(e) for e in self.entries.values()]})
+        for name in self.part_names():
+            self.part_digest(name)
+        write_index_file(self.folder, {
+            "model": self.model, "sha256": self.sha256, "sampling": self.sampling,
+            "reads": self.ocr, "files": self.entries, "parts": self.parts,
+            "unfinished": self.unfinished})
+        self.identity = identity_of(self.folder)
 
     def part_path(self, name: str) -> Path:
         """File of the part `name`."""
-        return self.folder / "parts" / f"{name}.pt"
+        return self.folder / PARTS_FOLDER / f"{name}{PART_SUFFIX}"
+
+    def part_digest(self, name: str) -> str:
+        """SHA-256 of the file of a part."""
+        if name not in self.parts:
+            self.parts[name] = sha256_of(self.part_path(name))
+        return self.parts[name]
 
     def load_part(self, name: str) -> dict[str, Any]:
         """A part: {"features": half (M, E), "times": (M,), "texts": [str] or None}.
 
-        Raises TensorFileError if the file is missing or is not a part of an index.
+        Raises TensorFileError if the file is missing or is not a part of this index.
         """
         path = self.part_path(name)
-        content = load_tensors(path)
-        features, times, texts = (content.get(k) for k in ("features", "times", "texts"))
-        if not (isinstance(features, Tensor) and isinstance(times, Tensor)
-                and features.ndim == 2 and times.shape == features.shape[:1]
-                and features.is_floating_point() and times.dtype == torch.float64
-                and (texts is None or type(texts) is list and len(texts) == len(times))):
-            raise TensorFileError(f"{path}: expected features (M, E) and times (M,), found "
-                                  f"{', '.join(map(str, content))}; delete it and index again")
-        return {"features": features, "times": times, "texts": texts}
+        kind = kind_of(os.lstat(path).st_mode) if os.path.lexists(path) else None
+        if kind:
+            raise TensorFileError(f"{shown(path)} is {kind}, not written by minilora; make the "
+                                  "index again in another folder")
+        content = {"texts": None, **load_tensors(path)}
+        rows = len(content["times"]) if isinstance(content.get("times"), Tensor) \
+            and content["times"].ndim else 0
+        schema = Record({
+            "features": TensorOf(((1, MAX_ROWS), self.width), torch.float16),
+            "times": TensorOf((None,), torch.float64, largest=MAX_TIME),
+            "texts": OneOf(Nothing(), ListOf(Text(10**6), rows, rows))})
+        try:
+            content = check(content, schema, shown(path))
+            if len(content["features"]) != rows:
+                raise SchemaError(f"{shown(path)}: expected as many features as times, found "
+                                  f"{len(content['features'])} and {rows}")
+        except SchemaError as error:
+            raise TensorFileError(f"{error}; make the index again in another folder") from error
+        self.width = content["features"].shape[1]
+        return content
 
     def part_names(self) -> list[str]:
         """Names of all parts in use, in order, without duplicates."""
         return list(dict.fromkeys(piece[0] for e in self.entries.values() for piece in e.pieces))
-
-    def remove_unused_parts(self) -> None:
-        """Delete the parts that no entry refers to."""
-        used = {*self.part_names()}
-        for path in (self.folder / "parts").glob("*.pt"):
-            if path.stem not in used:
-                path.unlink()
 
     def curves(self, score_part: Callable[[dict], Tensor], files: Container[str] | None = None
                ) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -133,10 +151,30 @@ class Index:
                 if name not in cache:       # holds one part, which many still images may share
                     part = self.load_part(name)
                     cache = {name: (part["times"], score_part(part))}
+                if last > len(cache[name][0]):
+                    raise ValueError(f"{shown(self.part_path(name))} has {len(cache[name][0])} "
+                                     f"rows, index.json expects {last}; make the index again")
                 times.append(cache[name][0][first:last])
                 values.append(cache[name][1][first:last])
             if values:
-                yield entry.path, torch.cat(times), torch.cat(values)
+                times = torch.cat(times)
+                if (times.diff() < 0).any():
+                    raise ValueError(f"{shown(self.folder)}: the times of {shown(entry.path)} do "
+                                     "not ascend; make the index again in another folder")
+                yield entry.path, times, torch.cat(values)
+
+
+def with_index(index: Index, work: Callable[[Index], Any]) -> Any:
+    """`work(index)`; if it fails because index.json was replaced meanwhile, again with the new one.
+    """
+    for _ in range(QUERY_ATTEMPTS - 1):
+        try:
+            return work(index)
+        except (ValueError, OSError):       # a part that the new index.json does not need is gone
+            if not index.is_outdated():
+                raise
+        index = Index.open(index.folder)
+    return work(index)
 
 
 def similarity_to(query: Tensor) -> Callable[[dict], Tensor]:
@@ -161,7 +199,8 @@ def contains_text(text: str) -> Callable[[dict], Tensor]:
     """
     wanted = letters_and_digits(text)
     if not wanted:
-        raise ValueError(f"{text!r} has neither letter nor digit; give the text to search for")
+        raise ValueError(f"'{shown(text)}' has neither letter nor digit; give the text to search "
+                         "for")
     return lambda part: torch.tensor([float(wanted in letters_and_digits(t)) for t in
                                       part["texts"] or [""] * len(part["times"])])
 

@@ -1,9 +1,9 @@
 """Add files to a search index and remove them: from frames to features to parts.
 
 Claim: a file that has not changed is not encoded again, and a long video whose indexing was
-interrupted continues after its last complete part.  Every file is written atomically (io/files.py)
-and one process writes at a time (io/transaction.py), so an interruption at any moment loses at most
-one part.
+interrupted continues after its last complete part.  Every file is written atomically (io/files.py),
+and index.json changes under a lock (search/index_changes.py), so an interruption at any moment
+loses at most one part, and two runs at once lose nothing.
 
 Symbols: N pictures, E embedding.
 Left out: decoding ahead in parallel (encoding takes far longer than decoding).
@@ -22,9 +22,13 @@ from torch import Tensor
 from minilora.clip import CLIP
 from minilora.data.frames import Frame, all_frames, sample_frames
 from minilora.data.images import clip_preprocess, normalise
-from minilora.io.files import TensorFileError, digest_of, save_tensors
-from minilora.io.transaction import lock_folder
-from minilora.search.index import Entry, Index, similarity_to
+from minilora.io.files import DISK_FULL, TensorFileError, digest_of, save_tensors
+from minilora.io.regular_file import NotRegularFileError, kind_of
+from minilora.io.text import shown
+from minilora.search.index import Index, similarity_to
+from minilora.search.index_changes import (add_entries, begin_run, end_run, is_known, is_regular,
+                                           remove_entries)
+from minilora.search.index_file import Entry
 
 PART_ROWS, BATCH = 4096, 32             # rows per part; frames that are encoded together
 
@@ -51,40 +55,48 @@ def update_index(index: Index, paths: Iterable[str | Path], encoder: FrameEncode
     say: receives one line of text per file.
     A file that cannot be read is reported and left out; its earlier entry is removed.
     """
-    failed, stills = [], StillImages(index, encoder)
-    with lock_folder(index.folder):
-        (index.folder / "parts").mkdir(exist_ok=True)
-        for path in paths:
-            name = str(Path(path).resolve())
-            try:
-                if not Path(path).exists():
-                    raise FileNotFoundError(f"{path} not found; give a picture or a video")
-                stat = Path(path).stat()
-                known = index.entries.get(name)
-                if known and (known.size, known.changed) == (stat.st_size, stat.st_mtime_ns):
-                    continue
-                entry = index_file(index, encoder, path, name, stat, stills)
-            except (OSError, ValueError) as error:
-                failed.append((str(path), str(error)))
-                index.entries.pop(name, None)
-                say(f"--  {error}")
+    run = begin_run(index)
+    failed, unreadable, stills = [], [], StillImages(index, encoder, run)
+    for path in paths:
+        name = str(Path(path).resolve())
+        try:
+            stat = status_of_file(Path(path))
+            if is_known(index, name, stat.st_size, stat.st_mtime_ns):
                 continue
-            if entry:
-                index.entries[name] = entry
-                index.write()
-                say(f"{path}: {entry.rows()} frames")
-        stills.flush()
-        index.write()
-        index.remove_unused_parts()
+            entry = index_file(index, encoder, run, path, name, stat, stills)
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in DISK_FULL:      # no fault of this file
+                raise
+            failed.append((str(path), str(error)))
+            unreadable.append(name)
+            say(f"--  {shown(error, 500)}")
+            continue
+        if entry:
+            add_entries(index, run, [entry])
+            say(f"{shown(path)}: {entry.rows()} frames")
+    stills.flush()
+    remove_entries(index, unreadable)
+    end_run(index, run)
     return failed
 
 
-def index_file(index: Index, encoder: FrameEncoder, path: str | Path, name: str,
+def status_of_file(path: Path) -> os.stat_result:
+    """Size and time of a regular file.  Raises OSError: opening a pipe could wait for ever."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} not found; give a picture or a video")
+    stat = path.stat()
+    if kind := kind_of(stat.st_mode):
+        raise NotRegularFileError(f"{path} is {kind}, expected a picture or a video")
+    return stat
+
+
+def index_file(index: Index, encoder: FrameEncoder, run: str, path: str | Path, name: str,
                stat: os.stat_result, stills: "StillImages") -> Entry | None:
     """The Entry of a file with several frames.  A single frame is added to `stills`: None."""
     fingerprint = digest_of(name, stat.st_size, stat.st_mtime_ns, index.sha256, index.sampling,
                             index.ocr)
-    frames = sample_frames(all_frames(path), **index.sampling)
+    frames = sample_frames(all_frames(path, index.bits),
+                           **{k: v for k, v in index.sampling.items() if k != "bits"})
     first, second = next(frames, None), next(frames, None)
     if first is None:
         raise ValueError(f"{path} holds no frame; give a picture or a video")
@@ -92,24 +104,28 @@ def index_file(index: Index, encoder: FrameEncoder, path: str | Path, name: str,
         stills.add(name, stat, first)
         return None
     pieces, frames = [], chain((first, second), frames)
-    while piece := write_part(index, encoder, f"frames-{fingerprint}-{len(pieces):05d}",
+    while piece := write_part(index, encoder, run, f"{fingerprint}-{len(pieces):05d}",
                               islice(frames, PART_ROWS)):
         pieces.append(piece)
     return Entry(name, stat.st_size, stat.st_mtime_ns, pieces)
 
 
-def write_part(index: Index, encoder: FrameEncoder, name: str,
+def write_part(index: Index, encoder: FrameEncoder, run: str, ending: str,
                frames: Iterator[Frame]) -> list | None:
     """Encode the frames as one part.  Returns the piece [name, 0, rows], None without frames.
 
-    A part that an interrupted run has written is used again; its frames are decoded and skipped.
+    ending: of the part's name.  A part that an interrupted run has written is used again; its
+    frames are decoded and skipped.
     """
-    try:
-        rows = len(index.load_part(name)["times"])
-        deque(islice(frames, rows), maxlen=0)
-        return [name, 0, rows]
-    except TensorFileError:
-        part = PartBuilder(index, encoder)
+    for name in (f"frames-{other}-{ending}" for other in (run, *index.unfinished)):
+        if is_regular(index.part_path(name)):
+            try:
+                rows = len(index.load_part(name)["times"])
+            except TensorFileError:
+                continue
+            deque(islice(frames, rows), maxlen=0)
+            return [name, 0, rows]
+    name, part = f"frames-{run}-{ending}", PartBuilder(index, encoder)
     while batch := list(islice(frames, BATCH)):         # no more pictures than these in memory
         part.add(batch)
     return [name, 0, part.save(name)] if part.times else None
@@ -142,8 +158,8 @@ class PartBuilder:
 class StillImages:
     """Files with a single picture: they are encoded in batches, and up to `size` share a part."""
 
-    def __init__(self, index: Index, encoder: FrameEncoder, size: int = 256) -> None:
-        self.index, self.encoder, self.size = index, encoder, size
+    def __init__(self, index: Index, encoder: FrameEncoder, run: str, size: int = 256) -> None:
+        self.index, self.encoder, self.run, self.size, self.written = index, encoder, run, size, 0
         self.batch, self.files, self.part = [], [], PartBuilder(index, encoder)
 
     def add(self, name: str, stat: os.stat_result, frame: Frame) -> None:
@@ -166,25 +182,21 @@ class StillImages:
         self.encode()
         if not self.files:
             return
-        name = "stills-" + digest_of([(n, s.st_mtime_ns) for n, s in self.files],
-                                     self.index.sha256)
+        name = f"stills-{self.run}-{self.written:05d}"
         self.part.save(name)
-        for row, (path, stat) in enumerate(self.files):
-            self.index.entries[path] = Entry(path, stat.st_size, stat.st_mtime_ns,
-                                             [[name, row, row + 1]])
+        add_entries(self.index, self.run, [
+            Entry(path, stat.st_size, stat.st_mtime_ns, [[name, row, row + 1]])
+            for row, (path, stat) in enumerate(self.files)])
         self.files, self.part = [], PartBuilder(self.index, self.encoder)
-        self.index.write()
+        self.written += 1
 
 
 def remove_files(index: Index, paths: Iterable[str | Path]) -> int:
     """Remove files, and all files below folders, from the index.  Returns their number."""
-    removed = [name for name in index.entries for path in map(Path, paths)
-               if path.resolve() in (Path(name), *Path(name).parents)]
-    with lock_folder(index.folder):
-        for name in removed:
-            index.entries.pop(name, None)
-        index.write()
-        index.remove_unused_parts()
+    wanted = [path.resolve() for path in map(Path, paths)]
+    removed = remove_entries(index, [name for name in index.entries if any(
+        path in (Path(name), *Path(name).parents) for path in wanted)])
+    end_run(index)
     return len(removed)
 
 

@@ -18,18 +18,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minilora.bpe import default_tokenizer
+from minilora.bpe import CONTEXT, default_tokenizer
 from minilora.clip import CLIP
-from minilora.data.images import read_image
+from minilora.data.decoding import read_image
+from minilora.io.regular_file import open_regular
+from minilora.io.text import shown
 from minilora.search.events import Event, localise_events
-from minilora.search.index import Entry, Index, contains_text, similarity_to
+from minilora.search.index import Index, contains_text, similarity_to
+from minilora.search.index_file import Entry
 from minilora.search.indexing import FrameEncoder
 
 QUERY_TEMPLATES = ("{}.", "a photo of {}.", "a close-up photo of {}.")
+SEPARATOR = " without "                 # in a query: "a gear without a cable"
 NEGATIVE_WEIGHT = 0.5                   # weight of the texts after "without"
 SMOOTHING_WIDTH, EVENT_GAP = 1.0, 0.5   # seconds, for `localise_events`; chosen with bench.search
 
 Curves = dict[str, tuple[Tensor, Tensor]]               # {file: (times (T,), similarities (T,))}
+
+
+def check_query(texts: Iterable[str] = (), without: Iterable[str] = (),
+                like: Iterable[str | Path] = (), reads: str | None = None) -> None:
+    """Raise ValueError or OSError, before any work, for a query that cannot be answered.
+
+    A text that is empty or has more tokens than the text tower reads; a picture that is missing.
+    reads: text in the pictures; with it nothing else may be searched for.
+    """
+    texts, without, like = list(texts), list(without), list(like)
+    if reads is not None:
+        contains_text(reads)
+        if texts or without or like:
+            raise ValueError("--reads finds text in the pictures and takes no other query; give "
+                             "either --reads or texts and --like")
+        return
+    if not texts and not like:
+        raise ValueError('nothing to look for; give a text, for example "a damaged gear", or '
+                         "--like PICTURE")
+    for text in (*SEPARATOR.join(texts).split(SEPARATOR), *without) if texts else without:
+        if not text.strip():
+            raise ValueError('an empty text finds nothing; give a text, for example "a damaged '
+                             'gear"')
+        tokens = max(len(default_tokenizer().encode(t.format(text))) for t in QUERY_TEMPLATES) + 2
+        if tokens > CONTEXT:
+            raise ValueError(f"'{shown(text, 60)}' has {tokens} tokens with 'a close-up photo of', "
+                             f"the model reads at most {CONTEXT}; give a shorter text")
+    for path in like:
+        open_regular(path).close()
 
 
 def text_features(clip: CLIP, text: str) -> Tensor:
@@ -41,21 +74,20 @@ def text_features(clip: CLIP, text: str) -> Tensor:
 
 
 def query_features(clip: CLIP, texts: Iterable[str] = (), without: Iterable[str] = (),
-                   like: Iterable[str | Path] = ()) -> Tensor:
+                   like: Iterable[str | Path] = (), bits: int = 0) -> Tensor:
     """The query (E,): mean feature of texts and pictures, minus the texts after "without".
 
-    like: paths of pictures.  Raises ValueError if there is neither a text nor a picture.
+    like: paths of pictures;  bits: of 16-bit grey ones.  Raises ValueError as `check_query` does.
     """
+    texts, like = list(texts), list(like)
     positive, negative = [], list(without)
+    check_query(texts, negative, like)
     for text in texts:
-        first, *others = text.split(" without ")
+        first, *others = text.split(SEPARATOR)
         positive.append(text_features(clip, first))
         negative += others
     if like:
-        positive += FrameEncoder(clip).encode([read_image(path) for path in like]).float()
-    if not positive:
-        raise ValueError('nothing to look for; give a text, for example "a damaged gear", or '
-                         "--like PICTURE")
+        positive += FrameEncoder(clip).encode([read_image(path, bits) for path in like]).float()
     query = F.normalize(torch.stack(positive).mean(0), dim=-1)
     for text in negative:
         query = query - NEGATIVE_WEIGHT * text_features(clip, text)
@@ -74,8 +106,8 @@ def find_events(index: Index, score_part: Callable[[dict], Tensor], count: int,
     """
     curves = {path: (times, values) for path, times, values in index.curves(score_part, files)}
     if not curves:
-        raise ValueError(f"{index.folder} holds no frame; add files with python -m minilora.search "
-                         "index")
+        raise ValueError(f"{shown(index.folder)} holds no frame; add files with python -m "
+                         "minilora.search index")
     events = []
     for path, (times, values) in curves.items():
         best = int(values.argmax())
@@ -92,7 +124,7 @@ def find_text(index: Index, text: str, count: int,
     Raises ValueError if the index was made without OCR.
     """
     if not index.ocr:
-        raise ValueError(f"{index.folder} was made without --ocr; make a new index with it")
+        raise ValueError(f"{shown(index.folder)} was made without --ocr; make a new index with it")
     events, curves = find_events(index, contains_text(text), count, 0.0, gap, baseline=0.0)
     return [event for event in events if event.score > 0], curves
 

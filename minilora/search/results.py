@@ -2,15 +2,19 @@
 
 Left out: the search itself (search/query.py).
 """
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from minilora.data.frames import frames_at
+from minilora.io.text import shown
 from minilora.report import html, svg
 from minilora.search.events import Event
 
+MAX_PATH = 1000                 # characters of a path that are shown
 TILE, CAPTION = 240, 40         # of the contact sheet: side of a tile, height of a caption, pixels
 
 Frames = dict[tuple[str, float], Image.Image]           # {(file, time): PIL RGB}
@@ -26,40 +30,51 @@ def event_line(rank: int, event: Event) -> str:
     when = ("" if event.start == event.end == 0 else
             f"  {format_time(event.start)} to {format_time(event.end)}, "
             f"best at {format_time(event.peak)}")
-    return f"{rank:3d}  {event.score:6.3f}  {event.file}{when}"
+    return f"{rank:3d}  {event.score:6.3f}  {shown(event.file, MAX_PATH)}{when}"
 
 
-def peak_frames(found: list[Event]) -> Frames:
-    """The frame at the peak of each event; every file is decoded once."""
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """{path: name to show}: of the file; with its folder, or the whole path, where names are equal.
+    """
+    names = {path: Path(path).name for path in paths}
+    for longer in (lambda path: "/".join(Path(path).parts[-2:]), str):
+        count = Counter(names.values())
+        names = {path: longer(path) if count[name] > 1 else name for path, name in names.items()}
+    return {path: shown(name, MAX_PATH) for path, name in names.items()}
+
+
+def peak_frames(found: list[Event], bits: int = 0) -> Frames:
+    """The frame at the peak of each event; every file is decoded once.  bits: of the index."""
     times = {}
     for event in found:
         times.setdefault(event.file, []).append(event.peak)
     return {(file, time): picture for file, moments in times.items()
-            for time, picture in frames_at(file, moments).items()}
+            for time, picture in frames_at(file, moments, bits).items()}
 
 
 def contact_sheet(found: list[Event], pictures: Frames, columns: int = 5) -> Image.Image:
     """A picture with the peak frame of each event.  pictures: of `peak_frames`."""
     rows = max(1, -(-len(found) // columns))
     sheet = Image.new("RGB", (columns * TILE, rows * (TILE + CAPTION)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    draw, font, names = (ImageDraw.Draw(sheet), ImageFont.load_default(13),
+                         short_names(e.file for e in found))
     for k, event in enumerate(found):
         left, top = k % columns * TILE, k // columns * (TILE + CAPTION)
         picture = ImageOps.contain(pictures[event.file, event.peak], (TILE - 8, TILE - 8))
         sheet.paste(picture, (left + 4, top + 4))
-        name = Path(event.file).name
+        name = names[event.file]
         name = name if len(name) < 33 else f"{name[:29]}..."
         draw.text((left + 6, top + TILE + 2), f"{k + 1}. {name}\n{format_time(event.peak)}  "
                                               f"{event.score:.3f}", "black", font)
     return sheet
 
 
-def event_gallery(found: list[Event], pictures: Frames) -> str:
-    """HTML of the peak frames."""
+def event_gallery(found: list[Event], pictures: Frames, names: dict[str, str]) -> str:
+    """HTML of the peak frames.  names: of `short_names`."""
     return '<div class="gallery">' + "".join(
-        "<figure>" + html.inline_image(pictures[e.file, e.peak], f"{Path(e.file).name} at "
+        "<figure>" + html.inline_image(pictures[e.file, e.peak], f"{names[e.file]} at "
                                        f"{format_time(e.peak)}", 480)
-        + f"<figcaption>{html.escape(Path(e.file).name)} {format_time(e.peak)}, "
+        + f"<figcaption>{html.escape(names[e.file])} {format_time(e.peak)}, "
           f"score {e.score:.3f}</figcaption></figure>" for e in found) + "</div>"
 
 
@@ -69,8 +84,9 @@ def result_page(title: str, found: list[Event], curves: dict[str, tuple[Tensor, 
 
     curves: {file: (times (T,), values (T,))};  pictures: of `peak_frames`.
     """
+    title, names = shown(title, MAX_PATH), short_names(e.file for e in found)
     rows = "".join(f"<tr><td>{k}</td><td>{e.score:.3f}</td>"
-                   f"<td>{html.escape(Path(e.file).name)}</td><td>{format_time(e.start)}</td>"
+                   f"<td>{html.escape(names[e.file])}</td><td>{format_time(e.start)}</td>"
                    f"<td>{format_time(e.end)}</td><td>{format_time(e.peak)}</td></tr>"
                    for k, e in enumerate(found, 1))
     head = "".join(f"<th>{h}</th>" for h in ("", "score", "file", "from", "to", "best at"))
@@ -80,15 +96,15 @@ def result_page(title: str, found: list[Event], curves: dict[str, tuple[Tensor, 
     for path in videos:
         times, values = curves[path]
         points = list(zip(times.tolist(), values.tolist()))
-        chart = svg.line_chart(f"similarity over time, {Path(path).name}", "seconds", "similarity",
+        chart = svg.line_chart(f"similarity over time, {names[path]}", "seconds", "similarity",
                                {"similarity": points}, None,
                                (values.min().item(), values.max().item()))
-        gallery = event_gallery([e for e in found if e.file == path], pictures)
-        parts.append(f'<h2>{html.escape(Path(path).name)}</h2><div class="charts"><figure>{chart}'
+        gallery = event_gallery([e for e in found if e.file == path], pictures, names)
+        parts.append(f'<h2>{html.escape(names[path])}</h2><div class="charts"><figure>{chart}'
                      f"</figure></div>{gallery}")
     stills = [e for e in found if e.file not in videos]
     if stills:
-        parts.append(f"<h2>Pictures</h2>{event_gallery(stills, pictures)}")
+        parts.append(f"<h2>Pictures</h2>{event_gallery(stills, pictures, names)}")
     return html.document(title, "".join(parts))
 
 

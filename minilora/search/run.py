@@ -9,23 +9,30 @@
 Left out: how events are found (search/query.py), sound.
 """
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
 from minilora.checkpoint.published import is_model_name
 from minilora.checkpoint.weights import load_clip
 from minilora.clip import CLIP
-from minilora.data.frames import media_files
-from minilora.io.cli import option_parser
-from minilora.io.files import atomic_write, write_json
+from minilora.data.bit_depth import bits_option
+from minilora.data.decoding import megapixel_option
+from minilora.data.frames import media_in
+from minilora.io.cli import device_name, finite_number, option_parser, positive_int
+from minilora.io.output import atomic_output, check_output
+from minilora.io.text import shown
 from minilora.search import faiss_index, speech
 from minilora.search.events import Event
-from minilora.search.index import Index, similarity_to
+from minilora.search.index import Index, similarity_to, with_index
+from minilora.search.index_file import identity_of, refuse_foreign
 from minilora.search.indexing import FrameEncoder, remove_files, update_index
 from minilora.search.ocr import TextReader
-from minilora.search.query import (EVENT_GAP, SMOOTHING_WIDTH, Curves, find_events, find_text,
-                                   query_features)
+from minilora.search.query import (EVENT_GAP, SMOOTHING_WIDTH, Curves, check_query, find_events,
+                                   find_text, query_features)
 from minilora.search.results import contact_sheet, event_line, peak_frames, result_page
 
 
@@ -34,72 +41,98 @@ def load_index_model(index: Index, options: argparse.Namespace) -> CLIP:
     known = index.model if is_model_name(index.model) else None
     clip, weights = load_clip(options.model or known, options.device)
     if weights.sha256 != index.sha256:
-        raise ValueError(f"{index.folder} was made with {index.model} (sha256 {index.sha256[:12]}…)"
-                         f", found {weights.name} ({weights.sha256[:12]}…); give its file with "
-                         "--model, or make a new index")
+        raise ValueError(f"{shown(index.folder)} was made with {shown(index.model)} (sha256 "
+                         f"{index.sha256[:12]}…), found {shown(weights.name)} "
+                         f"({weights.sha256[:12]}…); give its file with --model, or make a new "
+                         "index")
     return clip
 
 
 def run_index(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """The command `index`.  Returns the exit status: 2 if some files could not be read."""
-    sampling = {"rate": options.rate, "change": options.change}
-    if not options.rate > 0 or options.change < 0:
-        raise ValueError(f"--rate {options.rate}, --change {options.change}: expected a rate above "
-                         "0 and a change of at least 0")
-    if (options.out / "index.json").exists():
+    refuse_foreign(options.out)
+    sampling = {"rate": options.rate, "change": options.change} | (
+        {"bits": options.bits} if options.bits else {})
+    paths, skipped, _ = media_in(options.paths)
+    for path, reason in skipped:
+        say(f"--  {shown(path)}: {reason}")
+    if not paths:
+        raise FileNotFoundError("no picture or video in "
+                                f"{', '.join(map(shown, options.paths))}")
+    if identity_of(options.out) is not None:
         index = Index.open(options.out)
         if (index.sampling, index.ocr) != (sampling, options.ocr):
-            raise ValueError(f"{options.out} was sampled with {index.sampling}, ocr {index.ocr}; "
-                             f"found {sampling}, ocr {options.ocr}; give the same options, or "
-                             "another --out")
+            raise ValueError(f"{shown(options.out)} was sampled with {index.sampling}, ocr "
+                             f"{index.ocr}; found {sampling}, ocr {options.ocr}; give the same "
+                             "options, or another --out")
         clip = load_index_model(index, options)
     else:
-        clip, weights = load_clip(options.model, options.device)
+        clip, weights = load_clip(options.model, options.device, download=True)
         index = Index(options.out, weights.name, weights.sha256, sampling, options.ocr)
-    paths = list(media_files(options.paths))
-    if not paths:
-        raise FileNotFoundError(f"no picture or video in {', '.join(options.paths)}")
     encoder = FrameEncoder(clip, TextReader() if options.ocr else None)
     failed = update_index(index, paths, encoder, say)
-    say(f"written  {options.out}: {len(index.entries)} files, "
-        f"{sum(e.rows() for e in index.entries.values()):,} frames, {len(failed)} left out")
-    return 2 if failed else 0
+    say(f"written  {shown(options.out)}: {len(index.entries)} files, "
+        f"{sum(e.rows() for e in index.entries.values()):,} frames, "
+        f"{len(failed) + len(skipped)} left out")
+    return 2 if failed or skipped else 0
 
 
 def run_query(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """The command `query`."""
-    index = Index.open(options.index)
-    if options.reads:
-        found, curves = find_text(index, options.reads, options.count, options.gap)
-    else:
-        query = query_features(load_index_model(index, options), options.texts, options.without,
-                               options.like)
-        files = faiss_index.nearest_files(index, query) if options.fast else None
-        found, curves = find_events(index, similarity_to(query), options.count, options.smooth,
-                                    options.gap, files)
+    check_outputs(options)
+    check_query(options.texts, options.without, options.like, options.reads)
+    opened = Index.open(options.index)
+    query = None if options.reads is not None else query_features(
+        load_index_model(opened, options), options.texts, options.without, options.like,
+        opened.bits)
+    found, curves = with_index(opened, lambda index: search_index(index, query, options))
     words = options.reads or " and ".join(options.texts) or f"like {', '.join(options.like)}"
     for rank, event in enumerate(found, 1):
         say(event_line(rank, event))
     if not found:
-        say(f"nothing found for {words}")
-    write_outputs(words, found, curves, options)
+        say(f"nothing found for {shown(words)}")
+    write_outputs(words, found, curves, opened.bits, options)
     return 0
 
 
-def write_outputs(words: str, found: list[Event], curves: Curves,
+def search_index(index: Index, query: Tensor | None,
+                 options: argparse.Namespace) -> tuple[list[Event], Curves]:
+    """Events and curves for a query (E,); without one, for the text of --reads."""
+    if query is None:
+        return find_text(index, options.reads, options.count, options.gap)
+    files = faiss_index.nearest_files(index, query) if options.fast else None
+    return find_events(index, similarity_to(query), options.count, options.smooth, options.gap,
+                       files)
+
+
+def check_outputs(options: argparse.Namespace) -> None:
+    """Raise ValueError, before any work, if an output would replace what is not its own."""
+    outputs = [p for p in (options.json, options.sheet, options.page, options.speak_to) if p]
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise ValueError("--json, --sheet, --page and --speak-to: expected different files, found "
+                         "the same twice; give each its own")
+    for path in outputs:
+        check_output(path, "query", options.like)
+
+
+def write_outputs(words: str, found: list[Event], curves: Curves, bits: int,
                   options: argparse.Namespace) -> None:
     """The outputs of --json, --sheet, --page, --speak.  words: the query in words."""
+    def output(path, mode="wb"):
+        return atomic_output(path, "query", mode, options.like)
     if options.json:
-        write_json(options.json, {"query": words, "events": [e._asdict() for e in found]})
-    pictures = peak_frames(found) if options.sheet or options.page else {}
+        with output(options.json, "w") as file:
+            json.dump({"query": words, "events": [e._asdict() for e in found]}, file,
+                      indent=1, allow_nan=False)
+    pictures = peak_frames(found, bits) if options.sheet or options.page else {}
     if options.sheet:
-        with atomic_write(options.sheet) as file:
+        with output(options.sheet) as file:
             contact_sheet(found, pictures).save(file, "PNG")
     if options.page:
-        with atomic_write(options.page, "w") as file:
+        with output(options.page, "w") as file:
             file.write(result_page(words, found, curves, pictures))
     if options.speak or options.speak_to:
-        speech.speak(speech.spoken_summary(words, found), options.speak_to)
+        speech.speak(speech.spoken_summary(words, found), options.speak_to, options.like)
 
 
 def run_remove(options: argparse.Namespace, say: Callable[[str], None]) -> int:
@@ -120,14 +153,18 @@ def parser() -> argparse.ArgumentParser:
         if name != "remove":
             one.add_argument("--model", help="official name or checkpoint file; without it the "
                              "model of the index, or the one that minilora.fit finds")
-            one.add_argument("--device", default="cpu", help="cpu, cuda, …")
+            one.add_argument("--device", default="cpu", type=device_name, help="cpu, cuda, …")
+            megapixel_option(one)
+        if name == "index":
+            bits_option(one)
         return one.add_argument
     add = job("index", run_index, "encode files that are new or have changed")
     add("paths", nargs="+", help="pictures, videos, or folders that contain them")
     add("--out", type=Path, default=Path("index"), help="folder of the index")
-    add("--rate", type=float, default=1.0, help="at most so many frames per second")
-    add("--change", type=float, default=0.0, help="skip a frame whose mean grey difference to the "
-        "last kept frame is smaller, 0 to 255")
+    add("--rate", type=finite_number(1e-6, 1e6), default=1.0,
+        help="at most so many frames per second")
+    add("--change", type=finite_number(0, 255), default=0.0, help="skip a frame whose mean grey "
+        "difference to the last kept frame is smaller, 0 to 255")
     add("--ocr", action="store_true", help="store the text in the frames as well; half a second "
         "per frame; needs minilora[ocr]")
     add = job("query", run_query, "find events")
@@ -136,11 +173,11 @@ def parser() -> argparse.ArgumentParser:
     add("--without", nargs="+", default=[], metavar="TEXT", help="what must not be visible")
     add("--like", nargs="+", default=[], metavar="PICTURE", help="find what looks like these")
     add("--reads", metavar="TEXT", help="find this text in the pictures; needs index --ocr")
-    add("-k", dest="count", type=int, default=10, help="at most so many events")
-    add("--smooth", type=float, default=SMOOTHING_WIDTH,
+    add("-k", dest="count", type=positive_int, default=10, help="at most so many events")
+    add("--smooth", type=finite_number(0, 1e9), default=SMOOTHING_WIDTH,
         help="window of the moving average, seconds")
-    add("--gap", type=float, default=EVENT_GAP, help="longest dip that does not end an event, "
-        "seconds")
+    add("--gap", type=finite_number(0, 1e9), default=EVENT_GAP,
+        help="longest dip that does not end an event, seconds")
     add("--fast", action="store_true", help="compare only files whose frames faiss finds near the "
         "query; for millions of frames; needs minilora[faiss]")
     add("--json", type=Path, help="JSON file for the events")
@@ -156,7 +193,7 @@ def parser() -> argparse.ArgumentParser:
 
 def demo() -> None:
     """An example of each command."""
-    print("\n".join(line.strip() for line in __doc__.splitlines() if "python -m" in line))
+    print("\n".join(line.strip() for line in (__doc__ or "").splitlines() if "python -m" in line))
 
 
 def main() -> int | None:

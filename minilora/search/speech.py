@@ -5,9 +5,11 @@
 
 Left out: languages other than English.
 """
+from collections.abc import Iterable
 from pathlib import Path
 
-from minilora.io.files import atomic_write
+from minilora.io.output import atomic_output
+from minilora.io.temporary import temporary_folder
 from minilora.search.events import Event
 
 ENGINES = []                    # keeps engines alive: espeak still runs after runAndWait returns
@@ -33,22 +35,31 @@ def spoken_summary(query: str, found: list[Event], most: int = 5) -> str:
     return " ".join(sentences)
 
 
-def speak(text: str, path: str | Path | None = None) -> None:
-    """Speak a text, or write it to a sound file.  Raises ValueError without a speech engine."""
+def speak(text: str, path: str | Path | None = None, inputs: Iterable[str | Path] = ()) -> None:
+    """Speak a text, or write it to a sound file.  inputs: files that must not be replaced.
+
+    Raises ValueError without a speech engine, and for a file that minilora did not write.
+    """
     try:
         import pyttsx3
         engine = pyttsx3.init()
         ENGINES.append(engine)
     except (ImportError, OSError, RuntimeError) as error:
-        return speak_with_gtts(text, path, error)
+        return speak_with_gtts(text, path, error, inputs)
     if path is None:
         engine.say(text)
-    else:
-        engine.save_to_file(text, str(path))
-    engine.runAndWait()
+        engine.runAndWait()
+        return
+    path = Path(path).absolute()
+    with (atomic_output(path, "query", inputs=inputs) as file,
+          temporary_folder(path.parent) as folder):
+        engine.save_to_file(text, str(folder / path.name))  # engines look at the ending
+        engine.runAndWait()
+        file.write((folder / path.name).read_bytes())
 
 
-def speak_with_gtts(text: str, path: str | Path | None, error: Exception) -> None:
+def speak_with_gtts(text: str, path: str | Path | None, error: Exception,
+                    inputs: Iterable[str | Path] = ()) -> None:
     """Write a text to a sound file with gTTS.  error: why the offline engine failed."""
     try:
         from gtts import gTTS
@@ -58,7 +69,7 @@ def speak_with_gtts(text: str, path: str | Path | None, error: Exception) -> Non
         raise ValueError(f"no speech engine ({error}); pip install minilora[speech], on Linux "
                          "also espeak-ng; or pip install gTTS and give --speak-to FILE.mp3"
                          ) from error
-    with atomic_write(path) as file:
+    with atomic_output(path, "query", inputs=inputs) as file:
         gTTS(text).write_to_fp(file)
 
 

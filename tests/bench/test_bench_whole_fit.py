@@ -19,7 +19,7 @@ def test_the_whole_fit_is_measured(tmp_path, monkeypatch):
     with open(tmp_path / "out" / "whole-fit.csv") as file:
         found = {row["what"]: row["measured"] for row in csv.DictReader(file)}
     assert float(found["highest resident memory, MB"].replace(",", "")) > 100
-    assert float(found["adapter.pt, MB"]) + float(found["memory.pt, MB"]) <= float(
-        found["run folder, MB"]) + 0.1
+    parts = sum(float(found[f"{name}.safetensors, MB"]) for name in ("adapter_model", "memory"))
+    assert parts <= float(found["run folder, MB"]) + 0.1
     assert float(found["fit and scoring of all test pictures, s"]) > 0
     assert len(found) == 7

@@ -10,6 +10,7 @@ import threading
 import numpy as np
 import official_archive
 import pytest
+import safetensors.torch
 import torch
 from conftest import REPO, shared_path
 
@@ -49,6 +50,7 @@ def folders(tmp_path, monkeypatch):
         folder.mkdir()
     monkeypatch.setattr(paths, "weights_folders", lambda: found)
     monkeypatch.setattr(paths, "download_folder", lambda: found[0])
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     return found
 
 
@@ -228,8 +230,8 @@ def test_rn50_gives_the_features_of_openais_code(tmp_path, seeded):
     golden = np.load(shared_path("golden/clip_rn50.npz"))
     shapes = json.loads(shared_path("golden/rn50_shapes.json").read_text())
     state = {key: value.float() for key, value in seeded.seeded_tensors(shapes).items()}
-    state.setdefault("token_embedding.weight", torch.zeros(600, 512))
-    save_official(state, tmp_path / "RN50.pt", half=False)
+    state.setdefault("token_embedding.weight", torch.eye(600, 512))
+    torch.save(state, tmp_path / "RN50.pt")
     clip, weights = load_clip(tmp_path / "RN50.pt")
     assert clip.config.vision_layers == (3, 4, 6, 3) and weights.name.startswith("RN50.pt, not")
     pixels = seeded.seeded_images(224)
@@ -266,8 +268,9 @@ print((kilobytes("VmHWM") - before) * 1024)
 def test_full_size_vit_b_16_loads_within_a_memory_limit(tmp_path):
     """0.35 GB of records and 0.6 GB of float32, once each; random weights would add 0.6 GB."""
     shapes = official_shapes(empty_clip(VIT_B_16))
-    official_archive.write_archive({key: torch.zeros(()).expand(s) for key, s in shapes.items()},
-                                   tmp_path / "full.pt")
+    row = torch.linspace(0, 1, 3072)                            # not constant, which is refused
+    state = {key: row[:s[-1]].expand(s) if s else torch.tensor(4.6) for key, s in shapes.items()}
+    official_archive.write_archive(state, tmp_path / "full.pt")
     done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path / "full.pt")], cwd=REPO,
                           capture_output=True, text=True, check=True)
     assert float(done.stdout) <= 1.3e9
@@ -276,17 +279,18 @@ def test_full_size_vit_b_16_loads_within_a_memory_limit(tmp_path):
 # ---- saving ------------------------------------------------------------------------------------
 
 def test_saving_keeps_official_keys_and_converts_every_tensor_to_float16(tmp_path, clip, state):
-    save_official(clip, tmp_path / "clip.pt")
-    saved = torch.load(tmp_path / "clip.pt", weights_only=True)
+    save_official(clip, tmp_path / "clip.safetensors")
+    saved = safetensors.torch.load_file(tmp_path / "clip.safetensors")
     assert saved.keys() == state.keys()
     assert all(torch.equal(saved[key], state[key].half()) for key in state)
-    save_official({**state, "vocab_size": torch.tensor(100)}, tmp_path / "full.pt", half=False)
-    again, _ = load_clip(tmp_path / "full.pt")
+    path = tmp_path / "full.safetensors"
+    save_official({**state, "vocab_size": torch.tensor(100)}, path, half=False)
+    again, _ = load_clip(path)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), clip.parameters()))
 
 
 def test_a_model_that_could_not_be_loaded_again_is_not_saved(tmp_path, clip, state):
-    path = tmp_path / "clip.pt"
+    path = tmp_path / "clip.safetensors"
     state["visual.ln_pre.bias"] = torch.full((128,), 7e4)       # float16 ends at 65504
     with pytest.raises(CheckpointError, match="visual.ln_pre.bias and 0 others.*infinite or NaN"):
         save_official(state, path)
@@ -298,17 +302,17 @@ def test_a_model_that_could_not_be_loaded_again_is_not_saved(tmp_path, clip, sta
 # ---- finding and fetching ----------------------------------------------------------------------
 
 def test_without_a_name_the_published_model_is_preferred_to_the_bundled_one(folders, clip):
-    save_official(clip, folders[0] / "mini-clip.pt")
+    save_official(clip, folders[0] / "mini-clip.safetensors")
     assert find_weights().name == "mini-clip" == find_weights("mini-clip").name
-    save_official(clip, folders[1] / "ViT-B-16.pt")
+    torch.save(official_state_dict(clip), folders[1] / "ViT-B-16.pt")
     assert find_weights().path == folders[1] / "ViT-B-16.pt"
-    assert find_weights("mini-clip").path == folders[0] / "mini-clip.pt"
+    assert find_weights("mini-clip").path == folders[0] / "mini-clip.safetensors"
     assert load_clip()[1] == find_weights()
 
 
 def test_a_file_is_reported_as_published_only_with_its_hash(folders, clip, monkeypatch, tmp_path):
     path = folders[0] / "ViT-B-16.pt"
-    save_official(clip, path)
+    torch.save(official_state_dict(clip), path)
     assert find_weights("ViT-B/16").name == "ViT-B-16.pt, not the published ViT-B/16"
     monkeypatch.setitem(OFFICIAL, "ViT-B/16", OFFICIAL["ViT-B/16"]._replace(sha256=sha256_of(path)))
     assert find_weights("ViT-B/16").name == "ViT-B/16"
@@ -326,15 +330,15 @@ def test_other_files_are_refused_before_hashing(tmp_path):
 def test_without_any_weights_the_error_names_the_folders_and_the_commands(folders):
     with pytest.raises(CheckpointError) as error:
         load_clip()
-    for words in ("ViT-B-16.pt or mini-clip.pt", str(folders[0]), str(folders[1]),
+    for words in ("ViT-B-16.pt or ", " or mini-clip.pt", str(folders[0]), str(folders[1]),
                   "minilora.checkpoint --download ViT-B/16", "minilora.pretrain"):
         assert words in str(error.value)
 
 
 @pytest.mark.parametrize("name, words", [
-    ("RN101", "RN101: expected a .pt file or one of ViT-B/16, ViT-B/32, .*RN50, mini-clip"),
-    ("ViT-B/8", "ViT-B/8: expected a .pt file or one of ViT-B/16, .*mini-clip; found neither"),
-    ("no/such.pt", "no/such.pt: expected a .pt file or one of")])
+    ("RN101", "RN101: expected a file or folder of weights, one of ViT-B/16, .*RN50, mini-clip"),
+    ("ViT-B/8", "ViT-B/8: expected .*one of ViT-B/16, .*mini-clip, or owner/name .*; found none"),
+    ("no/such.pt", "no/such.pt: expected a file or folder of weights, one of")])
 def test_an_error_for_an_unknown_name_lists_the_known_ones(name, words):
     for ask in (load_clip, find_weights, download_official):
         with pytest.raises(CheckpointError, match=words):
@@ -356,7 +360,8 @@ def published(tmp_path, clip, monkeypatch):
     """ViT-B/16's entry, replaced by a small file on a local server."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "server"
-    save_official(clip, folder / "ViT-B-16.pt")
+    folder.mkdir()
+    torch.save(official_state_dict(clip), folder / "ViT-B-16.pt")
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
@@ -378,20 +383,22 @@ def published(tmp_path, clip, monkeypatch):
 def test_a_published_model_is_downloaded_only_when_requested_by_name(folders, published, capsys):
     with pytest.raises(CheckpointError, match="no weights"):
         load_clip()
-    with pytest.raises(CheckpointError, match="expected ViT-B-16.pt in"):
+    with pytest.raises(CheckpointError, match="expected ViT-B-16.pt or ViT-B-16.safetensors in"):
         find_weights("ViT-B/16")
+    with pytest.raises(CheckpointError, match="minilora.checkpoint --download ViT-B/16"):
+        load_clip("ViT-B/16")
     assert list(folders[0].iterdir()) == []
-    _, weights = load_clip("ViT-B/16")
+    _, weights = load_clip("ViT-B/16", download=True)
     assert weights == Weights("ViT-B/16", folders[0] / "ViT-B-16.pt", published.sha256)
     assert "100%" in capsys.readouterr().out
-    load_clip("ViT-B/16")
+    load_clip("ViT-B/16", download=True)
     assert capsys.readouterr().out == ""                        # the second time the file exists
 
 
 def test_downloading_again_replaces_a_damaged_published_file(folders, published):
     (folders[0] / "ViT-B-16.pt").write_bytes(b"PK\x03\x04 half of it")
     with pytest.raises(CheckpointError, match="is cut off or damaged"):
-        load_clip("ViT-B/16")
+        load_clip("ViT-B/16", download=True)
     assert sha256_of(download_official("ViT-B/16")) == published.sha256
 
 
@@ -399,11 +406,11 @@ def test_offline_the_error_says_where_to_put_which_file(folders, published, monk
     gone = published._replace(url=published.url.rsplit(":", 1)[0] + ":9/ViT-B-16.pt")
     monkeypatch.setitem(OFFICIAL, "ViT-B/16", gone)
     with pytest.raises(CheckpointError) as error:
-        load_clip("ViT-B/16")
-    first, second, third = str(error.value).splitlines()
-    assert first.startswith("ViT-B/16 could not be downloaded: cannot reach 127.0.0.1:9: ")
-    assert second == f"By hand: put ViT-B-16.pt into {folders[0]}"
-    assert third == f"from {gone.url}"
+        load_clip("ViT-B/16", download=True)
+    text = str(error.value)
+    assert text.startswith("ViT-B/16 could not be downloaded: cannot reach 127.0.0.1:9: ")
+    assert f"; by hand: put ViT-B-16.pt into {folders[0]}, from {gone.url}; second source: " \
+           "--source huggingface (https://huggingface.co/openai/" in text and "\n" not in text
 
 
 # ---- the command -------------------------------------------------------------------------------
@@ -434,7 +441,7 @@ def test_the_command_reports_mistakes_in_one_line_without_a_traceback(tmp_path):
     for arguments in ([tmp_path / "page.pt"], [tmp_path / "absent.pt"], ["--download", "RN101"]):
         done = subprocess.run([sys.executable, "-m", "minilora.checkpoint", *map(str, arguments)],
                               cwd=REPO, capture_output=True, text=True)
-        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert done.returncode == 2 and "Traceback" not in done.stderr
         assert re.match("minilora.checkpoint: .*(web page|absent.pt|RN101)", done.stderr)
 
 

@@ -6,11 +6,12 @@ import torch
 from conftest import REPO, shared_path
 from PIL import Image
 
-from minilora.data import augmentation, images
+from minilora.data import augmentation, bit_depth, images
 from minilora.data.augmentation import _rotate_and_shift, augment
+from minilora.data.decoding import open_image, read_header, read_image
 from minilora.data.images import (CLIP_MEAN, CLIP_STD, clip_preprocess, cut_strips, group_by_shape,
-                                  normalise, open_image, read_header, read_image, read_mask,
-                                  strip_bounds, to_patches, to_square)
+                                  normalise, strip_bounds, to_patches, to_square)
+from minilora.data.masks import read_mask
 
 KEPT = REPO / "tests/fixtures/preprocess"       # two of the eight, part of the repository
 NAMES = ("sq224", "land", "port", "tiny", "gray", "rgba", "wide", "pal")
@@ -344,12 +345,12 @@ def test_indices_are_grouped_by_shape_in_the_order_of_the_first_of_each_shape():
     assert group_by_shape([]) == []
 
 
-@pytest.mark.parametrize("module", (images, augmentation))
+@pytest.mark.parametrize("module", (images, augmentation, bit_depth))
 def test_the_demos_show_the_mechanism(module, capsys):
     module.demo()
     lines = capsys.readouterr().out.splitlines()
     assert 0 < len(lines) <= 12
-    if module is images:
-        assert "[0, 1, 128, 255]" in lines[2]
-    else:
+    if module is bit_depth:
+        assert "[0, 1, 128, 255]" in lines[0]
+    elif module is augmentation:
         assert lines[-1].endswith("True")

@@ -9,9 +9,10 @@ import torch
 from conftest import REPO, shared_path
 from PIL import Image
 
-from minilora.data import mvtec
-from minilora.data.images import read_mask
-from minilora.data.mvtec import Sample, data_summary, few_shot, find_data, list_classes, load_class
+from minilora.data import summary
+from minilora.data.masks import read_mask
+from minilora.data.mvtec import Sample, few_shot, find_data, list_classes, load_class
+from minilora.data.summary import data_summary
 
 
 def save(path, size=(12, 10), mode="RGB"):
@@ -171,7 +172,9 @@ def test_the_summary_lists_counts_sizes_modes_and_missing_masks(folder):
                          "  12x10; RGB 1"]
     nut = lines[lines.index("nut"):]
     assert nut == ["nut", "  train     5   good 5", "  test      3   good 1, scratch 2",
-                   "  12x10; RGB 8", "  masks 1 of 2",
+                   "  12x10; RGB 8", "  masks 1 of 2 (two values 1); 1 missing: scratch/000.png; 1 "
+                   "with more than half marked (inverted?): scratch/001.png; pixel metrics leave "
+                   "the missing and empty ones out",
                    f"  ! mask missing: {Path('test/scratch/000.png')}"]
 
 
@@ -183,7 +186,7 @@ def test_the_summary_lists_faults_and_continues(folder):
         save(folder / f"nut/test/dent/{i:03}.png", size=(20 + i, 10), mode="L")
     text = "\n".join(data_summary(folder))
     assert "cannot read picture" in text and "L 30" in text and "RGB 7" in text
-    assert "mask 10x12, picture 12x10: " in text
+    assert "is 10x12, its picture " in text
     assert "31 sizes, 12-49 wide, 10-10 high" in text
     assert "and 13 more" in text                            # 33 faults, 20 of them shown
     assert text.count("\n  ! ") == 21
@@ -206,6 +209,6 @@ def test_the_command_prints_a_summary_or_the_demo(folder, capsys, monkeypatch):
                          capture_output=True, text=True, check=True).stdout
     assert "scratch 2" in out
     monkeypatch.setattr(sys, "argv", ["data"])
-    mvtec.main()
+    summary.main()
     lines = capsys.readouterr().out.splitlines()
     assert 0 < len(lines) <= 12 and "True" in lines[6]

@@ -6,7 +6,7 @@ from PIL import Image
 
 from minilora import fit
 from minilora.data import own_and_visa
-from minilora.data.images import read_mask
+from minilora.data.masks import read_mask
 from minilora.runs import run_class
 from minilora.scenes import scene
 
@@ -82,7 +82,7 @@ def test_a_run_with_good_pictures_only_saves_an_adapter(own, tiny_weights, tmp_p
     options = fit.parse(["--good", str(own / "my spoon"), "--shots", "3", "--steps", "1",
                          "--model", str(tiny_weights), "--out", str(tmp_path / "run")])
     assert run_class.run_class(options, lambda line: None)["threshold"] > 0
-    assert (tmp_path / "run" / "adapter.pt").is_file()
+    assert (tmp_path / "run" / "detector.safetensors").is_file()
 
 
 def test_metrics_use_labelled_pictures_and_decisions_count_all(own, tiny_weights, tmp_path):
@@ -153,4 +153,36 @@ def test_an_object_name_in_the_visa_file_cannot_be_a_path(visa, name):
     path = visa / own_and_visa.VISA_SPLIT_FILE
     path.write_text(path.read_text().replace("fryum", name))
     with pytest.raises(ValueError, match="object .*expected a name"):
+        own_and_visa.class_names(visa)
+
+
+@pytest.mark.parametrize("old, new, words", [
+    (",test,", ",Test,", "line 4: split 'Test'; expected train or test"),
+    (",normal,", ",1,", "line 2: label '1'; expected normal or anomaly"),
+    ("pcb1/Data/Images/Normal/0.JPG", "/etc/passwd", "line 2: image '/etc/passwd'"),
+    ("pcb1/Data/Images/Normal/0.JPG", "../../a.JPG", "image '../../a.JPG'; expected a path inside"),
+    ("pcb1/Data/Images/Normal/0.JPG", "", "line 2: image ''"),
+    ("Normal/1.JPG,", "Normal/1.JPG,,,", "line 3: expected the columns.* found more"),
+    ("Normal/1.JPG,", "Normal/1.JPG", "line 3: expected the columns.* found fewer"),
+    ("pcb1,train", "p\x1b[2Jcb1,train\n", "line 2: expected the columns.*found fewer"),
+    ("pcb1,train", "x" * 2000 + ",train", "line 2: object 'x+…'; expected a name"),
+    ("Normal/1.JPG,", '"' + "y" * 200_000, "field larger than field limit"),
+    ("object,", "objekt,", "column object missing, found objekt, split"),
+])
+def test_a_wrong_value_in_visas_file_is_named_with_its_line(visa, old, new, words):
+    path = visa / own_and_visa.VISA_SPLIT_FILE
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=words) as error:
+        own_and_visa.open_class(visa, "pcb1")
+    assert "1cls.csv" in str(error.value) and str(error.value).isprintable()
+    assert str(error.value).endswith("use the file that comes with VisA")
+
+
+def test_visas_file_is_read_only_if_it_is_a_text_of_reasonable_size(visa, monkeypatch):
+    path = visa / own_and_visa.VISA_SPLIT_FILE
+    path.write_bytes(path.read_bytes() + b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"1cls.csv: no UTF-8 at byte \d+; use the file"):
+        own_and_visa.class_names(visa)
+    monkeypatch.setattr(own_and_visa, "MAX_CSV_BYTES", 10)
+    with pytest.raises(OSError, match="1cls.csv has over 10 bytes"):
         own_and_visa.class_names(visa)

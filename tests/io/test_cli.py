@@ -1,35 +1,113 @@
-"""Errors in one line, Ctrl-C without a traceback, progress as plain lines."""
+"""Errors in one line, exit statuses, Ctrl-C without a traceback, checked options."""
+import errno
+import io
+import os
+import re
 import sys
 
 import pytest
 
-from minilora.io import cli, files
-from minilora.io.cli import ProgressLine, run_command
-from minilora.io.transaction import STAGING
+from minilora.io import cli, files, notes
+from minilora.io.cli import run_command
+from minilora.io.transaction import RESUME_FILE, STAGING
 
 
 def test_an_error_is_one_line_and_an_exit_status(capsys):
     def main():
         raise ValueError("--shots few: expected a number")
     with pytest.raises(SystemExit) as stop:
-        run_command("minilora.fit", main, error_status=2)
+        run_command("minilora.fit", main)
     assert stop.value.code == 2
     assert capsys.readouterr().err == "minilora.fit: --shots few: expected a number\n"
 
 
-def test_debug_shows_the_traceback(monkeypatch):
+def test_debug_shows_the_traceback(monkeypatch, capsys):
     def main():
         raise OSError("disk full")
     monkeypatch.setattr(sys, "argv", ["minilora.fit", "--debug"])
-    with pytest.raises(OSError, match="disk full"):
-        run_command("minilora.fit", main)
+    assert status(main) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback") and printed.endswith("OSError: disk full\n")
 
 
-def test_a_bug_in_minilora_keeps_its_traceback():
+@pytest.mark.parametrize("error, words", [
+    (KeyError("no such thing"), "unexpected KeyError: 'no such thing'"),
+    (RuntimeError("two\nlines \x1b[2J"), "unexpected RuntimeError: two lines \\x1b[2J"),
+    (MemoryError(), "unexpected MemoryError: ")])
+def test_a_bug_in_minilora_is_one_line_and_never_status_1(error, words, capsys):
     def main():
-        raise KeyError("no such thing")
-    with pytest.raises(KeyError):
-        run_command("minilora.fit", main)
+        files.write_json("x", Unwritable(error))
+    assert status(main) == 2
+    printed = capsys.readouterr().err
+    assert re.fullmatch(re.escape(f"minilora.fit: {words} (") + r"files.py:\d+\); --debug shows "
+                        r"the traceback\n", printed), printed
+
+
+class Unwritable(dict):
+    """A value that fails inside minilora/io/files.py, as a bug would."""
+
+    def __init__(self, error):
+        super().__init__(a=1)
+        self.error = error
+
+    def items(self):
+        raise self.error
+
+    def __len__(self):
+        raise self.error
+
+
+def status(main, name="minilora.fit"):
+    """The exit status of a command."""
+    with pytest.raises(SystemExit) as stop:
+        run_command(name, main)
+    return stop.value.code
+
+
+def test_a_message_cannot_forge_a_second_line(capsys):
+    def main():
+        raise ValueError("picture a.png\nOK  score 0.1  b.png\x1b[1A is damaged")
+    assert status(main) == 2
+    assert capsys.readouterr().err == ("minilora.fit: picture a.png\\nOK  score 0.1  "
+                                       "b.png\\x1b[1A is damaged\n")
+
+
+def test_a_note_about_a_file_is_printed_once_at_the_end(capsys):
+    def main():
+        for _ in range(2):
+            notes.note("only the first page is used", "a.tif")
+    assert status(main) == 0
+    assert capsys.readouterr().err == "minilora.fit: a.tif: only the first page is used\n"
+
+
+@pytest.mark.parametrize("kind, text", [
+    (cli.positive_int, "0"), (cli.positive_int, "2.5"), (cli.positive_int, "9" * 5000),
+    (cli.whole, "-1"), (cli.seed_value, str(2**63)), (cli.seed_value, "-1"),
+    (cli.finite_number(0, 10), "nan"), (cli.finite_number(0, 10), "inf"),
+    (cli.finite_number(0, 10), "-0.5"), (cli.device_name, "cdua"), (cli.device_name, "cuda:99"),
+    (cli.device_name, ""), (cli.whole, "\x1b[2J")])
+def test_a_wrong_value_is_refused_by_argparse_in_one_line(kind, text, capsys):
+    p = cli.option_parser("minilora.fit", "Fits.")
+    p.add_argument("--number", type=kind)
+    with pytest.raises(SystemExit) as stop:
+        p.parse_args([f"--number={text}"])
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and printed.count("\n") == 1 and printed[:-1].isprintable()
+    assert "--number: " in printed and len(printed) < 500
+
+
+def test_the_limits_of_an_option_are_allowed():
+    assert cli.seed_value(str(2**63 - 1)) == 2**63 - 1 and cli.whole("0") == 0
+    assert cli.positive_int("1") == 1 and cli.finite_number(0, 10)("1e1") == 10
+    assert cli.device_name("cpu") == "cpu" and cli.checked_device("cpu").type == "cpu"
+
+
+def test_the_devices_that_are_here_are_listed(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert cli.checked_device("cuda:1").index == 1 and cli.checked_device("cuda").type == "cuda"
+    with pytest.raises(ValueError, match="cuda:2: no such device here.*cpu.*cuda, cuda:0, cuda:1"):
+        cli.checked_device("cuda:2")
 
 
 @pytest.mark.parametrize("count, words", [
@@ -54,7 +132,7 @@ def test_control_c_names_the_files_that_are_written(count, words, tmp_path, monk
 
 
 def test_control_c_in_a_fit_says_that_it_can_continue(tmp_path, monkeypatch):
-    staged = tmp_path / "run" / f"{STAGING}fit" / "unfinished.pt"
+    staged = tmp_path / "run" / f"{STAGING}fit" / RESUME_FILE
     monkeypatch.setattr(cli, "WRITTEN", [staged])
     assert cli.written_files_message() == "run the same command again to continue"
 
@@ -69,10 +147,23 @@ def test_help_shows_defaults_except_none_and_switches():
     assert "python -m minilora.fit" in text and "Fits.\n" in text and "More" not in text
 
 
-def test_progress_is_plain_lines_where_there_is_no_terminal(capsys):
-    line = ProgressLine(120)
-    for step in range(120):
-        line(step, 0.5)
-    out = capsys.readouterr().out
-    assert "\r" not in out and [s.split()[1] for s in out.splitlines()] == [
-        "50/120", "100/120", "120/120"]
+def test_an_output_that_is_full_gives_status_2_even_if_nothing_was_flushed(monkeypatch, capsys):
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert status(lambda: print("a result")) == 2
+    assert capsys.readouterr().err == "minilora.fit: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("returned, expected", [(None, 0), (0, 0), (1, 1), (2, 2)])
+def test_the_exit_status_is_what_the_command_returns(returned, expected):
+    assert status(lambda: returned) == expected
+
+
+def test_a_working_folder_that_is_gone_does_not_hide_what_was_written(tmp_path, monkeypatch):
+    def gone():
+        raise FileNotFoundError("no such folder")
+    monkeypatch.setattr(cli, "WRITTEN", [tmp_path / "a.txt"])
+    monkeypatch.setattr(os, "getcwd", gone)
+    assert cli.written_files_message() == f"completely written: {tmp_path / 'a.txt'}"

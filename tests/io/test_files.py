@@ -39,12 +39,22 @@ def test_a_written_file_has_the_permissions_of_an_ordinary_new_file(tmp_path):
     assert os.stat(tmp_path / "ours").st_mode == os.stat(tmp_path / "ordinary").st_mode
 
 
-def test_writing_through_a_link_changes_its_target(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    with atomic_write(tmp_path / "link") as file:
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to(path.parent / "target"), os.mkfifo])
+def test_only_a_regular_file_is_replaced(tmp_path, make):
+    (tmp_path / "target").write_bytes(b"mine")
+    make(tmp_path / "other")
+    before = os.lstat(tmp_path / "other")
+    with pytest.raises(OSError, match="other is a .*, expected a file; give another name"):
+        with atomic_write(tmp_path / "other") as file:
+            file.write(b"content")
+    assert os.lstat(tmp_path / "other").st_ino == before.st_ino
+    assert (tmp_path / "target").read_bytes() == b"mine"
+
+
+def test_a_name_of_255_bytes_is_written(tmp_path):
+    with atomic_write(tmp_path / ("n" * 255)) as file:
         file.write(b"content")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "target").read_bytes() == b"content"
+    assert os.listdir(tmp_path) == ["n" * 255]
 
 
 def test_a_folder_given_as_a_file_is_an_error(tmp_path):

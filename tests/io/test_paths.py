@@ -50,6 +50,22 @@ def test_without_a_usable_xdg_folder_the_cache_is_in_the_home_folder(monkeypatch
     assert paths.cache_folder() == tmp_path / ".cache" / "minilora"
 
 
+def without_home(monkeypatch):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(paths.Path, "home", unknown)
+
+
+def test_a_user_without_a_home_folder_has_no_cache(monkeypatch, tmp_path):
+    package = as_installed(monkeypatch, tmp_path)
+    without_home(monkeypatch)
+    assert paths.home_folder() is None and paths.cache_folder() is None
+    assert paths.weights_folders() == [package / "weights"]
+    with pytest.raises(FileNotFoundError, match="no home folder; set XDG_CACHE_HOME"):
+        paths.download_folder()
+
+
 def test_importing_the_package_loads_no_torch():
     code = "import sys, minilora as m; print('torch' in sys.modules, m.__version__, dir(m))"
     out = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True,

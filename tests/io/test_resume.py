@@ -34,7 +34,7 @@ def fresh_clip(tiny_weights):
 
 @pytest.mark.parametrize("stop", [1, 3, 6])
 def test_a_resumed_fit_equals_an_uninterrupted_one(fresh_clip, good, tmp_path, stop):
-    point = ResumePoint(tmp_path / "unfinished.pt", "mark", every=0)
+    point = ResumePoint(tmp_path / "unfinished.safetensors", "mark", every=0)
     assert fitted(fresh_clip(), good, point, stop) is None
     assert len(point.load()["losses"]) == stop
     whole, resumed = fitted(fresh_clip(), good), fitted(fresh_clip(), good, point)
@@ -46,7 +46,7 @@ def test_a_resumed_fit_equals_an_uninterrupted_one(fresh_clip, good, tmp_path, s
 
 
 def test_the_state_of_another_training_or_a_damaged_file_is_ignored(fresh_clip, good, tmp_path):
-    path = tmp_path / "unfinished.pt"
+    path = tmp_path / "unfinished.safetensors"
     fitted(fresh_clip(), good, ResumePoint(path, "mark", every=0), 3)
     assert ResumePoint(path, "another").load() is None
     path.write_bytes(path.read_bytes()[:-100])
@@ -57,7 +57,7 @@ def test_the_state_of_another_training_or_a_damaged_file_is_ignored(fresh_clip, 
 
 def test_the_learning_rate_schedule_continues_too(fresh_clip, good, tmp_path):
     """The saved learning rate is that of its step: neither the first nor the highest."""
-    path = tmp_path / "unfinished.pt"
+    path = tmp_path / "unfinished.safetensors"
     rates = []
     for stop in (1, 2, 4):
         path.unlink(missing_ok=True)
@@ -67,14 +67,48 @@ def test_the_learning_rate_schedule_continues_too(fresh_clip, good, tmp_path):
 
 
 def test_the_state_is_not_saved_more_often_than_every_n_seconds(fresh_clip, good, tmp_path):
-    fitted(fresh_clip(), good, ResumePoint(tmp_path / "a.pt", "mark", every=3600), 5)
-    assert not (tmp_path / "a.pt").exists()
+    fitted(fresh_clip(), good, ResumePoint(tmp_path / "a.safetensors", "mark", every=3600), 5)
+    assert not (tmp_path / "a.safetensors").exists()
 
 
-def test_a_state_that_does_not_fit_the_training_is_an_error(fresh_clip, good, tmp_path):
-    path = tmp_path / "unfinished.pt"
+def without_last(saved):
+    return saved | {"trained": dict(list(saved["trained"].items())[:-1])}
+
+
+def changed(key, number, value):
+    return lambda saved: saved | {key: saved[key] | {number: value}}
+
+
+@pytest.mark.parametrize("change, words", [
+    (without_last, "expected the key 8"), (changed("trained", "0", torch.zeros(3)), "trained.0"),
+    (changed("trained", "0", 0.5), "trained.0"), (changed("trained", "99", torch.zeros(3)), "99"),
+    (changed("optimiser", "0", {"step": torch.tensor(1.0)}), "optimiser.0: expected the key exp_"),
+    (changed("optimiser", "77", {}), "77"),
+    (lambda saved: saved | {"generator": saved["generator"] * 0}, "mt19937"),
+    (lambda saved: saved | {"generator": saved["generator"][:9]}, "RNG")])
+def test_a_state_that_does_not_fit_the_training_is_an_error(fresh_clip, good, tmp_path, change,
+                                                            words):
+    """And nothing is changed by half."""
+    path = tmp_path / "unfinished.safetensors"
     fitted(fresh_clip(), good, ResumePoint(path, "mark", every=0), 3)
     saved = load_tensors(path)
-    save_tensors(path, saved | {"trained": saved["trained"][:-1]})
-    with pytest.raises(ValueError):
-        fitted(fresh_clip(), good, ResumePoint(path, "mark", every=0))
+    save_tensors(path, change(saved))
+    clip = fresh_clip()
+    before = {name: value.clone() for name, value in clip.state_dict().items()}
+    with pytest.raises(ValueError, match=f"does not fit this training: .*{words}.*; remove it"):
+        fitted(clip, good, ResumePoint(path, "mark", every=0))
+    after = clip.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert not any(value.any() for name, value in after.items() if name.endswith("lora_B"))
+
+
+@pytest.mark.parametrize("change", [
+    {"losses": []}, {"losses": "none"}, {"losses": [0.5, "x"]}, {"losses": [[0.5]]},
+    {"rate": "fast"}, {"rate": float("nan")}, {"betas": [0.9]}, {"mark": 3}, {"trained": [1]},
+    {"generator": torch.zeros(3)}, {"generator": None}, {"optimiser": {0: {}}}, {"extra": 1}])
+def test_a_state_with_values_of_other_types_counts_as_none(fresh_clip, good, tmp_path, change):
+    path = tmp_path / "unfinished.safetensors"
+    fitted(fresh_clip(), good, ResumePoint(path, "mark", every=0), 1)
+    assert ResumePoint(path, "mark").load() is not None
+    save_tensors(path, load_tensors(path) | change)
+    assert ResumePoint(path, "mark").load() is None

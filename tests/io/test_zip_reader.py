@@ -16,7 +16,7 @@ from hostile import Call, write_pickle, write_tensor
 from minilora.checkpoint.openai_layout import official_state_dict
 from minilora.clip import CLIP, CLIPConfig
 from minilora.io.unpickler import CheckpointError
-from minilora.io.zip_reader import read_tensors
+from minilora.io.zip_reader import check_file_type, read_tensors
 
 SMALL = CLIPConfig(embed=32, resolution=64, vision_layers=2, vision_width=128, patch=16,
                    vocab=100, text_width=64, text_layers=1)
@@ -215,15 +215,29 @@ RUN = "raise SystemExit('this must never run')"
 @pytest.mark.parametrize("call", [
     Call(os.mkdir, "was-run"), Call(exec, RUN), Call(getattr, "a", "upper"), Call(torch.load, "x"),
     Call(__import__, "os"), Call(type, "A", (), {}), Call(pickle.loads, b""),
-    Call(io.open, "x", "w"), Call(torch._utils._rebuild_tensor, 1, 2, 3, 4),
-    Call(torch.nn.Linear, 2, 2)],
+    Call(io.open, "x", "w"), Call(torch.hub.load, "a/b", "c"), Call(open, "x", "w")],
     ids=lambda call: call.call[0].__name__)
-def test_a_file_that_names_any_other_function_is_refused_and_not_run(tmp_path, monkeypatch, call):
+def test_a_file_that_names_what_runs_commands_is_refused_and_not_run(tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
     write_pickle("bad.pt", pickle.dumps({"a": call}, protocol=2))
     with pytest.raises(CheckpointError, match="bad.pt is refused: it names .* not run"):
         read_tensors("bad.pt")
     assert os.listdir(tmp_path) == ["bad.pt"]
+
+
+@pytest.mark.parametrize("call", [
+    Call(torch._utils._rebuild_tensor, 1, 2, 3, 4), Call(torch.nn.Linear, 2, 2)],
+    ids=lambda call: call.call[0].__name__)
+def test_any_other_function_is_not_run_either(tmp_path, monkeypatch, call):
+    def never(*arguments):
+        raise AssertionError("it was run")
+    content = pickle.dumps({"a": call}, protocol=2)
+    for module, name in ((torch._utils, "_rebuild_tensor"), (torch.nn, "Linear")):
+        monkeypatch.setattr(module, name, never)
+    write_pickle(tmp_path / "bad.pt", content)
+    with pytest.raises(CheckpointError, match="holds no named tensors.* not read: .*"
+                       f"{call.call[0].__name__}"):
+        read_tensors(tmp_path / "bad.pt")
 
 
 def test_dotted_names_do_not_reach_into_allowed_ones(tmp_path):
@@ -238,7 +252,7 @@ def test_classes_in_the_archive_hold_attributes_and_do_nothing(tmp_path):
     """`__torch__.os.mkdir(...)` calls neither os.mkdir nor anything else."""
     call = b"\x80\x02c__torch__.os\nmkdir\nX\x07\x00\x00\x00was-run\x85R."
     write_pickle(tmp_path / "bad.pt", call)
-    with pytest.raises(CheckpointError, match="data.pkl is damaged .TypeError"):
+    with pytest.raises(CheckpointError, match="calls __torch__.os.mkdir, which PyTorch does not"):
         read_tensors(tmp_path / "bad.pt")
     assert not os.path.exists("was-run")
 
@@ -301,13 +315,13 @@ def test_a_pickle_that_contains_itself_is_refused(tmp_path):
         bomb = {str(i): bomb for i in range(10)}                # 10^12 paths in a few hundred bytes
     for content in (endless, bomb):
         write_pickle(tmp_path / "a.pt", pickle.dumps(content, protocol=2))
-        with pytest.raises(CheckpointError, match="over 100,000 values or contains itself"):
+        with pytest.raises(CheckpointError, match="over 100,000 values, .* or contains itself"):
             read_tensors(tmp_path / "a.pt")
 
 
 def test_a_pickle_above_the_size_limit_is_not_read(tmp_path):
     write_pickle(tmp_path / "a.pt", b"\x80\x02" + b"K" * (5 << 20) + b"N.")
-    with pytest.raises(CheckpointError, match="in 5,242,884 bytes, expected at most 4,194,304"):
+    with pytest.raises(CheckpointError, match="of 5,242,884 bytes, expected at most 4,194,304"):
         read_tensors(tmp_path / "a.pt")
 
 
@@ -318,7 +332,53 @@ def test_a_pickle_cannot_reserve_a_huge_memo(tmp_path):
         read_tensors(tmp_path / "a.pt")
 
 
-def test_opcodes_of_later_pickle_protocols_are_named(tmp_path):
-    torch.save({"a": torch.zeros(2)}, tmp_path / "a.pt", pickle_protocol=5)
-    with pytest.raises(CheckpointError, match="uses FRAME .* save it again with torch.save's"):
+def test_instructions_that_torch_does_not_write_are_named(tmp_path):
+    write_pickle(tmp_path / "a.pt", b"\x80\x02N2.")
+    with pytest.raises(CheckpointError, match="uses DUP, .* save it again with torch.save's"):
         read_tensors(tmp_path / "a.pt")
+
+
+# ---- shared numbers ----------------------------------------------------------------------------
+
+def test_weights_may_be_tied_four_times(tmp_path):
+    """Five names for 4 MB would be 20 MB from 4: refused; so a small file stays a small model."""
+    weight = torch.rand(1 << 20)
+    for names, accepted in (("abcd", True), ("abcde", False)):
+        torch.save({name: weight for name in names}, tmp_path / "a.pt")
+        if accepted:
+            tensors = read_tensors(tmp_path / "a.pt")
+            assert len({tensor.data_ptr() for tensor in tensors.values()}) == 1
+        else:
+            with pytest.raises(CheckpointError, match="makes tensors of 20,971,520 bytes from "
+                               "4,194,304 bytes of numbers, expected at most 4 times"):
+                read_tensors(tmp_path / "a.pt")
+
+
+def test_small_numbers_may_be_shared_often(tmp_path):
+    zeros = torch.zeros(8)
+    torch.save({f"{k}": zeros for k in range(1_000)}, tmp_path / "a.pt")
+    assert len(read_tensors(tmp_path / "a.pt")) == 1_000
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path):
+    torch.save({"a.b": torch.ones(1), "a": {"b": torch.zeros(1)}}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="gives two tensors the name a.b"):
+        read_tensors(tmp_path / "a.pt")
+
+
+def test_a_path_is_shown_in_one_printable_line(tmp_path):
+    path = tmp_path / "a\nOK score 0.pt"
+    torch.save({}, path)
+    with pytest.raises(CheckpointError, match=r"a\\nOK score 0.pt holds no named") as error:
+        read_tensors(path)
+    assert str(error.value).isprintable()
+
+
+def test_safetensors_files_pass_the_check_of_the_file_type(tmp_path):
+    """Their first byte may be that of a pickle or of a web page: it is part of a length."""
+    for length in (0x80, ord("<"), ord("P")):
+        content = b'{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}'.ljust(length)[:length]
+        (tmp_path / "a.pt").write_bytes(length.to_bytes(8, "little") + content + bytes(4))
+        check_file_type(tmp_path / "a.pt")
+        with pytest.raises(CheckpointError, match="is a safetensors file; expected a .pt file"):
+            read_tensors(tmp_path / "a.pt")

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minilora.io.files import load_tensors, save_tensors
 from minilora.io.unpickler import CheckpointError
 from minilora.mae import checkpoint as mae_checkpoint
 from minilora.mae.model import (MAE_B_16, MAE_H_14, MAE_L_16, MAEConfig, MAEEncoder,
@@ -206,3 +207,32 @@ def test_keys_that_do_not_fit_are_named(mae, tmp_path):
 def test_impossible_numbers_are_refused(numbers):
     with pytest.raises(ValueError, match="MAEConfig"):
         dataclasses.replace(SMALL, **numbers)
+
+
+def test_a_saved_model_comes_back_and_any_other_content_is_refused_in_one_line(tmp_path):
+    mae = MaskedAutoencoder(SMALL).initialise(torch.Generator().manual_seed(0))
+    path = tmp_path / "mae.safetensors"
+    mae_checkpoint.save_mae(mae, path)
+    again = mae_checkpoint.load_mae(path)
+    assert again.config == SMALL
+    assert all(map(torch.equal, mae.state_dict().values(), again.state_dict().values()))
+    content = load_tensors(path)
+    config, state = content["config"], content["state"]
+    for change in ({"config": config | {"width": 64.0}}, {"config": config | {"layers": 10**9}},
+                   {"config": config | {"patch": 0}}, {"config": {}}, {"state": []},
+                   {"config": config | {"heads": 3}}, {"config": config | {"mask_ratio": "0.75"}},
+                   {"state": state | {"mask_token": torch.zeros(3)}}, {"more": 1},
+                   {"state": state | {"norm.weight": state["norm.weight"] * float("nan")}},
+                   {"state": state | {"norm.weight": state["norm.weight"].double()}},
+                   {"state": {k: v for k, v in state.items() if k != "mask_token"}}):
+        save_tensors(path, content | change)
+        with pytest.raises(ValueError, match="mae.safetensors.*[:;]") as refused:
+            mae_checkpoint.load_mae(path)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_file_of_an_earlier_version_is_refused_in_one_line(tmp_path):
+    mae = MaskedAutoencoder(SMALL)
+    torch.save({"config": dataclasses.asdict(SMALL), "state": mae.state_dict()}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="expected a masked autoencoder.* must be made again"):
+        mae_checkpoint.load_mae(tmp_path / "a.pt")

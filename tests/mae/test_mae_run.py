@@ -45,9 +45,9 @@ def test_model_grid_and_metrics_are_written(options):
     assert 0 <= kept["segmentation"]["pixel_auroc"] <= 1
     with Image.open(made.out / "grid.png") as picture:
         assert picture.size == (3 * 64, 6 * 64)
-    assert mae_checkpoint.load_mae(made.out / "mae.pt").config == SMALL
+    assert mae_checkpoint.load_mae(made.out / "mae.safetensors").config == SMALL
     assert sorted(p.name for p in made.out.iterdir() if p.name[0] != ".") == [
-        "grid.png", "mae.pt", "metrics.json"]
+        "grid.png", "mae.safetensors", "metrics.json"]
 
 
 def test_an_interrupted_training_continues_bit_for_bit(options, monkeypatch):

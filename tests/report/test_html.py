@@ -1,14 +1,16 @@
 """The page of a run: it is self-contained and shows the mistakes first; curves and charts."""
+import os
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from minilora.report import run_page, svg
+from minilora.report import html, run_page, svg
 from minilora.runs.run_report import ROW_DESCRIPTIONS
 
 VOID = {"meta", "img", "line", "rect", "polyline"}
@@ -120,3 +122,33 @@ def test_ticks_are_round_and_within_the_axis(low, high, expected):
     found = svg.ticks(low, high)
     assert expected is None or found == pytest.approx(expected)
     assert all(low - 1e-9 <= t <= high + 1e-9 for t in found) and 1 <= len(found) <= 6
+
+
+@pytest.mark.parametrize("name", ["javascript:alert(1)", "a b&c", "100%", "caf\udce9", "#top",
+                                  "?q"])
+def test_a_link_leads_to_a_file_beside_the_page_whatever_its_name(name, tmp_path):
+    try:
+        (tmp_path / name).mkdir()
+    except OSError:
+        pytest.skip("this file system does not have such names")
+    (tmp_path / name / "report.html").write_text("")
+    link = html.local_link(tmp_path, name, "report.html", name)
+    address = re.fullmatch('<a href="([^"]*)">.*</a>', link).group(1)
+    assert address.startswith("./") and re.fullmatch(r"[\w./%~-]+", address, re.ASCII)
+    assert (tmp_path / os.fsdecode(unquote_to_bytes(address))).is_file()
+
+
+@pytest.mark.parametrize("name", ["gone", "..", "../x", "/etc", ""])
+def test_what_is_not_beside_the_page_gets_no_link(name, tmp_path):
+    (tmp_path / "report.html").write_text("")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "report.html").write_text("")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    assert html.local_link(inside, name, "report.html", "<b>") == "&lt;b&gt;"
+
+
+def test_a_page_can_be_written_whatever_names_are_in_it():
+    page = html.document("caf\udce9", html.html_text("\x1b[2J\n<script>"))
+    page.encode("utf-8")
+    assert "\\x1b[2J\\n&lt;script&gt;" in page and "<script>" not in page

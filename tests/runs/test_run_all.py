@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -55,7 +56,7 @@ def test_every_class_has_its_folder_and_the_summary_has_their_mean(done):
     assert (done.out / "summary.md").read_text().count("|") == 6 * 8
     page = (done.out / "index.html").read_text()
     for name in NAMES:
-        assert f'href="{name}/report.html"' in page and (done.out / name / "report.html").is_file()
+        assert f'href="./{name}/report.html"' in page and (done.out / name / "report.html").is_file()
 
 
 def test_finished_classes_are_skipped_unless_something_changed(done, monkeypatch):
@@ -80,7 +81,7 @@ def test_a_class_that_fails_is_named_and_the_others_go_on(folder, tiny_weights, 
     text = (tmp_path / "runs" / "summary.txt").read_text()
     assert "spoon" in text and "not found" in text
     assert results(tmp_path / "runs", ("gear", "nut"))
-    assert 'href="spoon' not in (tmp_path / "runs" / "index.html").read_text()
+    assert 'href="./spoon' not in (tmp_path / "runs" / "index.html").read_text()
 
 
 @pytest.mark.slow
@@ -99,6 +100,63 @@ def test_two_processes_give_what_one_gives(done, folder, tiny_weights, tmp_path)
             assert one[name][key] == two[name][key], (name, key)
     assert ((tmp_path / "one" / "summary.txt").read_text()
             == (tmp_path / "two" / "summary.txt").read_text())
+
+
+JOIN = """
+import argparse, datetime, os, sys
+from minilora.io.cli import run_command
+from minilora.runs import run_all
+run_all.START_WAIT = datetime.timedelta(seconds=float(sys.argv.pop(1)))
+def main():
+    processes = run_all.join_processes(argparse.Namespace(device="cpu"))
+    if processes.rank == 1:
+        os._exit(7)                     # as after kill -9
+    run_all.gather_results({}, processes)
+run_command("minilora.fit", main)
+"""
+
+
+def start_join(rank, port, wait):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "RANK": str(rank),
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return subprocess.Popen([sys.executable, "-c", JOIN, str(wait)], env=environment, cwd=REPO,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_whose_partner_never_comes_ends_with_one_line(rank):
+    process = start_join(rank, free_port(), wait=1)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 2 and errors.count("\n") == 1, errors
+    assert "the other processes did not come within 1 s" in errors
+
+
+def test_a_process_whose_partner_is_killed_ends_with_one_line():
+    port = free_port()
+    first, second = (start_join(rank, port, wait=60) for rank in (0, 1))
+    assert second.wait(timeout=120) == 7
+    errors = first.communicate(timeout=60)[1]
+    assert first.returncode == 2 and errors.count("\n") == 1, errors
+    assert "another process has ended before its classes were done" in errors
+
+
+@pytest.mark.parametrize("count", ["two", "-1", "0", "", "\x1b[2J"])
+def test_a_wrong_number_of_processes_is_named(monkeypatch, count):
+    monkeypatch.setenv("WORLD_SIZE", count)
+    with pytest.raises(ValueError, match="WORLD_SIZE is .*expected a number of processes"):
+        run_all.join_processes(None)
+
+
+def test_a_class_given_twice_is_run_once():
+    """Two processes would write one run folder."""
+    assert run_all.requested_classes(fit.parse(["--class", "nut", "gear", "nut"])) == [
+        "nut", "gear"]
 
 
 def test_all_means_the_embedded_classes_where_there_is_no_data(monkeypatch, tmp_path):

@@ -154,6 +154,7 @@ def test_an_unchanged_file_is_not_encoded_again(tmp_path, files):
     assert encoder.count == 11
     assert sorted(p.stem for p in (tmp_path / "i" / "parts").iterdir()) == sorted(
         again.part_names()), "unused parts are deleted"
+    assert Index.open(tmp_path / "i").unfinished == {}
     video(files / "belt.mp4", ["blue", "red"])
     update_index(again, frames.media_files([files]), encoder)
     assert len([p for p in (tmp_path / "i" / "parts").iterdir() if "frames" in p.name]) == 1
@@ -223,11 +224,11 @@ def test_broken_files_are_named_and_the_rest_is_indexed(tmp_path, files):
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"version": 1}', "[" * 100_000,
-                                     '{"version": 2, "model": 1, "sha256": 2, "sampling": 3, '
+                                     '{"version": 3, "model": 1, "sha256": 2, "sampling": 3, '
                                      '"files": [{"a": 1}]}'])
 def test_a_damaged_index_is_named(tmp_path, content):
     (tmp_path / "index.json").write_text(content)
-    with pytest.raises(ValueError, match="index.json is no index of minilora"):
+    with pytest.raises(ValueError, match="index.json is no index that this version of minilora"):
         Index.open(tmp_path)
     with pytest.raises(ValueError, match="holds no index"):
         Index.open(tmp_path / "elsewhere")
@@ -237,24 +238,67 @@ def test_a_damaged_index_is_named(tmp_path, content):
     {"times": torch.zeros(2, dtype=torch.float64)}, {"features": torch.zeros(2, 3).half()},
     {"features": torch.zeros(2, 3).half(), "times": torch.zeros(3, dtype=torch.float64)},
     {"features": torch.zeros(2, 3).half(), "times": torch.zeros(2, dtype=torch.float64),
-     "texts": ["one"]}])
+     "texts": ["one"]},
+    {"features": torch.zeros(6, 3), "times": torch.zeros(6, dtype=torch.float64)},
+    {"features": torch.zeros(6, 3).half(), "times": torch.zeros(6)},
+    {"features": torch.zeros(6, 3).half(), "times": "0 1 2"},
+    {"features": torch.full((6, 3), math.nan).half(), "times": torch.zeros(6).double()},
+    {"features": torch.full((6, 3), math.inf).half(), "times": torch.zeros(6).double()},
+    {"features": torch.zeros(6, 3).half(), "times": torch.full((6,), math.nan).double()},
+    {"features": torch.zeros(6, 3).half(), "times": torch.arange(6).double() * 1e300},
+    {"features": torch.zeros(6, 3).half(), "times": torch.zeros(6).double(), "texts": [1] * 6},
+    {"features": torch.zeros(6, 3).half(), "times": torch.zeros(6).double(), "other": 1}])
 def test_a_part_of_another_shape_is_named(tmp_path, files, content):
     index = fresh(tmp_path / "i")
     update_index(index, [files / "belt.mp4"], MeanColours())
     module.save_tensors(index.part_path(index.part_names()[0]), content)
-    with pytest.raises(ValueError, match=r"frames-.*pt: expected features \(M, E\)"):
+    with pytest.raises(ValueError, match=r"frames-.*safetensors.*expected .*make the index again"):
         list(index.curves(module.similarity_to(torch.eye(3)[0])))
 
 
-@pytest.mark.parametrize("piece", ["../../x", ["a", 2, 2], ["a/b", 0, 1], ["a", 0, "1"], 3])
-def test_a_forged_row_of_the_index_is_named(tmp_path, files, piece):
+def test_parts_that_do_not_fit_the_index_are_named(tmp_path, files):
+    """Of another width; with fewer rows; with times that go back."""
+    index = fresh(tmp_path / "i")
+    update_index(index, frames.media_files([files]), MeanColours())
+    video_part, = (name for name in index.part_names() if "frames" in name)
+    for width, rows, times, words in (
+            (4, 6, range(6), "expected a tensor"), (3, 5, range(5), "5 rows, index.json expects 6"),
+            (3, 6, [0, 1, 2, 1, 4, 5], "times of .*belt.mp4 do not ascend")):
+        module.save_tensors(index.part_path(video_part), {
+            "features": torch.ones(rows, width).half(), "times": torch.tensor(times).double()})
+        with pytest.raises(ValueError, match=words):
+            list(Index.open(tmp_path / "i").curves(lambda part: part["times"]))
+
+
+FORGED = {"a path as the part": {"pieces": ["../../x:0:1"]}, "no rows": {"pieces": ["NAME:2:2"]},
+          "no number": {"pieces": ["NAME:0:x"]}, "a list": {"pieces": [["NAME", 0, 1]]},
+          "an unlisted part": {"pieces": ["other:0:1"]}, "columns of two lengths": {"size": [1, 2]},
+          "many rows": {"pieces": ["NAME:0:99999999"]}, "a path with NUL": {"path": ["a\0b.png"]},
+          "a size that is text": {"size": ["1"]}, "a time that is a float": {"changed": [1.5]}}
+FORGED_TOP = {"a hash": {"sha256": "0"}, "a digest": {"parts": {"a": "../../x"}},
+              "a run": {"unfinished": {"*": 0}}, "a time": {"unfinished": {"0" * 16: math.nan}},
+              "a rate": {"sampling": {"rate": 0}}, "a flag": {"reads": 1},
+              "a further key": {"more": 1}}
+
+
+@pytest.mark.parametrize("kind", [*FORGED, *FORGED_TOP])
+def test_a_forged_value_of_the_index_is_named(tmp_path, files, kind):
     index = fresh(tmp_path / "i")
     update_index(index, [files / "belt.mp4"], MeanColours())
     kept = json.loads((tmp_path / "i" / "index.json").read_text())
-    kept["files"][0]["pieces"] = [piece]
-    (tmp_path / "i" / "index.json").write_text(json.dumps(kept))
-    with pytest.raises(ValueError, match="index.json is no index of minilora"):
+    kept["files"] |= FORGED.get(kind, {})
+    text = json.dumps(kept | FORGED_TOP.get(kind, {})).replace("NAME", index.part_names()[0])
+    (tmp_path / "i" / "index.json").write_text(text)
+    with pytest.raises(ValueError, match="index.json is no index that this version") as caught:
         Index.open(tmp_path / "i")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
+def test_an_index_of_before_is_to_be_made_again(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "index.json").write_text('{"version": 2, "files": []}')
+    with pytest.raises(ValueError, match="it was made by an earlier version; make it again"):
+        Index.open(tmp_path)
 
 
 def test_a_query_with_another_number_of_features_is_refused(tmp_path, files):
@@ -303,10 +347,16 @@ def test_a_serial_number_in_a_picture_is_found(tmp_path):
         search.find_text(fresh(tmp_path / "i"), "4821", 5)
 
 
-def test_faiss_finds_the_files_that_hold_the_nearest_frames(tmp_path):
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_faiss_finds_the_files_that_hold_the_nearest_frames(tmp_path, cache):
     """As the exact product; the inverted lists are rebuilt after the index has changed."""
-    index, generator = fresh(tmp_path), torch.Generator().manual_seed(0)
-    (tmp_path / "parts").mkdir()
+    index, generator = fresh(tmp_path / "i"), torch.Generator().manual_seed(0)
     rows = torch.nn.functional.normalize(torch.randn(600, 16, generator=generator), dim=-1).half()
     for k in range(6):
         module.save_tensors(index.part_path(f"frames-{k}"), {
@@ -320,10 +370,13 @@ def test_faiss_finds_the_files_that_hold_the_nearest_frames(tmp_path):
     found, _ = search.find_events(index, module.similarity_to(query), 3)
     fast, _ = search.find_events(index, module.similarity_to(query), 3, files=names)
     assert fast[0] == found[0]
-    before = list(tmp_path.glob("groups-*.faiss"))
+    before = list(cache.rglob("*.faiss"))
+    assert faiss_index.nearest_files(index, query, rows=5) == names, "from the stored lists"
     del index.entries["0.mp4"], index.entries["0.mkv"]
     assert all(not p.startswith("0.") for p in faiss_index.nearest_files(index, query, rows=99))
-    assert len(before) == 1 and before != list(tmp_path.glob("groups-*.faiss"))
+    after = list(cache.rglob("*.faiss"))
+    assert len(before) == len(after) == 1 and before != after
+    assert not list(tmp_path.rglob("i/*.faiss")), "a query writes nothing beside the index"
     assert faiss_index.nearest_files(fresh(tmp_path / "empty"), query) == set()
 
 
@@ -341,17 +394,18 @@ def test_a_missing_extra_says_what_to_install(name, monkeypatch):
         use()
 
 
-def test_text_is_spoken_or_written_to_a_file(monkeypatch):
+def test_text_is_spoken_or_written_to_a_file(tmp_path, monkeypatch):
     said = []
 
     class Engine:
         say = lambda self, text: said.append(("aloud", text))
-        save_to_file = lambda self, text, path: said.append((path, text))
+        save_to_file = lambda self, text, path: Path(path).write_text(text)
         runAndWait = lambda self: said.append("done")
     monkeypatch.setitem(sys.modules, "pyttsx3", types.SimpleNamespace(init=Engine))
     speech.speak("one event")
-    speech.speak("one event", Path("a.wav"))
-    assert said == [("aloud", "one event"), "done", ("a.wav", "one event"), "done"]
+    speech.speak("one event", tmp_path / "a.wav")
+    assert said == [("aloud", "one event"), "done", "done"]
+    assert (tmp_path / "a.wav").read_text() == "one event"
 
 
 def test_without_an_offline_engine_gtts_writes_the_file(tmp_path, monkeypatch):
@@ -483,10 +537,10 @@ def test_another_model_or_sampling_is_refused(tmp_path, files, tiny_weights, tin
     run(*first, "--model", str(tiny_weights))
     with torch.no_grad():
         tiny_clip.visual.proj += 1
-    save_official(tiny_clip, tmp_path / "other.pt")
+    save_official(tiny_clip, tmp_path / "other.safetensors")
     for again in (first, ("query", str(tmp_path / "i"), "a gear")):
-        with pytest.raises(ValueError, match="was made with tiny.pt"):
-            run(*again, "--model", str(tmp_path / "other.pt"))
+        with pytest.raises(ValueError, match="was made with tiny.safetensors"):
+            run(*again, "--model", str(tmp_path / "other.safetensors"))
     with pytest.raises(ValueError, match="was sampled with"):
         run(*first, "--model", str(tiny_weights), "--rate", "2")
 
