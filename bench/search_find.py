@@ -24,6 +24,7 @@ from PIL import Image
 from bench import measure
 from bench.accuracy import cell, spread
 from minilora.auroc import auroc
+from minilora.checkpoint.base_model import BaseModel
 from minilora.checkpoint.weights import load_clip
 from minilora.clip import CLIP
 from minilora.data.frames import save_video
@@ -66,7 +67,8 @@ def index_belts(folder: Path, clip: CLIP, sha256: str,
         with atomic_write(path) as file:
             save_video(file, belt.frames(VIDEO_RATE), VIDEO_RATE)
         belt_of[str(path.resolve())] = belt
-    index = Index(folder / "index", "bench", sha256, {"rate": float(INDEX_RATE), "change": 0.0})
+    index = Index(folder / "index", BaseModel("bench", sha256),
+                  {"rate": float(INDEX_RATE), "change": 0.0})
     failed = update_index(index, belt_of, FrameEncoder(clip))
     if failed:
         raise RuntimeError(f"belts: expected every video to be read again, these failed: {failed}")

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from bench import measure
+from minilora.checkpoint.base_model import BaseModel, base_of
 from minilora.checkpoint.weights import load_clip
 from minilora.data.frames import all_frames, sample_frames, save_video
 from minilora.io.files import atomic_write, save_tensors
@@ -39,7 +40,7 @@ def time_indexing(path: str, folder: str, threads: int) -> dict[str, float]:
     """{"seconds", "memory" and "disk" in bytes, "rows"} of indexing a video at 1 frame a second."""
     torch.set_num_threads(threads)
     clip, weights = load_clip()
-    index = Index(folder, weights.name, weights.sha256, {"rate": 1.0, "change": 0.0})
+    index = Index(folder, base_of(weights, clip.config), {"rate": 1.0, "change": 0.0})
     begun = time.perf_counter()
     used = measure.peak(lambda: update_index(index, [path], FrameEncoder(clip.eval())))["allocated"]
     seconds = time.perf_counter() - begun
@@ -87,7 +88,8 @@ def speed_tables(options: Namespace) -> tuple[list, list]:
 
 def synthetic_index(folder: Path, count: int) -> Index:
     """An Index of `count` random frames: files of an hour, in scenes of similar frames."""
-    index, generator = Index(folder, "made up", "0" * 64, {}), torch.Generator().manual_seed(0)
+    index = Index(folder, BaseModel("made up", "0" * 64), {})
+    generator = torch.Generator().manual_seed(0)
     (folder / "parts").mkdir()
     for k, first in enumerate(range(0, count, FILE_ROWS)):
         rows = min(FILE_ROWS, count - first)

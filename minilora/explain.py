@@ -148,15 +148,12 @@ def shapes_part(detector: Detector, pixels: Tensor, frozen: list[Tensor]) -> str
 
 def attention_part(visual: VisionTransformer, frozen: list[Tensor], adapted: list[Tensor],
                    head: int, grid: tuple[int, int]) -> str:
-    """Attention of one head in the last block, without and with LoRA.  Raises ValueError for a head
-    that does not exist."""
-    heads = visual.blocks[-1].attn.heads
-    if not 0 <= head < heads:
-        raise ValueError(f"--head {head}: expected 0 to {heads - 1}")
+    """Attention of one head in the last block, without and with LoRA."""
     with disable_lora(visual):                              # states[-2]: input of the last block
         off = attention_of_cls(visual, frozen[-2], head).unflatten(0, grid)
     on = attention_of_cls(visual, adapted[-2], head).unflatten(0, grid)
-    return (f"<h2>3. Attention of CLS in the last block, head {head} of 0 to {heads - 1}</h2>"
+    return (f"<h2>3. Attention of CLS in the last block, head {head} of 0 to "
+            f"{visual.blocks[-1].attn.heads - 1}</h2>"
             + picture_row([(heat(off), "LoRA off"), (heat(on), "LoRA on")]))
 
 
@@ -188,6 +185,9 @@ def lora_part(visual: VisionTransformer) -> str:
 def explain(detector: Detector, path: str | Path, head: int = 0) -> str:
     """The body of the page.  Raises ValueError for a head that does not exist."""
     visual = detector.clip.visual
+    heads = visual.blocks[-1].attn.heads
+    if not 0 <= head < heads:
+        raise ValueError(f"--head {head}: expected 0 to {heads - 1}")
     pixels = detector.prepare(detector.read(path))[None].to(detector.device)
     frozen = frozen_states(visual, pixels)                              # LoRA off
     adapted = visual.hidden_states(visual.embed(normalise(pixels)))     # LoRA on

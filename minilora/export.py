@@ -17,7 +17,6 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -34,11 +33,10 @@ from minilora.detector import Detector
 from minilora.io.cli import device_name, option_parser, run_command, whole
 from minilora.io.derived_name import derived_stem
 from minilora.io.files import atomic_write
-from minilora.io.prefetch import prefetch
 from minilora.io.text import shown
 from minilora.io.transaction import atomic_folder
 from minilora.predict import (MAX_ERROR, check_bits, find_pictures, open_with_threshold,
-                              read_or_error, tell_left_out)
+                              read_ahead, tell_left_out)
 from minilora.report import contours
 from minilora.report.contours import Region
 
@@ -173,12 +171,11 @@ def run_export(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     detector = open_with_threshold(options.run, options.model, options.device)
     found, coco = find_pictures(options.paths), CocoWriter(options.runs)
     check_bits(detector, options.bits)
-    read = partial(read_or_error, detector)
     paths, stems, n_regions, failed = found.pictures, [], 0, len(found.skipped)
     for path, reason in found.skipped:
         say(f"--  not scored: {shown(path, MAX_ERROR)}: {reason}")
     with atomic_folder(options.out, "export", EXPORT_FILES, paths) as staging:
-        for number, (path, picture) in enumerate(zip(paths, prefetch(read, paths))):
+        for number, (path, picture) in enumerate(zip(paths, read_ahead(detector, paths))):
             if isinstance(picture, Exception):
                 say(f"--  not scored: {shown(picture, MAX_ERROR)}")
                 failed += 1

@@ -16,9 +16,10 @@ import csv
 import io
 import itertools
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +41,7 @@ from minilora.io.transaction import atomic_folder
 from minilora.report.overlays import draw_outline, reduced
 
 CSV_COLUMNS = ("file", "decision", "score", "threshold", "error")
+READ_AHEAD = 10**7                              # pixels: no picture is read while so many wait
 MAX_ERROR = 1000                                # characters of a path or of an error on one line
 OVERLAYS = ("[0-9][0-9][0-9][0-9]*-OK-*.png", "[0-9][0-9][0-9][0-9]*-NG-*.png")
 PREDICTION_FILES = ("predictions.csv", "predictions.json", *OVERLAYS)
@@ -57,7 +59,7 @@ def find_pictures(paths: Iterable[str | Path]) -> Found:
     """The files as they are given, and the pictures in the folders, searched recursively.
 
     A file that is given by its name always counts, even if it does not exist: that becomes an
-    error.  In a folder, hidden files do not count.
+    error.  In a folder, hidden files do not count.  Raises FileNotFoundError without any picture.
     """
     found = Found([], [], [], [])
     for path in map(Path, paths):
@@ -75,7 +77,7 @@ def find_pictures(paths: Iterable[str | Path]) -> Found:
         found.skipped.extend(inside.skipped)
         found.other.extend(p for p in other if p not in own)
         found.own.extend(p for p in inside.pictures if p in own)
-    if not found.pictures and not found.skipped:
+    if not any(map(os.path.lexists, found.pictures)) and not found.skipped:
         left_out = f" (apart from {len(found.own)} that minilora wrote)" if found.own else ""
         raise FileNotFoundError(f"no picture in {', '.join(map(shown, paths))}{left_out}; expected "
                                 f"files ending in {', '.join(IMAGE_SUFFIXES)}")
@@ -112,6 +114,14 @@ def read_or_error(detector: Detector, path: Path) -> Image.Image | Exception:
         return error
 
 
+def read_ahead(detector: Detector, paths: list[Path]) -> Iterator[Image.Image | Exception]:
+    """The pictures in order, or errors.  A thread decodes the next ones: four small ones or a large
+    one."""
+    def pixels(picture):
+        return 0 if isinstance(picture, Exception) else picture.width * picture.height
+    return prefetch(partial(read_or_error, detector), paths, 4, pixels, READ_AHEAD)
+
+
 def check_bits(detector: Detector, bits: int | None) -> None:
     """Raises ValueError if --bits is given and the detector was fitted with another number."""
     if bits is not None and bits != detector.config.bits:
@@ -143,9 +153,6 @@ def overlay_name(number: int, prediction: dict[str, Any]) -> str:
     """File name of the overlay."""
     stem = derived_stem(Path(prediction["file"]).stem)
     return f"{number:04d}-{prediction['decision']}-{stem}.png"
-
-
-
 
 
 def prediction_line(prediction: dict[str, Any], as_json: bool) -> str:
@@ -192,7 +199,7 @@ def predict_all(detector: Detector, found: Found, staging: Path,
     out, predictions, begun = Path(options.out), [], time.time()
     errors = [ValueError(f"{path}: {reason}") for path, reason in found.skipped]
     paths = found.pictures + [path for path, _ in found.skipped]
-    pictures = itertools.chain(prefetch(partial(read_or_error, detector), found.pictures), errors)
+    pictures = itertools.chain(read_ahead(detector, found.pictures), errors)
     for number, (path, picture) in enumerate(zip(paths, pictures)):
         try:
             prediction, overlay = predict_picture(detector, path, picture)

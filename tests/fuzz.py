@@ -1,43 +1,59 @@
 """Randomly changed files: a reader raises only its documented errors, or reads the file.
 
     python tests/fuzz.py --count 1000000 --processes 2 --out fuzz.txt
+    python tests/fuzz.py --kinds record --first 17 --count 1        one file again
 
-READERS get files with damaged bytes; the kinds of fuzz_runs.py get valid files with changed values.
-Each gets the same number.  Any other exception, a message of more than one line, a file that costs
-more than 2 s or 300 MB is printed with its seed, and the command fails.
+READERS get files with damaged bytes.  The kinds of fuzz_runs.py, fuzz_weights.py and fuzz_data.py
+get files with changed values or structure.  Every kind gets the same number.  Four things are
+wrong, are printed with kind and seed, and make the command fail:
+
+    another exception than ValueError and OSError, or a ValueError that minilora did not raise
+    a message, or a note about a file, of more than one printable line
+    more than 2 s of processor time, of all threads of the process; more than 60 s of waiting
+    more than 300 MB: highest resident memory during the reading minus the one before it; pictures
+        are limited to 25 megapixels, half of the default, since their memory is proportional
 """
 import argparse
+import faulthandler
 import io
 import json
 import os
 import random
-import resource
+import signal
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
-import conftest  # noqa: F401  finds minilora
+import conftest
 import torch
-from fuzz_runs import KINDS, RunFolder, tensor_file_bytes
+from fuzz_data import DataFolder
+from fuzz_runs import RunFolder, tensor_file_bytes
+from fuzz_weights import WeightFolder, safetensors_bytes
 from PIL import Image
 
+from bench.measure import peak
+from minilora.data import decoding
 from minilora.data.images import read_image
 from minilora.data.own_and_visa import VISA_COLUMNS, VISA_SPLIT_FILE, visa_class
-from minilora.io.files import TensorFileError, load_tensors
+from minilora.io.files import load_tensors
+from minilora.io.notes import take_notes
+from minilora.io.safetensors import read_safetensors
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 from minilora.io.zip_reader import read_tensors
 from minilora.runs.run_class import finished_metrics
 
-FINE, MAX_SECONDS, MAX_MORE_BYTES, MAX_MESSAGE = ("read", "refused"), 2.0, 300e6, 1000
-KILOBYTE = 1 if sys.platform == "darwin" else 1024      # unit of ru_maxrss
+FINE, MAX_SECONDS, MAX_MORE_BYTES, MAX_MESSAGE = ("read", "refused"), 2.0, 300e6, 4000
+MAX_WAITING = 60                        # seconds of the wall clock, for files that block
+MEGAPIXELS = 25.0
 FOLDER = "/dev/shm" if os.path.isdir("/dev/shm") else None      # in memory, where there is one
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
+PACKAGE = str(Path(conftest.REPO) / "minilora") + os.sep
 
 
 def saved_bytes(content):
@@ -55,23 +71,26 @@ def picture(file_format):
 def read_visa(path):
     root = path.parent / "visa"
     (root / VISA_SPLIT_FILE).parent.mkdir(parents=True, exist_ok=True)
-    (root / "a.png").write_bytes(picture("PNG"))
+    if not (root / "a.png").exists():
+        (root / "a.png").write_bytes(picture("PNG"))
     path.replace(root / VISA_SPLIT_FILE)
     return visa_class(root, "nut")
 
 
 VISA = ",".join(VISA_COLUMNS) + "\nnut,train,normal,a.png,\nnut,test,anomaly,a.png,a.png\n"
-# name -> (undamaged content, reader, its documented exceptions)
+TWO = {"a": torch.zeros(4), "b": torch.ones(4, 3).half().T}
+# name -> (undamaged content, reader)
 READERS = {
-    "weights": (saved_bytes({"a": torch.zeros(4), "b": torch.ones(4, 3).half().T}), read_tensors,
-                CheckpointError),
-    "adapter": (tensor_file_bytes({"version": 1, "lora": {"A": torch.ones(3)}, "losses": [0.5, 1.5],
-                                   "text": "x", "none": None}), load_tensors, TensorFileError),
-    "metrics.json": (json.dumps({"fingerprint": "a", "rows": {"adapted": {"image_auroc": 0.5}},
-                                 "losses": [1.0]}).encode(),
-                     lambda path: finished_metrics(path.parent, "a"), ()),
-    "VisA": (VISA.encode(), read_visa, (ValueError, FileNotFoundError)),
-    **{name: (picture(name), read_image, (ValueError, FileNotFoundError)) for name in FORMATS}}
+    "bytes of an archive": (saved_bytes(TWO), read_tensors),
+    "bytes of safetensors": (safetensors_bytes(TWO), read_safetensors),
+    "bytes of tensors": (tensor_file_bytes({"version": 1, "lora": {"A": torch.ones(3)},
+                                            "losses": [0.5, 1.5], "text": "x", "none": None}),
+                         load_tensors),
+    "bytes of metrics.json": (json.dumps({
+        "fingerprint": "a", "rows": {"adapted": {"image_auroc": 0.5}}, "losses": [1.0]}).encode(),
+        lambda path: finished_metrics(path.parent, "a")),
+    "bytes of VisA": (VISA.encode(), read_visa),
+    **{f"bytes of {name}": (picture(name), read_image) for name in FORMATS}}
 
 
 def damaged(content, draw):
@@ -98,60 +117,136 @@ def damaged(content, draw):
     return bytes(content)
 
 
-def attempt(name, seed, folder, run=None):
-    """Read one damaged file.  Returns "read", "refused", or what is wrong.
+# ---- kinds --------------------------------------------------------------------------------------
 
-    run: a RunFolder, for its kinds.
+MAKERS = (RunFolder, WeightFolder, DataFolder)
+
+
+def methods_of(make):
+    """{kind: name of a method} of a class with methods `attempt_<kind>`."""
+    return {name.removeprefix("attempt_").replace("_", " "): name
+            for name in vars(make) if name.startswith("attempt_")}
+
+
+KINDS = (*READERS, *(kind for make in MAKERS for kind in methods_of(make)))
+
+
+def make_kinds(folder):
+    """{kind: function(draw)} that writes one file of this kind below the folder and reads it."""
+    folder, kinds = Path(folder), {}
+    (folder / "bytes").mkdir()
+    for kind, (content, reader) in READERS.items():
+        kinds[kind] = damage(folder / "bytes", content, reader)
+    for make in MAKERS:
+        (folder / make.__name__).mkdir()
+        made = make(folder / make.__name__, damaged)
+        kinds |= {kind: getattr(made, name) for kind, name in methods_of(make).items()}
+    return kinds
+
+
+def damage(folder, content, reader):
+    """function(draw): writes a damaged copy of the content and reads it."""
+    def attempt(draw):
+        path = folder / "metrics.json"
+        path.write_bytes(damaged(content, draw))
+        reader(path)
+    return attempt
+
+
+# ---- one file -----------------------------------------------------------------------------------
+
+class Waits(Exception):
+    """The reader has waited for MAX_WAITING seconds."""
+
+
+def wait_no_longer(number, frame):
+    raise Waits
+
+
+def attempt(kind, seed, kinds):
+    """Read one changed file.  Returns "read", "refused", or what is wrong.
+
+    kinds: of `make_kinds`.
     """
-    draw, begun = random.Random(f"{name} {seed}"), time.process_time()
-    documented = (ValueError, OSError) if name in KINDS else READERS[name][2]
+    draw, answers, begun = random.Random(f"{kind} {seed}"), [], time.process_time()
+    more = peak(lambda: answers.append(answer_of(kinds[kind], draw)))["allocated"]
+    answer, seconds = answers[0], time.process_time() - begun
+    notes = [line for line in take_notes() if not line.isprintable() or len(line) > MAX_MESSAGE]
+    return answer + f" after {seconds:.1f} s" * (seconds > MAX_SECONDS) \
+        + f" with {more / 1e6:.0f} MB more" * (more > MAX_MORE_BYTES) \
+        + f" and the note {notes}" * bool(notes)
+
+
+def answer_of(write_and_read, draw):
+    """`attempt` without the limits of time and memory."""
+    signal.setitimer(signal.ITIMER_REAL, MAX_WAITING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            getattr(run, KINDS[name])(draw) if name in KINDS else read_damaged(name, draw, folder)
-        answer = "read"
-    except documented as error:
-        answer = "refused" if is_one_line(error) else f"not in one line: {error!r}"
+            return "refused" if write_and_read(draw) is False else "read"
+    except (ValueError, OSError) as error:
+        return fault_of(error) or "refused"
     except Exception as error:                          # what this test searches for
-        answer = f"{type(error).__name__}: {error}"
-    seconds = time.process_time() - begun
-    return answer if seconds < MAX_SECONDS else f"{answer} after {seconds:.1f} s"
+        return f"{type(error).__name__}: {error}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def is_one_line(error):
-    """Whether a refusal is one printable line that is not too long, and no decoder's own words."""
-    return str(error).isprintable() and len(str(error)) < MAX_MESSAGE \
-        and not isinstance(error, UnicodeError)
+def fault_of(error):
+    """What is wrong with a refusal; "" if it is as documented."""
+    text, trace = str(error), error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    if not text.isprintable() or len(text) > MAX_MESSAGE:
+        return f"not in one line: {error!r}"
+    if not isinstance(error, OSError) and not (
+            trace.tb_frame.f_code.co_filename.startswith(PACKAGE)):
+        return f"not raised by minilora: {error!r}"
+    return ""
 
 
-def read_damaged(name, draw, folder):
-    """Write a damaged copy of the content of a reader and read it."""
-    content, reader, _ = READERS[name]
-    path = Path(folder) / ("metrics.json" if name == "metrics.json" else "file")
-    path.write_bytes(damaged(content, draw))
-    reader(path)
+# ---- many files ---------------------------------------------------------------------------------
 
+def try_kinds(chosen, number, first, doing):
+    """({(kind, answer): count}, {kind: seconds}) for `number` files of each kind.
 
-def try_readers(count, first=0, part=0):
-    """{(reader, answer): count} for `count` damaged files, with seeds from `first` on.
-
-    part: number of the process, for the lines about what is wrong.
+    first: of the seeds;  doing: a file that tells kind and seed, if the process dies.
     """
     torch.set_num_threads(1)
-    found, names = Counter(), [*READERS, *KINDS]
-    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
-        run = RunFolder(Path(folder), damaged)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for seed in range(first, first + -(-count // len(names))):
-            for name in names:
-                answer = attempt(name, seed, folder, run)
-                more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * KILOBYTE
-                if more > MAX_MORE_BYTES:
-                    answer, before = f"{answer} with {more / 1e6:.0f} MB more", before + more
-                found[name, answer] += 1
+    signal.signal(signal.SIGALRM, wait_no_longer)
+    os.fsync = lambda descriptor: None                  # the folder is in memory
+    decoding._limit["megapixels"] = MEGAPIXELS
+    found, seconds = Counter(), Counter()
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder, open(doing, "wb", 0) as now:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)    # libtiff writes there
+        faulthandler.enable(now)
+        kinds = make_kinds(folder)
+        for kind in chosen:
+            begun = time.process_time()
+            for seed in range(first, first + number):
+                now.seek(0)
+                now.write(f"{kind}, seed {seed}".ljust(60).encode())
+                answer = attempt(kind, seed, kinds)
+                found[kind, answer] += 1
                 if answer not in FINE:
-                    print(f"{name}, seed {seed}: {shown(answer, 1000)}", flush=True)
-    return found
+                    print(f"{kind}, seed {seed}: {shown(answer, 1000)}", flush=True)
+            seconds[kind] = time.process_time() - begun
+            print(f"{kind}: {number:,} in {seconds[kind]:.0f} s", flush=True)
+    return found, seconds
+
+
+def report(found, seconds, begun, processes):
+    """The figures as lines of text."""
+    wrong = sum(number for (_, answer), number in found.items() if answer not in FINE)
+    yield (f"{time.strftime('%Y-%m-%d')}: {found.total():,} changed files in "
+           f"{time.time() - begun:.0f} s in {processes} processes, {wrong} of them with an "
+           f"undocumented exception, over {MAX_SECONDS:g} s of processor time, or over "
+           f"{MAX_MORE_BYTES / 1e6:.0f} MB (highest resident memory minus that before)")
+    for kind in seconds:
+        number = sum(n for (name, _), n in found.items() if name == kind)
+        yield (f"{kind}: {number:,}; {found[kind, 'refused']:,} refused, {found[kind, 'read']:,} "
+               "read (a change that cannot be detected, or that does not matter); "
+               f"{number / seconds[kind]:,.0f} a second of processor time")
 
 
 def main():
@@ -159,24 +254,26 @@ def main():
     p.add_argument("--count", type=int, default=200_000)
     p.add_argument("--processes", type=int, default=1)
     p.add_argument("--first", type=int, default=0, help="first seed, to go on or to repeat")
+    p.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, metavar="KIND")
     p.add_argument("--out", type=Path, help="file for the report")
     options = p.parse_args()
-    begun, share = time.time(), -(-options.count // options.processes)
-    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        firsts = [options.first + k * share for k in range(options.processes)]
-        found = sum(pool.map(try_readers, [share] * len(firsts), firsts), Counter())
-    wrong = sum(n for (_, answer), n in found.items() if answer not in FINE)
-    lines = [f"{time.strftime('%Y-%m-%d')}: {found.total():,} damaged files in "
-             f"{time.time() - begun:.0f} s in {options.processes} processes, {wrong} of them with "
-             f"an undocumented exception, over {MAX_SECONDS} s or {MAX_MORE_BYTES / 1e6:.0f} MB"]
-    lines += [f"{name}: {found[name, 'refused']:,} refused, {found[name, 'read']:,} read (change "
-              "that a reader cannot detect, or that does not matter)"
-              for name in (*READERS, *KINDS)]
-    text = "\n".join(lines) + "\n"
+    begun, processes = time.time(), options.processes
+    number = -(-options.count // len(options.kinds) // processes)
+    with tempfile.TemporaryDirectory() as folder, \
+            ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        doing = [Path(folder) / str(k) for k in range(processes)]
+        firsts = [options.first + k * number for k in range(processes)]
+        try:
+            parts = list(pool.map(try_kinds, [options.kinds] * processes, [number] * processes,
+                                  firsts, doing))
+        except BrokenProcessPool:
+            sys.exit(f"a process has died at: {[path.read_text() for path in doing]}")
+    found = sum((part[0] for part in parts), Counter())
+    text = "\n".join(report(found, sum((part[1] for part in parts), Counter()), begun, processes))
     print(text)
     if options.out:
-        options.out.write_text(text)
-    return 1 if wrong else 0
+        options.out.write_text(text + "\n")
+    return 0 if all(answer in FINE for _, answer in found) else 1
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """Malicious and damaged files, each with a name, and a command that measures their refusal.
 
     python tests/hostile.py             number of kinds and refusals, longest times, highest memory
+                                        (processor time counts where other work runs, too)
 
 WEIGHTS are read by `load_clip`, ADAPTERS (in a run folder) by `Detector.open`.  A kind is a
 function: it gets a folder, writes a file there and returns its path.
 """
+import argparse
+import functools
 import io
 import os
 import pickle
+import shutil
 import signal
 import struct
 import tempfile
@@ -134,12 +138,14 @@ def archive_with(change):
 
 def zip_of(*entries, compress=zipfile.ZIP_STORED):
     """A kind: a zip with these (name, content) pairs."""
-    def write(folder):
-        with zipfile.ZipFile(folder / "weights.pt", "w", compress) as archive:
+    @functools.cache                                    # the bomb is written three times
+    def made():
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", compress) as archive:
             for name, content in entries:
                 archive.writestr(name, content)
-        return folder / "weights.pt"
-    return write
+        return out.getvalue()
+    return lambda folder: file_of(made())(folder)
 
 
 def with_overlap(content):
@@ -296,14 +302,23 @@ WEIGHTS |= BUDGET                                       # files that ask for muc
 
 # ---- adapters -----------------------------------------------------------------------------------
 
-def write_run(folder):
-    """Write tiny weights, and a run folder that `predict` accepts; return the run folder."""
+@functools.cache
+def finished_run():
+    """A temporary folder with tiny weights, and a run folder that `predict` accepts."""
+    made = tempfile.TemporaryDirectory()
+    folder = Path(made.name)
     save_official(tiny_state(), folder / "tiny.safetensors", half=False)
     clip, weights = load_clip(folder / "tiny.safetensors")
     detector = Detector(clip, "plate", DetectorConfig(steps=1, n_train_images=2, batch=2))
     detector.fit(torch.rand(2, 3, SMALL.resolution, SMALL.resolution,
                             generator=torch.Generator().manual_seed(0)))
     detector.save(folder / "run", weights)
+    return made                                         # it is deleted together with this object
+
+
+def write_run(folder):
+    """Copy the weights and the run of `finished_run` into a folder; return the run folder."""
+    shutil.copytree(finished_run().name, folder, dirs_exist_ok=True)
     return folder / "run"
 
 
@@ -421,7 +436,8 @@ ADAPTERS |= {
     "no context words": config_with(context=""),
     "another model": adapter_with(lambda c: c["base"].update(sha256="0" * 64)),
     "an unknown activation": adapter_with(lambda c: c["base"].update(activation="eval")),
-    "another head width": adapter_with(lambda c: c["base"].update(head_width=32)),
+    "a head width that does not divide the width": adapter_with(
+        lambda c: c["base"].update(head_width=48)),
     "no files": adapter_with(lambda c: c.update(files={})),
     "a file outside": adapter_with(lambda c: c["files"].update({"../../etc/passwd": "0" * 64})),
     "LoRA of another shape": lora_with(lambda k, v: {k: v[:, :-1]}),
@@ -519,22 +535,34 @@ def measure_in_child(kind, group):
 
 def main():
     from bench import measure
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--out", type=Path, help="file for the report")
+    options = p.parse_args()
+    torch.set_num_threads(1)                            # no threads that the children would miss
+    finished_run()                                      # once, not in every child
     record = {(group, kind): measure_in_child(kind, group)
               for group, kinds in (("weights", WEIGHTS), ("adapters", ADAPTERS)) for kind in kinds}
     crashed = [k for k, r in record.items() if "crash" in r]
     accepted = [k for k, r in record.items() if "crash" not in r and "message" not in r]
     rest = {k: r for k, r in record.items() if k not in crashed}
-    print(measure.conditions())
-    print(f"{len(record)} kinds: {len(record) - len(crashed) - len(accepted)} refused, accepted: "
-          f"{accepted}, crashed: {crashed}; side effects: "
-          f"{[k for k, r in record.items() if r.get('left')]}; longest "
-          f"{max(r['seconds'] for r in rest.values()):.2f} s, highest "
-          f"{max(r['bytes'] for r in rest.values()) / 1e6:.0f} MB")
-    for what, unit, scale in (("seconds", "s", 1), ("bytes", "MB", 1e-6)):
-        most = sorted(rest, key=lambda k: rest[k][what], reverse=True)[:5]
-        print(f"most {what}: "
-              + "; ".join(f"{kind} {rest[group, kind][what] * scale:.2f} {unit}"
-                          for group, kind in most))
+    most = lambda what: max(r[what] for r in rest.values())
+    lines = [measure.conditions(),
+             f"{len(record)} kinds ({len(WEIGHTS)} of weights, {len(ADAPTERS)} of run folders): "
+             f"{len(record) - len(crashed) - len(accepted)} refused, accepted: {accepted}, "
+             f"crashed: {crashed}; side effects: "
+             f"{[k for k, r in record.items() if r.get('left')]}; longest {most('cpu_seconds'):.2f}"
+             f" s of processor time ({most('seconds'):.2f} s of the clock), highest "
+             f"{most('bytes') / 1e6:.0f} MB"]
+    for what, name, unit, scale in (("cpu_seconds", "processor time", "s", 1),
+                                    ("seconds", "time of the clock", "s", 1),
+                                    ("bytes", "memory", "MB", 1e-6)):
+        highest = sorted(rest, key=lambda k: rest[k][what], reverse=True)[:5]
+        lines.append(f"most {name}: " + "; ".join(
+            f"{kind} {rest[group, kind][what] * scale:.2f} {unit}" for group, kind in highest))
+    text = "\n".join(lines)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ Every scenario starts with an earlier result, and a user's file beside it.  The 
 other options and is killed.  Then the files must be the earlier result or the new one, never a
 mixture, as a reader finds them.  The same command then runs to its end; its result must equal that
 of a run that was never killed, the user's file must be there, and nothing temporary may be left.
+
+Each process is a copy of one that has imported torch already (killed.py), so a kill costs the work
+of the command only.
 """
 import argparse
 import hashlib
@@ -16,15 +19,14 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+import killed
 import small
 import torch
-from conftest import REPO, TINY
+from conftest import TINY
 
 from minilora.checkpoint.weights import read_state_dict, save_official
 from minilora.clip import CLIP, CLIPConfig
@@ -35,32 +37,10 @@ from minilora.runs.summary import SUMMARY_FILES
 from minilora.scenes import belts, scene
 from minilora.search import query as search
 
-# Runs a module as `python -m` does; kills itself at the n-th call of one of the functions.
-KILL_AT_CALL = """
-import builtins, os, runpy, signal, sys
-kind, last = sys.argv[1], int(sys.argv[2])
-calls = 0
-def with_kill(function, counts=lambda *a, **k: True):
-    def counted(*arguments, **options):
-        global calls
-        if counts(*arguments, **options):
-            calls += 1
-            if calls == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **options)
-    return counted
-writes = lambda path, mode="r", *a, **k: set(mode) & set("wxa")
-owner, name = (builtins, "open") if kind == "open" else (os, kind)
-setattr(owner, name, with_kill(getattr(owner, name), *[writes] * (kind == "open")))
-sys.argv = sys.argv[3:]
-try:
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-finally:
-    print(f"calls {calls}", file=sys.stderr, flush=True)
-"""
 KINDS = ("open", "fsync", "replace", "rename", "unlink", "rmdir", "mkdir")
 MAX_CALLS = 6           # at most this many calls of a kind are chosen for a kill
 MINE = "notes of the user"
+FOLDER = "/dev/shm" if os.path.isdir("/dev/shm") else None      # in memory, where there is one
 TIMED = ("metrics.json", "report.html")         # they tell how long the run took
 
 
@@ -199,7 +179,7 @@ class Scenes:
         self.folder = folder
 
     def command(self):
-        return ["minilora.scenes", "--out", str(self.folder / "drawn"), "--class", "gear"]
+        return ["small", "scenes", "--out", str(self.folder / "drawn"), "--class", "gear"]
 
     def earlier(self):
         shutil.rmtree(self.folder / "drawn", ignore_errors=True)
@@ -251,7 +231,7 @@ class Pretrain:
 
 
 class Download:
-    """A download over an older file of the same name."""
+    """A download, which goes on where the killed one ended."""
     processes = 1
 
     def __init__(self, folder):
@@ -261,7 +241,8 @@ class Download:
         return ["small", "download", str(self.path), hashlib.sha256(small.CONTENT).hexdigest()]
 
     def earlier(self):
-        self.path.write_bytes(b"older")
+        self.path.unlink(missing_ok=True)
+        self.path.with_name("w.pt.part").unlink(missing_ok=True)
 
     def result(self):
         return digest(self.path)
@@ -277,31 +258,27 @@ def run(command, kind="open", last=0, delay=None, processes=1):
     processes: so many run the command together; the first is killed, and then the others, as
     torchrun does when one has died.
     """
-    settings = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (REPO / "tests", REPO)))}
-    if processes > 1:
-        settings |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
-                     "MASTER_PORT": str(free_port())}
-    started = []
-    with tempfile.TemporaryFile("w+") as errors:
-        for rank in range(processes):
-            arguments = [sys.executable, "-c", KILL_AT_CALL, kind, str(0 if rank else last)]
-            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
-            started.append(subprocess.Popen(
-                arguments + command, cwd=REPO, env=settings | ranks, stdout=subprocess.DEVNULL,
-                stderr=errors if rank == 0 else subprocess.DEVNULL, text=True))
+    group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+             "MASTER_PORT": str(free_port())} if processes > 1 else {}
+    with tempfile.TemporaryDirectory() as folder:
+        errors = [os.path.join(folder, str(rank)) for rank in range(processes)]
+        started = [killed.start(command, errors[rank], kind, 0 if rank else last, **(
+            group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if group else {}))
+            for rank in range(processes)]
         if delay is not None:
-            time.sleep(delay)
+            started[0].join(delay)
             started[0].kill()
-        status = started[0].wait()
+        started[0].join()
+        status = started[0].exitcode
         for other in started[1:]:
             if status:
                 other.kill()
-            other.wait()
-        errors.seek(0)
-        stderr = errors.read()
+            other.join()
+        stderr = Path(errors[0]).read_text() if os.path.exists(errors[0]) else ""
     calls = [int(line.split()[1]) for line in stderr.splitlines() if line.startswith("calls ")]
-    if status not in (0, 1, -signal.SIGKILL) or "Traceback" in stderr:
-        raise RuntimeError(f"{command}: {stderr}")
+    ended = status in (0, 1) and calls                  # 1: predict has found a defect
+    if not (ended or status == -signal.SIGKILL) or "Traceback" in stderr:
+        raise RuntimeError(f"{command}: exit status {status}: {stderr}")
     return status, calls[0] if calls else None
 
 
@@ -378,6 +355,31 @@ class Index:
 SCENARIOS = {s.__name__: s for s in (Fit, FitAll, Predict, Scenes, Pretrain, Download, Index)}
 
 
+def kill_all(make, count, draw):
+    """Kill a scenario's command at calls and at `count` random moments.  Returns a line of text."""
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
+        scenario = make(Path(folder))
+        uninterrupted, killed_early, begun = scenario.uninterrupted(), 0, time.time()
+        scenario.earlier()
+        earlier, started = scenario.result(), time.time()
+        run(scenario.command(), processes=scenario.processes)
+        length = time.time() - started
+        moments = [{"delay": draw.uniform(0, length)} for _ in range(count)]
+        for kind in KINDS:
+            calls = calls_of(scenario, kind)
+            chosen = sorted(draw.sample(range(calls), min(calls, MAX_CALLS)))
+            moments += [{"kind": kind, "last": k + 1} for k in chosen]
+        for tried, moment in enumerate(moments, 1):
+            scenario.earlier()
+            killed_early += survives(scenario, uninterrupted, earlier, **moment)
+            print(f"{make.__name__} {tried}/{len(moments)} {moment}", flush=True)
+        each = (time.time() - begun) / len(moments)
+        return (f"{make.__name__}: {len(moments) - count} kills at calls of {', '.join(KINDS)} "
+                f"(all calls, or a sample of {MAX_CALLS}) and {count} at random moments, "
+                f"{killed_early} of them before the end; nothing lost, nothing mixed, every result "
+                f"as without a kill; {each:.1f} s for each kill and the run after it")
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--moments", type=int, default=100,
@@ -386,31 +388,8 @@ def main():
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, help="file for the report")
     options = p.parse_args()
-    draw, lines = random.Random(options.seed), []
-    each = options.moments
-    for make in map(SCENARIOS.get, options.scenarios):
-        with tempfile.TemporaryDirectory() as folder:
-            scenario = make(Path(folder))
-            uninterrupted, killed, tried = scenario.uninterrupted(), 0, 0
-            begun = time.time()
-            scenario.earlier()
-            earlier = scenario.result()
-            run(scenario.command(), processes=scenario.processes)
-            length = time.time() - begun
-            moments = [{"delay": draw.uniform(0.3, length)} for _ in range(each)]
-            for kind in KINDS:
-                calls = calls_of(scenario, kind)
-                chosen = sorted(draw.sample(range(calls), min(calls, MAX_CALLS)))
-                moments += [{"kind": kind, "last": k + 1} for k in chosen]
-            for moment in moments:
-                scenario.earlier()
-                killed += survives(scenario, uninterrupted, earlier, **moment)
-                tried += 1
-                print(f"{make.__name__} {tried}/{len(moments)} {moment}", flush=True)
-            lines.append(f"{make.__name__}: {tried - each} kills at calls of "
-                         f"{', '.join(KINDS)} (all calls, or a sample of {MAX_CALLS}) and "
-                         f"{each} at random moments, {killed} of them before the "
-                         "end; nothing lost, nothing mixed, every result as without a kill")
+    lines = [kill_all(make, options.moments, random.Random(options.seed))
+             for make in map(SCENARIOS.get, options.scenarios)]
     text = "\n".join([time.strftime("%Y-%m-%d"), *lines]) + "\n"
     print(text)
     if options.out:

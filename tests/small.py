@@ -1,9 +1,11 @@
-"""Small versions of three commands, for kills.py; each takes seconds.
+"""Small versions of four commands, for kills.py; each takes a few seconds or less.
 
     python -m small pretrain OPTIONS...     minilora.pretrain with a small tower
     python -m small download FILE SHA256    1 MB from a slow local server
     python -m small index OPTIONS...        minilora.search with few frames per part
+    python -m small scenes OPTIONS...       minilora.scenes with few and small pictures
 """
+import functools
 import http.server
 import sys
 import threading
@@ -12,6 +14,7 @@ import time
 from minilora.checkpoint.download import download_file
 from minilora.clip import CLIPConfig
 from minilora.pretrain import train as pretrain
+from minilora.scenes import scene
 from minilora.search import indexing
 from minilora.search import run as search
 
@@ -50,6 +53,10 @@ def main():
     if what == "index":
         indexing.PART_ROWS, indexing.BATCH = 16, 8
         return search.main()
+    if what == "scenes":
+        scene.write_class = functools.partial(scene.write_class, good=4, test_good=2, defective=2,
+                                              resolution=64)
+        return scene.main()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), SlowHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         download_file(f"http://127.0.0.1:{server.server_port}/w.pt", *sys.argv[1:])

@@ -530,7 +530,7 @@ def test_a_saved_detector_scores_exactly_as_before(fitted, good, tmp_path):
 
 def test_an_adapter_refuses_other_base_weights(fitted, tiny_clip, tmp_path):
     fitted.save(tmp_path, WEIGHTS)
-    with pytest.raises(ValueError, match="fitted on tiny.*found other"):
+    with pytest.raises(ValueError, match="was made with tiny.*found other"):
         Detector.load(tmp_path, tiny_clip, Weights("other", None, "1" * 64))
 
 
@@ -646,7 +646,7 @@ def test_a_token_table_smaller_than_the_tokenizer_is_refused():
 
 def test_the_activation_of_the_base_weights_is_kept(fitted, tmp_path):
     fitted.save(tmp_path, WEIGHTS)
-    with pytest.raises(ValueError, match="fitted with activation quick_gelu, found gelu"):
+    with pytest.raises(ValueError, match="made with activation quick_gelu, found gelu"):
         Detector.load(tmp_path, fresh_clip(activation="gelu"), WEIGHTS)
 
 

@@ -187,8 +187,14 @@ WRONG = [
     ("export", "r", "p", "--min-area=-1"), ("predict", "r", "p", "--device=cdua"),
     ("search", "index", "p", "--device=cdua"), ("search", "index", "p", "--rate=nan"),
     ("search", "query", "i", "x", "-k=-3"), ("search", "query", "i", "x", "--smooth=nan"),
-    ("search", "query", "i", "")]
-HOMES = {"belts": "minilora.scenes.belts", "mae": "minilora.mae.run",
+    ("search", "query", "i", ""), ("fit", "--data="), ("fit", "--data", ""), ("fit", "--good="),
+    ("predict", "r", "p", "--out="), ("search", "query", "i", "x", "--page="), ("mae", "--out="),
+    ("mae", "--weights=/nowhere"), ("pretrain", "--out="), ("pretrain", "--width=100"),
+    ("pretrain", "--start=/nowhere"), ("pretrain", "--products=/nowhere"),
+    ("pretrain", "--photos=/nowhere", "--teacher=/nowhere"), ("pretrain", "--threads=1000000"),
+    ("pretrain", "--workers=1000000"), ("scene_pretraining", "--out=weights.pt"),
+    ("scene_pretraining", "--out=/dev/null/x.safetensors")]
+HOMES = {"scene_pretraining": "minilora.baselines.scene_pretraining", "belts": "minilora.scenes.belts", "mae": "minilora.mae.run",
          "pretrain": "minilora.pretrain.train", "search": "minilora.search.run"}
 
 

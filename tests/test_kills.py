@@ -35,10 +35,12 @@ def test_a_command_killed_near_its_end_loses_nothing_and_mixes_nothing(scenes, n
     ("Fit", {"kind": "replace", "last": 7}),            # a resume point
     ("FitAll", {"kind": "replace", "last": 9}),         # the first class of two of this process
     ("FitAll", {"kind": "fsync", "last": 30}),          # the second one, or the summary
+    ("FitAll", {"kind": "rmdir", "last": 2}),           # of a class that is finished then
     ("Pretrain", {"kind": "replace", "last": 3}),       # a resume point
     ("Pretrain", {"kind": "replace", "last": 9}),       # the results
     ("Index", {"kind": "replace", "last": 3}),          # in the middle of a video
     ("Scenes", {"kind": "mkdir", "last": 4}),
+    ("Scenes", {"kind": "rmdir", "last": 1}),           # the class has its name already
     ("Download", {"kind": "fsync", "last": 1})], ids=str)
 def test_other_killed_commands_leave_the_earlier_result(scenes, name, moment):
     scenario, uninterrupted, earlier = scenes(name)

@@ -103,18 +103,18 @@ def test_a_folder_full_of_a_users_files_is_refused(own, tmp_path, monkeypatch, n
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, module, *arguments, "--out", ".") == 2
     after = bytes_in(tmp_path)
-    assert before.items() <= after.items()
-    assert {str(path) for path in after.keys() - before.keys()} <= {
-        *OURS, *(f"gear/{one}" for one in ("", *OURS)), "gear"} or name == "fit all"
+    assert before.items() <= after.items() and (after == before or name == "fit all")
 
 
-def test_scenes_keep_everything_and_a_file_in_their_place(tmp_path, monkeypatch):
+def test_scenes_keep_everything_and_a_file_in_their_place(tmp_path, monkeypatch, capsys):
     before = bytes_in(users_folder(tmp_path))
     assert call(monkeypatch, scene, "--class", "gear", "--out", tmp_path) == 0
     assert before.items() <= bytes_in(tmp_path).items() and (tmp_path / "gear" / "train").is_dir()
     kept = bytes_in(tmp_path)
+    assert "unchanged" not in capsys.readouterr().out
     assert call(monkeypatch, scene, "--class", "gear", "--out", tmp_path) == 0
     assert bytes_in(tmp_path) == kept
+    assert "gear was there and is unchanged" in capsys.readouterr().out
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "gear").write_text("mine")
     assert call(monkeypatch, scene, "--class", "gear", "--out", tmp_path / "file") == 2
@@ -242,6 +242,28 @@ def test_a_killed_runs_folder_from_a_stranger_is_only_read(own, gear_run, tmp_pa
     module, *arguments = own["fit"]
     assert call(monkeypatch, module, *arguments, "--out", run) == 2
     assert before.items() <= bytes_in(tmp_path).items()
+
+
+def test_a_run_of_an_earlier_version_is_named_and_stays(own, tmp_path, monkeypatch, capsys):
+    for name in ("adapter.pt", "metrics.json", "scores.csv", "report.html", "maps/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("of version 0.1")
+    before = bytes_in(tmp_path)
+    module, *arguments = own["fit"]
+    assert call(monkeypatch, module, *arguments, "--out", tmp_path) == 2
+    assert "run of an earlier version" in capsys.readouterr().out
+    assert bytes_in(tmp_path) == before
+
+
+def test_the_folder_of_a_class_is_no_link(own, tmp_path, monkeypatch, capsys):
+    """Several classes into a folder that a stranger has made."""
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "gear").symlink_to(tmp_path / "victim")
+    module, *arguments = own["fit all"]
+    assert call(monkeypatch, module, *arguments, "--out", tmp_path / "out") == 1
+    assert "gear is a link, expected a folder" in capsys.readouterr().out
+    assert not list((tmp_path / "victim").iterdir())
 
 
 def test_a_run_killed_after_its_commit_is_read_where_it_is(gear_run, tmp_path, monkeypatch):

@@ -142,6 +142,8 @@ def test_a_mistyped_path_does_not_replace_earlier_predictions(finished, tmp_path
     run, data, _ = finished
     predicted(run, [data / "test" / "good"], tmp_path)
     before = (tmp_path / "predictions.csv").read_bytes()
-    status, lines = predicted(run, [data / "tset"], tmp_path)
+    with pytest.raises(FileNotFoundError, match="no picture in .*tset"):
+        predicted(run, [data / "tset"], tmp_path)
+    status, lines = predicted(run, [data / "tset", run / "metrics.json"], tmp_path)
     assert status == 2 and "not found" in lines[0]
     assert (tmp_path / "predictions.csv").read_bytes() == before

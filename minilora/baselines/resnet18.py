@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from minilora.checkpoint.openai_layout import check_keys
+from minilora.checkpoint.weight_shapes import check_keys
 from minilora.checkpoint.weights import read_state_dict
 
 RESNET18_FEATURES = 512                     # features before the last layer

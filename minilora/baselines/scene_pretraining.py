@@ -10,6 +10,7 @@ Symbols: N scenes, R resolution.
 Left out: ImageNet; its weights have the same keys and should be used if they are available.
 """
 import argparse
+import glob
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minilora.baselines.resnet18 import BATCH_COUNTER, RESNET18_FEATURES, ResNet18
+from minilora.checkpoint.weights import check_saved_name
 from minilora.data.images import normalise
 from minilora.io.cli import option_parser, positive_int, run_command, seed_value, whole
+from minilora.io.derived_name import derived_stem
 from minilora.io.files import write_safetensors
 from minilora.io.progress import ProgressLine
 from minilora.io.text import shown
+from minilora.io.transaction import atomic_folder
 from minilora.pretrain.batches import SceneStream
 from minilora.pretrain.captions import CAPTION_KINDS, CLASS_NAMES, NORMAL
 from minilora.training_steps import TrainConfig, run_training
@@ -111,10 +115,18 @@ def main() -> None:
     options = parser().parse_args()
     if options.out is None:
         return demo()
+    check_saved_name(options.out)
+    with atomic_folder(options.out.parent, f"scene-pretraining-{derived_stem(options.out.stem)}",
+                       [glob.escape(options.out.name)]) as staging:
+        pretrain_to_file(options, staging / options.out.name)
+
+
+def pretrain_to_file(options: argparse.Namespace, path: Path) -> None:
+    """Train and write the weights."""
     train_config = replace(TRAIN_CONFIG, steps=options.steps)
     net, class_accuracy, state_accuracy = pretrain_on_scenes(
         options.scenes, train_config, seed=options.seed, report=ProgressLine(options.steps))
-    save_backbone(net, options.out)
+    save_backbone(net, path)
     print(f"test scenes: class name {class_accuracy:.1%} (of {len(CLASS_NAMES)}), state "
           f"{state_accuracy:.1%} (of {N_STATES}) correct; written {shown(options.out)}")
 

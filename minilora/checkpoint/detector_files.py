@@ -19,15 +19,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from minilora.attention import ACTIVATIONS
 from minilora.checkpoint.adapter import adapter_state
+from minilora.checkpoint.base_model import (BASE_SCHEMA, BaseModel, base_of, check_base,
+                                            open_base)
 from minilora.checkpoint.peft_layout import (ADAPTER_CONFIG, ADAPTER_MODEL, add_adapter, read_peft,
                                              read_peft_files, write_peft)
-from minilora.checkpoint.published import HUB_MODELS, Weights, find_base
-from minilora.checkpoint.weights import load_clip
+from minilora.checkpoint.published import Weights, name_on_the_hub
 from minilora.clip import CLIP, CLIPConfig
 from minilora.config import SETTING_SCHEMAS, DetectorConfig
-from minilora.io.files import load_tensors, save_tensors, sha256_of
+from minilora.io.consistent_read import read_result
+from minilora.io.files import check_file_size, load_tensors, save_tensors, sha256_of
 from minilora.io.schema import Nothing, Number, OneOf, Record, TensorOf, Text, Whole, check
 from minilora.io.text import shown
 from minilora.io.transaction import result_path
@@ -36,7 +37,9 @@ from minilora.memory_bank import MemoryBank
 DETECTOR_VERSION = 8                    # format of a run folder; stored in detector.safetensors
 DETECTOR_FILE, MEMORY_FILE = "detector.safetensors", "memory.safetensors"
 EARLIER_FILE = "adapter.pt"             # of versions up to 7
-UNTOLD = ("activation", "head_width", "text_head_width")   # of a CLIPConfig: no shape tells these
+# At most; the largest are LoRA with the rank of a whole matrix, and a full memory bank (10 MB)
+RUN_FILE_BYTES = {ADAPTER_MODEL: 1 << 30, ADAPTER_CONFIG: 1 << 20, MEMORY_FILE: 1 << 26,
+                  DETECTOR_FILE: 1 << 26}
 DIGEST = Text(64)
 DETECTOR_SCHEMA = Record({
     "version": Whole(DETECTOR_VERSION, DETECTOR_VERSION), "class_name": Text(),
@@ -45,9 +48,7 @@ DETECTOR_SCHEMA = Record({
     "text_features": TensorOf((2, None), torch.float32, largest=1e3),
     "memory_scale": Number(1e-9, 1e9), "text_weight": Number(0, 1000),
     "threshold": OneOf(Nothing(), Number(-1e12, 1e12)),
-    "base": Record({"name": Text(), "path": OneOf(Nothing(), Text(10_000)), "sha256": DIGEST,
-                    "activation": Text(choices=tuple(ACTIVATIONS)),
-                    "head_width": Whole(1, 10_000), "text_head_width": Whole(1, 10_000)}),
+    "base": BASE_SCHEMA,
     "files": Record({ADAPTER_MODEL: DIGEST, ADAPTER_CONFIG: DIGEST,
                      MEMORY_FILE: OneOf(Nothing(), DIGEST)})})
 
@@ -70,14 +71,12 @@ def save_detector(detector: Any, folder: str | Path, weights: Weights) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    base_name = HUB_MODELS.get(weights.name, (weights.name,))[0]        # as PEFT's readers know it
-    write_peft(folder, adapter_state(detector.clip.visual), base_name)
+    write_peft(folder, adapter_state(detector.clip.visual), name_on_the_hub(weights.name))
     if detector.banks:
         save_tensors(folder / MEMORY_FILE, detector.banks["adapted"].state())
     text_features = detector.text_features
     if text_features is None:                       # fitted without shots: zero-shot only
         text_features = detector.prompt_ensemble_features
-    path = None if weights.path is None else str(Path(weights.path).absolute())
     files = {name: sha256_of(folder / name) for name in (ADAPTER_MODEL, ADAPTER_CONFIG)}
     files[MEMORY_FILE] = sha256_of(folder / MEMORY_FILE) if detector.banks else None
     content = check({
@@ -85,9 +84,8 @@ def save_detector(detector: Any, folder: str | Path, weights: Weights) -> None:
         "config": asdict(detector.config), "context": detector.prompts.context.detach().cpu(),
         "text_features": text_features.cpu(), "memory_scale": detector.memory_scale,
         "text_weight": detector.text_weight, "threshold": detector.threshold,
-        "base": {"name": weights.name, "path": path, "sha256": weights.sha256}
-        | {name: getattr(detector.clip.config, name) for name in UNTOLD},
-        "files": files}, DETECTOR_SCHEMA, "detector")
+        "base": asdict(base_of(weights, detector.clip.config)), "files": files},
+        DETECTOR_SCHEMA, "detector")
     save_tensors(folder / DETECTOR_FILE, content)
 
 
@@ -98,12 +96,18 @@ def read_detector(folder: str | Path) -> dict:
 
     Raises ValueError (SchemaError, TensorFileError) or FileNotFoundError, in one line.
     """
+    return read_result(folder, RUN_FILE_BYTES, lambda: detector_content(folder))
+
+
+def detector_content(folder: str | Path) -> dict:
+    """What `read_detector` returns, if no process writes there."""
     path = result_path(folder, DETECTOR_FILE)
     if not path.is_file() and (Path(folder) / EARLIER_FILE).is_file():
         raise ValueError(f"{shown(folder)} was made by an earlier version of minilora "
                          f"({EARLIER_FILE}); fit again")
     if not path.is_file():
         raise FileNotFoundError(f"{shown(path)} not found; give the folder that minilora.fit wrote")
+    check_file_size(path, RUN_FILE_BYTES[DETECTOR_FILE])
     content = load_tensors(path)
     version = content.get("version")
     if type(version) is not int or version != DETECTOR_VERSION:
@@ -114,8 +118,14 @@ def read_detector(folder: str | Path) -> dict:
 
 def read_run(folder: str | Path, adapter: str | Path | None = None) -> RunContent:
     """All files of a run folder.  adapter: a folder with another LoRA (`read_peft`), to be used in
-    place of its own.  Raises ValueError or OSError, in one line."""
-    detector = read_detector(folder)
+    place of its own.  A fit that replaces them meanwhile is waited for.  Raises ValueError or
+    OSError, in one line."""
+    return read_result(folder, RUN_FILE_BYTES, lambda: run_content(folder, adapter))
+
+
+def run_content(folder: str | Path, adapter: str | Path | None = None) -> RunContent:
+    """What `read_run` returns, if no process writes there."""
+    detector = detector_content(folder)
     paths = {name: result_path(folder, name) for name in detector["files"]}
     for name, digest in detector["files"].items():
         path = paths[name]
@@ -123,6 +133,8 @@ def read_run(folder: str | Path, adapter: str | Path | None = None) -> RunConten
         if own and not path.is_file():
             raise FileNotFoundError(f"{shown(path)} not found, which belongs to {DETECTOR_FILE}; "
                                     "copy the whole run folder")
+        if own:
+            check_file_size(path, RUN_FILE_BYTES[name])
         if own and sha256_of(path) != digest:
             raise ValueError(f"{shown(path)} is not the file that {DETECTOR_FILE} was made with "
                              "(its sha256 differs): it is damaged or of another program; fit "
@@ -141,24 +153,12 @@ def load_detector(make: MakeDetector, folder: str | Path, clip: CLIP, weights: W
     Raises ValueError if the files belong to other base weights or another version, or are damaged.
     """
     content = read_run(folder, adapter)
-    check_base(folder, content.detector["base"], clip.config, weights)
+    check_base(folder, BaseModel(**content.detector["base"]), weights, clip.config)
     try:
         return make_detector(make, content, clip)
     except ValueError as error:
         remedy = f"give another folder than {shown(adapter)}" if adapter else "fit again"
         raise ValueError(f"{shown(folder)}: {error}; {remedy}") from error
-
-
-def check_base(folder: str | Path, base: dict, config: CLIPConfig, weights: Weights) -> None:
-    """Raise ValueError unless these weights are those that a run was fitted on."""
-    if base["sha256"] != weights.sha256:
-        raise ValueError(f"{shown(folder)} was fitted on {shown(base['name'])} (sha256 "
-                         f"{shown(base['sha256'][:12])}…), found {shown(weights.name)} "
-                         f"({weights.sha256[:12]}…); load it onto the weights it was fitted on")
-    for name in UNTOLD:
-        if base[name] != getattr(config, name):
-            raise ValueError(f"{shown(folder)} was fitted with {name} {shown(base[name])}, found "
-                             f"{getattr(config, name)}; load the weights as fit did")
 
 
 def make_detector(make: MakeDetector, content: RunContent, clip: CLIP) -> Any:
@@ -190,9 +190,8 @@ def open_detector(make: MakeDetector, run: str | Path, model: str | Path | None 
     make, adapter: as in `load_detector`.  Raises ValueError or OSError with one line for the user.
     """
     folder = Path(run).parent if Path(run).is_file() else Path(run)
-    base = read_detector(folder)["base"]
-    path = model or find_base(base["name"], base["path"], base["sha256"])
-    clip, weights = load_clip(path, device, base["activation"])
+    base = BaseModel(**read_detector(folder)["base"])
+    clip, weights = open_base(folder, base, model, device)
     return load_detector(make, folder, clip, weights, adapter)
 
 

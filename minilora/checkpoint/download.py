@@ -3,7 +3,8 @@
 Claim: four measures make a download of hundreds of megabytes dependable.  Bytes are written to
 `<name>.part`; a second attempt requests only the missing bytes (RFC 9110 section 14, "Range"); only
 one process writes to a part; and the file is renamed to `<name>`, in one step, only if the SHA-256
-of the open file is the expected one.
+of the open file is the expected one.  A file of this name with another SHA-256 is somebody's: it is
+not replaced.
 
 Who writes to a part is the matter of checkpoint/part_file.py, what a server may do that of
 checkpoint/http_limits.py.
@@ -22,6 +23,7 @@ from minilora.checkpoint.http_limits import (ConnectionLost, DownloadError, Limi
 from minilora.checkpoint.part_file import PartFile, open_part, refuse_other_kinds
 from minilora.io.files import sha256_of
 from minilora.io.regular_file import NotRegularFileError
+from minilora.io.text import shown
 
 MAX_DOWNLOAD = 20 << 30            # of a file whose size is not known: more than any published CLIP
 
@@ -31,13 +33,15 @@ def download_file(url: str, path: str | Path, sha256: str, size: int | None = No
 
     sha256: expected hash of the file, 64 hex digits; a file with another hash is deleted;
     size: expected number of bytes, if known.  A `<path>.part` of an earlier attempt is continued.
+    Nothing is requested if there is a file at `path`: it has this hash, or DownloadError.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        refuse_other_kinds(path)
+        if is_there(path, sha256):
+            return path
         with open_part(path.with_name(f"{path.name}.part")) as part:
-            if path.exists() and sha256_of(path) == sha256:     # by another process, just now
+            if is_there(path, sha256):                          # by another process, just now
                 return path
             append_missing(url, part, size)
             found, have = part.sha256(), part.size()
@@ -45,6 +49,7 @@ def download_file(url: str, path: str | Path, sha256: str, size: int | None = No
                 part.file.truncate(0)                           # more bytes would not correct it
                 raise DownloadError(f"{url} sent another file: expected sha256 {sha256}, found "
                                     f"{found} over {have:,} bytes; it was deleted, try again")
+            is_there(path, sha256)                              # an error if a user's file is
             part.rename(path)
     except DownloadError:
         raise
@@ -53,6 +58,18 @@ def download_file(url: str, path: str | Path, sha256: str, size: int | None = No
     except OSError as error:    # the disk is full or read-only, or no such folder
         raise DownloadError(f"cannot write {path}.part: {error.strerror or error}") from error
     return path
+
+
+def is_there(path: Path, sha256: str) -> bool:
+    """Whether the file is there.  DownloadError if another one is, NotRegularFileError if no file.
+    """
+    refuse_other_kinds(path)
+    if not path.exists():
+        return False
+    if sha256_of(path) != sha256:
+        raise DownloadError(f"{shown(path)} is there with another sha256; it was not replaced: "
+                            "move it away, or give another folder")
+    return True
 
 
 def append_missing(url: str, part: PartFile, size: int | None = None) -> None:

@@ -80,14 +80,17 @@ def hub_name_of(path: Path, sha256: str) -> str | None:
 
     The cache names a file's content by its SHA-256.  A file with another content is not that model.
     """
-    parts = path.parts
-    match = SNAPSHOT.fullmatch(parts[-4]) if len(parts) > 3 and parts[-3] == "snapshots" else None
-    if match is None:
-        return None
     blob = Path(os.path.realpath(path)).name
     if re.fullmatch("[0-9a-f]{64}", blob) and blob != sha256:
         return None
-    return f"{match[1]}/{match[2]}"
+    return snapshot_of(path)
+
+
+def snapshot_of(path: Path) -> str | None:
+    """"owner/name" of the hub model in whose folder a file lies; None for other files."""
+    parts = path.parts
+    match = SNAPSHOT.fullmatch(parts[-4]) if len(parts) > 3 and parts[-3] == "snapshots" else None
+    return f"{match[1]}/{match[2]}" if match else None
 
 
 def demo() -> None:

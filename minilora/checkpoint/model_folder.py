@@ -77,7 +77,7 @@ def normalisation_note(mean: Any, std: Any) -> str:
     """A warning if a model's pictures were normalised in another way than CLIP's; "" if not."""
     def equal(found, expected):
         return isinstance(found, (list, tuple)) and len(found) == 3 and all(
-            type(a) in (int, float) and abs(a - b) < 1e-3 for a, b in zip(found, expected))
+            type(a) in (int, float) and b - 1e-3 < a < b + 1e-3 for a, b in zip(found, expected))
     if (mean is None or equal(mean, CLIP_MEAN)) and (std is None or equal(std, CLIP_STD)):
         return ""
     return (f"it was trained on pictures with mean {shown(json.dumps(mean), 60)} and std "

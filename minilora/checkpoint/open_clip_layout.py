@@ -22,7 +22,7 @@ from minilora.io.text import shown
 from minilora.io.unpickler import CheckpointError
 
 FILE_MARKS = ("open_clip", "laion", "datacomp")     # in the names of files that open_clip trained
-QUICK_MARK = "quickgelu"                            # in the names of models with QuickGELU
+QUICK_MARKS = ("quickgelu", "openai")               # in the names of models with QuickGELU
 HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}       # of ViT-H, ViT-g and ViT-bigG; all others: 64
 # Options that change what a tower computes, with the values that are computed here.
 FIXED = {"vision_cfg": {"pool_type": "tok", "no_ln_pre": False, "norm_kwargs": {},
@@ -51,7 +51,8 @@ def openai_from_custom_text(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def open_clip_facts(config: dict[str, Any], widths: dict[str, int]) -> Facts:
     """Activation and head widths from an open_clip_config.json.
 
-    widths: {"vision_config": W of the image tower, "text_config": of the text tower}, from shapes.
+    widths: {"vision_config": W of the image tower, "text_config": of the text tower}, from shapes;
+    0 for a ResNet, whose width here is that of its stem.
     Raises SchemaError or CheckpointError if it contradicts the shapes, or describes a network that
     is not computed here.
     """
@@ -69,23 +70,29 @@ def open_clip_facts(config: dict[str, Any], widths: dict[str, int]) -> Facts:
     text_width = widths["text_config"]
     heads = model["text_cfg"].get("heads", 8)
     for tower, key in (("vision_cfg", "vision_config"), ("text_cfg", "text_config")):
-        if model[tower].get("width", widths[key]) != widths[key]:
+        if widths[key] and model[tower].get("width", widths[key]) != widths[key]:
             raise CheckpointError(f"open_clip_config.json describes another model: {tower} has "
                                   f"the width {model[tower]['width']}, the weights {widths[key]}")
     if text_width % heads:
         raise CheckpointError(f"open_clip_config.json describes another model: {heads} heads in "
                               f"text_cfg, the weights have the width {text_width}")
     preprocess = config.get("preprocess_cfg", {})
-    return Facts("quick_gelu" if model.get("quick_gelu") else "gelu", head, text_width // heads,
-                 "quick_gelu in open_clip_config.json",
+    quick = bool(model.get("quick_gelu"))
+    return Facts("quick_gelu" if quick else "gelu", head, text_width // heads,
+                 f"quick_gelu is {'' if quick else 'not '}set in open_clip_config.json",
                  normalisation_note(preprocess.get("mean"), preprocess.get("std")))
 
 
 def facts_without_config(name: str, widths: dict[str, int]) -> Facts:
-    """What is most likely for a file of open_clip of which only the name is known."""
+    """What is most likely for a file of open_clip of which only the name is known.
+
+    name: in the hub's cache with the model's in front.  open_clip fetches the weights alone, also
+    OpenAI's own, as timm/vit_base_patch16_clip_224.openai.
+    """
     head = HEAD_WIDTHS.get(widths["vision_config"], 64)
-    if QUICK_MARK in name.lower():
-        return Facts("quick_gelu", head, 64, f"{QUICK_MARK} in the file's name")
+    for mark in QUICK_MARKS:
+        if mark in name.lower():
+            return Facts("quick_gelu", head, 64, f"its name holds \"{mark}\"")
     return Facts("gelu", head, 64, "a file of open_clip without open_clip_config.json, whose "
                  "models mostly use it; else give --activation quick_gelu")
 

@@ -1,8 +1,8 @@
-"""Convert between OpenAI's parameter names and ours, and infer the model's sizes from the shapes.
+"""Convert between OpenAI's parameter names and ours: from a dictionary to a model, and back.
 
-Claim: a checkpoint is a dictionary from names to tensors, and their shapes determine the sizes of
-the model (widths, depths, patch, resolution).  So any dictionary with the official names becomes a
-model.  A missing name, an unexpected name or a wrong shape is an error that lists it.
+Claim: any dictionary with the official names becomes a model, because the shapes tell its sizes
+(`weight_shapes.py`).  A missing name, an unexpected name or a wrong shape is an error that lists
+it.
 
     Radford et al. 2021, "Learning transferable visual models from natural language supervision";
     the names are those of the released code.
@@ -17,72 +17,20 @@ model.  A missing name, an unexpected name or a wrong shape is an error that lis
 
 Left out: reading the dictionary from a file (`io/zip_reader.py`).
 """
-import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from minilora.checkpoint.weight_shapes import (IMAGE_BLOCKS, TEXT_BLOCKS, check_keys,
+                                               config_from_state_dict, is_weight)
 from minilora.checkpoint.weight_values import check_values
 from minilora.clip import CLIP, CLIPConfig
-from minilora.clip_resnet import STRIDE
-from minilora.io.text import shown
 from minilora.io.threads import one_thread
 from minilora.io.unpickler import CheckpointError
 
-SCALARS = ("input_resolution", "context_length", "vocab_size")  # in official files; not weights
-MAX_LISTED = 16                                                 # keys that an error lists
-MAX_BLOCKS = 100                                                # ViT-bigG: 48
-NO_WEIGHTS = (".num_batches_tracked", ".position_ids", ".attn_mask")
-BLOCKS = {"visual.blocks.": "visual.transformer.resblocks.",
-          "text.blocks.": "transformer.resblocks."}
-
-
-def config_from_state_dict(state: dict[str, Tensor], *untold: Any) -> CLIPConfig:
-    """The CLIPConfig that the shapes imply.  Raises CheckpointError if no CLIP has such shapes.
-
-    untold: activation, head_width and text_head_width, which no shape tells; default: OpenAI's.
-    """
-    if "visual.layer1.0.conv1.weight" in state:
-        return resnet_config(state, *untold)
-    vision_width, _, patch, _ = entry_shape(state, "visual.conv1.weight", 4)
-    positions, _ = entry_shape(state, "visual.positional_embedding", 2)
-    grid = math.isqrt(max(positions - 1, 0))                    # one position per patch, and CLS
-    if grid * grid + 1 != positions:
-        raise CheckpointError("visual.positional_embedding: expected 1 + a square number of rows, "
-                              f"found {positions}; the picture must be square")
-    vocab, text_width = entry_shape(state, "token_embedding.weight", 2)
-    context, embed = (entry_shape(state, key, 2)[axis] for key, axis in
-                      (("positional_embedding", 0), ("visual.proj", 1)))
-    layers = {ours: count_blocks(state, theirs) for ours, theirs in BLOCKS.items()}
-    try:
-        return CLIPConfig(embed, grid * patch, layers["visual.blocks."], vision_width, patch,
-                          context, vocab, text_width, layers["text.blocks."], *untold)
-    except ValueError as error:                                 # e.g. a width not divisible by 64
-        raise CheckpointError(f"no CLIP with a ViT has these shapes: {error}") from error
-
-
-def resnet_config(state: dict[str, Tensor], *untold: Any) -> CLIPConfig:
-    """The CLIPConfig of a CLIP whose image tower is a ResNet."""
-    width = entry_shape(state, "visual.layer1.0.conv1.weight", 4)[0]
-    stages = tuple(count_blocks(state, f"visual.layer{n}.") for n in (1, 2, 3, 4))
-    positions, _ = entry_shape(state, "visual.attnpool.positional_embedding", 2)
-    vocab, text_width = entry_shape(state, "token_embedding.weight", 2)
-    context, embed = (entry_shape(state, key, 2)[axis] for key, axis in
-                      (("positional_embedding", 0), ("text_projection", 1)))
-    grid = math.isqrt(max(positions - 1, 1))
-    try:
-        return CLIPConfig(embed, max(1, grid) * STRIDE, stages, width, STRIDE, context, vocab,
-                          text_width, count_blocks(state, BLOCKS["text.blocks."]), *untold)
-    except ValueError as error:
-        raise CheckpointError(f"no CLIP with a ResNet has these shapes: {error}") from error
-
-
-def is_weight(key: str) -> bool:
-    """False for entries of files that are not weights: sizes, counters, positions, the mask."""
-    return key not in SCALARS and not key.endswith(NO_WEIGHTS) and key != "attn_mask"
+BLOCKS = {"visual.blocks.": IMAGE_BLOCKS, "text.blocks.": TEXT_BLOCKS}     # ours: official
 
 
 def clip_from_state_dict(state: dict[str, Tensor], config: CLIPConfig | None = None,
@@ -186,48 +134,6 @@ def empty_clip(config: CLIPConfig) -> CLIP:
     """A CLIP on the meta device: shapes without memory, for load_state_dict(assign=True)."""
     with torch.device("meta"), SkipNormalInit():
         return CLIP(config)
-
-
-def entry_shape(state: dict[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:
-    """Shape of one entry.  CheckpointError if it is absent or has not this many dimensions."""
-    if key not in state:
-        examples = shown(", ".join(map(str, list(state)[:3])))
-        raise CheckpointError("these are not the weights of a CLIP under OpenAI's, open_clip's or "
-                              f"Hugging Face's names: expected the key {key}, found {len(state)} "
-                              f"others ({examples}, ...)")
-    if state[key].ndim != dimensions:
-        raise CheckpointError(f"{key}: expected {dimensions} dimensions, found the shape "
-                              f"{tuple(state[key].shape)}; the file is damaged or not a CLIP")
-    return tuple(state[key].shape)
-
-
-def count_blocks(state: dict[str, Tensor], prefix: str) -> int:
-    """Number of residual blocks whose keys start with `prefix`; above MAX_BLOCKS an error."""
-    blocks = {key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)}
-    if len(blocks) > MAX_BLOCKS:                                # each costs time to build
-        raise CheckpointError(f"{prefix}*: expected at most {MAX_BLOCKS} blocks, found "
-                              f"{len(blocks):,}; this is not a CLIP")
-    return len(blocks)
-
-
-def check_keys(state: dict[str, Tensor], expected: dict[str, tuple[int, ...]],
-               model: str = "a CLIP") -> None:
-    """Raise CheckpointError that lists missing, unexpected, mis-shaped and non-floating-point keys.
-
-    state: key -> tensor, scalars are ignored; expected: key -> shape; model: named in the message.
-    """
-    keys = [key for key in state if is_weight(key)]
-    wrong = [f"missing: {key} {shape}" for key, shape in expected.items() if key not in state]
-    wrong += [f"not expected: {shown(key)}" for key in keys if key not in expected]
-    for key in keys:
-        found, shape = state[key], expected.get(key)
-        if shape is not None and (tuple(found.shape) != shape or not found.is_floating_point()):
-            wrong.append(f"{key}: expected floating point {shape}, found {found.dtype} "
-                         f"{tuple(found.shape)}")
-    if wrong:
-        more = f"; and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
-        raise CheckpointError(f"keys that do not fit {model} of these sizes: {len(wrong)}; use a "
-                              f"complete and unchanged file: {'; '.join(wrong[:MAX_LISTED])}{more}")
 
 
 def demo() -> None:

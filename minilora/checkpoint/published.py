@@ -1,15 +1,13 @@
-"""Published CLIP weights: which file a name means, where it is searched for, how it is downloaded.
+"""From the name of a model, or a path, to the file of weights on this computer.
 
 Claim: the SHA-256 of a file, not its name, says which weights it holds.  A file that has only the
 name of a published one is reported under another name, because results depend on the content.
 
     Radford et al. 2021, "Learning transferable visual models from natural language supervision".
-    Addresses and hashes are those of OpenAI's released code.  This project has not downloaded these
-    files of about 350 MB each: the addresses are not tested.
+    Addresses and hashes are those of OpenAI's released code.
 
-Nothing is downloaded here unless `download_official` is called with the name of a published model.
-Left out: HTTP (`checkpoint/download.py`), the second source (`checkpoint/hub_download.py`), reading
-a file (`checkpoint/weights.py`).
+Left out: downloads (`checkpoint/download_published.py`), the cache of the Hugging Face hub
+(`checkpoint/hub_cache.py`), reading a file (`checkpoint/weights.py`).
 """
 import os
 import tempfile
@@ -17,9 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from minilora.checkpoint import download as http
 from minilora.checkpoint.hub_cache import cached_model, hub_folder, hub_name_of, is_hub_name
-from minilora.checkpoint.hub_download import HUB_FILES, download_from_hub
 from minilora.checkpoint.model_folder import (HUGGING_FACE_FILES, OPEN_CLIP_FILES, WEIGHT_FILES,
                                               weights_in)
 from minilora.io import paths
@@ -59,6 +55,7 @@ HUB_MODELS = {"ViT-B/16": ("openai/clip-vit-base-patch16", "timm/vit_base_patch1
               "ViT-L/14@336px": ("openai/clip-vit-large-patch14-336",
                                  "timm/vit_large_patch14_clip_336.openai"),
               "RN50": ("timm/resnet50_clip.openai",)}
+OF_THE_HUB = " (Hugging Face)"      # behind owner/name of a file in the hub's cache
 PREFERRED_MODEL = "ViT-B/16"    # the default if its file is present
 BUNDLED_MODEL = "mini-clip"     # the default otherwise; its file is part of the package
 SUFFIXES = (".safetensors", ".pt")
@@ -148,27 +145,6 @@ def hub_file(name: str) -> Path | None:
     return None
 
 
-def find_base(name: str, path: str | Path | None, sha256: str) -> Path:
-    """The file with this SHA-256 that a run or an index was made with: at its path, else by name.
-
-    Nothing is downloaded.  If no file has this hash, the one at the path is returned, so that
-    the caller can say what differs.  Raises CheckpointError if there is none.
-    """
-    path = Path(path) if path is not None else None
-    candidates = [path] if path is not None else []
-    if is_model_name(name):
-        candidates += [p for p in (local_file(name), hub_file(name)) if p]
-    if path is not None:
-        candidates += [folder / path.name for folder in paths.weights_folders()]
-    there = [p for p in candidates if p.is_file()]
-    found = next((p for p in there if sha256_of(p) == sha256), there[0] if there else None)
-    if found is None:
-        raise CheckpointError(f"the weights {shown(name)} (sha256 {shown(sha256, 13)}) were at "
-                              f"{shown(path)}, and are neither there nor among the known ones; "
-                              "give their file with --model")
-    return found
-
-
 def published_name(path: Path, sha256: str) -> str:
     """The name to report for weights: that of a published model only if the hash is the same."""
     for name, official in OFFICIAL.items():
@@ -178,11 +154,16 @@ def published_name(path: Path, sha256: str) -> str:
             return f"{path.name}, not the published {name}"
     repo = hub_name_of(path, sha256)
     if repo:
-        return f"{repo} (Hugging Face)"
+        return f"{repo}{OF_THE_HUB}"
     if path.name in file_names(BUNDLED_MODEL) and path.parent.resolve() in (
             folder.resolve() for folder in paths.weights_folders()):
         return BUNDLED_MODEL
     return f"{path.parent.name}/{path.name}" if path.name in WEIGHT_FILES else path.name
+
+
+def name_on_the_hub(name: str) -> str:
+    """owner/name for a name of `published_name`, if the hub has the model; else the name itself."""
+    return HUB_MODELS.get(name, (name.removesuffix(OF_THE_HUB),))[0]
 
 
 def unknown_model(name: str) -> CheckpointError:
@@ -197,43 +178,13 @@ def no_weights(name: str | None) -> CheckpointError:
     """The error for a known model, or None, without a file."""
     wanted = name if name in OFFICIAL else PREFERRED_MODEL
     expected = file_names(name) if name else [*file_names(wanted), *file_names(BUNDLED_MODEL)]
+    small = ", or make the small model with `python -m minilora.pretrain`" * (name not in OFFICIAL)
     hub = [] if name is None else HUB_MODELS.get(name, ())
     places = " and ".join(map(str, paths.weights_folders()))
     cache = f", or {' or '.join(hub)} in {hub_folder()}" if hub and hub_folder() else ""
     return CheckpointError(f"no weights found: expected {' or '.join(expected)} in {places}{cache};"
                            f" download them with `python -m minilora.checkpoint --download "
-                           f"{wanted}`, or make the small model with `python -m "
-                           "minilora.pretrain`")
-
-
-def download_official(name: str, folder: str | Path | None = None,
-                      source: str = "openai") -> Path:
-    """Download a published file, verify its SHA-256, and return its path.
-
-    folder: by default weights/ of a checkout, otherwise the user's cache;  source: "openai", or
-    "huggingface" for the hub's safetensors file, whose SHA-256 the hub announces.  A file that is
-    already there with the right hash is not downloaded again.  Raises CheckpointError; it says
-    where to put a file that was downloaded by hand, and names the other source.
-    """
-    if name not in OFFICIAL:
-        raise unknown_model(name)
-    official, hub = OFFICIAL[name], HUB_FILES.get(name)
-    path = Path(folder or paths.download_folder()) / official.file
-    other = hub and f"; second source: --source huggingface ({hub.url()}, {hub.megabytes} MB)" or ""
-    url = official.url
-    try:
-        if source == "huggingface":
-            other, url = "", hub.url() if hub else ""
-            if hub is None:
-                raise http.DownloadError("the hub has no safetensors file of it by OpenAI")
-            path = path.with_suffix(".safetensors")
-            return download_from_hub(name, path)
-        if path.is_file() and sha256_of(path) == official.sha256:
-            return path
-        return http.download_file(official.url, path, official.sha256)
-    except http.DownloadError as error:
-        hint = f"; by hand: put {path.name} into {path.parent}, from {url}" if url else ""
-        raise CheckpointError(f"{name} could not be downloaded: {error}{hint}{other}") from error
+                           f"{wanted}`{small}")
 
 
 def demo() -> None:

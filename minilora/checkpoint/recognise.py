@@ -8,9 +8,9 @@ their features are off by 0.15 and more.  It comes from the first of these that 
 
     1. the option --activation
     2. what minilora wrote into the metadata of its own safetensors files
-    3. config.json or open_clip_config.json next to the file
-    4. the layout: OpenAI's archives and Hugging Face's names mean QuickGELU, files that open_clip
-       names mean GELU
+    3. the three sizes that only OpenAI's archives hold: QuickGELU
+    4. config.json or open_clip_config.json next to the file
+    5. the layout and the name: Hugging Face's names mean QuickGELU, files of open_clip GELU
 
 Left out: reading bytes (`io/safetensors.py`, `io/zip_reader.py`), the model itself
 (`openai_layout.py`).
@@ -25,12 +25,13 @@ from torch import Tensor
 from minilora.attention import ACTIVATIONS
 from minilora.checkpoint.huggingface_layout import (huggingface_facts, is_huggingface_config,
                                                     openai_from_huggingface)
+from minilora.checkpoint.hub_cache import snapshot_of
 from minilora.checkpoint.model_folder import Facts, config_beside, normalisation_note
 from minilora.checkpoint.open_clip_layout import (FILE_MARKS, HEAD_WIDTHS, facts_without_config,
                                                   is_custom_text, open_clip_facts,
                                                   openai_from_custom_text)
-from minilora.checkpoint.openai_layout import (SCALARS, config_from_state_dict, entry_shape,
-                                               is_weight)
+from minilora.checkpoint.weight_shapes import (RESNET_KEY, SCALARS, config_from_state_dict,
+                                               entry_shape, is_weight)
 from minilora.clip import CLIPConfig
 from minilora.io.safetensors import is_safetensors, read_safetensors
 from minilora.io.schema import Record, Text, check
@@ -71,8 +72,10 @@ class Recognised:
         return "; ".join(parts + [self.note] * bool(self.note))
 
 
-def recognise(path: Path, activation: str | None = None) -> Recognised:
-    """The weights in a file under OpenAI's names.  activation: overrides what the file says.
+def recognise(path: Path, activation: str | None = None, known: Facts | None = None) -> Recognised:
+    """The weights in a file under OpenAI's names.
+
+    activation: overrides what the file says;  known: all that no shape tells, if it was stored.
 
     Tensors are views of the mapped file.  Raises CheckpointError or SchemaError (ValueErrors).
     """
@@ -88,7 +91,7 @@ def recognise(path: Path, activation: str | None = None) -> Recognised:
         layout, weights = CUSTOM_TEXT, openai_from_custom_text(weights)
     widths = {"vision_config": image_width(weights),
               "text_config": entry_shape(weights, "token_embedding.weight", 2)[1]}
-    facts = facts_of(path, metadata, layout, set(found), widths, activation)
+    facts = known or facts_of(path, metadata, layout, set(found), widths, activation)
     config = config_from_state_dict(weights, facts.activation, facts.head_width,
                                     facts.text_head_width)
     return Recognised(weights, named, config, layout, facts.why, prefix, ignored, facts.note)
@@ -111,17 +114,15 @@ def without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     if not prefixes or prefixes[0] == "":
         return tensors, ""
     if len(prefixes) > 1:
-        raise CheckpointError(f"it holds {len(prefixes)} models, under {', '.join(prefixes)}; save "
-                              "the one that you mean alone")
+        raise CheckpointError(f"it holds {len(prefixes)} models, under "
+                              f"{shown(', '.join(prefixes))}; save the one that you mean alone")
     return {key.removeprefix(prefixes[0]): value for key, value in tensors.items()
             if key.startswith(prefixes[0])}, prefixes[0]
 
 
 def image_width(weights: dict[str, Tensor]) -> int:
     """The width W of a ViT; 0 for a ResNet, which has no heads but in its pooling."""
-    if "visual.layer1.0.conv1.weight" in weights:
-        return 0
-    return entry_shape(weights, "visual.conv1.weight", 4)[0]
+    return 0 if RESNET_KEY in weights else entry_shape(weights, "visual.conv1.weight", 4)[0]
 
 
 def facts_of(path: Path, metadata: dict[str, str], layout: str, keys: set[str],
@@ -135,6 +136,8 @@ def facts_of(path: Path, metadata: dict[str, str], layout: str, keys: set[str],
                               f"{shown(repr(activation))}")
     if metadata.get("format") == CLIP_FORMAT:
         facts = facts_from_metadata(metadata)
+    elif keys & set(SCALARS):
+        facts = Facts("quick_gelu", why="OpenAI's archive")
     else:
         facts = facts_beside(path, layout, widths) or facts_from_layout(path, layout, keys, widths)
     if activation is not None:
@@ -176,10 +179,8 @@ def facts_beside(path: Path, layout: str, widths: dict[str, int]) -> Facts | Non
 
 def facts_from_layout(path: Path, layout: str, keys: set[str], widths: dict[str, int]) -> Facts:
     """The most likely facts of a file without a configuration."""
-    name = path.name.lower()
+    name = f"{snapshot_of(path) or ''}/{path.name}".lower()
     head = HEAD_WIDTHS.get(widths["vision_config"], 64)
-    if keys & set(SCALARS):
-        return Facts("quick_gelu", head, 64, "OpenAI's archive")
     if layout == HUGGING_FACE:
         return Facts("quick_gelu", head, 64, "as OpenAI's models there, because no config.json is "
                      "beside it; else give --activation gelu")

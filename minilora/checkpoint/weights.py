@@ -4,7 +4,7 @@ Claim: a result must say which weights it was made with; their SHA-256 identifie
 `load_clip` returns the model together with its `Weights` (name, path, SHA-256), which are stored
 with metrics and adapters.
 
-    name ── published.py, hub_cache.py ──► file ── recognise.py ──► OpenAI's names and a CLIPConfig
+    name ── published.py ──► file ── recognise.py ──► OpenAI's names, CLIPConfig
          ── openai_layout.py ──► CLIP
 
 Nothing is downloaded unless the caller asks for it and names a published model.
@@ -22,12 +22,14 @@ import torch
 from torch import Tensor
 
 from minilora.attention import ACTIVATIONS
-from minilora.checkpoint.openai_layout import (check_keys, clip_from_state_dict,
-                                               config_from_state_dict, empty_clip, official_shapes,
+from minilora.checkpoint.download_published import download_official
+from minilora.checkpoint.model_folder import Facts
+from minilora.checkpoint.openai_layout import (clip_from_state_dict, empty_clip, official_shapes,
                                                official_state_dict)
-from minilora.checkpoint.published import (OFFICIAL, Weights, download_official, find_path,
-                                           hub_file, local_file, published_name)
+from minilora.checkpoint.published import (OFFICIAL, Weights, find_path, hub_file, local_file,
+                                           published_name)
 from minilora.checkpoint.recognise import CLIP_FORMAT, OPENAI, read_file, recognise
+from minilora.checkpoint.weight_shapes import check_keys, config_from_state_dict
 from minilora.checkpoint.weight_values import check_values
 from minilora.clip import CLIP, CLIPConfig
 from minilora.io.cli import option_parser
@@ -49,12 +51,14 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_clip(name_or_path: str | Path | None = None, device: str | torch.device = "cpu",
-              activation: str | None = None, download: bool = False) -> tuple[CLIP, Weights]:
+              activation: str | None = None, download: bool = False,
+              known: Facts | None = None) -> tuple[CLIP, Weights]:
     """(CLIP in float32 and eval mode on `device`, its Weights).
 
     name_or_path: see `find_weights`;  activation: "quick_gelu" or "gelu" in place of what the file
-    says;  download: fetch a published model that is not there.  Raises CheckpointError that names
-    the file, what was expected and what was found.
+    says;  download: fetch a published model that is not there;  known: what no shape tells, in
+    place of what the file says.  Raises CheckpointError that names the file, what was expected and
+    what was found.
     """
     if download and name_or_path in OFFICIAL and not (local_file(name_or_path)
                                                       or hub_file(name_or_path)):
@@ -64,7 +68,7 @@ def load_clip(name_or_path: str | Path | None = None, device: str | torch.device
         sha256 = pool.submit(sha256_of, path)                   # while loading: it releases the GIL
         layout = ""
         try:
-            found = recognise(path, activation)
+            found = recognise(path, activation, known)
             layout = f" ({found.layout}, given here as OpenAI's)" * (found.layout != OPENAI)
             clip = clip_from_state_dict(found.state, found.config, found.named)
         except ValueError as error:
@@ -142,6 +146,9 @@ def describe_checkpoint(path: str | Path, activation: str | None = None) -> None
     image, text, total = (sum(p.numel() for p in module.parameters())
                           for module in (clip.visual, clip.text, clip))
     print(f"parameters  image {image:,} + text {text:,} + temperature 1 = {total:,}")
+    print("usable by   minilora.search" + (
+        "; not by minilora.fit, which needs a vision transformer" if found.config.is_resnet else
+        " and minilora.fit, with --model"))
 
 
 def demo() -> None:

@@ -154,7 +154,7 @@ def open_image(path: str | Path, bits: int = 0) -> Image.Image:
         deep_colour = any(";16" in str(tile[3]) for tile in image.tile) and image.mode[0] != "I"
         check_scans(image, name)
         image.load()                            # opening reads the header only
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)       # no copy of an upright picture
     if image.mode.startswith("I"):              # 16-bit grey: "I;16", "I;16B", in older Pillow "I"
         return grey16_to_8(image, path, bits)
     if image.mode == "F":
@@ -170,7 +170,8 @@ def read_image(path: str | Path, bits: int = 0) -> Image.Image:
 
     bits: as in `open_image`, which says what is raised.  Its `filename` is for later errors.
     """
-    picture = open_image(path, bits).convert("RGB")
+    picture = open_image(path, bits)
+    picture = picture if picture.mode == "RGB" else picture.convert("RGB")
     picture.filename = shown_path(path)
     return picture
 

@@ -112,7 +112,7 @@ def strip_bounds(size: Sequence[int], patch: int) -> list[tuple[int, int, int, i
     """
     short, long = (side // patch for side in sorted(size))
     length, overlap = min(long, MAX_ASPECT * short), (short + 1) // 2
-    count = 1 + math.ceil((long - length) / (length - overlap))
+    count = 1 + math.ceil((long - length) / max(1, length - overlap))
     starts = [round(k * (long - length) / max(1, count - 1)) for k in range(count)]
     seams = [0, *((a + length + b) // 2 for a, b in zip(starts, starts[1:])), long]
     return [(start * patch, (start + length) * patch, low - start, high - start)

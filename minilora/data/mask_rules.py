@@ -20,8 +20,9 @@ refused by name.  Background is black (or transparent) everywhere.
                      half of it is marked; between the two only edges may be: areas of nearly one
                      value there must be smaller than 2 % of what is marked
 
-Refused: no black background; areas of a value below half of the highest (marked or not?); small
-numbers beside values above 127; a lossy file whose highest value is below 32.
+Refused: no black background; areas of a value below half of the highest (marked or not?); other
+values far from what is marked; in a lossy file marks of many values (a photograph?), or all values
+below 32; small numbers beside values above 127.
 A mask that is black everywhere is empty, and one without black is marked everywhere; both are valid
 here, and `fit` names them.
 
@@ -37,8 +38,10 @@ SMALL_NUMBERS = 127                 # values up to this are numbers of kinds, if
 SMALLEST_LOSSY = 32                 # a lossy mask with a lower maximum could be all noise
 NOISE_SHARE, AREA_SHARE, MIN_AREA = 8, 0.02, 16
 LOSSY_RANGE = 4                     # values of a 3 x 3 area of a lossy file differ at most by this
+BLOCK, MIN_BLOCKS = 8, 2            # pixels: what is a block away from an edge is no edge
 NEARLY_BLACK, BLACK_SHARE = 8, 0.01
 VOC_BORDER_NUMBER = 255
+NEAR_BORDER = 24                    # difference from VOC's border colour in a lossy file
 BLACK = (0, 0, 0)
 
 
@@ -54,15 +57,17 @@ class MaskError(ValueError):
 
 def marks_of(image: Image.Image, lossy: bool) -> Marks:
     """The marked pixels of a decoded mask of any mode.  Raises MaskError."""
+    if "transparency" in image.info and image.mode in ("1", "L", "P", "RGB"):
+        return alpha_marks(image.convert("RGBA"), lossy)
     if image.mode == "P":
-        if "transparency" in image.info:
-            return marks_of(image.convert("RGBA"), lossy)
         return palette_marks(image, lossy)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         return alpha_marks(image, lossy)
     if image.mode == "F":
         return real_marks(np.asarray(image))
     if image.mode in ("1", "L") or image.mode.startswith("I"):
+        if "transparency" in image.info:
+            raise MaskError("it is 16-bit grey with a transparent value")
         values = np.asarray(image.convert("L") if image.mode == "1" else image)
         if values.min() < 0 or values.max() > 65535:
             raise MaskError(f"it holds values from {values.min()} to {values.max()}")
@@ -78,8 +83,7 @@ def grey_marks(values: np.ndarray, lossy: bool) -> Marks:
         return Marks(values > 0, "empty")
     lossy = lossy or len(above) > MAX_VALUES
     if lossy and top < SMALLEST_LOSSY:
-        raise MaskError(f"it is a lossy file (JPEG, WebP) with values up to {top}, which could be "
-                        "noise")
+        raise MaskError(f"it is a lossy file with values up to {top}, which could be noise")
     if len(found) == 1:
         return Marks(values > 0, "two values")
     half, noise = top // 2, top // NOISE_SHARE
@@ -88,14 +92,14 @@ def grey_marks(values: np.ndarray, lossy: bool) -> Marks:
                         "background")
     if not lossy and top <= SMALL_NUMBERS:
         return Marks(values > 0, "two values" if len(above) == 1 else "small numbers")
-    noise = noise if lossy else low
+    noise, marked = noise if lossy else low, values > half
     between = above[(above > noise) & (above <= half)]
-    marked = values > half
     if len(between):
         check_between(values, between, marked, lossy)
+    if lossy or len(between):
+        check_plateaus(values, noise, half, lossy)
         return Marks(marked, "lossy" if lossy else "grey edges")
-    rule = "lossy" if lossy else "two values" if len(above[above > low]) == 1 else "several values"
-    return Marks(marked, rule)
+    return Marks(marked, "two values" if len(above[above > low]) == 1 else "several values")
 
 
 def distinct_values(values: np.ndarray) -> np.ndarray:
@@ -122,17 +126,48 @@ def check_between(values: np.ndarray, between: np.ndarray, marked: np.ndarray,
                         "not?")
 
 
+def check_plateaus(values: np.ndarray, noise: int, half: int, lossy: bool) -> None:
+    """Raises MaskError if values far from every edge are neither background nor marks.
+
+    noise, half: the highest value of the background, and the highest one that is not marked.
+    """
+    low, high = block_extremes(values, np.minimum), block_extremes(values, np.maximum)
+    inside = _neighbourhood(low, np.minimum) > half             # blocks with marks all around
+    outside = _neighbourhood(high, np.maximum) <= half
+    low, high = low[1:-1, 1:-1], high[1:-1, 1:-1]
+    grey = outside & (high > noise)
+    if grey.sum() > (max(MIN_BLOCKS, AREA_SHARE * outside.sum()) if lossy else 0):
+        raise MaskError(f"it holds values up to {high[grey].max()} far from what is marked: are "
+                        "these marked or not?")
+    usual = np.median(low[inside]) if inside.any() else 0
+    other = inside & ((low < usual * 3 / 4) | (high > usual * 5 / 4))
+    if lossy and other.sum() > max(MIN_BLOCKS, AREA_SHARE * inside.sum()):
+        raise MaskError(f"its marks have values from {low[inside].min()} to {high[inside].max()}: "
+                        "is it a photograph, or are there several kinds of marks?")
+
+
+def block_extremes(values: np.ndarray, which: np.ufunc) -> np.ndarray:
+    """The extreme of each block of BLOCK x BLOCK pixels, with its margin repeated once around."""
+    rows, columns = (-side % BLOCK for side in values.shape)
+    values = np.pad(values, ((0, rows), (0, columns)), mode="edge")
+    for axis in (0, 1):
+        values = which.reduceat(values, np.arange(0, values.shape[axis], BLOCK), axis)
+    return np.pad(values, 1, mode="edge")
+
+
 def constant_areas(values: np.ndarray, largest_range: int) -> np.ndarray:
     """The values of the pixels whose 3 x 3 neighbourhood differs by at most `largest_range`."""
     if min(values.shape) < 3:
         return values[:0].ravel()
-    high, low = (rows(rows(values).T).T for rows in (_extreme(np.maximum), _extreme(np.minimum)))
+    high, low = (_neighbourhood(values, which) for which in (np.maximum, np.minimum))
     return values[1:-1, 1:-1][high - low <= largest_range]      # low <= high: no overflow
 
 
-def _extreme(which):
-    """The extreme of each value and its neighbours above and below."""
-    return lambda values: which(which(values[:-2], values[1:-1]), values[2:])
+def _neighbourhood(values, which):
+    """The extreme of each 3 x 3 neighbourhood: (H, W) -> (H - 2, W - 2)."""
+    for _ in range(2):                                          # along the rows, then the columns
+        values = which(which(values[:-2], values[1:-1]), values[2:]).T
+    return values
 
 
 def real_marks(values: np.ndarray) -> Marks:
@@ -177,7 +212,12 @@ def colour_marks(image: Image.Image, lossy: bool) -> Marks:
         if border in colours and colours - {BLACK, border}:
             marked &= (pixels != border).any(2)
         return Marks(marked, "colours")
-    return grey_marks(pixels.max(2), lossy)
+    brightest = pixels.max(2)
+    coloured = brightest - pixels.min(2) > 2 * NEAR_BORDER
+    if np.all(np.abs(pixels - np.int16(voc_colour(VOC_BORDER_NUMBER))) <= NEAR_BORDER, 2).sum() \
+            > MIN_AREA < coloured.sum():
+        raise MaskError("it is a lossy file in the colours of Pascal VOC, whose border is no mark")
+    return grey_marks(brightest, lossy)
 
 
 def alpha_marks(image: Image.Image, lossy: bool) -> Marks:
@@ -201,18 +241,16 @@ def demo() -> None:
     square[4:12, 4:12] = 1
     palette = Image.fromarray(square * 2, "P")
     palette.putpalette([v for number in range(256) for v in voc_colour(number)])
-    noisy = (square * 100 + np.random.default_rng(0).integers(0, 4, square.shape)).astype(np.uint8)
+    noisy = square * np.uint8(100) + np.random.default_rng(0).integers(0, 4, square.shape, np.uint8)
     alpha = Image.new("RGBA", (16, 16), "red")
     alpha.putalpha(Image.fromarray(square * 255))
-    levels = np.pad(square[4:12, 4:12] * 90, ((4, 4), (0, 8))) + np.pad(square[:, :12] * 255,
-                                                                        ((0, 0), (4, 0)))
-    for name, image, lossy in (("255", Image.fromarray(square * 255), False),
-                               ("1", Image.fromarray(square), False), ("palette", palette, False),
-                               ("JPEG", Image.fromarray(noisy), True), ("alpha", alpha, False),
-                               ("90 and 255", Image.fromarray(levels), False),
-                               ("JPEG of 1", Image.fromarray(square), True)):
+    levels = square * 90 + np.roll(square * 255, 8, 1) * (square == 0)
+    as_image = Image.fromarray
+    for name, image in (("255", as_image(square * 255)), ("1", as_image(square)),
+                        ("palette", palette), ("JPEG", as_image(noisy)), ("alpha", alpha),
+                        ("90 and 255", as_image(levels)), ("JPEG of 1", as_image(square))):
         try:
-            marks = marks_of(image, lossy)
+            marks = marks_of(image, lossy=name.startswith("JPEG"))
             print(f"{name:10s} {marks.rule:16s} {marks.marked.sum()} pixels")
         except MaskError as error:
             print(f"{name:10s} refused: {error}")

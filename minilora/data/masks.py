@@ -1,8 +1,8 @@
 """Mask files: which one belongs to a picture, how it lies on it, and its marks at any size.
 
-    pairs    a mask has the picture's stem with or without `_mask`, and any picture suffix:
-             000_mask.png, 000.bmp, 000_mask.TIF; or it is a folder of several masks (MVTec LOCO:
-             <stem>/000.png, 001.png), whose marks are united
+    pairs    a mask has the picture's stem with or without `_mask`, and any picture suffix, in any
+             case: 000_mask.png, 000.bmp, 000_MASK.TIF; or it is a folder of several masks (MVTec
+             LOCO: <stem>/000.png, 001.png), whose marks are united
     turned   cameras store a picture on its side and note this in EXIF; it is read upright, but its
              mask may have been drawn on either form.  A mask with its own note follows that.  If
              the sizes tell, the mask is turned when needed; if not (a square picture, a half turn),
@@ -40,15 +40,22 @@ TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
 def find_masks(folder: Path, pictures: Iterable[Path]) -> dict[Path, Path | None]:
     """{picture: its mask in this folder, or None}.
 
-    The name `<stem>_mask.png` goes before all others.  Raises ValueError if several others fit.
+    The name `<stem>_mask.png` goes before all others, and a name in the picture's own case before
+    one in another case.  Raises ValueError if several others fit.
     """
-    found = {}
+    found, pictures = {}, list(pictures)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         is_folder = path.is_dir() and bool(pictures_directly_in(path))
         if not path.name.startswith(".") and (is_folder or is_picture_name(path)):
             found.setdefault(path.name if is_folder else path.stem, []).append(path)
-    return {picture: choose_mask(picture, found.get(f"{picture.stem}{MASK_ENDING}", [])
-                                 + found.get(picture.stem, [])) for picture in pictures}
+    names = {picture: (f"{picture.stem}{MASK_ENDING}", picture.stem) for picture in pictures}
+    exact, any_case = {name for pair in names.values() for name in pair}, {}
+    for name in found:
+        if name not in exact:
+            any_case.setdefault(name.casefold(), []).extend(found[name])
+    return {picture: choose_mask(picture, [
+        mask for name in names[picture]
+        for mask in found.get(name) or any_case.get(name.casefold(), [])]) for picture in pictures}
 
 
 def choose_mask(picture: Path, masks: list[Path]) -> Path | None:

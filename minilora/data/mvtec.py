@@ -72,9 +72,14 @@ def find_data(option: str | Path | None = None) -> Path | None:
 
 
 def list_classes(root: str | Path) -> list[str]:
-    """Sorted names of the folders in root that contain train/good."""
-    return sorted(p.name for p in Path(root).iterdir()
-                  if (p / "train" / GOOD_KIND).is_dir() and not p.name.startswith("."))
+    """Sorted names of the folders in root that contain train/good.
+
+    Raises ValueError for one that contains train/Good or the like instead.
+    """
+    for name in folders_in(Path(root)):
+        ask_about_good(Path(root) / name / "train")
+    return [name for name in folders_in(Path(root))
+            if (Path(root) / name / "train" / GOOD_KIND).is_dir()]
 
 
 def ask_about_good(folder: Path) -> None:

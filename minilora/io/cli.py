@@ -9,21 +9,21 @@ Claim: a user needs the cause of an error and the remedy, not a traceback; a dev
     2     not done, or not all of it: a wrong option, an error, an output that was closed or full
     130   stopped by Ctrl-C
 
-A console shows what it can: characters that it lacks are written as escapes such as \\u0394.
-
-Left out: progress (io/progress.py), colours, other languages.
+Left out: what a console can show (io/console.py), progress (io/progress.py), colours, other
+languages.
 """
 import argparse
 import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 import torch
 
+from minilora.io.console import complain, discard, prepare_console
 from minilora.io.files import WRITTEN
 from minilora.io.notes import take_notes
 from minilora.io.paths import PACKAGE
@@ -48,7 +48,23 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, without the list of all options."""
+    """An ArgumentParser whose errors are one line, without the list of all options.
+
+    An empty value is refused, except for options in `may_be_empty`: `--data "$FOLDER"` with an
+    unset variable would otherwise mean something else than the user thinks.
+    """
+    may_be_empty: tuple[str, ...] = ()
+
+    def parse_known_args(self, args: Sequence[str] | None = None,
+                         namespace: argparse.Namespace | None = None
+                         ) -> tuple[argparse.Namespace, list[str]]:
+        args = sys.argv[1:] if args is None else list(args)
+        for option, following in zip(args, [*args[1:], None]):
+            name, equals, value = option.partition("=")
+            if name.startswith("--") and name not in self.may_be_empty and "" in (
+                    [value] if equals else [following]):
+                self.error(f"argument {name}: expected a value, found ''")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         name = self.prog.removeprefix("python -m ")
@@ -175,6 +191,9 @@ def error_text(name: str, error: Exception, debug: bool) -> str:
     if debug:
         lines = "".join(traceback.format_exception(error)).splitlines()
         return "\n".join(shown(line, MAX_MESSAGE) for line in lines)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        remedy = "; give the rights for it" if isinstance(error, PermissionError) else ""
+        return f"{name}: {shown(error.filename, MAX_MESSAGE)}: {error.strerror}{remedy}"
     if isinstance(error, USER_ERRORS):
         return f"{name}: {shown(error, MAX_MESSAGE)}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -182,35 +201,6 @@ def error_text(name: str, error: Exception, debug: bool) -> str:
     words = " ".join(str(error).split())                # messages of torch have several lines
     return (f"{name}: unexpected {type(error).__name__}: {shown(words, MAX_MESSAGE)} "
             f"({Path(frame.filename).name}:{frame.lineno}); --debug shows the traceback")
-
-
-def prepare_console(name: str) -> None:
-    """Make printing safe: no character fails, and a closed stdin, stdout or stderr is replaced.
-
-    A number of a file that is closed would be given to the next file that is opened, and what is
-    printed would go into that file.
-    """
-    closed = [s for s in ("stdin", "stdout", "stderr") if getattr(sys, s) is None]
-    for stream in closed:
-        mode = "r" if stream == "stdin" else "w"
-        setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):              # not if a test has replaced it
-            stream.reconfigure(errors="backslashreplace")
-    if "stdout" in closed:
-        complain(f"{name}: stdout is closed, so nothing is printed there; files are written")
-
-
-def complain(text: str) -> None:
-    """Print to stderr, if that is possible: a failure of it must not hide the exit status."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
-
-
-def discard(stream: IO[str]) -> None:
-    """Send what this stream still holds nowhere: its reader has ended, or its disk is full."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def written_files_message() -> str:

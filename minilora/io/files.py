@@ -124,24 +124,30 @@ def load_tensors(path: str | Path) -> dict:
                               f"{found}")
     try:
         if is_zip(path):
-            raise TensorFileError(f"{shown(str(path))} is of an earlier version of minilora, "
-                                  "which stored pickles; make it again with the same command")
+            raise CheckpointError("it is of an earlier version, which stored pickles")
         tensors, metadata = read_safetensors(path)
         if metadata.get("format") != FORMAT or metadata.keys() != {"format", "content"}:
-            raise TensorFileError(f"{shown(str(path))}: expected a file written by minilora "
-                                  f"({FORMAT}), found "
+            raise CheckpointError(f"expected the format {FORMAT}, found "
                                   f"{shown(metadata.get('format', 'another safetensors file'))}")
-        structure = parse_json(metadata.get("content", ""))
-        content = from_json(structure, tensors, 0)
-    except (CheckpointError, ValueError, OSError) as error:
-        if isinstance(error, TensorFileError):
-            raise
-        raise TensorFileError(f"{shown(str(path))} is no file that minilora wrote, or it is "
-                              f"damaged: {error}; make it again") from error
+        content = from_json(parse_json(metadata["content"]), tensors, 0)
+    except (ValueError, OSError) as error:
+        raise TensorFileError(f"{shown(str(path))} is no file that this version of minilora wrote, "
+                              f"or it is damaged: {error}; make it again with the same command"
+                              ) from error
     if type(content) is not dict or tensors:
         raise TensorFileError(f"{shown(str(path))}: expected a dict with every tensor in it, found "
                               f"{type(content).__name__} and {len(tensors)} others")
     return content
+
+
+def check_file_size(path: Path, most: int) -> None:
+    """Raise TensorFileError if a file has more than `most` bytes, before it is hashed or read.
+
+    A file of terabytes fits into a small archive if nearly all of it is a hole.
+    """
+    if path.stat().st_size > most:
+        raise TensorFileError(f"{shown(str(path))} has {path.stat().st_size:,} bytes, expected at "
+                              f"most {most:,}; it is damaged or forged, make it again")
 
 
 def is_zip(path: Path) -> bool:

@@ -42,7 +42,7 @@ def check_output(path: str | Path, purpose: str, inputs: Iterable[str | Path] = 
         raise ValueError(f"{shown(folder)} is not a folder; give another name")
     if not os.access(next(p for p in (folder, *folder.parents) if p.is_dir()), os.W_OK):
         raise OSError(f"{shown(folder)} cannot be written; give another name")
-    check_place(folder, purpose, path.name, read_record(folder))
+    check_place(folder, purpose, path.name, read_record(folder), "give another name")
 
 
 def plain_path(path: str | Path) -> Path:

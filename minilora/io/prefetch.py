@@ -6,6 +6,7 @@ and torch both release Python's global interpreter lock while they work.)
 
 Left out: processes, several threads (on a CPU the network already uses all cores).
 """
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,25 +15,50 @@ from typing import TypeVar
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
-def prefetch(function: Callable[[Item], Result], items: Iterable[Item], depth: int = 4
+def prefetch(function: Callable[[Item], Result], items: Iterable[Item], depth: int = 4,
+             size: Callable[[Result], float] = lambda result: 0.0, most: float = 1.0
              ) -> Iterator[Result]:
     """Yield function(item) for every item, in order; a thread computes up to `depth` items ahead.
 
     An error in function is raised here when its item's turn comes.  At most depth + 1 results exist
     at a time, so memory does not grow with the number of items.
+    size(result), most: the next item is only begun while the results that wait are smaller than
+    `most` together.
     """
+    gate, waiting_size, closed = threading.Condition(), 0.0, False
+
+    def compute(item):
+        nonlocal waiting_size
+        with gate:
+            gate.wait_for(lambda: waiting_size < most or closed)
+        result = function(item)
+        with gate:
+            waiting_size += size(result)
+        return result
+
+    def take(future):
+        nonlocal waiting_size
+        result = future.result()
+        with gate:
+            waiting_size -= size(result)
+            gate.notify()
+        return result
+
     with ThreadPoolExecutor(1) as reader:
         waiting = deque()
         try:
             for item in items:
-                waiting.append(reader.submit(function, item))
+                waiting.append(reader.submit(compute, item))
                 if len(waiting) > depth:
-                    yield waiting.popleft().result()
+                    yield take(waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield take(waiting.popleft())
         finally:
             for rest in waiting:                        # a caller that stops early waits for the
                 rest.cancel()                           # item in progress only, not for all
+            with gate:
+                closed = True
+                gate.notify()
 
 
 def demo() -> None:

@@ -138,7 +138,7 @@ def is_folder(path: Path) -> bool:
     kind = kind_of(os.lstat(path).st_mode)
     if kind != "a folder":
         raise ValueError(f"{shown(path)} is {kind or 'a file'}, expected a folder; remove it, or "
-                         "give another --out")
+                         "give another folder")
     return True
 
 
@@ -160,9 +160,13 @@ def check_places(folder: str | Path, purpose: str, patterns: Iterable[str],
                              "replaced; give another --out")
 
 
-def check_place(folder: Path, purpose: str, name: str, results: Results) -> None:
-    """Raise ValueError if something at `name` is not an unchanged result of `purpose`."""
-    path, remedy = folder / name, "give another --out"
+def check_place(folder: Path, purpose: str, name: str, results: Results,
+                remedy: str = "give another --out") -> None:
+    """Raise ValueError if something at `name` is not an unchanged result of `purpose`.
+
+    remedy: what the user can do, for the message.
+    """
+    path = folder / name
     if not os.path.lexists(path):
         return
     if kind := kind_of(os.lstat(path).st_mode):

@@ -40,7 +40,8 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 METADATA_KEY, DIGEST_KEY = "__metadata__", "minilora.sha256"
 MAX_HEADER_BYTES = 16 << 20         # a CLIP needs 0.1 MB
 MAX_CONTAINERS = 300_000            # lists and dicts in the header: three for each tensor
-MAX_DIMENSIONS, MAX_NAME = 8, 1000
+MAX_STORED = 20_000                 # tensors; a CLIP has 600, three times that with its optimizer
+MAX_DIMENSIONS, MAX_NAME, MAX_NUMBERS = 8, 1000, 1 << 48
 ALIGNMENT = 8                       # the largest item; numbers start at a multiple of it
 
 
@@ -119,6 +120,9 @@ def check_metadata(metadata: Any) -> dict[str, str]:
 
 def check_ranges(header: dict[str, Any], size: int) -> None:
     """Raise CheckpointError unless the tensors fill `size` bytes exactly, without overlaps."""
+    if len(header) > MAX_STORED:
+        raise CheckpointError(f"it has {len(header):,} tensors, expected at most {MAX_STORED:,}; "
+                              "these are no weights")
     ranges = []
     for name, entry in header.items():
         first, last = check_entry(name, entry)
@@ -143,10 +147,13 @@ def check_entry(name: str, entry: Any) -> tuple[int, int]:
         raise CheckpointError(f"{shown(name)} has the dtype {shown(entry['dtype'], 40)}; expected "
                               f"one of {', '.join(DTYPES)}")
     shape, offsets = entry["shape"], entry["data_offsets"]
+    # Without its zeros too: torch computes strides of (0, 2^40, 2^40), and they must fit 64 bits.
     if not (are_counts(shape) and are_counts(offsets) and len(offsets) == 2
-            and len(shape) <= MAX_DIMENSIONS and len(name) <= MAX_NAME):
+            and len(shape) <= MAX_DIMENSIONS and len(name) <= MAX_NAME
+            and math.prod(filter(None, shape)) < MAX_NUMBERS):
         raise CheckpointError(f"{shown(name)} has a shape or range that is not understood; expected"
-                              f" lists of whole numbers, at most {MAX_DIMENSIONS} dimensions")
+                              f" lists of whole numbers, at most {MAX_DIMENSIONS} dimensions and "
+                              f"2^{MAX_NUMBERS.bit_length() - 1} numbers")
     first, last = offsets
     if last - first != math.prod(shape) * dtype.itemsize:
         raise CheckpointError(f"{shown(name)} {tuple(shape)} {entry['dtype']} has "
@@ -156,7 +163,7 @@ def check_entry(name: str, entry: Any) -> tuple[int, int]:
 
 def are_counts(values: Any) -> bool:
     """Whether a value is a list of whole numbers from 0 to 2^48."""
-    return type(values) is list and all(type(v) is int and 0 <= v < 1 << 48 for v in values)
+    return type(values) is list and all(type(v) is int and 0 <= v < MAX_NUMBERS for v in values)
 
 
 def mapped_tensor(mapped: mmap.mmap, start: int, entry: dict[str, Any]) -> Tensor:
@@ -178,6 +185,8 @@ def safetensors_chunks(tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
     """
     # Largest items first: then every tensor starts at a multiple of its item.
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    if len(order) > MAX_STORED:
+        raise ValueError(f"{len(order):,} tensors, expected at most {MAX_STORED:,}; join some")
     header, position = {}, 0
     for name in order:
         tensor = tensors[name]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minilora.io.pickle_machine import MAX_NUMBER_KEY
 from minilora.io.safetensors import DTYPE_NAMES
 from minilora.io.text import shown
 
@@ -38,9 +39,10 @@ def to_json(value: Any, position: str, tensors: dict[str, Tensor], depth: int) -
         raise TensorFileError(f"value at {position[:100]}: nested over {MAX_DEPTH} deep")
     if type(value) is dict:
         for key in value:
-            if type(key) not in (str, int):
-                raise TensorFileError(f"key {key!r} in {position or 'the dict'}: expected str or "
-                                      f"int, found {type(key).__name__}")
+            if not is_key(key):
+                raise TensorFileError(f"key {shown(key)} in {position or 'the dict'}: "
+                                      "expected a str, or an int of 32 bits, found "
+                                      f"{type(key).__name__}")
         inside = {key: to_json(item, f"{position}.{key}".removeprefix("."), tensors, depth + 1)
                   for key, item in value.items()}
         plain = all(type(key) is str and not key.startswith("$") for key in inside)
@@ -52,6 +54,11 @@ def to_json(value: Any, position: str, tensors: dict[str, Tensor], depth: int) -
         return value
     raise TensorFileError(f"value at {position}: expected a tensor, dict, list, str, int, float, "
                           f"bool or None, found {type(value).__name__}; convert it before saving")
+
+
+def is_key(key: Any) -> bool:
+    """Whether a value can be the key of a dict here."""
+    return type(key) is str or type(key) is int and abs(key) <= MAX_NUMBER_KEY
 
 
 def from_json(value: Any, tensors: dict[str, Tensor], depth: int) -> Any:
@@ -71,7 +78,7 @@ def from_json(value: Any, tensors: dict[str, Tensor], depth: int) -> Any:
     if value.keys() == {"$items"}:
         pairs = value["$items"]
         if type(pairs) is not list or not all(type(pair) is list and len(pair) == 2
-                                              and type(pair[0]) in (str, int) for pair in pairs):
+                                              and is_key(pair[0]) for pair in pairs):
             raise TensorFileError("$items must be pairs of a key and a value")
         return {key: from_json(item, tensors, depth + 1) for key, item in pairs}
     return {key: from_json(item, tensors, depth + 1) for key, item in value.items()}

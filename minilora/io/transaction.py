@@ -28,9 +28,9 @@ from pathlib import Path
 
 from minilora.io.files import WRITTEN, sha256_of
 from minilora.io.lock import LOCK_FILE, lock_folder
-from minilora.io.record import (RECORD_SCHEMA, RECORD_VERSION, check_place, check_places, is_folder,
-                                matches, read_listing, read_record, regular_digest,
-                                write_listing, write_record)
+from minilora.io.record import (RECORD_FILE, RECORD_SCHEMA, RECORD_VERSION, check_place,
+                                check_places, is_folder, matches, read_listing, read_record,
+                                regular_digest, write_listing, write_record)
 from minilora.io.regular_file import kind_of
 from minilora.io.temporary import TEMPORARY_NAME, remove_leftovers
 from minilora.io.text import shown
@@ -56,6 +56,9 @@ def atomic_folder(folder: str | Path, purpose: str, names: Iterable[str],
     been moved away (`finish_commit`).
     """
     folder, names, inputs = Path(folder), tuple(names), tuple(inputs)
+    if folder.is_dir() and not any(os.path.lexists(folder / name)
+                                   for name in (LOCK_FILE, RECORD_FILE)):
+        check_places(folder, purpose, names, inputs)    # a user's folder stays without a lock file
     with lock_folder(folder):
         finish_commit(folder, purpose, names)
         remove_leftovers(folder)
@@ -78,11 +81,15 @@ def atomic_folder(folder: str | Path, purpose: str, names: Iterable[str],
 def recover(folder: str | Path, purpose: str, names: Iterable[str]) -> None:
     """For a command that writes to the folder: finish its commit that a crash interrupted.
 
-    Without one, do nothing.  Raises ValueError as `atomic_folder` does.
+    Without one, only an empty staging folder is removed: what a crash at the end of that leaves.
+    Raises ValueError as `atomic_folder` does.
     """
-    if os.path.lexists(Path(folder) / f"{STAGING}{purpose}" / COMMIT_RECORD):
+    folder, staging = Path(folder), Path(folder) / f"{STAGING}{purpose}"
+    if is_folder(staging) and (COMMIT_RECORD in (left := os.listdir(staging)) or not left):
         with lock_folder(folder):
-            finish_commit(Path(folder), purpose, tuple(names))
+            finish_commit(folder, purpose, tuple(names))
+            if purpose in read_record(folder) and is_folder(staging) and not os.listdir(staging):
+                staging.rmdir()
 
 
 def result_path(folder: str | Path, name: str, purpose: str = "fit") -> Path:

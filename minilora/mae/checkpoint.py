@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minilora.checkpoint.openai_layout import check_keys, count_blocks, entry_shape
+from minilora.checkpoint.weight_shapes import check_keys, count_blocks, entry_shape
 from minilora.io.files import load_tensors, save_tensors
 from minilora.io.safetensors import is_safetensors
 from minilora.io.schema import Record, TensorOf, check

@@ -29,8 +29,8 @@ from minilora.data.decoding import megapixel_option
 from minilora.data.images import CLIP_MEAN, CLIP_STD, load_squares, normalise
 from minilora.data.mvtec import Dataset, Sample, few_shot, parse_shots
 from minilora.data.samples import load_masks, mask_summary
-from minilora.io.cli import (ERROR_STATUS, device_name, finite_number, option_parser, positive_int,
-                             seed_value, whole)
+from minilora.io.cli import (ERROR_STATUS, device_name, finite_number, option_parser,
+                             seed_value, whole, whole_number)
 from minilora.io.derived_name import derived_stem
 from minilora.io.files import atomic_write, digest_of, sha256_of, write_json
 from minilora.io.progress import ProgressLine
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     model("--device", default="cpu", type=device_name, help="cpu, cuda, …")
     training = p.add_argument_group("training").add_argument
     training("--steps", type=whole, default=1000, help="number of steps; 0: no training")
-    training("--batch", type=positive_int, default=16, help="pictures per step")
+    training("--batch", type=whole_number(1, 10**5), default=16, help="pictures per step")
     training("--rate", type=finite_number(0, 10), default=1e-3, help="peak learning rate")
     training("--save-every", type=finite_number(0, 1e9), default=10.0, metavar="SECONDS",
              help="time between two saves; an interrupted command continues from the last one")
@@ -178,10 +178,10 @@ def run_mae(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
         raise ValueError("--shots 0: expected at least 1 good picture to train on, or 'all'")
     options.out = options.out or Path(f"runs/mae-{derived_stem(options.name)}")
     options.good, options.scenes = None, options.out.parent / "scenes"
-    data, data_name = open_data(options)
-    shots = few_shot(data.train, count, options.seed)
     generator, begun = torch.Generator().manual_seed(options.seed), time.time()
     mae = build_mae(options, generator).to(options.device)
+    data, data_name = open_data(options)
+    shots = few_shot(data.train, count, options.seed)
     resolution = mae.config.resolution
     pictures = load_squares([s.path for s in shots], resolution)
     inputs = [*files_of(data), *([options.weights] if options.weights else [])]

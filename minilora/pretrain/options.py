@@ -9,8 +9,10 @@ import shlex
 from pathlib import Path
 
 from minilora.clip import CLIPConfig
-from minilora.io.cli import finite_number, option_parser, positive_int, seed_value, whole
+from minilora.io.cli import (finite_number, option_parser, positive_int, seed_value, whole,
+                             whole_number)
 from minilora.io.files import sha256_of
+from minilora.io.text import shown
 from minilora.pretrain.batches import MINI
 from minilora.pretrain.log import SOURCES, read_log
 from minilora.pretrain.objective import LOSSES
@@ -26,6 +28,7 @@ DESCRIPTION = ("Train the embedded model on drawn scenes with captions, and on p
 def parser(tower: CLIPConfig = MINI) -> argparse.ArgumentParser:
     """The options of the command; tower: gives the defaults of --layers and --width."""
     p, share = option_parser("minilora.pretrain", DESCRIPTION), finite_number(0, 1)
+    p.may_be_empty, processes = ("--views",), whole_number(0, 1000)
     p.add_argument("--check", metavar="LOG",
                    help="repeat the first 50 steps of a log and compare the losses")
     output = p.add_argument_group("output").add_argument
@@ -52,9 +55,10 @@ def parser(tower: CLIPConfig = MINI) -> argparse.ArgumentParser:
     photographs("--photo-share", type=share, default=0.67, help="share of photographs in a batch")
     training = p.add_argument_group("training").add_argument
     training("--start", metavar="WEIGHTS", help="weights to start from, instead of random numbers")
-    training("--layers", type=positive_int, default=tower.vision_layers,
+    training("--layers", type=whole_number(1, 1000), default=tower.vision_layers,
              help="blocks of the image tower")
-    training("--width", type=positive_int, default=tower.vision_width, help="width of the tower")
+    width = whole_number(64, 2**16)
+    training("--width", type=width, default=tower.vision_width, help="width of the tower")
     training("--steps", type=positive_int, default=7000,
              help="number of steps; may be changed when a training is resumed")
     training("--full", type=share, default=0.03,
@@ -63,7 +67,7 @@ def parser(tower: CLIPConfig = MINI) -> argparse.ArgumentParser:
              help="as many steps as fit into this time; needs --full 0 or 1")
     training("--stop", type=whole, default=0,
              help="stop after this step without changing the schedule; 0: run to the end")
-    training("--batch", type=positive_int, default=128, help="pictures per step")
+    training("--batch", type=whole_number(1, 10**5), default=128, help="pictures per step")
     training("--fresh", type=whole, default=16,
              help="new scenes per step; 0: the whole buffer is drawn before the first step")
     training("--buffer", type=positive_int, default=16384, help="scenes in the buffer, 150 kB each")
@@ -75,18 +79,22 @@ def parser(tower: CLIPConfig = MINI) -> argparse.ArgumentParser:
                  help="weight of this loss")
     machine = p.add_argument_group("machine").add_argument
     machine("--device", default="cpu", help="cpu or cuda")
-    machine("--dtype", default="bfloat16", choices=("bfloat16", "float32"),
-            help="number format of autocast")
-    machine("--workers", type=whole, default=2, help="processes that draw scenes")
-    machine("--ahead", type=whole, default=0,
-            help="processes that prepare steps ahead; needs --fresh 0; for a GPU")
-    machine("--threads", type=positive_int, default=2,
+    machine("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of autocast")
+    machine("--workers", type=processes, default=2, help="processes that draw scenes")
+    machine("--ahead", type=processes, default=0, help="processes that prepare steps; for a GPU")
+    machine("--threads", type=whole_number(1, 1000), default=2,
             help="threads of the training process; the result depends on them")
     return p
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Raise ValueError if options contradict each other."""
+    """Raise ValueError, before any work, if options contradict each other or name no folder."""
+    for option in ("photos", "products"):
+        folder = getattr(options, option)
+        if folder and not Path(folder).is_dir():
+            raise ValueError(f"--{option} {shown(folder)}: no such folder; correct the path")
+    if options.teacher and not Path(options.teacher).is_file():
+        raise ValueError(f"--teacher {shown(options.teacher)}: no such file; correct the path")
     if options.ahead and options.fresh:
         raise ValueError(f"--ahead {options.ahead} needs all scenes before the first step, found "
                          f"--fresh {options.fresh}; pass --fresh 0 as well")

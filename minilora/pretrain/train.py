@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from minilora.bpe import Tokenizer, default_tokenizer
 from minilora.checkpoint.weights import check_saved_name, load_clip, save_official
-from minilora.clip import CLIP
+from minilora.clip import CLIP, CLIPConfig
 from minilora.io.cli import checked_device
 from minilora.io.derived_name import derived_stem
 from minilora.io.files import digest_of
@@ -48,10 +48,15 @@ from minilora.pretrain.step_inputs import StepInputs, initial_scenes, open_photo
 from minilora.pretrain.target_cache import Photographs
 
 
+def tower_of(options: argparse.Namespace) -> CLIPConfig:
+    """The shape of the model.  Raises ValueError for a width that is no multiple of a head's."""
+    return replace(MINI, vision_layers=options.layers, vision_width=options.width)
+
+
 def initial_model(options: argparse.Namespace,
                   generator: torch.Generator) -> tuple[CLIP, distillation.Heads]:
     """The CLIP and the heads before the first step: random, or grown from --start."""
-    config = replace(MINI, vision_layers=options.layers, vision_width=options.width)
+    config = tower_of(options)
     clip = CLIP(config).initialise(generator)
     if options.start:
         clip = grown(load_clip(options.start)[0], config)
@@ -173,6 +178,10 @@ def main() -> None:
     if options.check:
         sys.exit(check_log(options.check, 50, options) > 0.02)
     check_saved_name(options.out)
+    check_options(options)
+    tower_of(options)
+    if options.start:
+        load_clip(options.start)            # a file that cannot be read ends the command here
     torch.set_num_threads(options.threads)
     out = Path(options.out)
     names = out.name, f"{derived_stem(out.stem)}.log.csv"

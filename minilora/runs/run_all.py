@@ -23,7 +23,7 @@ from minilora.data import own_and_visa
 from minilora.data.mvtec import find_data
 from minilora.io.cli import ERROR_STATUS, MAX_MESSAGE, USER_ERRORS
 from minilora.io.notes import take_notes
-from minilora.io.record import check_places
+from minilora.io.record import check_places, is_folder
 from minilora.io.text import shown
 from minilora.io.transaction import atomic_folder, recover
 from minilora.runs import run_class
@@ -130,6 +130,7 @@ def run_all(options: argparse.Namespace, say: Callable[[str], None] = print) -> 
             say(f"\n{shown(name)}  ({number + 1} of {len(names)})")
             one = argparse.Namespace(**{**vars(options), "name": name, "out": options.out / name})
             try:
+                is_folder(one.out)                      # a link would lead elsewhere
                 results[name] = run_class.run_class(one, say, again=options.force)
             except USER_ERRORS as error:
                 results[name] = {"class": name, "error": str(error)}

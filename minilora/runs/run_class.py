@@ -22,7 +22,7 @@ import torch
 
 from minilora import __version__
 from minilora.bpe import CONTEXT, default_tokenizer
-from minilora.checkpoint.detector_files import DETECTOR_FILE, MEMORY_FILE
+from minilora.checkpoint.detector_files import DETECTOR_FILE, EARLIER_FILE, MEMORY_FILE
 from minilora.checkpoint.peft_layout import ADAPTER_CONFIG, ADAPTER_MODEL, read_peft
 from minilora.checkpoint.weights import Weights, load_clip
 from minilora.config import DetectorConfig
@@ -33,6 +33,7 @@ from minilora.data.samples import mask_summary, prepare_pictures
 from minilora.detector import Detector
 from minilora.io.files import digest_of, read_json, sha256_of, write_json
 from minilora.io.progress import ProgressLine
+from minilora.io.record import read_record
 from minilora.io.resume import ResumePoint
 from minilora.io.schema import MapOf, Nothing, Number, OneOf, Record, Text, Whole, check
 from minilora.io.text import shown
@@ -135,6 +136,14 @@ def finished_metrics(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     return metrics if metrics["fingerprint"] == fingerprint else None
 
 
+def refuse_earlier_run(folder: Path) -> None:
+    """Raise ValueError for a run folder of a version that kept no record of what it wrote."""
+    if all((folder / name).is_file() for name in (EARLIER_FILE, "metrics.json")) \
+            and "fit" not in read_record(folder):
+        raise ValueError(f"{shown(folder)} holds a run of an earlier version of minilora "
+                         f"({EARLIER_FILE}); give another --out, or delete that run yourself")
+
+
 def run_class(options: argparse.Namespace, say: Callable[[str], None] = print,
               again: bool = True) -> dict[str, Any]:
     """The whole job.  Returns the content of metrics.json.
@@ -143,6 +152,7 @@ def run_class(options: argparse.Namespace, say: Callable[[str], None] = print,
     folder holds a finished run with the same fingerprint.
     """
     begun = time.time()
+    refuse_earlier_run(options.out)
     check_class_name(options.class_name or shown(options.name))
     clip, weights = load_clip(options.model, options.device, options.activation, download=True)
     if not clip.config.is_resnet and options.config.blocks > clip.config.vision_layers:

@@ -204,11 +204,11 @@ def write_class(root: str | Path, name: str, good: int = 24, test_good: int = 24
     """
     style, kinds = product(name)
     folder = Path(root) / name
-    if folder.is_dir():
-        return folder
-    if os.path.lexists(folder):
+    if not folder.is_dir() and os.path.lexists(folder):
         raise ValueError(f"{shown(folder)} is not a folder; give another folder for the scenes")
     remove_leftovers(make_folder(root))
+    if folder.is_dir():
+        return folder
     with temporary_folder(root) as staging:
         drawn = staging / name
         for kind, count in (("train", good), ("good", test_good), *((k, defective) for k in kinds)):
@@ -247,7 +247,8 @@ def main() -> None:
     for name in options.names:              # all names before the first picture
         product(name)
     for name in options.names:
-        print(shown(write_class(options.out, name)))
+        there = Path(options.out, name).is_dir()
+        print(shown(write_class(options.out, name)) + " was there and is unchanged" * there)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minilora.io.files import TensorFileError, load_tensors, save_tensors, sha256_of
+from minilora.checkpoint.base_model import BaseModel
+from minilora.io.files import (TensorFileError, check_file_size, load_tensors, save_tensors,
+                               sha256_of)
 from minilora.io.regular_file import kind_of
 from minilora.io.schema import (ListOf, Nothing, OneOf, Record, SchemaError, TensorOf, Text, check)
 from minilora.io.text import shown
@@ -29,20 +31,22 @@ from minilora.search.index_file import (MAX_ROWS, PART_SUFFIX, PARTS_FOLDER, Ent
                                         read_index_file, write_index_file)
 
 MAX_TIME = 1e9                          # seconds
+MAX_PART_BYTES = 1 << 28                # 4,096 rows of a ViT-L/14 have 6 MB
 QUERY_ATTEMPTS = 10                     # while other processes replace index.json
 
 
 class Index:
     """A folder of features.
 
+    base: the model that made them;
     sampling: keyword arguments {"rate", "change"} of `sample_frames`, the same for all files, and
     "bits" of `all_frames` if not all 16;
     ocr: True if the text in the frames is stored as well.
     """
 
-    def __init__(self, folder: str | Path, model: str, sha256: str, sampling: dict[str, float],
+    def __init__(self, folder: str | Path, base: BaseModel, sampling: dict[str, float],
                  ocr: bool = False) -> None:
-        self.folder, self.model, self.sha256 = Path(folder), model, sha256
+        self.folder, self.base = Path(folder), base
         self.sampling, self.ocr = {k: float(v) for k, v in sampling.items()}, bool(ocr)
         self.entries: dict[str, Entry] = {}
         self.parts: dict[str, str] = {}             # SHA-256 of the files of parts
@@ -54,7 +58,7 @@ class Index:
         """The index in a folder.  Raises ValueError if there is none or it is damaged."""
         identity = identity_of(Path(folder))
         saved = read_index_file(Path(folder))
-        index = cls(folder, saved["model"], saved["sha256"], saved["sampling"], saved["reads"])
+        index = cls(folder, saved["base"], saved["sampling"], saved["reads"])
         index.entries, index.parts = saved["files"], saved["parts"]
         index.unfinished, index.identity = saved["unfinished"], identity
         return index
@@ -76,8 +80,8 @@ class Index:
         if not self.is_outdated():
             return
         found = Index.open(self.folder)
-        mine, theirs = ({"sha256": i.sha256[:12], **i.sampling, "ocr": i.ocr}
-                        for i in (self, found))
+        mine, theirs = ({"sha256": i.base.sha256[:12], "activation": i.base.activation,
+                         **i.sampling, "ocr": i.ocr} for i in (self, found))
         if mine != theirs:
             raise ValueError(f"{shown(self.folder)} was made with {theirs}, expected {mine}; give "
                              "the same model and options, or another --out")
@@ -89,9 +93,8 @@ class Index:
         for name in self.part_names():
             self.part_digest(name)
         write_index_file(self.folder, {
-            "model": self.model, "sha256": self.sha256, "sampling": self.sampling,
-            "reads": self.ocr, "files": self.entries, "parts": self.parts,
-            "unfinished": self.unfinished})
+            "base": self.base, "sampling": self.sampling, "reads": self.ocr,
+            "files": self.entries, "parts": self.parts, "unfinished": self.unfinished})
         self.identity = identity_of(self.folder)
 
     def part_path(self, name: str) -> Path:
@@ -110,10 +113,11 @@ class Index:
         Raises TensorFileError if the file is missing or is not a part of this index.
         """
         path = self.part_path(name)
-        kind = kind_of(os.lstat(path).st_mode) if os.path.lexists(path) else None
-        if kind:
-            raise TensorFileError(f"{shown(path)} is {kind}, not written by minilora; make the "
-                                  "index again in another folder")
+        if os.path.lexists(path):
+            if kind := kind_of(os.lstat(path).st_mode):
+                raise TensorFileError(f"{shown(path)} is {kind}, not written by minilora; make the "
+                                      "index again in another folder")
+            check_file_size(path, MAX_PART_BYTES)
         content = {"texts": None, **load_tensors(path)}
         rows = len(content["times"]) if isinstance(content.get("times"), Tensor) \
             and content["times"].ndim else 0
@@ -214,7 +218,8 @@ def demo() -> None:
     """Three rows of one video, scored by a feature and by a text."""
     import tempfile
     with tempfile.TemporaryDirectory() as folder:
-        index = Index(folder, "made up", "0" * 64, {"rate": 1.0, "change": 0.0}, ocr=True)
+        index = Index(folder, BaseModel("made up", "0" * 64), {"rate": 1.0, "change": 0.0},
+                      ocr=True)
         save_tensors(index.part_path("frames-0"), {
             "features": F.normalize(torch.tensor([[3.0, 4], [4, 3], [0, 1]]), dim=-1).half(),
             "times": torch.arange(3, dtype=torch.float64), "texts": ["", "SN 4821", ""]})

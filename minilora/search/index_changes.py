@@ -135,9 +135,10 @@ def demo() -> None:
 
     import torch
 
+    from minilora.checkpoint.base_model import BaseModel
     from minilora.io.files import save_tensors
     with tempfile.TemporaryDirectory() as folder:
-        new = lambda: Index(folder, "made up", "0" * 64, {"rate": 1.0, "change": 0.0})
+        new = lambda: Index(folder, BaseModel("made up", "0" * 64), {"rate": 1.0, "change": 0.0})
         runs = [(index, begin_run(index)) for index in (new(), new())]
         for number, (index, run) in enumerate(runs):
             name = f"stills-{run}-00000"

@@ -1,6 +1,7 @@
 """The file index.json of a search index: what it holds, and the checks when it is read.
 
-    version, model, sha256      of the format; name and hash of the weights that made the features
+    version                     of the format
+    base                        the model that made the features (checkpoint/base_model.py)
     sampling, reads             options of `sample_frames`; whether text was read in the frames
     files                       columns: path, size in bytes, time of the last change, pieces
     parts                       {name of a part: SHA-256 of its file}: what minilora may delete
@@ -16,10 +17,11 @@ Left out: the features (search/index.py), who may change the file when (search/i
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from minilora.checkpoint.base_model import BASE_SCHEMA, BaseModel
 from minilora.io.files import atomic_write, read_json
 from minilora.io.regular_file import kind_of
 from minilora.io.safetensors import MAX_CONTAINERS
@@ -33,7 +35,7 @@ MAX_FILES, MAX_ROWS = 10**7, 2**20      # of an index; of a part
 PIECE = re.compile(r"([A-Za-z0-9-]{1,100}):([0-9]{1,8}):([0-9]{1,8})")
 RUN, SHA256 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
 SCHEMA = Record({
-    "version": Whole(INDEX_VERSION, INDEX_VERSION), "model": Text(1000), "sha256": Text(64),
+    "version": Whole(INDEX_VERSION, INDEX_VERSION), "base": BASE_SCHEMA,
     "sampling": Record({}, {"rate": Number(1e-9, 1e9), "change": Number(0, 255),
                             "bits": Number(0, 16)}), "reads": Flag(),
     "files": Record({"path": ListOf(Text(8192), most=MAX_FILES),
@@ -57,7 +59,7 @@ class Entry:
 
 
 def read_index_file(folder: Path) -> dict[str, Any]:
-    """The checked content of index.json; "files" is a dict {path: Entry}.
+    """The checked content of index.json; "files" is a dict {path: Entry}, "base" a BaseModel.
 
     Raises ValueError in one line if there is no index, or none that can be used.
     """
@@ -71,11 +73,12 @@ def read_index_file(folder: Path) -> dict[str, Any]:
         if isinstance(saved, dict) and saved.get("version") in (1, 2) and "files" in saved:
             raise ValueError("it was made by an earlier version; make it again")
         saved = check(saved, SCHEMA, INDEX_FILE)
-        if not SHA256.fullmatch(saved["sha256"]) or not all(
+        if not SHA256.fullmatch(saved["base"]["sha256"]) or not all(
                 map(SHA256.fullmatch, saved["parts"].values())):
             raise SchemaError("expected a SHA-256 of 64 hexadecimal digits")
         if not all(map(RUN.fullmatch, saved["unfinished"])):
             raise SchemaError("expected runs of 16 hexadecimal digits")
+        saved["base"] = BaseModel(**saved["base"])
         saved["files"] = entries_of(saved["files"], saved["parts"])
     except (ValueError, OSError) as error:
         reason = str(error).removeprefix(f"{path}: ").removesuffix("; make it again")
@@ -88,7 +91,7 @@ def entries_of(columns: dict[str, list], parts: dict[str, str]) -> dict[str, Ent
     """{path: Entry} from the columns of index.json.  Raises SchemaError."""
     if len({len(column) for column in columns.values()}) != 1:
         raise SchemaError("files: expected columns of one length")
-    entries = {}
+    entries, claimed = {}, {}
     for path, size, changed, text in zip(*(columns[key] for key in vars_of_entry())):
         pieces = []
         if "\0" in path:                        # no operating system could open it
@@ -99,7 +102,13 @@ def entries_of(columns: dict[str, list], parts: dict[str, str]) -> dict[str, Ent
             if not (int(first) < int(last) <= MAX_ROWS and name in parts):
                 raise SchemaError(f"files: expected rows of a part, found {shown(piece, 80)}")
             pieces.append([name, int(first), int(last)])
+            claimed.setdefault(name, []).append((int(first), int(last)))
         entries[path] = Entry(path, size, changed, pieces)
+    # Else a small index could stand for billions of rows
+    for name, ranges in claimed.items():
+        ranges.sort()
+        if any(last > first for (_, last), (first, _) in zip(ranges, ranges[1:])):
+            raise SchemaError(f"files: expected each row of {name} once, found ranges that overlap")
     return entries
 
 
@@ -112,7 +121,8 @@ def write_index_file(folder: Path, content: dict[str, Any]) -> None:
     columns = {key: [getattr(e, key) for e in entries] for key in vars_of_entry()}
     columns["pieces"] = [" ".join(f"{name}:{first}:{last}" for name, first, last in pieces)
                          for pieces in columns["pieces"]]
-    text = json.dumps({"version": INDEX_VERSION, **content, "files": columns}, allow_nan=False)
+    text = json.dumps({"version": INDEX_VERSION, **content, "base": asdict(content["base"]),
+                       "files": columns}, allow_nan=False)
     if len(text) > MAX_INDEX_BYTES or text.count("[") + text.count("{") > MAX_CONTAINERS:
         raise ValueError(f"{shown(folder)}: too many files for one index; give the rest another "
                          "--out")
@@ -159,7 +169,7 @@ def demo() -> None:
     import tempfile
     with tempfile.TemporaryDirectory() as root:
         folder, name = Path(root), "frames-0"
-        good = {"model": "made up", "sha256": "0" * 64, "sampling": {"rate": 1.0}, "reads": False,
+        good = {"base": BaseModel("made up", "0" * 64), "sampling": {"rate": 1.0}, "reads": False,
                 "files": {"belt.mp4": Entry("belt.mp4", 1, 1, [[name, 0, 3]])},
                 "parts": {name: "0" * 64}, "unfinished": {}}
         write_index_file(folder, good)

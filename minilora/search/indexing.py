@@ -93,7 +93,7 @@ def status_of_file(path: Path) -> os.stat_result:
 def index_file(index: Index, encoder: FrameEncoder, run: str, path: str | Path, name: str,
                stat: os.stat_result, stills: "StillImages") -> Entry | None:
     """The Entry of a file with several frames.  A single frame is added to `stills`: None."""
-    fingerprint = digest_of(name, stat.st_size, stat.st_mtime_ns, index.sha256, index.sampling,
+    fingerprint = digest_of(name, stat.st_size, stat.st_mtime_ns, index.base.sha256, index.sampling,
                             index.ocr)
     frames = sample_frames(all_frames(path, index.bits),
                            **{k: v for k, v in index.sampling.items() if k != "bits"})
@@ -204,6 +204,8 @@ def demo() -> None:
     """Mean colours as features of two pictures and an animation."""
     import tempfile
 
+    from minilora.checkpoint.base_model import BaseModel
+
     class MeanColours:
         def encode(self, pictures):
             means = torch.stack([clip_preprocess(p, 8).float().mean((1, 2)) for p in pictures])
@@ -215,7 +217,7 @@ def demo() -> None:
         belt = [Image.new("RGB", (32, 32), (250 - 20 * k, 20 * k, 0)) for k in range(12)]
         belt[0].save(folder / "belt.gif", save_all=True, append_images=belt[1:], duration=500)
         (folder / "notes.png").write_text("no picture")
-        index = Index(folder / "index", "means", "0" * 64, {"rate": 1.0, "change": 0.0})
+        index = Index(folder / "index", BaseModel("means", "0" * 64), {"rate": 1.0, "change": 0.0})
         for path, error in update_index(index, sorted(folder.glob("*.*")), MeanColours()):
             print("left out, cannot be read:", Path(path).name)
         green = similarity_to(torch.tensor([0, 1.0, 0]))

@@ -133,10 +133,11 @@ def demo() -> None:
     """Rank two videos of made-up features: a part that matches the query enters and leaves."""
     import tempfile
 
+    from minilora.checkpoint.base_model import BaseModel
     from minilora.io.files import save_tensors
     query, other = torch.eye(2)
     with tempfile.TemporaryDirectory() as folder:
-        index = Index(folder, "made up", "0" * 64, {"rate": 1.0, "change": 0.0})
+        index = Index(folder, BaseModel("made up", "0" * 64), {"rate": 1.0, "change": 0.0})
         for name, similarity in (("one", 0.3), ("two", 0.4)):
             weight = torch.full((20,), 0.2) + 0.01 * torch.sin(5 * torch.arange(20.0))
             weight[6:9] += similarity

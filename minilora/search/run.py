@@ -16,9 +16,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from minilora.checkpoint.published import is_model_name
-from minilora.checkpoint.weights import load_clip
-from minilora.clip import CLIP
+from minilora.checkpoint.base_model import base_of, open_base
+from minilora.checkpoint.weights import add_activation_option, load_clip
 from minilora.data.bit_depth import bits_option
 from minilora.data.decoding import megapixel_option
 from minilora.data.frames import media_in
@@ -34,18 +33,6 @@ from minilora.search.ocr import TextReader
 from minilora.search.query import (EVENT_GAP, SMOOTHING_WIDTH, Curves, check_query, find_events,
                                    find_text, query_features)
 from minilora.search.results import contact_sheet, event_line, peak_frames, result_page
-
-
-def load_index_model(index: Index, options: argparse.Namespace) -> CLIP:
-    """The CLIP that an index was made with.  Raises ValueError if --model is another one."""
-    known = index.model if is_model_name(index.model) else None
-    clip, weights = load_clip(options.model or known, options.device)
-    if weights.sha256 != index.sha256:
-        raise ValueError(f"{shown(index.folder)} was made with {shown(index.model)} (sha256 "
-                         f"{index.sha256[:12]}…), found {shown(weights.name)} "
-                         f"({weights.sha256[:12]}…); give its file with --model, or make a new "
-                         "index")
-    return clip
 
 
 def run_index(options: argparse.Namespace, say: Callable[[str], None]) -> int:
@@ -65,10 +52,15 @@ def run_index(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             raise ValueError(f"{shown(options.out)} was sampled with {index.sampling}, ocr "
                              f"{index.ocr}; found {sampling}, ocr {options.ocr}; give the same "
                              "options, or another --out")
-        clip = load_index_model(index, options)
+        if options.activation not in (None, index.base.activation):
+            raise ValueError(f"{shown(options.out)} was made with {index.base.activation}, found "
+                             f"--activation {options.activation}; leave it out, or give another "
+                             "--out")
+        clip, _ = open_base(options.out, index.base, options.model, options.device)
     else:
-        clip, weights = load_clip(options.model, options.device, download=True)
-        index = Index(options.out, weights.name, weights.sha256, sampling, options.ocr)
+        clip, weights = load_clip(options.model, options.device, options.activation, download=True)
+        index = Index(options.out, base_of(weights, clip.config), sampling, options.ocr)
+        say(f"weights  {shown(weights.name)}, {weights.about}")
     encoder = FrameEncoder(clip, TextReader() if options.ocr else None)
     failed = update_index(index, paths, encoder, say)
     say(f"written  {shown(options.out)}: {len(index.entries)} files, "
@@ -82,9 +74,10 @@ def run_query(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     check_outputs(options)
     check_query(options.texts, options.without, options.like, options.reads)
     opened = Index.open(options.index)
-    query = None if options.reads is not None else query_features(
-        load_index_model(opened, options), options.texts, options.without, options.like,
-        opened.bits)
+    query = None
+    if options.reads is None:
+        clip, _ = open_base(options.index, opened.base, options.model, options.device)
+        query = query_features(clip, options.texts, options.without, options.like, opened.bits)
     found, curves = with_index(opened, lambda index: search_index(index, query, options))
     words = options.reads or " and ".join(options.texts) or f"like {', '.join(options.like)}"
     for rank, event in enumerate(found, 1):
@@ -151,12 +144,13 @@ def parser() -> argparse.ArgumentParser:
         one = jobs.add_parser(name, help=text, description=text, formatter_class=p.formatter_class)
         one.set_defaults(run=function)
         if name != "remove":
-            one.add_argument("--model", help="official name or checkpoint file; without it the "
-                             "model of the index, or the one that minilora.fit finds")
+            one.add_argument("--model", help="name, file or folder of the model; without it that "
+                             "of the index, where it was, or the one that minilora.fit finds")
             one.add_argument("--device", default="cpu", type=device_name, help="cpu, cuda, …")
             megapixel_option(one)
         if name == "index":
             bits_option(one)
+            add_activation_option(one.add_argument)
         return one.add_argument
     add = job("index", run_index, "encode files that are new or have changed")
     add("paths", nargs="+", help="pictures, videos, or folders that contain them")

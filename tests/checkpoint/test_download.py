@@ -137,12 +137,27 @@ def test_a_server_that_continues_at_the_wrong_byte_is_refused(server, right, tmp
     assert (tmp_path / "weights.pt.part").read_bytes() == CONTENT[:1000]
 
 
-def test_wrong_content_is_deleted_and_the_earlier_file_stays(server, tmp_path):
-    path = tmp_path / "weights.pt"
-    path.write_bytes(b"the old one")
+def test_wrong_content_is_deleted(server, tmp_path):
     with pytest.raises(DownloadError, match="sha256 0000.*found [0-9a-f]{64} over 1,024,000"):
-        download_file(server.url, path, "0" * 64)
-    assert path.read_bytes() == b"the old one" and names(tmp_path) == ["weights.pt"]
+        download_file(server.url, tmp_path / "weights.pt", "0" * 64)
+    assert names(tmp_path) == []
+
+
+def test_a_users_file_of_this_name_is_not_replaced(server, right, tmp_path, monkeypatch):
+    """Neither before the request nor if it appears during it."""
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"trained for weeks")
+    with pytest.raises(DownloadError, match="weights.pt is there with another sha256; it was not"):
+        download_file(server.url, path, right)
+    assert server.requested == [] and names(tmp_path) == ["weights.pt"]
+    path.unlink()
+    receive = download.receive
+    monkeypatch.setattr(download, "receive", lambda *given: (path.write_bytes(b"trained"),
+                                                             receive(*given))[1])
+    with pytest.raises(DownloadError, match="weights.pt is there with another sha256"):
+        download_file(server.url, path, right)
+    assert path.read_bytes() == b"trained"
+    assert (tmp_path / "weights.pt.part").read_bytes() == CONTENT
 
 
 def test_a_part_of_another_file_is_found_by_its_hash_and_deleted(server, right, tmp_path):

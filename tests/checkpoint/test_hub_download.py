@@ -10,7 +10,7 @@ from minilora.checkpoint import hub_download
 from minilora.checkpoint.hub_download import announced_file
 from minilora.checkpoint.http_limits import DownloadError
 from minilora.checkpoint.openai_layout import empty_clip
-from minilora.checkpoint.published import download_official
+from minilora.checkpoint.download_published import download_official
 from minilora.checkpoint.weights import load_clip, save_official
 from minilora.clip import CLIP, VIT_B_16, VIT_B_32, VIT_L_14, CLIPConfig
 from minilora.io import paths

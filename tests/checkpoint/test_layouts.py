@@ -12,9 +12,10 @@ import torch
 
 from bench.peers import our_keys, transformers_model
 from minilora.checkpoint import hub_cache
+from minilora.checkpoint.base_model import BaseModel, find_base
 from minilora.checkpoint.hub_cache import cached_model, hub_folder
 from minilora.checkpoint.openai_layout import official_state_dict
-from minilora.checkpoint.published import find_base, find_path, find_weights
+from minilora.checkpoint.published import find_path, find_weights
 from minilora.checkpoint.recognise import recognise
 from minilora.checkpoint.weights import describe_checkpoint, load_clip, save_official
 from minilora.clip import CLIP, CLIPConfig
@@ -254,7 +255,7 @@ def test_a_folder_of_open_clip_gives_the_outputs_of_the_same_model(form, file, g
     (tmp_path / "open_clip_config.json").write_text(json.dumps(open_clip_config()))
     clip, weights = load_clip(tmp_path)
     assert_same_outputs(clip, gelu)
-    assert "gelu (quick_gelu in open_clip_config.json)" in weights.about
+    assert "gelu (quick_gelu is not set in open_clip_config.json)" in weights.about
 
 
 def test_quick_gelu_and_head_width_come_from_open_clips_configuration(tmp_path):
@@ -281,6 +282,29 @@ def test_what_is_not_computed_here_is_refused_by_name(model, words, gelu, tmp_pa
         load_clip(tmp_path)
 
 
+@pytest.mark.parametrize("form", ["CLIP", "CustomTextCLIP"])
+@pytest.mark.parametrize("file", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+@pytest.mark.parametrize("configured", [True, False])
+def test_rn50_under_open_clips_names_gives_the_outputs_of_the_same_model(form, file, configured,
+                                                                         tmp_path):
+    """test_rn50_gives_the_features_of_openais_code binds the tower itself to OpenAI's outputs."""
+    config = CLIPConfig(embed=64, resolution=64, vision_layers=(1, 2, 1, 1), vision_width=16,
+                        patch=32, vocab=600, text_width=128, text_layers=2)
+    own = CLIP(config).initialise(torch.Generator().manual_seed(0)).eval()
+    state = official_state_dict(own) | {"visual.bn1.num_batches_tracked": torch.tensor(7)}
+    state = {key: x.clone() for key, x in (custom_text(state) if form != "CLIP" else state).items()}
+    (safetensors.torch.save_file if "safe" in file else torch.save)(state, tmp_path / file)
+    if configured:
+        vision = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_size": None}
+        (tmp_path / "open_clip_config.json").write_text(
+            json.dumps(open_clip_config(quick_gelu=True, vision_cfg=vision)))
+    clip, weights = load_clip(tmp_path, activation=None if configured else "quick_gelu")
+    assert clip.config == config and ("is set in open_clip" in weights.about) == configured
+    pixels, ids = torch.randn(2, 3, 64, 64), torch.tensor([[598, 5, 6, 599], [598, 7, 599, 0]])
+    assert torch.equal(clip.encode_image(pixels), own.encode_image(pixels))
+    assert torch.equal(clip.encode_text(ids), own.encode_text(ids))
+
+
 @pytest.mark.parametrize("name, form, activation", [
     ("vit_b_16-laion2b_e16.pt", "CLIP", "gelu"), ("open_clip_pytorch_model.bin", "CLIP", "gelu"),
     ("vit_b_32-quickgelu-laion400m_e32.pt", "CLIP", "quick_gelu"),
@@ -295,12 +319,14 @@ def test_without_a_configuration_the_layout_and_the_name_decide(name, form, acti
     assert other in weights.about
 
 
-def test_pictures_that_were_normalised_in_another_way_are_told(gelu, tmp_path):
+@pytest.mark.parametrize("mean, told", [([0.5] * 3, "mean [0.5, 0.5, 0.5]"),
+                                        ([10**400] * 3, "mean [1000000"), ({}, "mean {}")])
+def test_pictures_that_were_normalised_in_another_way_are_told(gelu, tmp_path, mean, told):
     """LAION's ViT-L/14 was trained on pictures of mean and std 0.5."""
     safetensors.torch.save_file(official(gelu), tmp_path / "open_clip_model.safetensors")
-    config = open_clip_config() | {"preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    config = open_clip_config() | {"preprocess_cfg": {"mean": mean, "std": [0.5] * 3}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    assert "trained on pictures with mean [0.5, 0.5, 0.5]" in load_clip(tmp_path)[1].about
+    assert f"trained on pictures with {told}" in load_clip(tmp_path)[1].about
 
 
 # ---- wrappers and prefixes ----------------------------------------------------------------------
@@ -392,6 +418,29 @@ def test_timms_own_image_tower_is_not_taken_for_the_clip_beside_it(folders, gelu
     assert find_path("ViT-B/16") == snapshot / "open_clip_model.safetensors"
 
 
+def test_openais_weights_of_open_clip_mean_quick_gelu_without_their_configuration(folders, peer):
+    """open_clip fetches the file of weights alone, and knows by the model's name what it is."""
+    folder = folders[1] / "models--timm--vit_base_patch16_clip_224.openai/snapshots/977e3dd0"
+    folder.mkdir(parents=True)
+    safetensors.torch.save_file(official(peer), folder / "open_clip_model.safetensors")
+    clip, weights = load_clip("ViT-B/16")
+    assert weights.name == "timm/vit_base_patch16_clip_224.openai (Hugging Face)"
+    assert 'quick_gelu (its name holds "openai")' in weights.about
+    assert_same_outputs(clip, peer)
+    folder.parent.parent.rename(folders[1] / "models--laion--CLIP-ViT-B-16-laion2B-s34B-b88K")
+    assert load_clip("laion/CLIP-ViT-B-16-laion2B-s34B-b88K")[0].config.activation == "gelu"
+
+
+def test_an_archive_of_openai_keeps_its_activation_beside_another_models_configuration(gelu, peer,
+                                                                                      tmp_path):
+    gelu.save_pretrained(tmp_path)
+    sizes = {key: torch.tensor(1) for key in ("input_resolution", "context_length", "vocab_size")}
+    torch.save(official(peer) | sizes, tmp_path / "ViT-B-32.pt")
+    clip, weights = load_clip(tmp_path / "ViT-B-32.pt")
+    assert "quick_gelu (OpenAI's archive)" in weights.about
+    assert_same_outputs(clip, peer)
+
+
 def test_the_folder_of_the_cache_follows_the_hubs_variables(monkeypatch, tmp_path):
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -444,7 +493,8 @@ def test_a_model_given_by_a_relative_path_is_found_from_another_folder(peer, tmp
     assert weights.path == tmp_path / "a/mini-clip.safetensors"
     assert weights.name == "mini-clip.safetensors"              # not the embedded model
     monkeypatch.chdir(tmp_path / "b")
-    assert find_base(weights.name, weights.path, weights.sha256) == weights.path
+    base = BaseModel(weights.name, weights.sha256, weights.path)
+    assert find_base(base) == weights.path
 
 
 def test_a_base_model_is_found_again_by_its_content(folders, peer, tmp_path):
@@ -454,13 +504,13 @@ def test_a_base_model_is_found_again_by_its_content(folders, peer, tmp_path):
     digest = sha256_of(path)
     other = tmp_path / "ViT-B-16.safetensors"
     save_official(official(peer), other, half=False)
-    assert find_base("ViT-B/16", other, digest) == path
-    assert find_base("anything", other, digest) == path
-    assert find_base("ViT-B/16", other, "0" * 64) == other      # the caller says what differs
+    assert find_base(BaseModel("ViT-B/16", digest, other)) == path
+    assert find_base(BaseModel("anything", digest, other)) == path
+    assert find_base(BaseModel("ViT-B/16", "0" * 64, other)) == other   # the caller says it
     other.unlink()
     path.unlink()
     with pytest.raises(CheckpointError, match="ViT-B/16 .sha256 .*neither there.*--model"):
-        find_base("ViT-B/16", other, digest)
+        find_base(BaseModel("ViT-B/16", digest, other))
 
 
 def test_the_description_tells_layout_activation_prefix_and_ignored_keys(gelu, tmp_path, capsys):

@@ -16,10 +16,11 @@ from conftest import REPO, shared_path
 
 from minilora.attention import MultiHeadAttention
 from minilora.checkpoint import weights as module
-from minilora.checkpoint.openai_layout import (clip_from_state_dict, config_from_state_dict,
-                                               empty_clip, official_shapes, official_state_dict,
-                                               our_parameters)
-from minilora.checkpoint.published import OFFICIAL, Weights, download_official, find_weights
+from minilora.checkpoint.download_published import download_official
+from minilora.checkpoint.openai_layout import (clip_from_state_dict, empty_clip, official_shapes,
+                                               official_state_dict, our_parameters)
+from minilora.checkpoint.published import OFFICIAL, Weights, find_weights
+from minilora.checkpoint.weight_shapes import config_from_state_dict
 from minilora.checkpoint.weights import (describe_checkpoint, load_clip, read_state_dict,
                                          save_official)
 from minilora.clip import CLIP, VIT_B_16, VIT_B_32, VIT_L_14, VIT_L_14_336, CLIPConfig
@@ -395,10 +396,16 @@ def test_a_published_model_is_downloaded_only_when_requested_by_name(folders, pu
     assert capsys.readouterr().out == ""                        # the second time the file exists
 
 
-def test_downloading_again_replaces_a_damaged_published_file(folders, published):
-    (folders[0] / "ViT-B-16.pt").write_bytes(b"PK\x03\x04 half of it")
+def test_another_file_of_the_published_name_is_not_replaced_by_a_download(folders, published):
+    """It may be a user's own; after it was moved away the download works."""
+    path = folders[0] / "ViT-B-16.pt"
+    path.write_bytes(b"PK\x03\x04 half of it")
     with pytest.raises(CheckpointError, match="is cut off or damaged"):
         load_clip("ViT-B/16", download=True)
+    with pytest.raises(CheckpointError, match="another sha256 and was not replaced; move it away"):
+        download_official("ViT-B/16")
+    assert path.read_bytes() == b"PK\x03\x04 half of it"
+    path.rename(folders[0] / "mine.pt")
     assert sha256_of(download_official("ViT-B/16")) == published.sha256
 
 
@@ -409,8 +416,9 @@ def test_offline_the_error_says_where_to_put_which_file(folders, published, monk
         load_clip("ViT-B/16", download=True)
     text = str(error.value)
     assert text.startswith("ViT-B/16 could not be downloaded: cannot reach 127.0.0.1:9: ")
-    assert f"; by hand: put ViT-B-16.pt into {folders[0]}, from {gone.url}; second source: " \
-           "--source huggingface (https://huggingface.co/openai/" in text and "\n" not in text
+    assert f"; by hand: save {gone.url} as {folders[0] / 'ViT-B-16.pt'}; second source: python " \
+           "-m minilora.checkpoint --download ViT-B/16 --source huggingface (https://hugg" in text
+    assert "\n" not in text
 
 
 # ---- the command -------------------------------------------------------------------------------

@@ -290,6 +290,14 @@ def test_a_detector_with_the_lora_of_peft_is_saved_and_loaded(clip, vision, pixe
         assert torch.equal(scores, detector.rows(other)[row][1]), row
 
 
+@pytest.mark.parametrize("name, expected", [
+    ("ViT-B/16", "openai/clip-vit-base-patch16"), ("tiny.safetensors", "tiny.safetensors"),
+    ("laion/CLIP-ViT-B-16-laion2B (Hugging Face)", "laion/CLIP-ViT-B-16-laion2B")])
+def test_the_base_model_has_the_name_under_which_peft_finds_it(name, expected, clip, tmp_path):
+    Detector(clip, "plate", SMALL).save(tmp_path, Weights(name, None, "0" * 64))
+    assert peft.PeftConfig.from_pretrained(tmp_path).base_model_name_or_path == expected
+
+
 @pytest.fixture(scope="module")
 def made(gear_run, tmp_path_factory):
     """(run folder of minilora, data folder, folder of a LoRA that peft saved on the same base)."""

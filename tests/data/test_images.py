@@ -83,7 +83,7 @@ def test_a_resolution_that_is_not_a_multiple_of_the_patch_is_rounded_to_one():
     assert to_patches(Image.new("RGB", (300, 200)), 5, 16).shape == (3, 16, 16), "not 0"
 
 
-@pytest.mark.parametrize("size", [(64, 64), (64, 256), (64, 272), (1024, 64), (16, 1600), (16, 80),
+@pytest.mark.parametrize("size", [(64, 64), (64, 256), (64, 272), (1024, 64), (16, 1600), (16, 80), (16, 16),
                                   (48, 1008), (4800, 224)])
 def test_long_pictures_are_cut_into_strips_that_keep_every_patch_once(size):
     pixels = torch.arange(size[0] * size[1]).view(1, *size)

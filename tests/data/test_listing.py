@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from minilora.data import frames, listing, own_and_visa
-from minilora.data.mvtec import ask_about_good, load_class
+from minilora.data.mvtec import ask_about_good, list_classes, load_class
 from minilora.io.notes import take_notes
 
 
@@ -93,6 +93,14 @@ def test_a_folder_named_nearly_good_is_asked_about(name, tmp_path):
     with pytest.raises(ValueError, match="are its pictures good ones"):
         own_and_visa.own_pictures(tmp_path / "nut/train/good", tmp_path / "nut/test")
     ask_about_good(tmp_path / "nut/train")
+
+
+@pytest.mark.parametrize("names", [list_classes, own_and_visa.class_names])
+def test_a_class_whose_good_pictures_are_named_good_in_another_case_is_not_passed_over(names,
+                                                                                       tmp_path):
+    files(tmp_path, "nut/train/good/a.png", "bolt/train/GOOD/a.png", "notes/a.txt")
+    with pytest.raises(ValueError, match="bolt/train/GOOD: are its pictures good ones"):
+        names(tmp_path)
 
 
 def test_pictures_of_one_stem_are_both_kept_and_their_masks_found(tmp_path):

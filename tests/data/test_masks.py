@@ -98,6 +98,10 @@ RIGHT = {       # name: (what is saved, options of save)
                                            ((0, 0), (9, 0)))), {}),
     "grey alpha.png": (with_alpha("black", m * 255).convert("LA"), {}),
     "palette alpha.gif": (with_alpha("white", m * 255), {}),
+    "clear is white.png": (Image.fromarray(~m).convert("L"), {"transparency": 255}),
+    "clear is white rgb.png": (colours(~m * 255, ~m * 255, ~m * 255),
+                               {"transparency": (255, 255, 255)}),
+    "clear is white 1-bit.png": (Image.fromarray(~m), {"transparency": 1}),
     "lossless.webp": (Image.fromarray(m.astype(np.uint8) * 255), {"lossless": True}),
 }
 NEARLY = {      # right up to the edges
@@ -114,13 +118,33 @@ NEARLY = {      # right up to the edges
     "soft alpha.png": (with_alpha("black", np.asarray(Image.fromarray(
         m.astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(1)))), {}),
 }
+def photograph_on_black(marked=False):
+    """A product with a texture; or what labelme calls a visualisation, the marks drawn on it."""
+    grains = np.random.default_rng(0).integers(0, 256, (256, 256), np.uint8)
+    grains = np.asarray(Image.fromarray(grains).filter(ImageFilter.GaussianBlur(3)), float)
+    grains = np.stack([(grains - 128) * 2 + (50 if marked else 140)] * 3, 2).clip(0, 255)
+    grains[:96] = 2
+    if marked:
+        grains[150:200, 150:200] = grains[150:200, 150:200] / 2 + [128, 0, 0]
+    return Image.fromarray(grains.astype(np.uint8))
+
+
+far = np.zeros((64, 96), np.uint8)
+far[4:20, 4:20], far[50:52, 40:90] = 255, 90                    # a thin line far from the marks
 grey_and_white = (two_kinds() * 90 + (two_kinds() > 1) * 75).astype(np.uint8)
 REFUSED = {
     "white and grey.png": (Image.fromarray(grey_and_white), {}, "areas of value 90 beside 255"),
     "white and grey.jpg": (Image.fromarray(grey_and_white), {"quality": 95}, "areas of value"),
+    "thin grey far away.png": (Image.fromarray(far), {}, "values up to 90 far from what is marked"),
+    "voc border.jpg": (palette_image(with_border(two_kinds())).convert("RGB"), {"quality": 95},
+                       "in the colours of Pascal VOC"),
+    "photograph on black.png": (photograph_on_black(), {}, "its marks have values from"),
+    "visualisation.png": (photograph_on_black(True), {}, "areas of value"),
+    "16-bit with a clear value.png": (Image.fromarray(m.astype(np.uint16)), {"transparency": 1},
+                                      "transparent value"),
     "numbers and 255.png": (Image.fromarray(with_border(two_kinds()).astype(np.uint8)), {},
                             "small numbers, 1 to 2, beside 255"),
-    "ones.jpg": (Image.fromarray(m.astype(np.uint8)), {}, "a lossy file .* with values up to"),
+    "ones.jpg": (Image.fromarray(m.astype(np.uint8)), {}, "a lossy file with values up to"),
     "from one on.png": (Image.fromarray(two_kinds() + 1), {}, "no black background"),
     "red on white.png": (colours(np.full(m.shape, 255), ~m * 255, ~m * 255), {}, "none of them is black"),
     "alpha and soft edges.png": (with_alpha(np.repeat(np.asarray(Image.fromarray(
@@ -188,6 +212,14 @@ def test_a_mask_is_found_by_its_stem(name, tmp_path):
     (tmp_path / name).write_bytes(b"")
     picture = tmp_path / "elsewhere" / "000.jpg"
     assert find_masks(tmp_path, [picture]) == {picture: tmp_path / name}
+
+
+def test_a_mask_in_another_case_is_found_unless_it_is_that_of_another_picture(tmp_path):
+    pictures = [tmp_path / "p" / name for name in ("a.png", "A.png", "b.png", "IMG_1.JPG")]
+    for name in ("A.png", "B_MASK.PNG", "img_1_Mask.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert [mask and mask.name for mask in find_masks(tmp_path, pictures).values()] == [
+        None, "A.png", "B_MASK.PNG", "img_1_Mask.png"]
 
 
 def test_the_usual_name_goes_first_and_several_others_are_an_error(tmp_path):

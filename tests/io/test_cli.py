@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from minilora.io import cli, files, notes
-from minilora.io.cli import run_command
+from minilora.io.cli import option_parser, run_command
 from minilora.io.transaction import RESUME_FILE, STAGING
 
 
@@ -167,3 +167,28 @@ def test_a_working_folder_that_is_gone_does_not_hide_what_was_written(tmp_path, 
     monkeypatch.setattr(cli, "WRITTEN", [tmp_path / "a.txt"])
     monkeypatch.setattr(os, "getcwd", gone)
     assert cli.written_files_message() == f"completely written: {tmp_path / 'a.txt'}"
+
+
+def test_an_error_of_the_system_names_the_file_first(capsys, tmp_path):
+    def failing(error):
+        raise error
+    for error, words in ((PermissionError(13, "Permission denied", "a\nb.png"),
+                          "a\\nb.png: Permission denied; give the rights for it"),
+                         (OSError(5, "Input/output error", "a.png"), "a.png: Input/output error")):
+        with pytest.raises(SystemExit):
+            run_command("minilora.fit", lambda error=error: failing(error))
+        assert capsys.readouterr().err == f"minilora.fit: {words}\n"
+
+
+def test_an_empty_value_is_refused_unless_the_option_may_be_empty(capsys):
+    p = option_parser("minilora.demo", None)
+    p.add_argument("--data")
+    p.add_argument("--views")
+    p.add_argument("text", nargs="?")
+    p.may_be_empty = ("--views",)
+    assert p.parse_args(["--views", "", "--data=x"]).views == ""
+    assert p.parse_args([""]).text == ""
+    for arguments in (["--data="], ["--data", ""], ["--data", "", "x"]):
+        with pytest.raises(SystemExit) as stop:
+            p.parse_args(arguments)
+        assert stop.value.code == 2 and "--data: expected a value" in capsys.readouterr().err

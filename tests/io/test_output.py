@@ -37,7 +37,7 @@ def refused(path, message, purpose="explain", inputs=()):
 
 def test_a_file_of_other_origin_is_refused(tmp_path):
     (tmp_path / "a.png").write_text("mine")
-    refused(tmp_path / "a.png", "a.png was not written by minilora.*give another --out")
+    refused(tmp_path / "a.png", "a.png was not written by minilora.*give another name")
     write(tmp_path / "a.html", "1")
     refused(tmp_path / "a.html", "belongs to the result of another command", "query")
     (tmp_path / "a.html").write_text("with my notes")

@@ -42,3 +42,23 @@ def test_a_caller_that_stops_early_does_not_wait_for_the_rest():
     next(results)
     results.close()
     assert len(computed) < 50
+
+
+def test_large_results_wait_in_smaller_number():
+    """Twenty photographs of 50 megapixels do not fit into memory, twenty of 1 megapixel do."""
+    computed = []
+    results = prefetch(lambda k: computed.append(k) or 30, range(20), depth=10,
+                       size=lambda result: result, most=50)
+    assert next(results) == 30
+    time.sleep(0.1)
+    assert len(computed) == 3, "one was taken; two of 30 wait, and together they are over 50"
+    assert list(results) == [30] * 19
+
+
+def test_a_caller_that_stops_early_is_not_kept_waiting_by_large_results():
+    results = prefetch(lambda k: 1, range(20), size=lambda result: result, most=1)
+    next(results)
+    closing = threading.Thread(target=results.close)
+    closing.start()
+    closing.join(5)
+    assert not closing.is_alive()

@@ -99,6 +99,8 @@ WRONG = {
     "too large a shape": raw({"a": entry(shape=(2,))}, b"1234"),
     "negative": raw({"a": entry(shape=(-1, -1))}, b"1234"),
     "huge product": raw({"a": entry(shape=(1 << 40,) * 8)}, b"1234"),
+    "huge product and a zero": raw({"a": entry(shape=(1 << 40, 0, 1 << 40), offsets=(0, 0))}),
+    "many tensors": raw({str(k): entry(shape=(0,), offsets=(0, 0)) for k in range(20_001)}),
     "many dimensions": raw({"a": entry(shape=(1,) * 900_000)}, b"1234"),
     "fraction": raw({"a": entry(shape=(1.0,))}, b"1234"),
     "true": raw({"a": entry(shape=(True,))}, b"1234"),

@@ -293,6 +293,16 @@ def test_a_crash_leaves_the_old_result_or_the_new_one(tmp_path, call, last, monk
     assert sorted(p for p in os.listdir(tmp_path) if p.startswith(".")) == [RECORD_FILE, LOCK_FILE]
 
 
+def test_a_crash_before_the_last_step_leaves_nothing_for_long(tmp_path):
+    """The empty staging folder; the user's of the same name stays."""
+    write(tmp_path, one="new")
+    for purpose in ("test", "other"):
+        (tmp_path / f"{transaction.STAGING}{purpose}").mkdir()
+        transaction.recover(tmp_path, purpose, NAMES)
+    assert [p.name for p in tmp_path.glob(f"{transaction.STAGING}*")] == [".unfinished-other"]
+    assert (tmp_path / "one").read_text() == "new"
+
+
 def test_a_reader_sees_a_committed_result_and_changes_nothing(tmp_path, monkeypatch):
     write(tmp_path, **OLD)
     crash(monkeypatch, "replace", 3)                    # the journal is there, one file is moved

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from minilora.checkpoint.base_model import BaseModel
 from minilora.data import frames
 from minilora.search import events, faiss_index, indexing, speech
 from minilora.search import index as module
@@ -67,7 +68,7 @@ class MeanColours:
 
 
 def fresh(folder):
-    return Index(folder, "means", "0" * 64, {"rate": 1.0, "change": 0.0})
+    return Index(folder, BaseModel("means", "0" * 64), {"rate": 1.0, "change": 0.0})
 
 
 # ---- frames -------------------------------------------------------------------------------------
@@ -205,7 +206,7 @@ def test_at_most_one_batch_of_pictures_is_in_memory(tmp_path, files, monkeypatch
         def encode(self, pictures):
             most.append(len(pictures))
             return super().encode(pictures)
-    index = Index(tmp_path / "i", "means", "0" * 64, {"rate": 10.0, "change": 0.0})
+    index = Index(tmp_path / "i", BaseModel("means", "0" * 64), {"rate": 10.0, "change": 0.0})
     update_index(index, [files / "belt.mp4"], Slow())
     assert max(most) == 3 and sum(most) == 60
 
@@ -273,7 +274,8 @@ def test_parts_that_do_not_fit_the_index_are_named(tmp_path, files):
 FORGED = {"a path as the part": {"pieces": ["../../x:0:1"]}, "no rows": {"pieces": ["NAME:2:2"]},
           "no number": {"pieces": ["NAME:0:x"]}, "a list": {"pieces": [["NAME", 0, 1]]},
           "an unlisted part": {"pieces": ["other:0:1"]}, "columns of two lengths": {"size": [1, 2]},
-          "many rows": {"pieces": ["NAME:0:99999999"]}, "a path with NUL": {"path": ["a\0b.png"]},
+          "many rows": {"pieces": ["NAME:0:99999999"]}, "a row twice": {
+              "pieces": ["NAME:0:1 NAME:0:1"]}, "a path with NUL": {"path": ["a\0b.png"]},
           "a size that is text": {"size": ["1"]}, "a time that is a float": {"changed": [1.5]}}
 FORGED_TOP = {"a hash": {"sha256": "0"}, "a digest": {"parts": {"a": "../../x"}},
               "a run": {"unfinished": {"*": 0}}, "a time": {"unfinished": {"0" * 16: math.nan}},
@@ -334,7 +336,7 @@ def test_a_serial_number_in_a_picture_is_found(tmp_path):
         written(text).save(files / f"{text[-4:]}.png")
     belt = [written(text) for text in ("LOT 1234", "SN 4821", "LOT 1234")]
     belt[0].save(files / "belt.gif", save_all=True, append_images=belt[1:], duration=1000)
-    index = Index(tmp_path / "i", "means", "0" * 64, {"rate": 1.0, "change": 0.0}, ocr=True)
+    index = Index(tmp_path / "i", BaseModel("means", "0" * 64), {"rate": 1.0, "change": 0.0}, ocr=True)
     encoder = MeanColours()
     encoder.read = TextReader()
     update_index(index, frames.media_files([files]), encoder)
