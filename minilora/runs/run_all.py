@@ -56,8 +56,8 @@ class Processes(NamedTuple):
 def join_processes(options: argparse.Namespace) -> Processes:
     """Meet the other processes of torchrun; without it, there is one.  Sets options.device.
 
-    Raises ValueError if they do not all come within START_WAIT: one of them, or torchrun itself,
-    may have been killed.
+    If they do not all come within START_WAIT, because one of them, or torchrun itself, was killed,
+    this one says so and ends.  Raises ValueError for a wrong WORLD_SIZE.
     """
     text = os.environ.get("WORLD_SIZE", "1")
     if not (text.isascii() and text.isdigit() and int(text)):
@@ -75,8 +75,9 @@ def join_processes(options: argparse.Namespace) -> Processes:
             group = dist.new_group(timeout=MAX_WAIT)
     except RuntimeError as error:                       # all errors of torch.distributed
         reason = shown(str(error).split("\n")[0])
-        raise ValueError(f"the other processes did not come within {START_WAIT.seconds} s or ended "
-                         f"({reason}); start all of them again with torchrun") from error
+        print(f"minilora.fit: the other processes did not come within {START_WAIT.seconds} s or "
+              f"ended ({reason}); start all of them again with torchrun", file=sys.stderr)
+        exit_now(ERROR_STATUS)
     return Processes(dist.get_rank(), world, group)
 
 
@@ -100,16 +101,17 @@ def silent_stderr() -> Iterator[None]:
 def gather_results(results: dict[str, Any], processes: Processes) -> dict[str, Any]:
     """The results of all processes together: {name: metrics}.
 
-    Raises ValueError if another process has ended without its results.
+    If another process has ended without its results, this one says so and ends, too.
     """
     if processes.world == 1:
         return results
     parts = [None] * processes.world
     try:
         dist.all_gather_object(parts, results, group=processes.group)
-    except RuntimeError as error:
-        raise ValueError("another process has ended before its classes were done; run the same "
-                         "command again: finished classes are skipped") from error
+    except RuntimeError:                                # not raised: threads of gloo still run
+        print("minilora.fit: another process has ended before its classes were done; run the same "
+              "command again: finished classes are skipped", file=sys.stderr)
+        exit_now(ERROR_STATUS)
     return {name: metrics for part in parts for name, metrics in part.items()}
 
 
@@ -135,11 +137,7 @@ def run_all(options: argparse.Namespace, say: Callable[[str], None] = print) -> 
             except USER_ERRORS as error:
                 results[name] = {"class": name, "error": str(error)}
                 say(f"failed: {shown(error, MAX_MESSAGE)}")
-    try:
-        results = gather_results(results, processes)
-    except ValueError as error:                             # not raised: threads of gloo still run
-        print(f"minilora.fit: {error}", file=sys.stderr)
-        exit_now(ERROR_STATUS)
+    results = gather_results(results, processes)
     if rank == 0:
         ordered = [results[name] for name in names]
         with atomic_folder(options.out, "summary", SUMMARY_FILES) as staging:
