@@ -22,7 +22,7 @@ Reading order.  Each file but the commands shows its mechanism: `python -m minil
     calibration.py        120       12  threshold and weights, from the good pictures only
     detector.py           260       26  the method: fit and score in four steps
     fit.py                120       12  the command that fits a detector; runs/ does the job
-    predict.py            240       24  OK or NG for new pictures
+    predict.py            220       22  OK or NG for new pictures
     explain.py            260       26  one picture step by step, as a page
     export.py             250       25  suspicious regions for other programs
     clip_resnet.py        160       16  CLIP's other image tower

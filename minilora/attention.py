@@ -40,7 +40,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    """The same result from torch's fused kernel, which never stores the whole (L, L) matrix.
+    """`attention` by torch's fused kernel, which never stores the whole (L, L) matrix.
 
     Exception: training in bfloat16 on a CPU uses the formula above, because there the backward
     pass of the kernel takes several times as long (torch 2.13).

@@ -40,14 +40,16 @@ def twice_mann_whitney_u(low: Tensor, high: Tensor) -> int:
 
 def real_tensor(values: ArrayLike | Tensor) -> Tensor:
     """Real numbers as a tensor; a numpy array may have any byte order and strides."""
-    tensor = isinstance(values, Tensor)
-    values = values.detach() if tensor else np.asarray(values)  # keeps a list of floats in float64
+    is_tensor = isinstance(values, Tensor)
+    values = values.detach() if is_tensor else np.asarray(values)   # list of floats -> float64
     dtype = values.dtype
-    if dtype.is_complex if tensor else dtype.kind not in "biuf" or dtype.itemsize > 8:
+    is_real = not dtype.is_complex if is_tensor else dtype.kind in "biuf" and dtype.itemsize <= 8
+    if not is_real:
         raise ValueError(f"auroc: scores and labels must be real numbers of at most 64 bits, found "
                          f"{dtype}; convert them first")
-    if tensor:
-        return values                           # torch takes native, contiguous, writable memory
+    if is_tensor:
+        return values
+    # A copy, because torch takes native, contiguous, writable memory only
     return torch.from_numpy(values.astype(dtype.newbyteorder("="), order="C"))
 
 
@@ -93,12 +95,12 @@ def auroc(scores: ArrayLike | Tensor, labels: ArrayLike | Tensor) -> float:
 def demo() -> None:
     """AUROC depends only on the order of the scores."""
     labels = [0, 0, 0, 1, 1]
-    for what, scores in (("separated, scores 20 to 60", [20, 30, 35, 50, 60]),
+    for name, scores in (("separated, scores 20 to 60", [20, 30, 35, 50, 60]),
                          ("one pair of six swapped", [20, 30, 52, 50, 60]),
                          ("one pair tied: one half", [20, 30, 50, 50, 60]),
                          ("all scores equal: chance", [7, 7, 7, 7, 7]),
                          ("infinite scores rank too", [-float("inf"), 0, 1, 2, float("inf")])):
-        print(f"{what:28} {auroc(scores, labels):.6f}")
+        print(f"{name:28} {auroc(scores, labels):.6f}")
     generator = torch.Generator().manual_seed(0)
     many = torch.rand(1_000_000, generator=generator) < 0.1
     noise = torch.randn(1_000_000, generator=generator, dtype=torch.float64)

@@ -31,7 +31,7 @@ class CLIPConfig:
 
     vision_layers: the number of blocks of a ViT, or the bottlenecks of a ResNet's four stages;
     patch: the side of a ViT's patch, or the stride of a ResNet;  activation: a key of ACTIVATIONS;
-    head_width: of the image tower, 64 in all of OpenAI's; text_head_width: of the text tower.
+    head_width: of the image tower, 64 in all of OpenAI's;  text_head_width: of the text tower.
     """
     embed: int
     resolution: int

@@ -35,7 +35,7 @@ class DetectorConfig:
     # input
     resolution: int = 0                 # pixels of the shorter side; 0: CLIP's own resolution
     square: bool = False                # squeeze each picture into a square
-    bits: int = 0                       # of 16-bit grey pictures that hold values; 0: all 16
+    bits: int = 0                       # how many bits of 16-bit grey are in use; 0: all 16
     # training (train.py)
     steps: int = 200                    # training steps; 0: no adaptation
     batch: int = 8                      # pictures per step

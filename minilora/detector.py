@@ -33,7 +33,6 @@ from minilora.anomaly_map import image_score, text_map, to_pixels
 from minilora.bpe import default_tokenizer
 from minilora.calibration import calibrate, leave_one_out
 from minilora.checkpoint import detector_files
-from minilora.checkpoint.detector_files import Weights, add_adapter
 from minilora.clip import CLIP, CLIPConfig
 from minilora.config import DetectorConfig
 from minilora.coop import PromptLearner, ensemble_features
@@ -85,8 +84,11 @@ class Detector:
         layers = len(clip.visual.blocks)
         self.n_adapted_blocks = config.blocks or default_value_value_blocks(layers)         # N
         first = layers - self.n_adapted_blocks  # number of the first block with LoRA, from 0
-        lora = config.targets, range(first, layers), config.rank, config.alpha, self.generator
-        add_lora(clip.visual, *lora) if adapter is None else add_adapter(clip.visual, adapter)
+        if adapter is None:
+            add_lora(clip.visual, config.targets, range(first, layers), config.rank, config.alpha,
+                     self.generator)
+        else:
+            detector_files.add_adapter(clip.visual, adapter)
         self.memory_states = config.memory_states or default_memory_states(layers, first)
         if max(self.memory_states) > first:
             raise ValueError(f"memory_states {self.memory_states}: expected numbers up to {first}, "
@@ -108,9 +110,8 @@ class Detector:
 
     def prepare(self, image: Image.Image) -> Tensor:
         """PIL image -> (3, H, W) in [0, 1] at this detector's resolution."""
-        if self.config.square:
-            return to_square(image, self.resolution)
-        return to_patches(image, self.resolution, self.clip.visual.patch)
+        return (to_square(image, self.resolution) if self.config.square
+                else to_patches(image, self.resolution, self.clip.visual.patch))
 
     # ---- fit ----------------------------------------------------------------------------------
 
@@ -168,6 +169,12 @@ class Detector:
 
     # ---- score --------------------------------------------------------------------------------
 
+    @torch.no_grad()
+    def score(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Steps 1 to 4: (maps (B, H, W), scores (B,)) of "adapted"; before `fit` of "zero-shot"."""
+        name = "adapted" if self.banks else "zero-shot"
+        return self.map_and_score(self.encode(pixels, ROWS[name].lora), name)
+
     def encode(self, pixels: Tensor, lora: bool = True) -> Features:
         """Step 1: CLIP features of pictures (B, 3, H, W) in [0, 1], with or without LoRA."""
         return extract_features(self.clip.visual, pixels, self.memory_states, self.n_adapted_blocks,
@@ -200,12 +207,6 @@ class Detector:
         features = {lora: self.encode(pixels, lora) for lora in {ROWS[name].lora for name in names}}
         return {name: self.map_and_score(features[ROWS[name].lora], name) for name in names}
 
-    @torch.no_grad()
-    def score(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(maps (B, H, W), scores (B,)) of row "adapted", or of "zero-shot" before `fit`."""
-        name = "adapted" if self.banks else "zero-shot"
-        return self.map_and_score(self.encode(pixels, ROWS[name].lora), name)
-
     def pixel_threshold(self, maps: Tensor, scores: Tensor) -> Tensor:
         """Value above which a pixel of each map is suspicious, (B,): the threshold minus what the
         whole image adds to the score."""
@@ -221,12 +222,12 @@ class Detector:
         """Norm of the weight change by LoRA in each adapted projection: {name: norm}."""
         return delta_norms(self.clip.visual)
 
-    def save(self, folder: str | Path, weights: Weights) -> None:
+    def save(self, folder: str | Path, weights: detector_files.Weights) -> None:
         """Writes a run folder; of the base model only what is in `weights`, and no numbers."""
         detector_files.save_detector(self, folder, weights)
 
     @classmethod
-    def load(cls, folder: str | Path, clip: CLIP, weights: Weights) -> "Detector":
+    def load(cls, folder: str | Path, clip: CLIP, weights: detector_files.Weights) -> "Detector":
         """The detector that `save` wrote, on a freshly loaded base model; see `load_detector`."""
         return detector_files.load_detector(cls, folder, clip, weights)
 
@@ -240,9 +241,8 @@ class Detector:
 def demo() -> None:
     """An untrained toy tower and noise pictures: they show the mechanism, not its accuracy."""
     generator = torch.Generator().manual_seed(0)
-    config = CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
-                        text_width=64, text_layers=1)
-    clip = CLIP(config).initialise(generator)
+    clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
+                           text_width=64, text_layers=1)).initialise(generator)
     good = 0.5 + 0.05 * torch.randn(5, 3, 64, 96, generator=generator).clamp(-1, 1)
     detector = Detector(clip, "plate", DetectorConfig(steps=20, n_train_images=32, rank=2, alpha=2))
     detector.fit(good[:4])

@@ -29,14 +29,14 @@ from torch import Tensor
 from minilora import __version__
 from minilora.data.bit_depth import bits_option
 from minilora.data.decoding import megapixel_option
+from minilora.data.given_paths import find_pictures, tell_left_out
 from minilora.detector import Detector
 from minilora.io.cli import device_name, option_parser, run_command, whole
 from minilora.io.derived_name import derived_stem
 from minilora.io.files import atomic_write
 from minilora.io.text import shown
 from minilora.io.transaction import atomic_folder
-from minilora.predict import (MAX_ERROR, check_bits, find_pictures, open_with_threshold,
-                              read_ahead, tell_left_out)
+from minilora.predict import MAX_ERROR, check_bits, open_with_threshold, read_ahead
 from minilora.report import contours
 from minilora.report.contours import Region
 
@@ -58,8 +58,8 @@ def suspicious_regions(detector: Detector, picture: Image.Image,
     found = contours.regions(mask, min_area)
     kept = torch.zeros_like(mask)
     for region in found:
-        left, top, width, height = region.box
-        kept[top:top + height, left:left + width] |= region.mask
+        left, top, columns, rows = region.box
+        kept[top:top + rows, left:left + columns] |= region.mask
     return kept, found
 
 
@@ -81,9 +81,10 @@ def segmentation(region: Region, size: tuple[int, int],
 
 
 class CocoWriter:
-    """Collects the content of annotations.json in two temporary files: pictures, regions.
+    """Collects the content of annotations.json.
 
-    So the memory does not depend on the number of pictures.
+    It waits in two temporary files, one for the pictures and one for the regions, so memory does
+    not grow with the number of pictures.
     """
 
     def __init__(self, as_rle: bool) -> None:
@@ -157,8 +158,7 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 def write_annotation(folder: Path, form: str, name: str, picture: Image.Image, mask: Tensor,
                      found: list[Region]) -> None:
-    """Writes the annotation files of one picture in this form; COCO has one file for all instead.
-    """
+    """Writes the files of one picture in the form "masks" or "voc"; COCO has one file for all."""
     if form == "masks":
         save_picture(Image.fromarray(mask.numpy().astype("uint8") * 255), folder / "masks" / name)
     if form == "voc":
@@ -169,7 +169,7 @@ def write_annotation(folder: Path, form: str, name: str, picture: Image.Image, m
 def run_export(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Scores all pictures and writes the folder.  Returns the exit status."""
     detector = open_with_threshold(options.run, options.model, options.device)
-    found, coco = find_pictures(options.paths), CocoWriter(options.runs)
+    found, coco = find_pictures(options.paths), CocoWriter(options.rle)
     check_bits(detector, options.bits)
     paths, stems, n_regions, failed = found.pictures, [], 0, len(found.skipped)
     for path, reason in found.skipped:
@@ -180,7 +180,7 @@ def run_export(options: argparse.Namespace, say: Callable[[str], None]) -> int:
                 say(f"--  not scored: {shown(picture, MAX_ERROR)}")
                 failed += 1
                 continue
-            mask, regions = suspicious_regions(detector, picture, options.least)
+            mask, regions = suspicious_regions(detector, picture, options.min_area)
             stems.append(f"{number:04d}-{derived_stem(path.stem)}")
             name, n_regions = f"{stems[-1]}.png", n_regions + len(regions)
             write_annotation(staging, options.format, name, picture, mask, regions)
@@ -210,9 +210,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("paths", nargs="+", help="pictures, or folders with pictures")
     p.add_argument("--format", default="coco", choices=("coco", "voc", "masks"),
                    help="of the annotations")
-    p.add_argument("--rle", "--runs", dest="runs", action="store_true",
+    p.add_argument("--rle", "--runs", dest="rle", action="store_true",
                    help="coco: run lengths for all regions, not only for regions with holes")
-    p.add_argument("--min-area", "--least", dest="least", type=whole, default=MIN_REGION,
+    p.add_argument("--min-area", "--least", dest="min_area", type=whole, default=MIN_REGION,
                    help="smallest region, in pixels")
     p.add_argument("--no-pictures", dest="pictures", action="store_false",
                    help="do not copy the pictures")

@@ -54,9 +54,10 @@ def extract_features(visual: VisionTransformer, pixels: Tensor, memory_states: t
     with (nullcontext() if lora else disable_lora(visual),
           torch.autocast(device.type, dtype, enabled=reduced)):
         x = visual.embed(normalise(pixels.to(device)))
-        hidden = visual.hidden_states(x, len(visual.blocks) - 1)        # last: input of last block
+        hidden = visual.hidden_states(x, len(visual.blocks) - 1)    # up to the last block's input
         frozen = hidden
-        if lora and lora_layers(visual.blocks[:max(memory_states, default=0)]):   # of peft
+        # An adapter from PEFT may have LoRA in the blocks before the memory states, too
+        if lora and lora_layers(visual.blocks[:max(memory_states, default=0)]):
             with disable_lora(visual):
                 frozen = visual.hidden_states(x, max(memory_states))
         patches = visual.value_value(hidden, n_adapted_blocks)
@@ -68,7 +69,7 @@ def extract_features(visual: VisionTransformer, pixels: Tensor, memory_states: t
 def join_strips(strips: list[Features], size: tuple[int, int], patch: int) -> Features:
     """Features of a long picture of `size` (H, W) from those of its strips (`cut_strips`).
 
-    Patches are put together; the feature of the whole image is the mean over the strips.
+    Patches are joined; the feature of the whole image is the mean over the strips.
     """
     axis = 1 if size[0] > size[1] else 2                    # of a grid (B, rows, columns, ..)
 

@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     data("--save-every", type=finite_number(0, 1e9), default=10.0, metavar="SECONDS",
          help="seconds between points from which an interrupted training continues")
     model = p.add_argument_group("model").add_argument
-    model("--model", help="official name or checkpoint file (default: ViT-B/16 if its file exists, "
+    model("--model", help="name, file or folder of weights (default: ViT-B/16 if its file exists, "
                           "else the embedded mini-clip)")
     add_activation_option(model)
     model("--class-name", "--noun", type=run_class.prompt_name,

@@ -5,9 +5,10 @@
 Prints one line per picture; folders are searched recursively.  Writes predictions.csv,
 predictions.json and overlays into --out: the picture, with the suspicious region outlined if NG.
 The overlays have at most 2,048 pixels on their longer side.
-Exit status: 0 all pictures OK, 1 some NG, 2 anything else: not every picture was scored (the others
-are scored nevertheless), the run has no threshold, or the output was closed before its end.
+Exit status: 0 all pictures OK, 1 some NG, 2 a picture could not be scored (the others are scored
+nevertheless), the run has no threshold, or another error.
 
+The way of one picture: `Detector.read`, then `predict_picture`.
 Symbols: H x W pixels.
 Left out: ground-truth masks and metrics (fit computes them).
 """
@@ -16,137 +17,56 @@ import csv
 import io
 import itertools
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from minilora.data.bit_depth import bits_option
 from minilora.data.decoding import megapixel_option
-from minilora.data.listing import IMAGE_SUFFIXES, listing
+from minilora.data.given_paths import Found, find_pictures, tell_left_out
 from minilora.detector import PRECISIONS, Detector
 from minilora.io.cli import device_name, option_parser, run_command
 from minilora.io.derived_name import derived_stem
 from minilora.io.files import atomic_write, write_json
 from minilora.io.prefetch import prefetch
 from minilora.io.progress import per_second
-from minilora.io.record import results_among
 from minilora.io.text import csv_cell, shown, utf8_text
 from minilora.io.transaction import atomic_folder
 from minilora.report.overlays import draw_outline, reduced
 
 CSV_COLUMNS = ("file", "decision", "score", "threshold", "error")
-READ_AHEAD = 10**7                              # pixels: no picture is read while so many wait
+READ_AHEAD = 10**7                              # pixels that wait at most; then reading pauses
 MAX_ERROR = 1000                                # characters of a path or of an error on one line
 OVERLAYS = ("[0-9][0-9][0-9][0-9]*-OK-*.png", "[0-9][0-9][0-9][0-9]*-NG-*.png")
 PREDICTION_FILES = ("predictions.csv", "predictions.json", *OVERLAYS)
 
 
-class Found(NamedTuple):
-    """What the paths of a command lead to."""
-    pictures: list[Path]                        # in the order of the paths, in a folder sorted
-    skipped: list[tuple[Path, str]]             # what could not be looked at, and why
-    other: list[Path]                           # files in the folders that are no pictures
-    own: list[Path]                             # results of minilora, such as earlier overlays
-
-
-def find_pictures(paths: Iterable[str | Path]) -> Found:
-    """The files as they are given, and the pictures in the folders, searched recursively.
-
-    A file that is given by its name always counts, even if it does not exist: that becomes an
-    error.  In a folder, hidden files do not count.  Raises FileNotFoundError without any picture.
-    """
-    found = Found([], [], [], [])
-    for path in map(Path, paths):
-        try:
-            inside = listing(path) if path.is_dir() else None
-        except OSError as error:
-            found.skipped.append((path, f"a folder that cannot be read ({error.strerror})"))
-            continue
-        if inside is None:
-            found.pictures.append(path)
-            continue
-        other = [p for p, reason in inside.ignored if reason != "hidden"]
-        own = results_among(inside.pictures + other)
-        found.pictures.extend(p for p in inside.pictures if p not in own)
-        found.skipped.extend(inside.skipped)
-        found.other.extend(p for p in other if p not in own)
-        found.own.extend(p for p in inside.pictures if p in own)
-    if not any(map(os.path.lexists, found.pictures)) and not found.skipped:
-        left_out = f" (apart from {len(found.own)} that minilora wrote)" if found.own else ""
-        raise FileNotFoundError(f"no picture in {', '.join(map(shown, paths))}{left_out}; expected "
-                                f"files ending in {', '.join(IMAGE_SUFFIXES)}")
-    return found
-
-
-def tell_left_out(found: Found) -> None:
-    """Says on stderr what in the folders was not taken for a picture to score."""
-    if found.other:
-        names = ", ".join(shown(path.name) for path in found.other[:5])
-        more = f" and {len(found.other) - 5} more" if len(found.other) > 5 else ""
-        print(f"skipped, because they do not end in {', '.join(IMAGE_SUFFIXES)}: {names}{more}",
-              file=sys.stderr)
-    if found.own:
-        print(f"left out {len(found.own)} pictures that minilora wrote, such as "
-              f"{shown(found.own[0])}; to score one, give its name", file=sys.stderr)
-
-
-def open_with_threshold(run: str | Path, model: str | Path | None = None, device: str = "cpu",
-                        adapter: str | Path | None = None) -> Detector:
-    """Like `Detector.open`, but raises ValueError if the detector has no threshold."""
-    detector = Detector.open(run, model, device, adapter)
-    if detector.threshold is None:
-        raise ValueError(f"{run} has no threshold, because it was fitted without shots; fit with "
-                         "--shots 4 or more")
-    return detector
-
-
-def read_or_error(detector: Detector, path: Path) -> Image.Image | Exception:
-    """The picture, or the error with which reading failed."""
-    try:
-        return detector.read(path)
-    except (OSError, ValueError) as error:
-        return error
-
-
-def read_ahead(detector: Detector, paths: list[Path]) -> Iterator[Image.Image | Exception]:
-    """The pictures in order, or errors.  A thread decodes the next ones: four small ones or a large
-    one."""
-    def pixels(picture):
-        return 0 if isinstance(picture, Exception) else picture.width * picture.height
-    return prefetch(partial(read_or_error, detector), paths, 4, pixels, READ_AHEAD)
-
-
-def check_bits(detector: Detector, bits: int | None) -> None:
-    """Raises ValueError if --bits is given and the detector was fitted with another number."""
-    if bits is not None and bits != detector.config.bits:
-        fitted = detector.config.bits
-        raise ValueError(f"--bits {bits}: the run was fitted with "
-                         f"{f'--bits {fitted}' if fitted else 'all 16 bits'}; leave the option "
-                         f"out, or fit with --bits {bits}")
-
+# ---- one picture --------------------------------------------------------------------------------
 
 def predict_picture(detector: Detector, path: Path,
-                    picture: Image.Image | Exception) -> tuple[dict[str, Any], Image.Image]:
-    """(prediction, overlay) of one picture.  Raises `picture` if it is an error."""
-    if isinstance(picture, Exception):
-        raise picture
-    maps, score = detector.score(detector.prepare(picture)[None])
+                    picture: Image.Image) -> tuple[dict[str, Any], Image.Image]:
+    """(prediction, overlay) of one picture, PIL RGB."""
+    maps, score = detector.score(detector.prepare(picture)[None])           # (1, H, W), (1,)
     is_ng = score.item() > detector.threshold
-    # The highest pixel as (x, y), in fractions of width and height.
-    row_column = divmod(int(maps[0].argmax()), maps.shape[-1])
-    x_y = [round((v + 0.5) / side, 4) for v, side in zip(row_column, maps[0].shape)][::-1]
     prediction = {"file": utf8_text(path), "decision": "NG" if is_ng else "OK",
                   "score": round(score.item(), 6), "threshold": round(detector.threshold, 6),
-                  "highest_at": x_y, "error": None}
-    threshold = detector.pixel_threshold(maps, score).item()
-    overlay = draw_outline(picture, maps[0], threshold) if is_ng else reduced(picture)
+                  "highest_at": highest_place(maps[0]), "error": None}
+    pixel_threshold = detector.pixel_threshold(maps, score).item()
+    overlay = draw_outline(picture, maps[0], pixel_threshold) if is_ng else reduced(picture)
     return prediction, overlay
+
+
+def highest_place(scores: Tensor) -> list[float]:
+    """The highest pixel of a map (H, W) as [x, y], in fractions of width and height."""
+    height, width = scores.shape
+    row, column = divmod(int(scores.argmax()), width)
+    return [round((column + 0.5) / width, 4), round((row + 0.5) / height, 4)]
 
 
 def overlay_name(number: int, prediction: dict[str, Any]) -> str:
@@ -165,17 +85,7 @@ def prediction_line(prediction: dict[str, Any], as_json: bool) -> str:
             f"threshold {prediction['threshold']:.3f}  {shown(prediction['file'], MAX_ERROR)}")
 
 
-def write_predictions(folder: Path, predictions: list[dict[str, Any]]) -> None:
-    """Writes predictions.json and predictions.csv."""
-    write_json(folder / "predictions.json", predictions)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows({key: csv_cell(value) for key, value in prediction.items()}
-                     for prediction in predictions)
-    with atomic_write(folder / "predictions.csv", "w") as file:
-        file.write(text.getvalue())
-
+# ---- all pictures -------------------------------------------------------------------------------
 
 def run_predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Scores all pictures and writes the folder.  Returns the exit status."""
@@ -190,8 +100,8 @@ def run_predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         return predict_all(detector, found, staging, options, say)
 
 
-def predict_all(detector: Detector, found: Found, staging: Path,
-                options: argparse.Namespace, say: Callable[[str], None]) -> int:
+def predict_all(detector: Detector, found: Found, staging: Path, options: argparse.Namespace,
+                say: Callable[[str], None]) -> int:
     """Scores one picture after the other.  Returns the exit status.
 
     Overlays and both tables are written into `staging`; they appear in --out together.
@@ -201,12 +111,8 @@ def predict_all(detector: Detector, found: Found, staging: Path,
     paths = found.pictures + [path for path, _ in found.skipped]
     pictures = itertools.chain(read_ahead(detector, found.pictures), errors)
     for number, (path, picture) in enumerate(zip(paths, pictures)):
-        try:
-            prediction, overlay = predict_picture(detector, path, picture)
-        except (OSError, ValueError) as error:
-            prediction = {"file": utf8_text(path), "decision": None, "score": None,
-                          "threshold": round(detector.threshold, 6), "error": utf8_text(error)}
-        else:
+        prediction, overlay = predict_or_error(detector, path, picture)
+        if overlay:
             with atomic_write(staging / overlay_name(number, prediction)) as file:
                 overlay.save(file, "PNG")
         predictions.append(prediction)
@@ -222,6 +128,66 @@ def predict_all(detector: Detector, found: Found, staging: Path,
           f"{per_second(len(predictions), time.time() - begun):.1f} per second; overlays and "
           f"predictions.csv in {shown(out)}", file=sys.stderr)
     return 2 if n_failed else 1 if n_ng else 0
+
+
+def predict_or_error(detector: Detector, path: Path, picture: Image.Image | Exception
+                     ) -> tuple[dict[str, Any], Image.Image | None]:
+    """`predict_picture`; without a score, the prediction has the error and there is no overlay."""
+    try:
+        if isinstance(picture, Exception):
+            raise picture
+        return predict_picture(detector, path, picture)
+    except (OSError, ValueError) as error:
+        return {"file": utf8_text(path), "decision": None, "score": None,
+                "threshold": round(detector.threshold, 6), "error": utf8_text(error)}, None
+
+
+def read_ahead(detector: Detector, paths: list[Path]) -> Iterator[Image.Image | Exception]:
+    """The pictures in order, or errors.  A thread decodes up to four, or one large one, ahead."""
+    def pixels(picture):
+        return 0 if isinstance(picture, Exception) else picture.width * picture.height
+    return prefetch(partial(read_or_error, detector), paths, 4, pixels, READ_AHEAD)
+
+
+def read_or_error(detector: Detector, path: Path) -> Image.Image | Exception:
+    """The picture, or the error with which reading failed."""
+    try:
+        return detector.read(path)
+    except (OSError, ValueError) as error:
+        return error
+
+
+def write_predictions(folder: Path, predictions: list[dict[str, Any]]) -> None:
+    """Writes predictions.json and predictions.csv."""
+    write_json(folder / "predictions.json", predictions)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CSV_COLUMNS, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows({key: csv_cell(value) for key, value in prediction.items()}
+                     for prediction in predictions)
+    with atomic_write(folder / "predictions.csv", "w") as file:
+        file.write(text.getvalue())
+
+
+# ---- checks and options -------------------------------------------------------------------------
+
+def open_with_threshold(run: str | Path, model: str | Path | None = None, device: str = "cpu",
+                        adapter: str | Path | None = None) -> Detector:
+    """Like `Detector.open`, but raises ValueError if the detector has no threshold."""
+    detector = Detector.open(run, model, device, adapter)
+    if detector.threshold is None:
+        raise ValueError(f"{run} has no threshold, because it was fitted without shots; fit with "
+                         "--shots 4 or more")
+    return detector
+
+
+def check_bits(detector: Detector, bits: int | None) -> None:
+    """Raises ValueError if --bits is given and the detector was fitted with another number."""
+    if bits is not None and bits != detector.config.bits:
+        fitted = detector.config.bits
+        raise ValueError(f"--bits {bits}: the run was fitted with "
+                         f"{f'--bits {fitted}' if fitted else 'all 16 bits'}; leave the option "
+                         f"out, or fit with --bits {bits}")
 
 
 def parser() -> argparse.ArgumentParser:

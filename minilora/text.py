@@ -73,7 +73,7 @@ class TextTransformer(nn.Module):
         x: (N, L, W) without positions; eot: (N,) integer, the position of each end-of-text.
         Returns (N, E).  Raises ValueError if a position lies outside x or the context.
         Tokens behind the last end-of-text of all rows are cut off first.  Because of the causal
-        mask they change no result, and 77 tokens become the 10 to 20 that a prompt needs.
+        mask they change no result, and a prompt needs only 10 to 20 of the 77 positions.
         """
         length, context = int(eot.max()) + 1, len(self.positional_embedding)
         if length > min(context, x.shape[1]) or int(eot.min()) < 0:

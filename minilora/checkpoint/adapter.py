@@ -47,9 +47,9 @@ def adapter_state(module: nn.Module) -> dict:
 def load_adapter_state(module: nn.Module, state: dict) -> None:
     """Copy an adapter_state into a module; add_lora must have prepared it in the same way.
 
-    A state without a fingerprint (None; of another program) is taken for any base model.  Raises
-    ValueError, and changes nothing, if layers are missing, unexpected or mis-shaped, if alpha or
-    the base model differs, or if a value is not finite.
+    A state without a fingerprint (None: another program wrote it) is accepted for any base model.
+    Raises ValueError, and changes nothing, if layers are missing, unexpected or mis-shaped, if
+    alpha or the base model differs, or if a value is not finite.
     """
     state = check(state, ADAPTER_SCHEMA, "adapter")
     layers, saved = lora_layers(module), state["layers"]

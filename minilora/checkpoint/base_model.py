@@ -19,8 +19,7 @@ import torch
 
 from minilora.attention import ACTIVATIONS
 from minilora.checkpoint.model_folder import Facts
-from minilora.checkpoint.published import (Weights, find_weights, hub_file, is_model_name,
-                                           local_file)
+from minilora.checkpoint.published import Weights, find_weights, hub_file, is_model_name, local_file
 from minilora.checkpoint.weights import load_clip
 from minilora.clip import CLIP, CLIPConfig
 from minilora.io import paths

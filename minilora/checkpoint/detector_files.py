@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 
 from minilora.checkpoint.adapter import adapter_state
-from minilora.checkpoint.base_model import (BASE_SCHEMA, BaseModel, base_of, check_base,
-                                            open_base)
+from minilora.checkpoint.base_model import BASE_SCHEMA, BaseModel, base_of, check_base, open_base
+from minilora.checkpoint.model_folder import MAX_CONFIG_BYTES
 from minilora.checkpoint.peft_layout import (ADAPTER_CONFIG, ADAPTER_MODEL, add_adapter, read_peft,
                                              read_peft_files, write_peft)
 from minilora.checkpoint.published import Weights, name_on_the_hub
@@ -37,8 +37,8 @@ from minilora.memory_bank import MemoryBank
 DETECTOR_VERSION = 8                    # format of a run folder; stored in detector.safetensors
 DETECTOR_FILE, MEMORY_FILE = "detector.safetensors", "memory.safetensors"
 EARLIER_FILE = "adapter.pt"             # of versions up to 7
-# At most; the largest are LoRA with the rank of a whole matrix, and a full memory bank (10 MB)
-RUN_FILE_BYTES = {ADAPTER_MODEL: 1 << 30, ADAPTER_CONFIG: 1 << 20, MEMORY_FILE: 1 << 26,
+# Upper limits: LoRA of full rank fits into the first; a full memory bank has 10 MB.
+RUN_FILE_BYTES = {ADAPTER_MODEL: 1 << 30, ADAPTER_CONFIG: MAX_CONFIG_BYTES, MEMORY_FILE: 1 << 26,
                   DETECTOR_FILE: 1 << 26}
 DIGEST = Text(64)
 DETECTOR_SCHEMA = Record({
@@ -67,7 +67,7 @@ class RunContent(NamedTuple):
 def save_detector(detector: Any, folder: str | Path, weights: Weights) -> None:
     """Write a `Detector` into a folder.  weights: of its base model.
 
-    Raises ValueError if a learned value is not finite, which a lower learning rate may help.
+    Raises ValueError if a learned value is not finite; a lower learning rate may help.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

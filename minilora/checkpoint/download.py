@@ -3,11 +3,11 @@
 Claim: four measures make a download of hundreds of megabytes dependable.  Bytes are written to
 `<name>.part`; a second attempt requests only the missing bytes (RFC 9110 section 14, "Range"); only
 one process writes to a part; and the file is renamed to `<name>`, in one step, only if the SHA-256
-of the open file is the expected one.  A file of this name with another SHA-256 is somebody's: it is
-not replaced.
+of the open file is the expected one.  A file of this name with another SHA-256 may be
+the user's: it is not replaced.
 
-Who writes to a part is the matter of checkpoint/part_file.py, what a server may do that of
-checkpoint/http_limits.py.
+checkpoint/part_file.py keeps other writers away; checkpoint/http_limits.py limits what a server
+can do.
 Left out: parallel connections, mirrors, automatic retries (run the command again: it resumes).
 """
 import http.server
@@ -49,7 +49,7 @@ def download_file(url: str, path: str | Path, sha256: str, size: int | None = No
                 part.file.truncate(0)                           # more bytes would not correct it
                 raise DownloadError(f"{url} sent another file: expected sha256 {sha256}, found "
                                     f"{found} over {have:,} bytes; it was deleted, try again")
-            is_there(path, sha256)                              # an error if a user's file is
+            is_there(path, sha256)                              # raises if another file is
             part.rename(path)
     except DownloadError:
         raise

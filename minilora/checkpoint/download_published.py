@@ -3,7 +3,7 @@
 Claim: whichever server sends it, a file counts only with the right SHA-256.  OpenAI's addresses
 contain it (`published.py`); the hub announces it (`hub_download.py`).
 
-This project has not downloaded these files of about 350 MB each: the addresses are not tested.
+Untested against the live servers: the tests use a local one.
 Left out: HTTP (`checkpoint/download.py`); any download that the user did not ask for by name.
 """
 from pathlib import Path
@@ -30,8 +30,9 @@ def download_official(name: str, folder: str | Path | None = None,
         raise unknown_model(name)
     official, hub = OFFICIAL[name], HUB_FILES.get(name)
     path = Path(folder or paths.download_folder()) / official.file
-    other = hub and (f"; second source: python -m minilora.checkpoint --download {name} --source "
-                     f"huggingface ({hub.url()}, {hub.megabytes} MB)") or ""
+    other = "" if hub is None else (
+        f"; second source: python -m minilora.checkpoint --download {name} --source huggingface "
+        f"({hub.url()}, {hub.megabytes} MB)")
     url = official.url
     try:
         if source == "huggingface":

@@ -127,8 +127,8 @@ def open_url(url: str, start: int) -> LimitedResponse | None:
             return None
         raise DownloadError(f"{host} answers {error.code} {shown(error.reason)} for {url}"
                             ) from error
-    except (OSError, http.client.HTTPException, ValueError) as error:   # no network, host, server;
-        reason = getattr(error, "reason", None) or error                # an address that is none
+    except (OSError, http.client.HTTPException, ValueError) as error:   # no network, no such host,
+        reason = getattr(error, "reason", None) or error                # or no valid address
         raise DownloadError(f"cannot reach {host}: {shown(reason) or type(error).__name__}"
                             ) from error
 

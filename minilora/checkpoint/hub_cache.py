@@ -9,7 +9,7 @@ $HF_HUB_CACHE, else $HF_HOME/hub, else $XDG_CACHE_HOME/huggingface/hub, else
 ~/.cache/huggingface/hub.
 
     https://github.com/huggingface/huggingface_hub (constants.py, file_download.py)
-Left out: other revisions than the one that refs/main names; `hub` in another form of before 2022.
+Left out: other revisions than the one that refs/main names; the cache's layout of before 2022.
 """
 import os
 import re
@@ -61,15 +61,15 @@ def revision_of(folder: Path) -> str:
     except FileNotFoundError:
         found = sorted(path.name for path in (folder / "snapshots").iterdir() if path.is_dir())
         if len(found) != 1:
-            raise CheckpointError(f"{shown(str(folder))} has {len(found)} revisions and no "
+            raise CheckpointError(f"{shown(folder)} has {len(found)} revisions and no "
                                   "refs/main, which says which one to use; give the path of the "
                                   "file") from None
         return found[0]
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{shown(str(folder))}/refs/main cannot be read: {shown(error)}; "
+        raise CheckpointError(f"{shown(folder)}/refs/main cannot be read: {shown(error)}; "
                               "give the path of the file") from error
     if not REVISION.fullmatch(revision):
-        raise CheckpointError(f"{shown(str(folder))}/refs/main names the revision "
+        raise CheckpointError(f"{shown(folder)}/refs/main names the revision "
                               f"{shown(repr(revision), 60)}, which is none; download the model "
                               "again")
     return revision

@@ -4,8 +4,8 @@
 
 Claim: OpenAI's address contains the file's SHA-256, so no server can exchange the file.  The hub
 announces the SHA-256 in its answer, X-Linked-Etag, as its own clients use it: that finds a damaged
-download, but not a server that lies.  So the file is also read as what it should be, and its sha256
-is reported as its identity in every run.
+download, but not a server that lies.  So the command then reads the file as a CLIP, and every run
+reports its SHA-256.
 
     https://github.com/huggingface/huggingface_hub (file_download.py, get_hf_file_metadata)
 Untested against the live files: the tests use a local server that answers in the same form.
@@ -87,7 +87,7 @@ def announced_file(url: str) -> tuple[str, int | None]:
 def download_from_hub(name: str, path: Path) -> Path:
     """Download the weights of a published model from the hub to `path`.  Raises DownloadError.
 
-    The caller reads the file afterwards: the digest comes from the same server.
+    The digest comes from the same server, so the caller has to read the file as a CLIP.
     """
     url = HUB_FILES[name].url()
     sha256, size = announced_file(url)

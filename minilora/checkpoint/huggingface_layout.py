@@ -35,7 +35,7 @@ PARTS = {"encoder.layers.": "transformer.resblocks.",
          ".attn.out_proj.", ".mlp.fc1.": ".mlp.c_fc.", ".mlp.fc2.": ".mlp.c_proj."}
 PROJECTIONS = {"visual_projection.weight": "visual.proj",
                "text_projection.weight": "text_projection"}
-DEFAULT_HEADS = {"vision_config": 12, "text_config": 8}     # transformers omits values like these
+DEFAULT_HEADS = {"vision_config": 12, "text_config": 8}     # transformers omits these values
 DEFAULT_ACTIVATION, NORM_EPSILON = "quick_gelu", 1e-5
 TOWER_CONFIG = Record({}, {
     "hidden_act": Text(40), "num_attention_heads": Whole(1, 1024), "hidden_size": Whole(1, 1 << 20),
@@ -97,9 +97,9 @@ def huggingface_facts(config: dict[str, Any], widths: dict[str, int]) -> Facts:
     """Activation and head widths from a config.json.
 
     widths: {"vision_config": W of the image tower, "text_config": of the text tower}, from shapes.
-    The activation is the text in the file, of which the caller may know nothing.  Raises
-    SchemaError or CheckpointError if it contradicts the shapes, or describes a network that is not
-    computed here.
+    The activation is returned as the file spells it; the caller checks it.  Raises SchemaError or
+    CheckpointError if the file contradicts the shapes, or describes a network that is not computed
+    here.
     """
     config = check({key: value for key, value in config.items() if value is not None},
                    MODEL_CONFIG, "config.json")

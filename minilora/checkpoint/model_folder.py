@@ -47,10 +47,10 @@ def weights_in(folder: Path, names: tuple[str, ...] = WEIGHT_FILES) -> Path:
             return folder / name
     split = next((name for name in names if (folder / f"{name}.index.json").is_file()), None)
     if split:
-        raise CheckpointError(f"{shown(str(folder))} holds a model in several files "
+        raise CheckpointError(f"{shown(folder)} holds a model in several files "
                               f"({split}.index.json); save it as one, with save_pretrained(..., "
                               "max_shard_size=\"100GB\")")
-    raise CheckpointError(f"{shown(str(folder))} is a folder without weights; expected "
+    raise CheckpointError(f"{shown(folder)} is a folder without weights; expected "
                           f"{' or '.join(names)} in it, or give the file itself")
 
 
@@ -65,10 +65,10 @@ def config_beside(path: Path, name: str) -> dict[str, Any] | None:
     try:
         content = read_json(config, MAX_CONFIG_BYTES)
     except (ValueError, OSError) as error:
-        raise CheckpointError(f"the configuration of {shown(str(path))} cannot be read: "
+        raise CheckpointError(f"the configuration of {shown(path)} cannot be read: "
                               f"{shown(error)}") from error
     if type(content) is not dict:
-        raise CheckpointError(f"{shown(str(config))}: expected a JSON object, found "
+        raise CheckpointError(f"{shown(config)}: expected a JSON object, found "
                               f"{type(content).__name__}; save the model again")
     return content
 

@@ -21,9 +21,9 @@ from typing import IO
 
 from minilora.checkpoint.http_limits import DownloadError
 from minilora.io.lock import UNFOLLOWED, try_lock
-from minilora.io.regular_file import NotRegularFileError, kind_of, open_regular
+from minilora.io.regular_file import NotRegularFileError, kind_at, kind_of, open_regular
 
-ABANDONED = 3600                # seconds; a part of one's own is written to more often than that
+ABANDONED = 3600                # seconds without a write: the process of such a part has ended
 
 
 class PartFile:
@@ -123,8 +123,7 @@ def own_part(path: Path) -> PartFile:
 
 def refuse_other_kinds(path: Path) -> None:
     """NotRegularFileError if there is something at `path` that is no regular file."""
-    kind = kind_of(path.lstat().st_mode) if os.path.lexists(path) else None
-    if kind:
+    if kind := kind_at(path):
         raise NotRegularFileError(f"{path} is {kind}, expected a regular file")
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from minilora import lora
 from minilora.checkpoint.adapter import (FLOATS, LARGEST, adapter_fingerprint, adapter_state,
                                          load_adapter_state)
+from minilora.checkpoint.model_folder import MAX_CONFIG_BYTES
 from minilora.clip import CLIP
 from minilora.io.files import read_json, write_json, write_safetensors
 from minilora.io.safetensors import read_safetensors
@@ -42,7 +43,6 @@ PEFT_PARTS = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight",
 KEY = re.compile(r"([\w.]{0,200}\.)?encoder\.layers\.(\d{1,4})\.self_attn\.([a-z]{1,3})_proj"
                  r"\.([\w.]{1,100})", re.ASCII)
 FINGERPRINT_KEY = "minilora.base"       # in the metadata: adapter_fingerprint of the base model
-MAX_ADAPTER_CONFIG = 1 << 20
 # Settings of PEFT that change what LoRA computes, or the base model, in ways not known here
 REFUSED = ("alpha_pattern", "rank_pattern", "modules_to_save", "layer_replication", "lora_bias",
            "fan_in_fan_out", "target_parameters", "trainable_token_indices", "use_qalora",
@@ -128,9 +128,9 @@ def read_peft_files(config_path: Path, path: Path) -> dict:
     """
     for needed in (config_path, path):
         if not needed.is_file():
-            raise FileNotFoundError(f"{shown(str(needed))} not found; expected {ADAPTER_MODEL} and "
+            raise FileNotFoundError(f"{shown(needed)} not found; expected {ADAPTER_MODEL} and "
                                     f"{ADAPTER_CONFIG}, as PEFT and minilora.fit write them")
-    config = read_json(config_path, MAX_ADAPTER_CONFIG)
+    config = read_json(config_path, MAX_CONFIG_BYTES)
     tensors, metadata = read_safetensors(path)
     try:
         return state_from_peft(check(config, PEFT_SCHEMA, ADAPTER_CONFIG), tensors, metadata)
@@ -148,7 +148,7 @@ def state_from_peft(config: dict, tensors: dict[str, Tensor], metadata: dict[str
         raise ValueError(f"{ADAPTER_CONFIG} sets use_dora, but minilora.lora has plain LoRA; train "
                          "LoRA without it")
     rank, layers = config["r"], {}
-    root = math.sqrt(rank) if config.get("use_rslora") else 1.0     # alpha / sqrt(r) = ".." / r
+    root = math.sqrt(rank) if config.get("use_rslora") else 1.0     # alpha root / r = alpha / root
     for key, value in tensors.items():
         name, part = own_place(key)
         check_named(config, name)

@@ -19,11 +19,10 @@ from minilora.checkpoint.hub_cache import cached_model, hub_folder, hub_name_of,
 from minilora.checkpoint.model_folder import (HUGGING_FACE_FILES, OPEN_CLIP_FILES, WEIGHT_FILES,
                                               weights_in)
 from minilora.io import paths
+from minilora.io.file_type import check_file_type
 from minilora.io.files import sha256_of
-from minilora.io.safetensors import is_safetensors
 from minilora.io.text import shown
 from minilora.io.unpickler import CheckpointError
-from minilora.io.zip_reader import check_file_type
 
 ADDRESS = "https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
 
@@ -110,8 +109,7 @@ def find_path(name_or_path: str | Path | None) -> Path:
         raise no_weights(name_or_path)
     # Not resolved: a file of the hub's cache is a link, and its configuration lies beside the link.
     path = Path(os.path.abspath(path))
-    if not is_safetensors(path):
-        check_file_type(path)                                   # before the whole file is hashed
+    check_file_type(path)                                       # before the whole file is hashed
     return path
 
 

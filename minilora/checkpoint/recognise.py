@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from minilora.attention import ACTIVATIONS
+from minilora.checkpoint.hub_cache import snapshot_of
 from minilora.checkpoint.huggingface_layout import (huggingface_facts, is_huggingface_config,
                                                     openai_from_huggingface)
-from minilora.checkpoint.hub_cache import snapshot_of
 from minilora.checkpoint.model_folder import Facts, config_beside, normalisation_note
 from minilora.checkpoint.open_clip_layout import (FILE_MARKS, HEAD_WIDTHS, facts_without_config,
                                                   is_custom_text, open_clip_facts,
@@ -76,7 +76,6 @@ def recognise(path: Path, activation: str | None = None, known: Facts | None = N
     """The weights in a file under OpenAI's names.
 
     activation: overrides what the file says;  known: all that no shape tells, if it was stored.
-
     Tensors are views of the mapped file.  Raises CheckpointError or SchemaError (ValueErrors).
     """
     tensors, metadata = read_file(path)
@@ -121,7 +120,7 @@ def without_prefix(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
 
 
 def image_width(weights: dict[str, Tensor]) -> int:
-    """The width W of a ViT; 0 for a ResNet, which has no heads but in its pooling."""
+    """The width W of a ViT; 0 for a ResNet, which has heads only in its pooling."""
     return 0 if RESNET_KEY in weights else entry_shape(weights, "visual.conv1.weight", 4)[0]
 
 
@@ -129,7 +128,7 @@ def facts_of(path: Path, metadata: dict[str, str], layout: str, keys: set[str],
              widths: dict[str, int], activation: str | None) -> Facts:
     """What the shapes do not tell, from the first source that knows it.
 
-    keys: in the file, those that are no weights too;  widths: of both towers.
+    keys: all keys of the file, also those that are no weights;  widths: of both towers.
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise CheckpointError(f"activation: expected {' or '.join(ACTIVATIONS)}, found "

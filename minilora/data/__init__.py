@@ -1,10 +1,14 @@
 """Folders of pictures as data sets, and picture files as tensors.
 
 Start with `mvtec.py` (MVTec AD's layout and the few-shot draw), then `decoding.py` (from a file to
-a picture), `images.py` (from a picture to pixels) and `augmentation.py`; `masks.py` and
-`mask_rules.py` read masks, `samples.py` the pictures and masks of a data set, `own_and_visa.py`
-other layouts; `listing.py` says what is in a folder, `summary.py` what is in a data set,
-`bit_depth.py` scales 16 bits, `splits.py` divides labelled pictures into training and test
-pictures, `frames.py` reads videos.
+a picture), `images.py` (from a picture to pixels) and `samples.py` (the tensors and masks of a data
+set).  The others:
+
+    which files       own_and_visa.py (other layouts), listing.py (what is in a folder),
+                      given_paths.py (the paths of a command)
+    pixels            bit_depth.py (16-bit grey), augmentation.py, frames.py (videos)
+    masks             masks.py (files), mask_rules.py (which pixels are marked)
+    whole data sets   splits.py (training and test), summary.py (python -m minilora.data)
+
 Not here: drawn pictures (scenes/), pasted defects (synthetic/).
 """

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GRID_SAMPLE_PADDING = {"reflect": "reflection", "replicate": "border"}  # our names -> torch's names
+GRID_SAMPLE_PADDING = {"reflect": "reflection", "replicate": "border"}  # our name: torch's
 
 
 def _uniform(generator, shape, limit):
@@ -30,7 +30,7 @@ def augment(pixels: Tensor, generator: torch.Generator, rotations: bool = True, 
     """Rotate, shift and change the light of each picture of a batch at random.
 
     pixels: (B, 3, H, W) in [0, 1].
-    rotations: by 0, 90, 180 or 270 degrees (by 0 or 180 if H is not W);  flips: left-right.
+    rotations: by 0, 90, 180 or 270 degrees (by 0 or 180 if H ≠ W);  flips: left-right.
     angle: additional rotation of at most so many degrees;  shift: at most this share of the sides.
     padding: what fills pixels from outside the frame, "reflect" or "replicate".
     brightness is added, contrast multiplies the distance from the picture's mean, gamma is an
@@ -61,7 +61,7 @@ def augment(pixels: Tensor, generator: torch.Generator, rotations: bool = True, 
 
 
 def _rotate_and_flip(picture, quarters, flip):
-    """A rotation by quarters of 90 degrees, then a left-right flip: only the places change."""
+    """A rotation by `quarters` times 90 degrees, then a left-right flip; both are exact."""
     picture = torch.rot90(picture, quarters, (1, 2))
     return picture.flip(2) if flip else picture
 

@@ -1,15 +1,15 @@
-"""Pictures with more bits than a screen: 16-bit grey, and fewer bits in a 16-bit file.
+"""16-bit grey pictures as 8-bit ones, also if the camera used fewer than 16 bits.
 
     0..65535 -> 0..255, rounded        (Pillow's own conversion clips at 255, so nearly everything
                                        turns white)
     0..2^N - 1 -> 0..255, rounded      with `bits` = N: a camera of 12 bits stores 0..4095 in a
-                                       16-bit file, of which 0..65535 makes a nearly black picture
+                                       16-bit file; scaled as 0..65535 it would be nearly black
 
 Claim: from one file nobody can tell a dark picture of 16 bits from a bright one of 12.  So the
 default keeps all 16 bits and notes a file that uses far fewer; the user says `--bits 12`.
 
-Left out: 16-bit colour (Pillow reads its high bytes), bits in the upper part of 16 (they are read
-as they are).
+Left out: 16-bit colour (Pillow reads its high bytes), files whose camera bits are the upper ones of
+the 16 (they need no scaling).
 """
 import argparse
 from pathlib import Path
@@ -31,9 +31,9 @@ def shown_path(path: str | Path) -> str:
 
 
 def bits_option(parser: argparse.ArgumentParser, default: int | None = 0) -> None:
-    """Adds --bits to the options of a command.  default: 0 (all 16), or None (as stored)."""
+    """Adds --bits to the options of a command.  default: 0 (all 16), or None (as in the fit)."""
     parser.add_argument("--bits", type=parse_bits, default=default, metavar="N",
-                        help="of 16-bit grey pictures that hold values, "
+                        help="how many bits of 16-bit grey pictures are in use, "
                              f"{MIN_BITS} to {MAX_BITS}; "
                              + ("0: all 16" if default == 0 else "without it as in the fit"))
 

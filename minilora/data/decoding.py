@@ -1,15 +1,15 @@
 """From a picture file to an upright picture of 8 bits per channel.
 
-Claim: a file of 10 kB can claim ten thousand million pixels, a named pipe among the files waits for
-ever, and a camera's 12 bits in a 16-bit file come out nearly black.  So only a regular file of a
-known format is opened, its size is checked in the header before any pixel is decoded, and what may
-be wrong is noted (io/notes.py).
+Claim: a file of 10 kB can claim to hold 10,000 megapixels, opening a named pipe can wait for ever,
+and a camera's 12 bits in a 16-bit file come out nearly black.  So only a regular file of a known
+format is opened, its size is checked in the header before any pixel is decoded, and what may be
+wrong is noted (io/notes.py).
 
     16-bit grey    scaled to 8 bits (data/bit_depth.py)
-    EXIF           the rotation that a camera noted is applied
+    EXIF           the picture is turned upright, as the camera's orientation tag says
     pages, frames  the first one is the picture; a note says that there are others
 
-Both differ from CLIP, which ignores EXIF and leaves 16 bits to Pillow.
+The first two differ from CLIP, which ignores EXIF and leaves 16 bits to Pillow.
 Left out: RAW files, what a network takes (data/images.py).
 """
 import argparse
@@ -37,7 +37,7 @@ _limit = {"megapixels": float(MAX_MEGAPIXELS)}
 
 
 class PictureError(ValueError):
-    """A picture that is refused for a reason of ours; decoders raise many other kinds."""
+    """A picture that minilora itself refuses; decoders raise errors of many other kinds."""
 
 
 class SetLimit(argparse.Action):
@@ -95,8 +95,8 @@ def opened_picture(path: str | Path) -> Iterator[Image.Image]:
                 check_size(image.size, f"picture {name}")
                 yield image
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"picture {name} not found; give the path of a picture file"
-                                ) from error
+        raise FileNotFoundError(
+            f"picture {name} not found; give the path of a picture file") from error
     except PictureError:
         raise
     except UnidentifiedImageError as error:
@@ -121,7 +121,7 @@ def _without_pillows_limit():
 
 
 def exif_orientation(image: Image.Image) -> int | None:
-    """1 (upright) to 8 as EXIF numbers them; None without a note."""
+    """The EXIF tag, 1 (upright) to 8; None if the picture has none."""
     value = image.getexif().get(EXIF_ORIENTATION)
     return value if type(value) is int and 1 <= value <= 8 else None
 
@@ -134,7 +134,7 @@ def read_header(path: str | Path) -> tuple[str, tuple[int, int]]:
 
 
 def read_orientation(path: str | Path) -> int | None:
-    """The EXIF orientation of a picture file, 1 to 8; None if it has no such note."""
+    """`exif_orientation` of a picture file."""
     with opened_picture(path) as image:
         return exif_orientation(image)
 
@@ -142,7 +142,7 @@ def read_orientation(path: str | Path) -> int | None:
 def open_image(path: str | Path, bits: int = 0) -> Image.Image:
     """The upright picture in its own mode, 8 bits per channel.
 
-    bits: of 16-bit grey that hold values; 0: all 16.
+    bits: how many bits of 16-bit grey are in use; 0: all 16.
     Raises FileNotFoundError if there is no file, ValueError if it is not a readable picture or
     holds values beyond `bits`.
     """
@@ -168,7 +168,7 @@ def open_image(path: str | Path, bits: int = 0) -> Image.Image:
 def read_image(path: str | Path, bits: int = 0) -> Image.Image:
     """The picture as RGB, as in CLIP: grey is repeated, palettes are resolved, alpha is dropped.
 
-    bits: as in `open_image`, which says what is raised.  Its `filename` is for later errors.
+    bits, errors: as in `open_image`.  `filename` of the picture is set, for later messages.
     """
     picture = open_image(path, bits)
     picture = picture if picture.mode == "RGB" else picture.convert("RGB")

@@ -29,7 +29,7 @@ THUMBNAIL_SIDE = 32             # of the grey thumbnails that are compared to fi
 TIME_TOLERANCE = 1e-6           # seconds
 LOCAL_ONLY = {"protocol_whitelist": "file"}     # of FFmpeg: what a video's content may refer to
 MEDIA_SUFFIXES = {*IMAGE_SUFFIXES, *ANIMATION_SUFFIXES, *VIDEO_SUFFIXES}
-MASK_FOLDERS = {"ground_truth": "test", "Masks": "Images"}  # of MVTec AD and VisA -> beside what
+MASK_FOLDERS = {"ground_truth": "test", "Masks": "Images"}  # beside which folder; MVTec AD, VisA
 
 
 class Frame:
@@ -50,7 +50,7 @@ class Frame:
 
 
 def media_in(paths: Iterable[str | Path]) -> Listing:
-    """Every file that can hold frames, in order: the files in `paths`, and those in its folders.
+    """Every file that can hold frames, in order: the files in `paths`, and those in the folders.
 
     A path that does not exist is among the files, so that the code that reads them can report it.
     """
@@ -64,14 +64,8 @@ def media_in(paths: Iterable[str | Path]) -> Listing:
     return found
 
 
-def media_files(paths: Iterable[str | Path]) -> list[Path]:
-    """The files of `media_in`."""
-    return media_in(paths).pictures
-
-
 def media_listing(folder: Path) -> Listing:
-    """The files that can hold frames in a folder and below it, without those of folders of masks.
-    """
+    """The files that can hold frames in a folder and below it; folders of masks are left out."""
     found, kept = listing(folder, MEDIA_SUFFIXES), []
     for path in found.pictures:
         masks = next((p for p in path.parents if p.is_relative_to(folder) and p != folder
@@ -86,7 +80,7 @@ def media_listing(folder: Path) -> Listing:
 def all_frames(path: str | Path, bits: int = 0) -> Iterator[Frame]:
     """Every `Frame` of a file, in order.  Raises ValueError or OSError with a message for users.
 
-    bits: of 16-bit grey pictures that hold values; 0: all 16.
+    bits: how many bits of 16-bit grey are in use; 0: all 16.
     """
     path = Path(path)
     if path.suffix.lower() in VIDEO_SUFFIXES:
@@ -118,9 +112,9 @@ def animation_frames(path: str | Path) -> Iterator[Frame]:
                 yield Frame(now, picture)
                 now += duration
         except Exception as error:              # decoders raise OSError, SyntaxError, struct.error
-            raise PictureError(f"cannot read {shown_path(path)} beyond {now:.1f} s: "
-                               f"{type(error).__name__}: {shown(error)}; save or copy it again"
-                               ) from error
+            raise PictureError(
+                f"cannot read {shown_path(path)} beyond {now:.1f} s: {type(error).__name__}: "
+                f"{shown(error)}; save or copy it again") from error
 
 
 def _import_pyav(path):
@@ -129,8 +123,8 @@ def _import_pyav(path):
         import av
         return av
     except ImportError as error:
-        raise ValueError(f"{shown_path(path)}: video needs PyAV; pip install minilora[video]"
-                         ) from error
+        raise ValueError(
+            f"{shown_path(path)}: video needs PyAV; pip install minilora[video]") from error
 
 
 def video_frames(path: Path) -> Iterator[Frame]:
@@ -139,8 +133,8 @@ def video_frames(path: Path) -> Iterator[Frame]:
     if not path.exists():
         raise FileNotFoundError(f"{name} not found; give the path of a video")
     try:
-        # The opened file, not its name: FFmpeg would take "concat:a" for an order, and a list of
-        # addresses inside for files to fetch
+        # FFmpeg gets the opened file, since it would take the name "concat:a" for a command;
+        # LOCAL_ONLY, since it would fetch the addresses that a playlist lists
         with open_regular(path) as file, av.open(file, options=LOCAL_ONLY) as container:
             if not container.streams.video:
                 raise ValueError(f"{name} has no pictures: it holds only sound, or its end is "
@@ -151,7 +145,7 @@ def video_frames(path: Path) -> Iterator[Frame]:
             for frame in container.decode(stream):
                 check_size((frame.width, frame.height), f"a frame of {name}")
                 now = now if frame.time is None else float(frame.time)
-                yield Frame(now, frame.to_image)        # a function: conversion to RGB costs time
+                yield Frame(now, frame.to_image)        # not called yet: converting costs time
     except (av.FFmpegError, MemoryError) as error:
         raise ValueError(f"cannot read video {name} beyond {now:.1f} s: "
                          f"{shown(getattr(error, 'strerror', None) or error)}; copy or encode it "
@@ -186,7 +180,7 @@ def frames_at(path: str | Path, times: Iterable[float],
         current = frame.picture
     if current is None:
         raise ValueError(f"{shown_path(path)} holds no frame; give a picture or a video")
-    return pictures | {time: current for time in waiting}
+    return pictures | dict.fromkeys(waiting, current)
 
 
 def _grey_thumbnail(picture):
@@ -199,8 +193,8 @@ def sample_frames(frames: Iterable[Frame], rate: float = 1.0,
                   change: float = 0.0) -> Iterator[Frame]:
     """Some of the frames: at most `rate` frames a second, and only where the picture has changed.
 
-    change: smallest mean difference of grey values, 0 to 255, from the previous kept frame; 0 keeps
-    frames without a change, too.
+    change: a frame is kept if its grey values differ by at least so much (0 to 255, mean) from the
+    previous kept frame; 0 keeps frames without a change, too.
     """
     due, last = float("-inf"), None
     for frame in frames:
@@ -217,7 +211,7 @@ def sample_frames(frames: Iterable[Frame], rate: float = 1.0,
 
 
 def demo() -> None:
-    """An animation of 12.5 frames a second in six sections with three different grey values."""
+    """An animation of 12.5 frames a second that changes its grey value twice."""
     import tempfile
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "belt.gif"

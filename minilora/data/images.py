@@ -31,7 +31,7 @@ from minilora.data.decoding import read_image
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)     # of CLIP's training pictures: red, green, blue
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 MAX_ASPECT = 4                      # longer side / shorter side of one strip; see strip_bounds
-MAX_RESIZED = 4200 ** 2             # pixels; a picture of 1x60000 becomes 224 times 224 as large
+MAX_RESIZED = 4200 ** 2             # pixels; 1x60000 would be resized to 224x13,440,000
 
 
 def _tensor(image):
@@ -43,8 +43,8 @@ def clip_preprocess(image: Image.Image, resolution: int = 224) -> Tensor:
     """CLIP's preprocessing before normalisation.  image: any mode.  Returns uint8 (3, R, R).
 
     Of a picture that would become larger than MAX_RESIZED, only the middle is resized, since the
-    rest is cut off anyway.  Pass `open_image(path)`, not
-    `read_image(path)`: CLIP converts to RGB after resizing.
+    rest is cut off anyway.  Pass `open_image(path)`, not `read_image(path)`: CLIP converts to RGB
+    after resizing.
     """
     image = _middle_of_long(image, resolution)
     width, height = image.size
@@ -90,7 +90,7 @@ def patches_size(size: tuple[int, int], resolution: int, patch: int,
                  name: str = "a picture") -> tuple[int, int]:
     """The (width, height) to which `to_patches` resizes a picture of this (width, height).
 
-    Raises ValueError above MAX_RESIZED pixels.  name: of the picture, for the message.
+    name: of the picture, for the message.  Raises ValueError above MAX_RESIZED pixels.
     """
     scale = resolution / min(size)
     width, height = (max(1, round(side * scale / patch)) * patch for side in size)

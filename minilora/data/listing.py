@@ -1,14 +1,14 @@
-"""What is in a folder of pictures: the pictures, and what was passed over with the reason.
+"""What is in a folder of pictures: the pictures, and what was left out with the reason.
 
     pictures   regular files with the suffix of a picture, also through links to files and folders;
-               every folder is read once, so a link to a folder above ends nothing in a circle
+               every folder is read once, so links in a circle do no harm
     skipped    what may be or hold pictures and could not be looked at: unreadable folders, broken
                links, pipes and devices with the suffix of a picture
     ignored    what is no picture by its name: other suffixes, and everything hidden (its name
                starts with "."), such as .DS_Store, ._000.png and .ipynb_checkpoints
 
-Claim: a folder that is passed over without a word looks like a folder in which all is well.  So
-every command can count and name what it did not look at.
+Claim: if an unreadable folder is left out silently, its pictures seem to be checked and are not.
+So every command can count and name what it did not look at.
 
 Left out: reading the files (data/decoding.py), labels (data/mvtec.py, data/own_and_visa.py).
 """
@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 class Listing(NamedTuple):
-    """Sorted paths of pictures, and of what was passed over: pairs (path, reason)."""
+    """Sorted paths of pictures, and of what was left out: pairs (path, reason)."""
     pictures: list[Path]
     skipped: list[tuple[Path, str]]
     ignored: list[tuple[Path, str]]
@@ -44,7 +44,7 @@ def listing(folder: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES,
     os.scandir(folder).close()
     waiting = [Path(folder)]
     while waiting or links:
-        # Real folders first: one that is also linked to keeps its own path
+        # Links last, so a folder is listed under its own path even if a link leads to it, too
         inside = waiting.pop() if waiting else links.pop()
         try:
             state = os.stat(inside)
@@ -65,8 +65,7 @@ def listing(folder: str | Path, suffixes: Iterable[str] = IMAGE_SUFFIXES,
 
 
 def _sort_in(path, suffixes, found):
-    """Puts one entry into the Listing; returns "folder" for a folder, which is none of the three.
-    """
+    """Puts one entry into the Listing.  A folder belongs to none of its lists: "folder"."""
     if path.name.startswith("."):
         found.ignored.append((path, "hidden"))
         return None

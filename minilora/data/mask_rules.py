@@ -5,9 +5,9 @@ palette, GIMP with transparency, and a JPEG file has noise.  A rule that fits on
 another one wrongly without a word.  So the kind is recognised first, and what fits no kind is
 refused by name.  Background is black (or transparent) everywhere.
 
-    transparency     if it varies: opaque pixels are marked, whatever their colours.  But if some of
-                     them are black (1 % to all but one): those that are marked by the rules below,
-                     for at most 32 colours; more colours are refused
+    transparency     if it varies: opaque pixels are marked, whatever their colours.  But if 1 % or
+                     more of them are black and not all: black is the background, and the rules
+                     below say which opaque pixels are marked; more than 32 colours are refused
     palette numbers  the palette of Pascal VOC and labelme: marked from 1 on; 255 is the border and
                      not marked if there are other numbers
     colours          at most 32, black among them: all others are marked (VOC's border is not)
@@ -37,8 +37,8 @@ MAX_VALUES = 32                     # more different values or colours: noise or
 SMALL_NUMBERS = 127                 # values up to this are numbers of kinds, if none is above
 SMALLEST_LOSSY = 32                 # a lossy mask with a lower maximum could be all noise
 NOISE_SHARE, AREA_SHARE, MIN_AREA = 8, 0.02, 16
-LOSSY_RANGE = 4                     # values of a 3 x 3 area of a lossy file differ at most by this
-BLOCK, MIN_BLOCKS = 8, 2            # pixels: what is a block away from an edge is no edge
+LOSSY_RANGE = 4                     # in a lossy file, values of one area differ at most by this
+BLOCK, MIN_BLOCKS = 8, 2            # pixels: farther than a block from an edge is no edge
 NEARLY_BLACK, BLACK_SHARE = 8, 0.01
 VOC_BORDER_NUMBER = 255
 NEAR_BORDER = 24                    # difference from VOC's border colour in a lossy file

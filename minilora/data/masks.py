@@ -3,10 +3,10 @@
     pairs    a mask has the picture's stem with or without `_mask`, and any picture suffix, in any
              case: 000_mask.png, 000.bmp, 000_MASK.TIF; or it is a folder of several masks (MVTec
              LOCO: <stem>/000.png, 001.png), whose marks are united
-    turned   cameras store a picture on its side and note this in EXIF; it is read upright, but its
-             mask may have been drawn on either form.  A mask with its own note follows that.  If
-             the sizes tell, the mask is turned when needed; if not (a square picture, a half turn),
-             it is refused
+    turned   cameras store a picture on its side with an EXIF orientation tag.  It is read upright,
+             but its mask may have been drawn on either form.  A mask with a tag of its own follows
+             that tag.  Otherwise the sizes tell whether the mask must be turned; if they do not (a
+             square picture, a half turn), the mask is refused
 
 Claim: a mask that is read wrongly gives a wrong metric and no error; so what cannot be known is
 refused by name, with the remedy.
@@ -41,7 +41,7 @@ def find_masks(folder: Path, pictures: Iterable[Path]) -> dict[Path, Path | None
     """{picture: its mask in this folder, or None}.
 
     The name `<stem>_mask.png` goes before all others, and a name in the picture's own case before
-    one in another case.  Raises ValueError if several others fit.
+    one in another case.  Raises ValueError if several masks are left.
     """
     found, pictures = {}, list(pictures)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -74,7 +74,7 @@ def mask_files(mask: Path | None) -> list[Path]:
     return [] if mask is None else pictures_directly_in(mask) if mask.is_dir() else [mask]
 
 
-# ---- how it lies on the picture -----------------------------------------------------------------
+# ---- orientation --------------------------------------------------------------------------------
 
 def mask_turn(mask: Path, picture: Path) -> int:
     """The EXIF orientation by which the marks of a mask must be turned; 1: not at all.
@@ -84,12 +84,12 @@ def mask_turn(mask: Path, picture: Path) -> int:
     with opened_picture(picture) as image:
         orientation, stored = exif_orientation(image) or 1, image.size
     with opened_picture(mask) as image:
-        own_note, size = exif_orientation(image), image.size
-    size = size[::-1] if (own_note or 1) >= 5 else size
+        own_tag, size = exif_orientation(image), image.size
+    size = size[::-1] if (own_tag or 1) >= 5 else size      # 5 to 8 swap the sides
     upright = stored[::-1] if orientation >= 5 else stored
-    if size == upright and (orientation == 1 or own_note or upright != stored):
+    if size == upright and (orientation == 1 or own_tag or upright != stored):
         return 1
-    if size == stored and upright != stored and not own_note:
+    if size == stored and upright != stored and not own_tag:
         return orientation
     if size != upright:
         raise ValueError(f"mask {shown_path(mask)} is {size[0]}x{size[1]}, its picture "

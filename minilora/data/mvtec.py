@@ -6,7 +6,7 @@ Bergmann et al. 2019 (MVTec AD) store a class as
     <root>/<class>/test/<kind>/*.png                    kind: "good" or the name of a defect
     <root>/<class>/ground_truth/<kind>/<stem>_mask.png  255 where the defect is
 
-and a detector needs nothing else.  Other names and values of masks are read, too (data/masks.py).
+Other names and values of masks are read, too (data/masks.py).
 
 Claim: the few-shot draw is part of a result. A seeded generator takes K pictures from the sorted
 list, so "8 shots, seed 1" means the same pictures for everybody.
@@ -77,14 +77,16 @@ def list_classes(root: str | Path) -> list[str]:
     Raises ValueError for one that contains train/Good or the like instead.
     """
     for name in folders_in(Path(root)):
-        ask_about_good(Path(root) / name / "train")
+        check_good_folder(Path(root) / name / "train")
     return [name for name in folders_in(Path(root))
             if (Path(root) / name / "train" / GOOD_KIND).is_dir()]
 
 
-def ask_about_good(folder: Path) -> None:
-    """Raises ValueError if a folder holds one named "Good", "GOOD" or the like: the name decides
-    whether its pictures are good or defective, so it is asked about."""
+def check_good_folder(folder: Path) -> None:
+    """Raises ValueError if a folder holds one named "Good", "GOOD" or the like.
+
+    Only the name "good" says that pictures have no defect, so a near miss must not be guessed.
+    """
     for name in folders_in(folder):
         if name != GOOD_KIND and name.strip().casefold() == GOOD_KIND:
             raise ValueError(f"{shown_path(folder / name)}: are its pictures good ones? "
@@ -95,7 +97,7 @@ def ask_about_good(folder: Path) -> None:
 def split_samples(base: Path, split: str) -> list[Sample]:
     """Every picture of <base>/<split>/<kind>, sorted by kind, then by name."""
     samples = []
-    ask_about_good(base / split)
+    check_good_folder(base / split)
     for kind in folders_in(base / split):
         pictures = pictures_directly_in(base / split / kind)
         masks = {} if kind == GOOD_KIND else find_masks(base / "ground_truth" / kind, pictures)
@@ -107,8 +109,7 @@ def not_looked_at(base: Path) -> list[tuple[Path, str]]:
     """(path, reason) of what may be or hold pictures of a class and is not read."""
     skipped = []
     for split in ("train", "test"):
-        folders = [base / split / kind for kind in folders_in(base / split)]
-        for folder in folders:
+        for folder in (base / split / kind for kind in folders_in(base / split)):
             found = listing(folder, recursive=False)
             skipped += found.skipped
             skipped += [(folder / name, "a folder inside the folder of a kind")
@@ -141,7 +142,7 @@ def load_class(root: str | Path, class_name: str) -> Dataset:
             f"class '{shown(class_name)}' not found in {shown_path(root)}; it holds "
             f"{shown(', '.join(classes)) or 'no class'}; "
             + ("give the folder above it" if is_class else "choose one of these"))
-    ask_about_good(base / "train")
+    check_good_folder(base / "train")
     train = [Sample(p, GOOD_KIND, 0) for p in pictures_directly_in(base / "train" / GOOD_KIND)]
     if not train:
         raise FileNotFoundError(f"{shown_path(base / 'train' / GOOD_KIND)} holds no picture; "

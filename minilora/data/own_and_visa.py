@@ -17,7 +17,7 @@ from torch import Tensor
 from minilora.data.bit_depth import shown_path
 from minilora.data.images import load_squares
 from minilora.data.listing import IMAGE_SUFFIXES, list_pictures, listing
-from minilora.data.mvtec import (GOOD_KIND, Dataset, Sample, ask_about_good, list_classes,
+from minilora.data.mvtec import (GOOD_KIND, Dataset, Sample, check_good_folder, list_classes,
                                  load_class, mask_faults)
 from minilora.io.regular_file import read_regular
 from minilora.io.text import shown
@@ -68,8 +68,8 @@ def visa_rows(root: str | Path) -> list[dict[str, str]]:
             except ValueError as error:
                 raise ValueError(f"line {reader.line_num}: {error}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{shown_path(path)}: no UTF-8 at byte {error.start:,}; {remedy}"
-                         ) from error
+        raise ValueError(
+            f"{shown_path(path)}: no UTF-8 at byte {error.start:,}; {remedy}") from error
     except (csv.Error, ValueError) as error:
         raise ValueError(f"{shown_path(path)}, {shown(error, 500)}; {remedy}") from error
     return rows
@@ -156,7 +156,7 @@ def own_pictures(good: str | Path, test: str | Path | None = None,
                          f"give the folder of the good ones ({shown_path(good)}/train/good?), or "
                          "use --data")
     if test:
-        ask_about_good(Path(test))
+        check_good_folder(Path(test))
     train = [Sample(p, GOOD_KIND, 0) for p in found["--good"].pictures]
     tested = []
     for path in found["--test"].pictures if test else ():

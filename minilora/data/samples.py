@@ -25,16 +25,16 @@ from minilora.io.text import shown
 
 def prepare_pictures(samples: list[Sample], prepare: Callable[[Image.Image], Tensor],
                      read: Callable[[Path], Image.Image] = read_image) -> list[Tensor]:
-    """N of (3, H, W) in [0, 1].  prepare, read: methods of a `Detector`."""
+    """N tensors (3, H, W) in [0, 1].  prepare, read: methods of a `Detector`."""
     return [prepare(read(s.path)) for s in samples]
 
 
 def load_masks(samples: list[Sample],
                sizes: Iterable[tuple[int, int]]) -> list[Tensor | None] | None:
-    """N of (H, W) bool; good pictures get empty masks.
+    """N masks, bool (H, W); good pictures get empty ones.
 
-    None in place of the mask of a defective picture that has none, or one without a mark; None for
-    all if there are defective pictures and no mask is left.
+    The mask of a defective picture is None if it is missing or marks no pixel.  If that is so for
+    all defective pictures, None is returned in place of the list.
     sizes: (H, W) of each picture.  Raises ValueError for a mask that cannot be read.
     """
     masks = [load_mask(s, size) if s.label != 0 else torch.zeros(*size, dtype=torch.bool)
@@ -44,7 +44,7 @@ def load_masks(samples: list[Sample],
 
 
 def load_mask(sample: Sample, size: tuple[int, int]) -> Tensor | None:
-    """The mask of a defective picture, bool `size`; None if it has none, or no pixel is marked."""
+    """The mask of a defective picture, bool `size`; None if it is missing or marks no pixel."""
     if sample.mask_path is None:
         return None
     marked = decode_mask(sample.mask_path, sample.path).marked
@@ -57,7 +57,7 @@ def mask_summary(samples: Iterable[Sample],
 
     {"defective": n, "read": n, "rules": {rule: n}, "missing": [name, …], "empty": […],
     "more_than_half": […]}.  All masks are decoded, so a mask that cannot be read raises its
-    ValueError or OSError before any work; with a list `faults` its message is put there instead.
+    ValueError or OSError before any work.  faults: a list to which the message is added instead.
     """
     rules, names = Counter(), {"missing": [], "empty": [], "more_than_half": []}
     defective = [s for s in samples if s.label]

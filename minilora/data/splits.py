@@ -1,4 +1,4 @@
-"""Splits labelled pictures into training and test pictures, to compare supervised methods.
+"""Split labelled pictures into training and test pictures, to compare supervised methods.
 
 Claim: a comparison is fair if all methods are tested on the same pictures and none is trained on
 one of them.  Here the test pictures depend on the seed only, not on how many labels a method gets.

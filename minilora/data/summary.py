@@ -2,8 +2,8 @@
 
     python -m minilora.data DIR
 
-Claim: most faults of a data set can be seen before anything is trained: a mask of another size, one
-that marks more than half, a picture that cannot be read, a folder that is not looked at.
+Claim: most faults of a data set can be found before anything is trained: a mask of another size or
+one that marks more than half, a picture that cannot be read, a folder that is not looked at.
 
 Left out: what only a person can see (a wrong label).
 """

@@ -2,8 +2,9 @@
 
 Claim: a writer gives each of its files its name in one step (io/files.py, io/transaction.py), so
 one file is always whole.  But a reader of three files can meet two old ones and a new one, and a
-file whose SHA-256 was right can be another one when it is opened.  So the numbers, times and sizes
-of all files are compared before and after the reading; if a writer came in between, it is repeated.
+file whose SHA-256 was right can be another one when it is opened.  So the inode numbers, times and
+sizes of all files are compared before and after reading; if a writer has replaced one of them in
+between, the reading is repeated.
 
 Left out: files whose bytes are changed in their place, which no writer here does.
 """
@@ -53,7 +54,7 @@ def read_result(folder: str | Path, names: Iterable[str], work: Callable[[], Con
 
 
 def version_of(path: Path) -> tuple[int, ...] | None:
-    """Changes when a file is replaced; None if there is nothing."""
+    """Inode number, time and size: they change when a file is replaced.  None if there is none."""
     try:
         status = os.lstat(path)
     except (OSError, ValueError):

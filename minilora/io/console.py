@@ -14,8 +14,8 @@ from typing import IO
 def prepare_console(name: str) -> None:
     """Make printing safe: no character fails, and a closed stdin, stdout or stderr is replaced.
 
-    A number of a file that is closed would be given to the next file that is opened, and what is
-    printed would go into that file.
+    Otherwise the next file that is opened would get the number of a closed one (0, 1 or 2), and
+    what is printed would go into that file.
     """
     closed = [s for s in ("stdin", "stdout", "stderr") if getattr(sys, s) is None]
     for stream in closed:
@@ -35,7 +35,7 @@ def complain(text: str) -> None:
 
 
 def discard(stream: IO[str]) -> None:
-    """Send what this stream still holds nowhere: its reader has ended, or its disk is full."""
+    """Drop what this stream still holds, because its reader has ended or its disk is full."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

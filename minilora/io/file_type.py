@@ -28,7 +28,7 @@ def check_file_type(path: str | Path) -> None:
         with open_regular(path) as file:
             head = file.read(512)
     except NotRegularFileError as error:
-        raise CheckpointError(f"{shown(error, MAX_PATH_SHOWN)}; give a .pt file") from error
+        raise CheckpointError(f"{shown(error, MAX_PATH_SHOWN)}; give a file of weights") from error
     except OSError as error:
         raise CheckpointError(f"{name} cannot be read: {error.strerror}") from error
     if is_safetensors(path):                        # its first eight bytes may be any of the others

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from minilora.io.lock import try_lock
-from minilora.io.regular_file import (NotRegularFileError, kind_of, open_regular,
-                                      read_regular)
+from minilora.io.regular_file import NotRegularFileError, kind_at, open_regular, read_regular
 from minilora.io.safetensors import MAX_CONTAINERS, read_safetensors, safetensors_chunks
 from minilora.io.temporary import temporary_path
 from minilora.io.tensor_json import TensorFileError, from_json, to_json
@@ -47,7 +46,7 @@ def atomic_write(path: str | Path, mode: str = "wb",
     path = Path(path).absolute()
     if path.is_dir():
         raise IsADirectoryError(f"{shown(path)} is a folder, expected a file name; add one to it")
-    if os.path.lexists(path) and (kind := kind_of(os.lstat(path).st_mode)):
+    if kind := kind_at(path):
         raise NotRegularFileError(f"{shown(path)} is {kind}, expected a file; give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path.parent)
@@ -63,7 +62,7 @@ def atomic_write(path: str | Path, mode: str = "wb",
         WRITTEN.append(path)
     except BaseException as error:                  # Ctrl-C too: no incomplete file remains
         temporary.unlink(missing_ok=True)
-        cause = error.__context__ or error          # torch.save raises a second error
+        cause = error.__context__ or error          # closing the file may fail too
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             raise OSError(cause.errno, f"no space left to write {path}; the earlier file is "
                           "unchanged; free some space and run the same command again") from error
@@ -94,7 +93,7 @@ def write_safetensors(path: str | Path, tensors: dict[str, Tensor],
         chunks = safetensors_chunks(tensors, metadata or {})
         first = next(chunks)                        # the header: everything is checked here
     except (ValueError, AttributeError) as error:
-        raise TensorFileError(f"{shown(str(path))} was not written: {error}") from error
+        raise TensorFileError(f"{shown(path)} was not written: {error}") from error
     with atomic_write(path) as file:
         file.write(first)
         for chunk in chunks:
@@ -120,7 +119,7 @@ def load_tensors(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
-        raise TensorFileError(f"{shown(str(path))}: expected a file written by minilora, found "
+        raise TensorFileError(f"{shown(path)}: expected a file written by minilora, found "
                               f"{found}")
     try:
         if is_zip(path):
@@ -131,11 +130,11 @@ def load_tensors(path: str | Path) -> dict:
                                   f"{shown(metadata.get('format', 'another safetensors file'))}")
         content = from_json(parse_json(metadata["content"]), tensors, 0)
     except (ValueError, OSError) as error:
-        raise TensorFileError(f"{shown(str(path))} is no file that this version of minilora wrote, "
+        raise TensorFileError(f"{shown(path)} is no file that this version of minilora wrote, "
                               f"or it is damaged: {error}; make it again with the same command"
                               ) from error
     if type(content) is not dict or tensors:
-        raise TensorFileError(f"{shown(str(path))}: expected a dict with every tensor in it, found "
+        raise TensorFileError(f"{shown(path)}: expected a dict with every tensor in it, found "
                               f"{type(content).__name__} and {len(tensors)} others")
     return content
 
@@ -146,7 +145,7 @@ def check_file_size(path: Path, most: int) -> None:
     A file of terabytes fits into a small archive if nearly all of it is a hole.
     """
     if path.stat().st_size > most:
-        raise TensorFileError(f"{shown(str(path))} has {path.stat().st_size:,} bytes, expected at "
+        raise TensorFileError(f"{shown(path)} has {path.stat().st_size:,} bytes, expected at "
                               f"most {most:,}; it is damaged or forged, make it again")
 
 
@@ -176,7 +175,7 @@ def read_json(path: str | Path, limit: int = MAX_JSON_BYTES) -> Any:
     try:
         return parse_json(read_regular(path, limit))
     except ValueError as error:
-        raise ValueError(f"{shown(str(path))}: {error}; make it again") from error
+        raise ValueError(f"{shown(path)}: {error}; make it again") from error
 
 
 def write_json(path: str | Path, content: Any) -> None:

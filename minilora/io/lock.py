@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from minilora.io.regular_file import kind_of
+from minilora.io.regular_file import kind_at, kind_of
 from minilora.io.text import shown
 
 LOCK_FILE, HELD_FILE = ".minilora.lock", ".minilora.held"
@@ -84,7 +84,7 @@ def make_folder(folder: str | Path) -> Path:
 def open_lock_file(path: Path) -> IO[bytes]:
     """The lock file, created if it is missing, open for reading and writing at its start."""
     try:
-        kind = kind_of(os.lstat(path).st_mode) if os.path.lexists(path) else None
+        kind = kind_at(path)
         if kind is None:
             file = open(os.open(path, os.O_RDWR | os.O_CREAT | UNFOLLOWED, 0o666), "r+b", 0)
     except OSError as error:
@@ -103,7 +103,7 @@ def open_lock_file(path: Path) -> IO[bytes]:
 def exclusive_file(folder: Path, end: float) -> Iterator[None]:
     """The lock of a system without locks: a file that exists while the block runs.
 
-    end: of waiting for another process, as time.monotonic() tells it.
+    end: when to stop waiting for another process, as a value of time.monotonic().
     """
     path, descriptor = folder / HELD_FILE, None
     while descriptor is None:

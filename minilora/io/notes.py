@@ -1,8 +1,9 @@
 """Notes about files that were read: what a command says at its end, one line for each kind.
 
-Claim: a picture of which only the first page is used is no error, and a thousand of them are no
-thousand lines.  So a reader notes what it found, wherever it runs, and `run_command` (io/cli.py)
-prints each kind of note once, with the first file and the number of the others.
+Claim: if only the first page of a picture is used, that is not an error, and a thousand such
+pictures must not print a thousand lines.  So a reader notes what it found, wherever it runs, and
+`run_command` (io/cli.py) prints each kind of note once, with the first file and the number of the
+others.
 
 Left out: errors (they are raised), and what a command prints as its result.
 """
@@ -12,13 +13,12 @@ from typing import Any
 from minilora.io.text import shown
 
 MAX_NOTED = 100_000                 # files of one kind that are told apart and counted
-
 _LOCK = threading.Lock()            # pictures are read in threads
 _NOTES: dict[str, dict[str, None]] = {}     # kind -> names of its files, in the order of the notes
 
 
 def note(kind: str, file: Any) -> None:
-    """Notes something about a file; the same about the same file is noted once.
+    """Record a note about a file; the same note about the same file counts once.
 
     kind: what the user should know, and the remedy, as the end of a sentence.
     """

@@ -1,11 +1,11 @@
 """A single output file that the user names: written whole, and only over what minilora wrote.
 
-Claim: `--out a.png` is a slip of the hand away from the input.  So a file is replaced only if the
-record in its folder lists it for the same command with its present bytes (io/record.py), never an
-input of the same call, and never a device, pipe, folder or link.
+Claim: a typing mistake in `--out` can name an input, or another file of the user.  So a file is
+replaced only if the record in its folder lists it for the same command with its present bytes
+(io/record.py), never an input of the same call, and never a device, pipe, folder or link.
 
-The record gets the new digest beside the old one before the file gets its name, so whichever of the
-two a crash leaves is known at the next time.
+The record gets the new digest beside the old one before the file gets its name.  So after a crash
+the next command recognises the file, whether it is the old or the new one.
 Left out: several files that belong together (io/transaction.py).
 """
 import contextlib
@@ -18,7 +18,7 @@ from typing import IO, Any
 from minilora.io.files import atomic_write, sha256_of
 from minilora.io.lock import lock_folder, make_folder
 from minilora.io.record import check_place, identity, is_result_name, read_record, write_record
-from minilora.io.regular_file import kind_of
+from minilora.io.regular_file import kind_at
 from minilora.io.temporary import remove_leftovers
 from minilora.io.text import shown
 
@@ -29,7 +29,7 @@ LONGEST_NAME = 255              # bytes, on all usual file systems
 def check_output(path: str | Path, purpose: str, inputs: Iterable[str | Path] = ()) -> None:
     """Raise ValueError, before any work, if `atomic_output` would refuse.  Reads only."""
     path = plain_path(path)
-    if os.path.lexists(path) and (kind := kind_of(os.lstat(path).st_mode)):
+    if kind := kind_at(path):
         raise ValueError(f"{shown(path)} is {kind}, expected the name of a file; give another name")
     if not is_result_name(path.name) or len(os.fsencode(path.name)) > LONGEST_NAME:
         raise ValueError(f"{shown(path)}: expected the name of a file, at most {LONGEST_NAME} "
@@ -59,7 +59,7 @@ def atomic_output(path: str | Path, purpose: str, mode: str = "wb",
     purpose: a word for the command, whose earlier file may be replaced;  mode: as in
     `atomic_write`;  inputs: files that the command reads;  locked: whether the caller holds the
     lock of the folder (`lock_folder`).
-    Raises ValueError for a file of other origin; see `check_output`.
+    Raises ValueError for a file that this command did not write; see `check_output`.
     """
     path, inputs = plain_path(path), tuple(inputs)
     check_output(path, purpose, inputs)

@@ -79,7 +79,9 @@ def demo() -> None:
     print(f"running from    {checkout_folder() or 'an installed copy'}")
     print(f"vocabulary      {vocabulary_path()} ({vocabulary_path().stat().st_size:,} bytes)")
     for folder in weights_folders():
-        found = sorted(p.name for p in folder.glob("*.pt")) if folder.is_dir() else "no such folder"
+        found = "no such folder"
+        if folder.is_dir():
+            found = sorted(p.name for p in folder.iterdir() if p.suffix in (".pt", ".safetensors"))
         print(f"weights         {folder}: {found}")
     print(f"downloads go to {download_folder()}")
 

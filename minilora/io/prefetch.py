@@ -22,8 +22,8 @@ def prefetch(function: Callable[[Item], Result], items: Iterable[Item], depth: i
 
     An error in function is raised here when its item's turn comes.  At most depth + 1 results exist
     at a time, so memory does not grow with the number of items.
-    size(result), most: the next item is only begun while the results that wait are smaller than
-    `most` together.
+    size(result), most: the next item is begun only while the sizes of the waiting results add up
+    to less than `most`.
     """
     gate, waiting_size, closed = threading.Condition(), 0.0, False
 

@@ -1,7 +1,7 @@
 """A progress line: loss, steps per second and time left.
 
-Claim: who waits needs to know for how long.  On a terminal one line is updated in place; in a file
-that would be one endless line, so there every 50th step prints a line of its own.
+Claim: a user who waits needs to know for how long.  On a terminal one line is updated in place; in
+a file that would be one endless line, so there every 50th step prints a line of its own.
 
 Left out: bars, colours, several lines at once.
 """

@@ -9,8 +9,8 @@ for this command and its bytes are still the same.
 
 Purpose: a word for the command ("fit").  Name: path relative to the folder, with "/".
 Pattern: a name whose last part may hold the wildcards of fnmatch ("maps/*.jpg").
-Digests: the SHA-256, or two with a space between: before and after the last change, of which a
-crash has left one.
+Digests: the SHA-256; or, while a file is replaced, the old and the new one with a space between:
+after a crash the file has one of them.
 
 Left out: how files get their names (io/transaction.py, io/output.py); an attacker who changes the
 folder while minilora runs.
@@ -30,7 +30,7 @@ from minilora.io.schema import MapOf, Record, Text, Whole, check
 from minilora.io.text import shown
 
 RECORD_FILE, RECORD_VERSION = ".minilora.json", 1
-OWN_PREFIXES = (".minilora", ".unfinished-")        # of files that serve the writing itself
+OWN_PREFIXES = (".minilora", ".unfinished-")        # of its own hidden files
 MAX_RECORD_BYTES = 32 << 20                         # some 300,000 results
 MAX_FOLDERS = 4                                     # parts of a name
 DIGESTS = re.compile("[0-9a-f]{64}( [0-9a-f]{64})?")
@@ -89,9 +89,6 @@ def is_result_name(name: str) -> bool:
     parts = name.split("/")
     return len(parts) <= MAX_FOLDERS and "\0" not in name and not os.path.splitdrive(name)[0] \
         and not any(part in ("", ".", "..") or part.startswith(OWN_PREFIXES) for part in parts)
-
-
-
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

@@ -50,6 +50,11 @@ def read_regular(path: str | Path, limit: int, follow: bool = True) -> bytes:
     return content
 
 
+def kind_at(path: str | Path) -> str | None:
+    """What is at a path, in words; links are not followed.  None: a regular file, or nothing."""
+    return kind_of(os.lstat(path).st_mode) if os.path.lexists(path) else None
+
+
 def kind_of(mode: int) -> str | None:
     """What a file is, in words, from its st_mode; None for a regular file."""
     return None if stat.S_ISREG(mode) else next(

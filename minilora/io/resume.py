@@ -19,10 +19,11 @@ from minilora.io.schema import (ListOf, MapOf, Number, OneOf, Record, SchemaErro
                                 Whole, check)
 from minilora.io.text import shown
 
-MAX_RESUMED = 10**6
-STEP = OneOf(Whole(0, 10**12), Number())
+MAX_RESUMED = 10**6             # steps
+LOSS_ENTRY = OneOf(Whole(0, 10**12), Number())
 RESUME_SCHEMA = Record({
-    "mark": Text(64), "losses": ListOf(OneOf(STEP, MapOf(STEP)), 1, MAX_RESUMED),
+    "mark": Text(64),                   # the fingerprint
+    "losses": ListOf(OneOf(LOSS_ENTRY, MapOf(LOSS_ENTRY)), 1, MAX_RESUMED),
     "trained": Record({}, others=True), "optimiser": MapOf(Record({}, others=True)),
     "rate": Number(0, 1e6), "betas": ListOf(Number(0, 0.999999), 2, 2),
     "generator": TensorOf(((1, 10**5),), torch.uint8)})
@@ -50,7 +51,7 @@ class ResumePoint:
             check(saved, RESUME_SCHEMA, "resume point")
         except (TensorFileError, SchemaError):
             return None
-        return saved if saved["mark"] == self.fingerprint else None     # "mark": fingerprint
+        return saved if saved["mark"] == self.fingerprint else None
 
     def restore(self, trained: Sequence[Tensor], optimiser: torch.optim.Optimizer,
                 generator: torch.Generator,

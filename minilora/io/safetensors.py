@@ -30,7 +30,7 @@ from torch import Tensor
 
 from minilora.io.regular_file import open_regular
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
+from minilora.io.unpickler import MAX_DIMENSIONS, CheckpointError
 
 DTYPES = {"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
           "U16": torch.uint16, "I32": torch.int32, "U32": torch.uint32, "I64": torch.int64,
@@ -41,7 +41,7 @@ METADATA_KEY, DIGEST_KEY = "__metadata__", "minilora.sha256"
 MAX_HEADER_BYTES = 16 << 20         # a CLIP needs 0.1 MB
 MAX_CONTAINERS = 300_000            # lists and dicts in the header: three for each tensor
 MAX_STORED = 20_000                 # tensors; a CLIP has 600, three times that with its optimizer
-MAX_DIMENSIONS, MAX_NAME, MAX_NUMBERS = 8, 1000, 1 << 48
+MAX_NAME, MAX_NUMBERS = 1000, 1 << 48
 ALIGNMENT = 8                       # the largest item; numbers start at a multiple of it
 
 
@@ -65,7 +65,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
         with open_regular(path) as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)   # private to us
     except (OSError, ValueError) as error:                      # ValueError: an empty file
-        raise CheckpointError(f"{shown(str(path))} cannot be read as safetensors: "
+        raise CheckpointError(f"{shown(path)} cannot be read as safetensors: "
                               f"{shown(error)}") from error
     try:
         header, start = read_header_json(mapped)
@@ -78,7 +78,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
         return {name: mapped_tensor(mapped, start, entry) for name, entry in header.items()}, \
             metadata
     except CheckpointError as error:
-        raise CheckpointError(f"{shown(str(path))} is refused: {error}") from error
+        raise CheckpointError(f"{shown(path)} is refused: {error}") from error
 
 
 def read_header_json(mapped: mmap.mmap) -> tuple[dict[str, Any], int]:

@@ -1,4 +1,4 @@
-"""Temporary files and folders: a later process knows which of them nobody uses any more.
+"""Temporary files and folders: a later process can tell which of them nobody uses any more.
 
 Claim: a process that is killed cannot remove what it was writing.  All temporary names have one
 form, `.minilora-<16 hexadecimal digits>.tmp`, whatever the final name is, so they are never too
@@ -69,7 +69,7 @@ def remove_leftovers(folder: str | Path) -> list[str]:
             if is_abandoned(path):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
                 removed.append(path.name)
-        except FileNotFoundError:                       # another process has deleted it, or used it
+        except FileNotFoundError:                       # another process has deleted or renamed it
             continue
     return removed
 

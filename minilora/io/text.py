@@ -4,7 +4,7 @@ Claim: a name may hold a line break, a terminal's control sequence or three mega
 it is, it can forge a line "OK" or hide one.  So every text that comes from a file, a folder or a
 server is shown by `shown`: control characters become visible escapes, and it is cut.
 
-Left out: HTML (`report/html.py` escapes it), CSV cells (`csv_cell`'s quote is for spreadsheets).
+Left out: HTML (`report/html.py` escapes it).
 """
 from typing import Any
 

@@ -31,7 +31,7 @@ from minilora.io.lock import LOCK_FILE, lock_folder
 from minilora.io.record import (RECORD_FILE, RECORD_SCHEMA, RECORD_VERSION, check_place,
                                 check_places, is_folder, matches, read_listing, read_record,
                                 regular_digest, write_listing, write_record)
-from minilora.io.regular_file import kind_of
+from minilora.io.regular_file import kind_at, kind_of
 from minilora.io.temporary import TEMPORARY_NAME, remove_leftovers
 from minilora.io.text import shown
 
@@ -105,7 +105,7 @@ def result_path(folder: str | Path, name: str, purpose: str = "fit") -> Path:
         place = staging / name                  # not in the new result: missing there as well
     for depth in range(1, len(Path(name).parts)):
         is_folder(place.parents[depth - 1])
-    if os.path.lexists(place) and (kind := kind_of(os.lstat(place).st_mode)):
+    if kind := kind_at(place):
         raise ValueError(f"{shown(place)} is {kind}, expected a file; make the run again")
     return place
 
@@ -159,7 +159,7 @@ def clear_staging(staging: Path, names: tuple[str, ...], keep: tuple[str, ...] =
     for name in staged_names(staging, names):
         (staging / name).unlink()
     for root, folders, _ in os.walk(staging, topdown=False):
-        for entry in [*os.listdir(root)]:
+        for entry in os.listdir(root):
             if TEMPORARY_NAME.fullmatch(entry):
                 os.unlink(os.path.join(root, entry))
         if Path(root) != staging and not os.listdir(root):

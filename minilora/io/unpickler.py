@@ -34,7 +34,7 @@ STORAGE_DTYPES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16,
                   "LongStorage": torch.int64, "IntStorage": torch.int32,
                   "ShortStorage": torch.int16, "CharStorage": torch.int8,
                   "ByteStorage": torch.uint8, "BoolStorage": torch.bool}
-TENSOR_DIMENSIONS = 8                  # of a tensor; a CLIP's have at most four
+MAX_DIMENSIONS = 8                      # of a tensor; a CLIP's have at most four
 # Modules and functions by which pickles attack.  Nothing is run in any case; a file that names one
 # of them is refused as a whole, because it was not made to hold weights.
 ATTACKS = set("""_ctypes _io _operator _pickle _posixsubprocess _socket _thread asyncio atexit bdb
@@ -122,7 +122,7 @@ def make_tensor(arguments: tuple) -> TensorMetadata | Unread:
     bits = arguments[6] if len(arguments) == 7 else None        # {"conj": bool, "neg": bool}
     if type(storage) is Unread:                                 # complex or quantised numbers
         return Unread(storage.name, for_tensor=True)
-    shape = type(size) is type(stride) is tuple and len(size) == len(stride) <= TENSOR_DIMENSIONS
+    shape = type(size) is type(stride) is tuple and len(size) == len(stride) <= MAX_DIMENSIONS
     if not (shape and type(storage) is StorageReference and are_sizes((offset, *size, *stride))
             and type(requires_grad) is bool and is_empty_dict(hooks)
             and type(bits) in (dict, type(None))):

@@ -17,7 +17,7 @@ is read, and `has_checksums` is False for it.
 
     PKWARE, APPNOTE.TXT 4.3 (the formats) and 4.5.3 (64-bit sizes)
 
-Left out: decompression, encryption, archives in several files, comments behind the end.
+Left out: decompression, encryption, archives in several files, comments after the end.
 """
 import io
 import struct
@@ -137,7 +137,7 @@ def entries(content: bytes | mmap) -> tuple[dict[str, ZipRecord], int]:
         if text in records:
             raise CheckpointError(f"has two records {shown(text)}; it is damaged or forged")
         stored = method == zipfile.ZIP_STORED and not flags & 1 and size == packed
-        least = place + HEADER.size + len(name) + packed    # it ends there or behind
+        least = place + HEADER.size + len(name) + packed    # it ends there or later
         records[text] = ZipRecord(name, place, least, size, crc, stored)
     if at != len(directory):
         raise cut_off("its directory is damaged")
@@ -166,8 +166,8 @@ def with_limits(records: dict[str, ZipRecord], directory: int) -> dict[str, ZipR
     for record, after in zip(order, starts[1:]):
         if record.limit > after:
             raise CheckpointError("has overlapping records; it is damaged or forged")
-    after = dict(zip((record.name for record in order), starts[1:]))
-    return {text: record._replace(limit=after[record.name]) for text, record in records.items()}
+    limits = dict(zip((record.name for record in order), starts[1:]))
+    return {text: record._replace(limit=limits[record.name]) for text, record in records.items()}
 
 
 def demo() -> None:

@@ -163,19 +163,19 @@ class Archive:
 
     def named_tensors(self) -> dict[str, Tensor]:
         """Attribute path -> tensor, for all that have a name.  Raises CheckpointError."""
-        tensors, shown_bytes = {}, 0
+        tensors, tensor_bytes = {}, 0
         for name, metadata in self.named_metadata():
             if name in tensors or len(tensors) == MAX_TENSORS:
                 raise self.error(f"gives two tensors the name {shown(name)}" if name in tensors else
                                  f"names over {MAX_TENSORS:,} tensors; not a CLIP checkpoint")
             if metadata.storage.count:
                 tensors[name] = self.tensor(name, metadata)
-                shown_bytes += tensors[name].nbytes
+                tensor_bytes += tensors[name].nbytes
             elif len(self.unread) < MAX_UNREAD:         # torch.empty(0): a weight is never empty
                 self.unread.append(f"an empty tensor {shown(name)}")
         present = sum(numbers.nbytes for numbers in self.storages.values())
-        if shown_bytes > MAX_SHARING * present + FREE_BYTES:
-            raise self.error(f"makes tensors of {shown_bytes:,} bytes from {present:,} bytes of "
+        if tensor_bytes > MAX_SHARING * present + FREE_BYTES:
+            raise self.error(f"makes tensors of {tensor_bytes:,} bytes from {present:,} bytes of "
                              f"numbers, expected at most {MAX_SHARING} times as many; it is forged")
         if not tensors:
             raise self.error("holds no named tensors; expected the weights of a CLIP model"

@@ -69,15 +69,15 @@ def touching_runs(runs: Tensor) -> tuple[Tensor, Tensor]:
     return low[second] + place, second
 
 
-def regions(mask: Tensor, least: int = 1) -> list[Region]:
-    """Regions of a mask, bool (H, W), the largest first, without those of under `least` pixels."""
+def regions(mask: Tensor, min_area: int = 1) -> list[Region]:
+    """Regions of a mask, bool (H, W), with at least `min_area` pixels, the largest first."""
     runs = runs_of(mask)                                                    # (N, 3)
     if not len(runs):
         return []
     number = joined(len(runs), *touching_runs(runs))                        # (N,) of its region
     lengths = runs[:, 2] - runs[:, 1]
     area = torch.zeros(int(number.max()) + 1, dtype=torch.int64).index_add(0, number, lengths)
-    large = (area >= least).nonzero()[:, 0]
+    large = (area >= min_area).nonzero()[:, 0]
     kept = torch.isin(number, large)
     runs, number = runs[kept], number[kept]
     order = number.argsort(stable=True)
@@ -151,14 +151,14 @@ def encode_rle(mask: Tensor, left: int = 0, top: int = 0,
                size: tuple[int, int] | None = None) -> dict[str, Any]:
     """COCO's {"size": [H, W], "counts": [run lengths]} of a mask, bool (H, W).
 
-    left, top, size: the mask is a part at this place of a picture of size (H, W), else empty.
+    left, top, size: where the mask lies in a picture of size (H, W); outside nothing is marked.
     """
     height, width = size or mask.shape
     columns = runs_of(mask.T)                               # a run for each column: (N, 3)
     first, end = (((columns[:, 0] + left) * height + top)[:, None] + columns[:, 1:]).T
     apart = end[:-1] != first[1:]                           # else one run goes over two columns
-    first, end = first[F.pad(apart, (1, 0), value=True)[:len(first)]], \
-        end[F.pad(apart, (0, 1), value=True)[:len(end)]]
+    first = first[F.pad(apart, (1, 0), value=True)[:len(first)]]
+    end = end[F.pad(apart, (0, 1), value=True)[:len(end)]]
     places = torch.stack([first, end], 1).flatten()
     places = F.pad(places, (1, 0)).tolist() + [height * width] * (
         not len(end) or int(end[-1]) < height * width)

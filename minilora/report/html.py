@@ -91,10 +91,10 @@ def inline_file(path: str | Path, alt: str) -> str:
         return inline_image(image, alt)
 
 
-def inline_image(image: Image.Image, alt: str, width: int = 900) -> str:
-    """An <img> element that contains a PIL image as JPEG, at most `width` pixels wide and high."""
+def inline_image(image: Image.Image, alt: str, side: int = 900) -> str:
+    """An <img> element that contains a PIL image as JPEG, at most `side` pixels wide and high."""
     image, data = image.convert("RGB"), io.BytesIO()
-    image.thumbnail((width, width))
+    image.thumbnail((side, side))
     image.save(data, "JPEG", quality=82)
     code = base64.b64encode(data.getvalue()).decode()
     return f'<img alt="{html_text(alt)}" src="data:image/jpeg;base64,{code}">'

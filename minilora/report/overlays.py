@@ -29,7 +29,7 @@ def reduced(picture: Image.Image) -> Image.Image:
 def draw_outline(picture: Image.Image, scores: Tensor, threshold: float) -> Image.Image:
     """The reduced picture, PIL RGB, with an outline around the region above the threshold.
 
-    scores: anomaly map (H, W), is resized to the picture;  threshold: of a pixel of the map.
+    scores: anomaly map (H, W), resized here to the picture;  threshold: of a pixel of the map.
     """
     picture = reduced(picture)
     size = picture.size[::-1]

@@ -38,7 +38,7 @@ MetricValues = dict[str, float | None]
 
 def defined_or_none(metric: Callable[[Tensor, Tensor], float], scores: Tensor,
                     labels: Tensor) -> float | None:
-    """metric(scores, labels), or None if all labels are equal, since it is undefined then."""
+    """metric(scores, labels), or None if all labels are equal: the metric is undefined then."""
     labels = labels.bool()
     return metric(scores, labels) if labels.any() and not labels.all() else None
 
@@ -90,15 +90,15 @@ def kind_metrics(scores: Tensor, kinds: Sequence[str]) -> MetricValues:
 
 def decision_metrics(scores: Tensor, labels: list[int | None],
                      threshold: float | None) -> dict[str, int] | None:
-    """Number of pictures with each label, and how many of them the threshold calls NG.
+    """Number of pictures with each label, and how many of them are NG by the threshold.
 
     scores: (N,);  labels: 0 good, 1 defective, None unknown.  Returns None without a threshold.
     """
     if threshold is None:
         return None
     count = {label: labels.count(label) for label in (0, 1, None)}
-    above = {label: sum(1 for s, l in zip(scores.tolist(), labels) if l == label and s > threshold)
-             for label in count}
+    above = {label: sum(score > threshold for score, own in zip(scores.tolist(), labels)
+                        if own == label) for label in count}
     return {"good": count[0], "false_alarms": above[0], "defective": count[1], "found": above[1],
             "unlabelled": count[None], "called": above[None]}
 

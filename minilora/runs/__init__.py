@@ -1,4 +1,4 @@
-"""The main job: from a data folder to a finished run folder.
+"""A whole run: from a data folder to a finished run folder.
 
 Start with `run_class.py` (one product), then `evaluation.py` (test pictures) and `run_report.py`
 (what is printed); `run_all.py` and `summary.py` run several products.

@@ -83,7 +83,7 @@ def join_processes(options: argparse.Namespace) -> Processes:
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Inside the block nothing is written to stderr: PyTorch's C++ code writes its call stack."""
+    """Inside the block stderr is discarded: PyTorch's C++ code would write its call stack there."""
     try:
         earlier = os.dup(2)
     except OSError:                                     # it is closed
@@ -108,7 +108,7 @@ def gather_results(results: dict[str, Any], processes: Processes) -> dict[str, A
     parts = [None] * processes.world
     try:
         dist.all_gather_object(parts, results, group=processes.group)
-    except RuntimeError:                                # not raised: threads of gloo still run
+    except RuntimeError:                                # gloo's threads still run: `exit_now`
         print("minilora.fit: another process has ended before its classes were done; run the same "
               "command again: finished classes are skipped", file=sys.stderr)
         exit_now(ERROR_STATUS)

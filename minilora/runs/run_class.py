@@ -1,4 +1,4 @@
-"""The main job for one product: adapt a detector, evaluate it, write a run folder.
+"""A whole run for one product: adapt a detector, evaluate it, write a run folder.
 
     fit.py                options of the command line
     runs/run_class.py     this file: weights, data, detector, run folder
@@ -48,6 +48,7 @@ from minilora.scenes import scene
 
 RUN_FILES = (ADAPTER_MODEL, ADAPTER_CONFIG, DETECTOR_FILE, MEMORY_FILE, "metrics.json",
              "scores.csv", "maps/*.jpg", "report.html")
+
 # What other modules read in metrics.json; the rest is for people
 SHARE, COUNT = OneOf(Nothing(), Number(0, 1)), Whole(0, 10**9)
 METRICS_SCHEMA = Record(
@@ -118,8 +119,8 @@ def adapter_files(options: argparse.Namespace) -> list[Path]:
 
 def training_fingerprint(config: DetectorConfig, weights: Weights, shots: list[Sample],
                          class_name: str, device: str) -> str:
-    """Hash of everything that the training depends on, bit for bit: content of the shots, version
-    of torch, number of threads."""
+    """Hash of everything that the trained weights depend on, down to the last bit: content of the
+    shots, version of torch, number of threads."""
     return digest_of(__version__, asdict(config), weights.sha256, weights.about, class_name, device,
                      [sha256_of(s.path) for s in shots], torch.__version__,
                      torch.get_num_threads())
@@ -146,7 +147,7 @@ def refuse_earlier_run(folder: Path) -> None:
 
 def run_class(options: argparse.Namespace, say: Callable[[str], None] = print,
               again: bool = True) -> dict[str, Any]:
-    """The whole job.  Returns the content of metrics.json.
+    """The whole run.  Returns the content of metrics.json.
 
     options: as `fit.parse` returns them;  say: prints a line;  again: repeat the run even if the
     folder holds a finished run with the same fingerprint.
@@ -224,7 +225,7 @@ def write_results(folder: Path, detector: Detector, samples: list[Sample],
 
 
 def demo() -> None:
-    """The whole job on six small pictures with an untrained tower."""
+    """A whole run on six small pictures with an untrained tower."""
     import tempfile
 
     from minilora.checkpoint.weights import save_official
@@ -237,9 +238,8 @@ def demo() -> None:
         scene.write_class(root, "gear", good=3, test_good=2, defective=1, resolution=64)
         options = argparse.Namespace(          # as fit.py makes them from the command line
             name="gear", shots=2, data=folder, good=None, test=None, class_name=None,
-            activation=None,
-            model=str(weights), device="cpu", adapter=None, out=root / "run", save_every=10.0,
-            command="demo", config=DetectorConfig(steps=2))
+            activation=None, model=str(weights), device="cpu", adapter=None, out=root / "run",
+            save_every=10.0, command="demo", config=DetectorConfig(steps=2))
         run_class(options, say=lambda line: None)
         print("a run folder:", ", ".join(sorted(p.name for p in options.out.iterdir())))
         same = run_class(options, say=lambda line: print(line.replace(folder, "…")), again=False)

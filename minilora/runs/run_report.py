@@ -43,9 +43,9 @@ def print_introduction(detector: Detector, weights: Weights, data: Dataset, data
     if options.adapter:
         say(f"adapter  {shown(options.adapter)}: {lora_text(detector)}, not trained here")
     else:
+        n_ctx = detector.prompts.context.shape[1]
         say(f"training {trained:,} of {total:,} parameters ({trained / total:.2%}): "
-            f"{lora_text(detector)}, {detector.prompts.context.shape[1]} context vectors per prompt"
-            )
+            f"{lora_text(detector)}, {n_ctx} context vectors per prompt")
 
 
 def print_inputs(data: Dataset, masks: dict[str, Any] | None, say: Callable[[str], None]) -> None:
@@ -65,9 +65,9 @@ def lora_text(detector: Detector) -> str:
     places = [name.split(".") for name in layers]           # blocks.8.attn.q
     blocks = sorted({int(place[1]) for place in places})
     targets = [t for t in TARGETS if any(place[3] == t for place in places)]
-    run = blocks == list(range(blocks[0], blocks[-1] + 1))
+    consecutive = blocks == list(range(blocks[0], blocks[-1] + 1))
     where = (f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {blocks[0]}-{blocks[-1]}"
-             if run else f"blocks {','.join(map(str, blocks))}")
+             if consecutive else f"blocks {','.join(map(str, blocks))}")
     return f"LoRA r={next(iter(layers.values())).rank} on {','.join(targets)} of {where}"
 
 

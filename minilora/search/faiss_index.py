@@ -12,7 +12,7 @@ the user's cache, never in the folder of the index: faiss reads it with a C++ pa
 input, and an index may come from somebody else.  A query writes nothing beside the index.
 
 Symbols: M rows, E embedding.
-Left out: compression below half precision; a limit for the cache (one file for each index).
+Left out: compression below half precision; a limit for the cache (it has one file per index).
 """
 import contextlib
 import math
@@ -55,8 +55,7 @@ def inverted_index_path(index: Index) -> Path | None:
 
 
 def build_inverted_index(index: Index) -> Any:
-    """Cluster the features of an index; returns the inverted lists, which are stored if possible.
-    """
+    """Cluster the features of an index; returns the inverted lists and stores them if possible."""
     faiss = import_faiss()
     names = index.part_names()
     features_of = lambda name: index.load_part(name)["features"]    # one part in memory at a time
@@ -79,7 +78,7 @@ def build_inverted_index(index: Index) -> Any:
 
 
 def store_inverted_index(inverted: Any, path: Path | None) -> None:
-    """Write inverted lists to the cache; those of the same index before it changed are deleted."""
+    """Write inverted lists to the cache; older ones of the same index are deleted."""
     if path is None:
         return
     with atomic_write(path) as file:

@@ -5,8 +5,8 @@
                             text that was read in each frame (search/ocr.py)
 
 Claim: a query never fails because another process indexes files.  index.json is replaced in one
-step, a part never changes, and it is deleted only after an index.json without it is in place; a
-query that had read the one before reads the new one and starts again (`with_index`).
+step, a part never changes, and it is deleted only after an index.json without it is in place.  A
+query that misses a deleted part reads the new index.json and starts again (`with_index`).
 
 Symbols: M rows of a part, T moments of a file, E embedding.
 Left out: how rows are written (search/indexing.py), index.json (search/index_file.py), approximate
@@ -25,7 +25,7 @@ from minilora.checkpoint.base_model import BaseModel
 from minilora.io.files import (TensorFileError, check_file_size, load_tensors, save_tensors,
                                sha256_of)
 from minilora.io.regular_file import kind_of
-from minilora.io.schema import (ListOf, Nothing, OneOf, Record, SchemaError, TensorOf, Text, check)
+from minilora.io.schema import ListOf, Nothing, OneOf, Record, SchemaError, TensorOf, Text, check
 from minilora.io.text import shown
 from minilora.search.index_file import (MAX_ROWS, PART_SUFFIX, PARTS_FOLDER, Entry, identity_of,
                                         read_index_file, write_index_file)
@@ -39,8 +39,8 @@ class Index:
     """A folder of features.
 
     base: the model that made them;
-    sampling: keyword arguments {"rate", "change"} of `sample_frames`, the same for all files, and
-    "bits" of `all_frames` if not all 16;
+    sampling: keyword arguments "rate" and "change" of `sample_frames`, the same for all files, and
+    "bits" of `all_frames` unless all 16 are in use;
     ocr: True if the text in the frames is stored as well.
     """
 
@@ -49,7 +49,7 @@ class Index:
         self.folder, self.base = Path(folder), base
         self.sampling, self.ocr = {k: float(v) for k, v in sampling.items()}, bool(ocr)
         self.entries: dict[str, Entry] = {}
-        self.parts: dict[str, str] = {}             # SHA-256 of the files of parts
+        self.parts: dict[str, str] = {}             # {name of a part: SHA-256 of its file}
         self.unfinished: dict[str, float] = {}      # runs whose parts may be missing in `parts`
         self.identity, self.width = None, None      # of the index.json that was read; E
 
@@ -65,17 +65,17 @@ class Index:
 
     @property
     def bits(self) -> int:
-        """Of 16-bit grey pictures that hold values; 0: all 16."""
+        """How many bits of 16-bit grey pictures are in use; 0: all 16."""
         return int(self.sampling.get("bits", 0))
 
     def is_outdated(self) -> bool:
-        """Whether index.json is another one than the one that was read."""
+        """Whether index.json has been replaced since it was read."""
         return identity_of(self.folder) != self.identity
 
     def refresh(self) -> None:
         """Take over files and parts of the index.json on disk, if another process replaced it.
 
-        Raises ValueError if it is of another model or other options.
+        Raises ValueError if that one was made with another model or other options.
         """
         if not self.is_outdated():
             return
@@ -169,8 +169,7 @@ class Index:
 
 
 def with_index(index: Index, work: Callable[[Index], Any]) -> Any:
-    """`work(index)`; if it fails because index.json was replaced meanwhile, again with the new one.
-    """
+    """`work(index)`; repeated with the new index.json if it fails because that was replaced."""
     for _ in range(QUERY_ATTEMPTS - 1):
         try:
             return work(index)

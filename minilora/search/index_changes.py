@@ -10,7 +10,7 @@ file, and minilora deletes only
     parts of runs that index.json lists as unfinished: of this run, or of one that has not changed
     the index for ABANDONED_SECONDS
 
-Without locks of the operating system, io/lock.py uses a file.
+Where the operating system has no locks, io/lock.py uses a file.
 Left out: a lock for a whole run; two runs that are given the same new file encode it twice.
 """
 import os
@@ -35,7 +35,7 @@ ABANDONED_SECONDS = 7 * 86_400          # after which a run that changes nothing
 
 @contextmanager
 def changing(index: Index) -> Iterator[None]:
-    """Inside the block `index` is as on the disk, and no other process changes it; then write it.
+    """Lock the folder, read `index` again if it was replaced, run the block, then write `index`.
 
     After an error in the block nothing is written.  Raises ValueError if the folder holds files of
     other origin, if the index on disk has other options, or if another process keeps the lock.
@@ -90,15 +90,14 @@ def is_known(index: Index, path: str, size: int, changed: int) -> bool:
 def remove_entries(index: Index, paths: Iterable[str]) -> list[str]:
     """Remove files from the index on disk.  Returns the paths of those that it held."""
     with changing(index):
-        removed = [path for path in paths if index.entries.pop(path, None)]
-    return removed
+        return [path for path in paths if index.entries.pop(path, None)]
 
 
 def end_run(index: Index, run: str | None = None) -> None:
     """Delete the parts that no file uses, and those of finished and abandoned runs.
 
-    The index.json on disk does not need them: it was replaced before.  A killed process repeats
-    nothing and forgets nothing: what is deleted leaves index.json afterwards.
+    The index.json on disk does not need them: it was replaced before.  Their names leave index.json
+    only after the files are deleted, so after a kill in between the next run still knows them.
     """
     with changing(index):
         used = {*index.part_names()}
@@ -108,12 +107,12 @@ def end_run(index: Index, run: str | None = None) -> None:
                 index.part_path(name).unlink()
             del index.parts[name]
         for other, since in [*index.unfinished.items()]:
-            left = [path for path in parts_of_run(index, other) if path.stem not in used]
+            unused = [path for path in parts_of_run(index, other) if path.stem not in used]
             if other == run or time.time() - since > ABANDONED_SECONDS:
-                for path in left:
+                for path in unused:
                     path.unlink()
-                left = []
-            if not left:
+                unused = []
+            if not unused:
                 del index.unfinished[other]
 
 

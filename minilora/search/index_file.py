@@ -11,7 +11,7 @@ A piece "stills-0f…-00000:3:4" is rows 3 up to 4 of a part.  The files are col
 for each, because the number of lists in a JSON file is limited (`io/files.py`).
 
 Claim: an index can come from a stranger.  Every value is checked, a link is never followed, and a
-folder that has parts but no index.json belongs to somebody else.
+folder that has parts but no index.json is refused, since minilora writes index.json first.
 Left out: the features (search/index.py), who may change the file when (search/index_changes.py).
 """
 import json
@@ -92,7 +92,7 @@ def entries_of(columns: dict[str, list], parts: dict[str, str]) -> dict[str, Ent
     if len({len(column) for column in columns.values()}) != 1:
         raise SchemaError("files: expected columns of one length")
     entries, claimed = {}, {}
-    for path, size, changed, text in zip(*(columns[key] for key in vars_of_entry())):
+    for path, size, changed, text in zip(*(columns[key] for key in entry_columns())):
         pieces = []
         if "\0" in path:                        # no operating system could open it
             raise SchemaError(f"files: expected a path, found {shown(path)}")
@@ -104,7 +104,7 @@ def entries_of(columns: dict[str, list], parts: dict[str, str]) -> dict[str, Ent
             pieces.append([name, int(first), int(last)])
             claimed.setdefault(name, []).append((int(first), int(last)))
         entries[path] = Entry(path, size, changed, pieces)
-    # Else a small index could stand for billions of rows
+    # If ranges could overlap, a small index could stand for billions of rows
     for name, ranges in claimed.items():
         ranges.sort()
         if any(last > first for (_, last), (first, _) in zip(ranges, ranges[1:])):
@@ -118,7 +118,7 @@ def write_index_file(folder: Path, content: dict[str, Any]) -> None:
     Raises ValueError if it could not be read again.
     """
     entries = content["files"].values()
-    columns = {key: [getattr(e, key) for e in entries] for key in vars_of_entry()}
+    columns = {key: [getattr(e, key) for e in entries] for key in entry_columns()}
     columns["pieces"] = [" ".join(f"{name}:{first}:{last}" for name, first, last in pieces)
                          for pieces in columns["pieces"]]
     text = json.dumps({"version": INDEX_VERSION, **content, "base": asdict(content["base"]),
@@ -130,8 +130,8 @@ def write_index_file(folder: Path, content: dict[str, Any]) -> None:
         file.write(text)
 
 
-def vars_of_entry() -> tuple[str, ...]:
-    """Names of the columns."""
+def entry_columns() -> tuple[str, ...]:
+    """Names of the columns in index.json: the fields of `Entry`."""
     return tuple(Entry.__dataclass_fields__)
 
 
@@ -156,7 +156,7 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def identity_of(folder: Path) -> tuple[int, ...] | None:
-    """Changes when index.json is replaced; None without the file."""
+    """Inode, time and size of index.json, which differ after it is replaced; None without it."""
     try:
         found = os.lstat(folder / INDEX_FILE)
     except (FileNotFoundError, NotADirectoryError):
@@ -165,7 +165,7 @@ def identity_of(folder: Path) -> tuple[int, ...] | None:
 
 
 def demo() -> None:
-    """Write an index of one file and read it; then three that are refused."""
+    """Write an index of one file and read it; three changed copies of it are refused."""
     import tempfile
     with tempfile.TemporaryDirectory() as root:
         folder, name = Path(root), "frames-0"

@@ -6,7 +6,7 @@ and index.json changes under a lock (search/index_changes.py), so an interruptio
 loses at most one part, and two runs at once lose nothing.
 
 Symbols: N pictures, E embedding.
-Left out: decoding ahead in parallel (encoding takes far longer than decoding).
+Left out: decoding the next frames in parallel (encoding takes far longer than decoding).
 """
 import os
 from collections import deque
@@ -218,7 +218,7 @@ def demo() -> None:
         belt[0].save(folder / "belt.gif", save_all=True, append_images=belt[1:], duration=500)
         (folder / "notes.png").write_text("no picture")
         index = Index(folder / "index", BaseModel("means", "0" * 64), {"rate": 1.0, "change": 0.0})
-        for path, error in update_index(index, sorted(folder.glob("*.*")), MeanColours()):
+        for path, _ in update_index(index, sorted(folder.glob("*.*")), MeanColours()):
             print("left out, cannot be read:", Path(path).name)
         green = similarity_to(torch.tensor([0, 1.0, 0]))
         for path, times, values in Index.open(folder / "index").curves(green):

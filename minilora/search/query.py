@@ -40,8 +40,8 @@ def check_query(texts: Iterable[str] = (), without: Iterable[str] = (),
                 like: Iterable[str | Path] = (), reads: str | None = None) -> None:
     """Raise ValueError or OSError, before any work, for a query that cannot be answered.
 
-    A text that is empty or has more tokens than the text tower reads; a picture that is missing.
-    reads: text in the pictures; with it nothing else may be searched for.
+    Such are a text that is empty or has more tokens than the text tower reads, and a picture that
+    is missing.  reads: text in the pictures; with it nothing else may be searched for.
     """
     texts, without, like = list(texts), list(without), list(like)
     if reads is not None:
@@ -77,7 +77,7 @@ def query_features(clip: CLIP, texts: Iterable[str] = (), without: Iterable[str]
                    like: Iterable[str | Path] = (), bits: int = 0) -> Tensor:
     """The query (E,): mean feature of texts and pictures, minus the texts after "without".
 
-    like: paths of pictures;  bits: of 16-bit grey ones.  Raises ValueError as `check_query` does.
+    like: paths of pictures;  bits: as in `read_image`.  Raises ValueError as `check_query` does.
     """
     texts, like = list(texts), list(like)
     positive, negative = [], list(without)

@@ -6,7 +6,7 @@
     python -m minilora.search query INDEX --reads "SN 4821"             text in the picture
     python -m minilora.search remove INDEX PATHS
 
-Left out: how events are found (search/query.py), sound.
+Left out: how events are found (search/query.py), what is heard in a video.
 """
 import argparse
 import json
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minilora.checkpoint.base_model import base_of, open_base
 from minilora.checkpoint.weights import add_activation_option, load_clip
+from minilora.clip import CLIP
 from minilora.data.bit_depth import bits_option
 from minilora.data.decoding import megapixel_option
 from minilora.data.frames import media_in
@@ -44,29 +45,36 @@ def run_index(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     for path, reason in skipped:
         say(f"--  {shown(path)}: {reason}")
     if not paths:
-        raise FileNotFoundError("no picture or video in "
-                                f"{', '.join(map(shown, options.paths))}")
-    if identity_of(options.out) is not None:
-        index = Index.open(options.out)
-        if (index.sampling, index.ocr) != (sampling, options.ocr):
-            raise ValueError(f"{shown(options.out)} was sampled with {index.sampling}, ocr "
-                             f"{index.ocr}; found {sampling}, ocr {options.ocr}; give the same "
-                             "options, or another --out")
-        if options.activation not in (None, index.base.activation):
-            raise ValueError(f"{shown(options.out)} was made with {index.base.activation}, found "
-                             f"--activation {options.activation}; leave it out, or give another "
-                             "--out")
-        clip, _ = open_base(options.out, index.base, options.model, options.device)
-    else:
-        clip, weights = load_clip(options.model, options.device, options.activation, download=True)
-        index = Index(options.out, base_of(weights, clip.config), sampling, options.ocr)
-        say(f"weights  {shown(weights.name)}, {weights.about}")
+        raise FileNotFoundError(f"no picture or video in {', '.join(map(shown, options.paths))}")
+    index, clip = open_or_new_index(options, sampling, say)
     encoder = FrameEncoder(clip, TextReader() if options.ocr else None)
     failed = update_index(index, paths, encoder, say)
     say(f"written  {shown(options.out)}: {len(index.entries)} files, "
         f"{sum(e.rows() for e in index.entries.values()):,} frames, "
         f"{len(failed) + len(skipped)} left out")
     return 2 if failed or skipped else 0
+
+
+def open_or_new_index(options: argparse.Namespace, sampling: dict[str, float],
+                      say: Callable[[str], None]) -> tuple[Index, CLIP]:
+    """The index in --out, or a new one, and its model.
+
+    Raises ValueError if the index in --out was made with other options.
+    """
+    if identity_of(options.out) is None:
+        clip, weights = load_clip(options.model, options.device, options.activation, download=True)
+        say(f"weights  {shown(weights.name)}, {weights.about}")
+        return Index(options.out, base_of(weights, clip.config), sampling, options.ocr), clip
+    index = Index.open(options.out)
+    if (index.sampling, index.ocr) != (sampling, options.ocr):
+        raise ValueError(f"{shown(options.out)} was sampled with {index.sampling}, ocr "
+                         f"{index.ocr}; found {sampling}, ocr {options.ocr}; give the same "
+                         "options, or another --out")
+    if options.activation not in (None, index.base.activation):
+        raise ValueError(f"{shown(options.out)} was made with {index.base.activation}, found "
+                         f"--activation {options.activation}; leave it out, or give another --out")
+    clip, _ = open_base(options.out, index.base, options.model, options.device)
+    return index, clip
 
 
 def run_query(options: argparse.Namespace, say: Callable[[str], None]) -> int:

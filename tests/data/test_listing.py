@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from minilora.data import frames, listing, own_and_visa
-from minilora.data.mvtec import ask_about_good, list_classes, load_class
+from minilora.data.mvtec import check_good_folder, list_classes, load_class
 from minilora.io.notes import take_notes
 
 
@@ -62,18 +62,18 @@ def test_hidden_folders_never_become_a_shot_a_kind_or_an_indexed_picture(tmp_pat
     assert [s.kind for s in data.test] == ["bent"]
     assert load_class(tmp_path, "nut").test == []
     assert own_and_visa.class_names(tmp_path) == ["nut"]
-    assert [p.name for p in frames.media_files([tmp_path / "good"])] == ["a.png"]
+    assert [p.name for p in frames.media_in([tmp_path / "good"]).pictures] == ["a.png"]
 
 
 def test_folders_of_masks_are_not_indexed_and_that_is_said(tmp_path):
     files(tmp_path, "nut/test/dent/0.png", "nut/ground_truth/dent/0_mask.png",
           "pcb/Data/Images/0.png", "pcb/Data/Masks/0.png", "Masks/carnival.png")
     take_notes()
-    found = [str(p.relative_to(tmp_path)) for p in frames.media_files([tmp_path])]
+    found = [str(p.relative_to(tmp_path)) for p in frames.media_in([tmp_path]).pictures]
     assert found == ["Masks/carnival.png", "nut/test/dent/0.png", "pcb/Data/Images/0.png"]
     (line,) = take_notes()
     assert "ground_truth and 1 more file: a folder of masks" in line
-    given = frames.media_files([tmp_path / "nut/ground_truth"])
+    given = frames.media_in([tmp_path / "nut/ground_truth"]).pictures
     assert [p.name for p in given] == ["0_mask.png"], "a folder that is given by its name counts"
 
 
@@ -92,7 +92,7 @@ def test_a_folder_named_nearly_good_is_asked_about(name, tmp_path):
         load_class(tmp_path, "nut")
     with pytest.raises(ValueError, match="are its pictures good ones"):
         own_and_visa.own_pictures(tmp_path / "nut/train/good", tmp_path / "nut/test")
-    ask_about_good(tmp_path / "nut/train")
+    check_good_folder(tmp_path / "nut/train")
 
 
 @pytest.mark.parametrize("names", [list_classes, own_and_visa.class_names])

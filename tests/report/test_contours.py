@@ -19,8 +19,8 @@ def test_many_small_regions_in_a_large_mask_take_seconds():
     mask = torch.zeros(3000, 4000, dtype=torch.bool)
     mask[::4, ::4] = mask[1::4, 1::4] = True            # 750,000 regions that touch at corners
     begun = time.perf_counter()
-    assert contours.regions(mask, least=3) == []
-    assert len(contours.regions(mask[:200], least=2)) == 50 * 1000
+    assert contours.regions(mask, min_area=3) == []
+    assert len(contours.regions(mask[:200], min_area=2)) == 50 * 1000
     assert time.perf_counter() - begun < 30             # 2 s
 
 

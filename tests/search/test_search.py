@@ -144,27 +144,27 @@ def files(tmp_path):
 
 def test_an_unchanged_file_is_not_encoded_again(tmp_path, files):
     encoder = MeanColours()
-    assert update_index(fresh(tmp_path / "i"), frames.media_files([files]), encoder) == []
+    assert update_index(fresh(tmp_path / "i"), frames.media_in([files]).pictures, encoder) == []
     assert encoder.count == 3 + 6
     again = Index.open(tmp_path / "i")
-    update_index(again, frames.media_files([files]), encoder)
+    update_index(again, frames.media_in([files]).pictures, encoder)
     assert encoder.count == 9
     Image.new("RGB", (32, 24), "white").save(files / "new.png")
     Image.new("RGB", (40, 24), "black").save(files / "red ö.png")
-    update_index(again, frames.media_files([files]), encoder)
+    update_index(again, frames.media_in([files]).pictures, encoder)
     assert encoder.count == 11
     assert sorted(p.stem for p in (tmp_path / "i" / "parts").iterdir()) == sorted(
         again.part_names()), "unused parts are deleted"
     assert Index.open(tmp_path / "i").unfinished == {}
     video(files / "belt.mp4", ["blue", "red"])
-    update_index(again, frames.media_files([files]), encoder)
+    update_index(again, frames.media_in([files]).pictures, encoder)
     assert len([p for p in (tmp_path / "i" / "parts").iterdir() if "frames" in p.name]) == 1
     assert sum(e.rows() for e in Index.open(tmp_path / "i").entries.values()) == 8
 
 
 def test_the_curve_of_a_file_comes_from_its_own_rows(tmp_path, files):
     index = fresh(tmp_path / "i")
-    update_index(index, frames.media_files([files]), MeanColours())
+    update_index(index, frames.media_in([files]).pictures, MeanColours())
     for name, axis in (("red", 0), ("green", 1), ("blue", 2)):
         like = module.similarity_to(torch.eye(3)[axis])
         curves = {Path(p).name: v for p, _, v in index.curves(like)}
@@ -175,7 +175,7 @@ def test_the_curve_of_a_file_comes_from_its_own_rows(tmp_path, files):
 
 def test_removed_files_leave_nothing_behind(tmp_path, files):
     index = fresh(tmp_path / "i")
-    update_index(index, frames.media_files([files]), MeanColours())
+    update_index(index, frames.media_in([files]).pictures, MeanColours())
     assert remove_files(index, [files / "belt.mp4"]) == 1
     assert len(list((tmp_path / "i" / "parts").iterdir())) == 1
     assert remove_files(Index.open(tmp_path / "i"), [files]) == 3
@@ -216,7 +216,7 @@ def test_broken_files_are_named_and_the_rest_is_indexed(tmp_path, files):
     (files / "empty.png").write_bytes(b"")
     sound(files / "sound.mkv")
     index = fresh(tmp_path / "i")
-    paths = [*frames.media_files([files]), files / "absent.png"]
+    paths = [*frames.media_in([files]).pictures, files / "absent.png"]
     failed = update_index(index, paths, MeanColours())
     assert sorted(Path(p).name for p, _ in failed) == ["absent.png", "cut.mp4", "empty.png",
                                                               "sound.mkv"]
@@ -260,7 +260,7 @@ def test_a_part_of_another_shape_is_named(tmp_path, files, content):
 def test_parts_that_do_not_fit_the_index_are_named(tmp_path, files):
     """Of another width; with fewer rows; with times that go back."""
     index = fresh(tmp_path / "i")
-    update_index(index, frames.media_files([files]), MeanColours())
+    update_index(index, frames.media_in([files]).pictures, MeanColours())
     video_part, = (name for name in index.part_names() if "frames" in name)
     for width, rows, times, words in (
             (4, 6, range(6), "expected a tensor"), (3, 5, range(5), "5 rows, index.json expects 6"),
@@ -339,7 +339,7 @@ def test_a_serial_number_in_a_picture_is_found(tmp_path):
     index = Index(tmp_path / "i", BaseModel("means", "0" * 64), {"rate": 1.0, "change": 0.0}, ocr=True)
     encoder = MeanColours()
     encoder.read = TextReader()
-    update_index(index, frames.media_files([files]), encoder)
+    update_index(index, frames.media_in([files]).pictures, encoder)
     found, _ = search.find_text(Index.open(tmp_path / "i"), "sn-4821", 5)
     assert sorted((Path(e.file).name, e.start) for e in found) == [("4821.png", 0), ("belt.gif", 1)]
     assert search.find_text(index, "9999", 5)[0] == []
@@ -559,7 +559,7 @@ def test_without_subtracts_half_of_the_negative_text(tiny_clip):
 
 def test_a_picture_is_most_similar_to_itself(tmp_path, files, tiny_clip):
     index = fresh(tmp_path / "i")
-    update_index(index, frames.media_files([files]), FrameEncoder(tiny_clip))
+    update_index(index, frames.media_in([files]).pictures, FrameEncoder(tiny_clip))
     query = search.query_features(tiny_clip, like=[files / "blue ö.png"])
     found, curves = search.find_events(index, module.similarity_to(query), 2)
     names = {Path(e.file).name for e in found}

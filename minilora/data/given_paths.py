@@ -1,0 +1,89 @@
+"""The pictures that the paths of a command lead to: files as they are given, folders searched.
+
+Claim: a folder can hold results of minilora, such as the overlays of an earlier call.  They are
+pictures, too, but scoring them again makes no sense, so they are left out and counted.  One that is
+given by its own name is scored.
+
+Left out: what is in one folder (data/listing.py), videos (data/frames.py).
+"""
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from minilora.data.listing import IMAGE_SUFFIXES, listing
+from minilora.io.record import results_among
+from minilora.io.text import shown
+
+
+class Found(NamedTuple):
+    """The files that the paths of a command lead to."""
+    pictures: list[Path]                        # in the order of the paths, in a folder sorted
+    skipped: list[tuple[Path, str]]             # what could not be looked at, and why
+    other: list[Path]                           # files in the folders that are no pictures
+    own: list[Path]                             # results of minilora, such as earlier overlays
+
+
+def find_pictures(paths: Iterable[str | Path]) -> Found:
+    """The files that are given, and the pictures in the folders, searched recursively.
+
+    A given file always counts; if it does not exist, reading it fails later.  In a folder, hidden
+    files do not count.  Raises FileNotFoundError without any picture.
+    """
+    found = Found([], [], [], [])
+    for path in map(Path, paths):
+        try:
+            inside = listing(path) if path.is_dir() else None
+        except OSError as error:
+            found.skipped.append((path, f"a folder that cannot be read ({error.strerror})"))
+            continue
+        if inside is None:
+            found.pictures.append(path)
+            continue
+        other = [p for p, reason in inside.ignored if reason != "hidden"]
+        own = results_among(inside.pictures + other)
+        found.pictures.extend(p for p in inside.pictures if p not in own)
+        found.skipped.extend(inside.skipped)
+        found.other.extend(p for p in other if p not in own)
+        found.own.extend(p for p in inside.pictures if p in own)
+    if not any(map(os.path.lexists, found.pictures)) and not found.skipped:
+        left_out = f" (apart from {len(found.own)} that minilora wrote)" if found.own else ""
+        raise FileNotFoundError(f"no picture in {', '.join(map(shown, paths))}{left_out}; expected "
+                                f"files ending in {', '.join(IMAGE_SUFFIXES)}")
+    return found
+
+
+def tell_left_out(found: Found) -> None:
+    """Says on stderr what in the folders was not taken for a picture to score."""
+    if found.other:
+        names = ", ".join(shown(path.name) for path in found.other[:5])
+        more = f" and {len(found.other) - 5} more" if len(found.other) > 5 else ""
+        print(f"skipped, because they do not end in {', '.join(IMAGE_SUFFIXES)}: {names}{more}",
+              file=sys.stderr)
+    if found.own:
+        print(f"left out {len(found.own)} pictures that minilora wrote, such as "
+              f"{shown(found.own[0])}; to score one, give its name", file=sys.stderr)
+
+
+def demo() -> None:
+    """A folder with a picture and a text, and a picture that is given by its name."""
+    import contextlib
+    import tempfile
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / "belt"
+        folder.mkdir()
+        for path in (folder / "a.png", folder / "notes.txt", Path(root) / "b.jpg"):
+            path.touch()
+        found = find_pictures([folder, Path(root) / "b.jpg"])
+        print("pictures:", *(path.name for path in found.pictures))
+        with contextlib.redirect_stderr(sys.stdout):
+            tell_left_out(found)
+        try:
+            find_pictures([folder / "c.png"])
+        except FileNotFoundError as error:
+            print("refused:", str(error).replace(root, "…"))
+
+
+if __name__ == "__main__":
+    demo()
