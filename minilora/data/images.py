@@ -72,7 +72,7 @@ def _middle_of_long(image, resolution):
 def to_square(image: Image.Image, resolution: int) -> Tensor:
     """The whole picture squeezed into a square.  Returns float32 (3, R, R) in [0, 1]."""
     size = (resolution, resolution)
-    return _tensor(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)).float() / 255
+    return _tensor(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)).float().div_(255)
 
 
 def to_patches(image: Image.Image, resolution: int, patch: int) -> Tensor:
@@ -83,7 +83,7 @@ def to_patches(image: Image.Image, resolution: int, patch: int) -> Tensor:
     """
     name = getattr(image, "filename", "")
     size = patches_size(image.size, resolution, patch, f"picture {name}" if name else "a picture")
-    return _tensor(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)).float() / 255
+    return _tensor(image.convert("RGB").resize(size, Image.Resampling.BICUBIC)).float().div_(255)
 
 
 def patches_size(size: tuple[int, int], resolution: int, patch: int,
@@ -148,7 +148,7 @@ def normalise(pixels: Tensor) -> Tensor:
     pixels: (..., 3, H, W), float in [0, 1] or uint8.  Returns float of the same shape.
     """
     if pixels.dtype == torch.uint8:
-        pixels = pixels.float() / 255
+        pixels = pixels.float().div_(255)
     mean, std = (pixels.new_tensor(v).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     return (pixels - mean) / std
 
