@@ -55,6 +55,18 @@ def transformers_model(config: CLIPConfig) -> nn.Module:
     return transformers.CLIPModel(whole).eval()
 
 
+def drawn_transformers_model(config: CLIPConfig) -> nn.Module:
+    """The same with weights far enough from zero that every part matters; fixed, and frozen."""
+    peer, generator = transformers_model(config), torch.Generator().manual_seed(0)
+    for name, p in peer.named_parameters():
+        norm = "norm" in name or "layrnorm" in name
+        scale = p.shape[-1] ** -0.5 if p.ndim == 2 and "embedding" not in name else 0.2
+        start = 1. if norm and name.endswith("weight") else 0.
+        p.data = start + scale * torch.randn(p.shape, generator=generator)
+    peer.logit_scale.data.fill_(2.)
+    return peer.requires_grad_(False)
+
+
 def transformers_twin(clip: CLIP) -> nn.Module:
     """transformers.CLIPModel with a copy of the weights of a CLIP, frozen, on the same device."""
     peer = transformers_model(clip.config).to(clip.logit_scale.device).requires_grad_(False)

@@ -6,7 +6,7 @@ and norms differ from 0 and 1, so a forgotten one would change the result.
 import pytest
 import torch
 
-from bench.peers import our_keys, transformers_model, transformers_twin
+from bench.peers import drawn_transformers_model, our_keys, transformers_twin
 from minilora.clip import CLIP, CLIPConfig
 
 pytest.importorskip("transformers")
@@ -19,17 +19,10 @@ TOLERANCE = 1e-5                                         # a few float32 roundin
 @pytest.fixture(scope="module")
 def pair():
     """(transformers' model, ours) with the same weights."""
-    peer = transformers_model(CONFIG)
-    generator = torch.Generator().manual_seed(0)
-    for name, p in peer.named_parameters():
-        norm = "norm" in name or "layrnorm" in name
-        scale = p.shape[-1] ** -0.5 if p.ndim == 2 and "embedding" not in name else 0.2
-        start = 1. if norm and name.endswith("weight") else 0.
-        p.data = start + scale * torch.randn(p.shape, generator=generator)
-    peer.logit_scale.data.fill_(2.)
+    peer = drawn_transformers_model(CONFIG)
     ours = CLIP(CONFIG)
     ours.load_state_dict(our_keys(peer.state_dict()))
-    return peer.requires_grad_(False), ours.requires_grad_(False)
+    return peer, ours.requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

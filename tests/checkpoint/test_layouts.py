@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from bench.peers import our_keys, transformers_model
+from bench.peers import drawn_transformers_model, our_keys
 from minilora.checkpoint import hub_cache
 from minilora.checkpoint.base_model import BaseModel, find_base
 from minilora.checkpoint.hub_cache import cached_model, hub_folder
@@ -37,15 +37,7 @@ HUB = "openai/clip-vit-base-patch16"
 
 def peer_of(**changes):
     """transformers' CLIPModel with weights far enough from zero that every part matters."""
-    peer = transformers_model(CLIPConfig(**{**SHAPES["ViT-B/32"], **changes}))
-    generator = torch.Generator().manual_seed(0)
-    for name, p in peer.named_parameters():
-        norm = "norm" in name or "layrnorm" in name
-        scale = p.shape[-1] ** -0.5 if p.ndim == 2 and "embedding" not in name else 0.2
-        start = 1. if norm and name.endswith("weight") else 0.
-        p.data = start + scale * torch.randn(p.shape, generator=generator)
-    peer.logit_scale.data.fill_(2.)
-    return peer.requires_grad_(False)
+    return drawn_transformers_model(CLIPConfig(**{**SHAPES["ViT-B/32"], **changes}))
 
 
 def official(peer, **changes):
