@@ -40,6 +40,6 @@ def test_scores_threshold_and_losses_are_those_of_before(repeated):
 
 def test_every_row_is_that_of_before(repeated):
     rows = repeated[0]["rows"]
-    assert list(rows) == list(EXPECTED["rows"])
-    for name, row in rows.items():
-        assert row == pytest.approx(EXPECTED["rows"][name], abs=0.01), name
+    assert rows.keys() - EXPECTED["rows"].keys() == {"lora-only"}, "a row added since"
+    for name, row in EXPECTED["rows"].items():
+        assert rows[name] == pytest.approx(row, abs=0.01), name
