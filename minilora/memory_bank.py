@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minilora.io.demos import run_demo
 from minilora.io.schema import Record, TensorOf, check
 
 CORESET_SHARE = 0.1             # l / N, the share of the patches that a bank keeps at most
@@ -63,9 +64,19 @@ def coreset(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 @dataclass
 class MemoryBank:
-    """The coreset M_C.  tokens: (l, W), features of good patches, each of length one."""
+    """The coreset M_C.
+
+    tokens: (l, W), features of good patches, each of length one;  sources: (l, 2), where each comes
+    from: number of the picture given to `build`, and number of its patch.
+    """
 
     tokens: Tensor
+    sources: Tensor | None = None       # None: not known
+
+    def __repr__(self) -> str:
+        known = self.sources is not None
+        origin = f" of {len(self.sources[:, 0].unique())} pictures" if known else ""
+        return f"MemoryBank({len(self.tokens)} patches{origin}, width {self.tokens.shape[1]})"
 
     @classmethod
     def build(cls, features: list[Tensor], generator: torch.Generator) -> "MemoryBank":
@@ -74,7 +85,9 @@ class MemoryBank:
         most = MAX_BYTES // (2 * tokens.shape[1])
         count = max(1, min(most, round(CORESET_SHARE * len(tokens))))       # l
         keep = coreset(tokens, count, generator)
-        return cls(tokens[keep].half().float())         # rounded as it will be stored
+        sources = torch.cat([torch.stack([torch.full((len(f),), k), torch.arange(len(f))], 1)
+                             for k, f in enumerate(features)])
+        return cls(tokens[keep].half().float(), sources[keep].int())    # rounded as it is stored
 
     def distances(self, tokens: Tensor) -> Tensor:
         """Step 3: cosine distance of each patch to the nearest one in the bank, in [0, 2].
@@ -89,18 +102,21 @@ class MemoryBank:
 
         The features are normalised again.  In the detector these numbers come from frozen layers.
         """
-        return MemoryBank(F.normalize(self.tokens[:, :width], dim=-1))
+        return MemoryBank(F.normalize(self.tokens[:, :width], dim=-1), self.sources)
 
     def state(self) -> dict[str, Tensor]:
         """The bank for a file; half precision halves its size."""
-        return {"tokens": self.tokens.half()}
+        return {"tokens": self.tokens.half(), "sources": self.sources}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], width: int,
                    device: torch.device | str = "cpu") -> "MemoryBank":
         """The bank from its `state`.  Raises SchemaError (a ValueError) for anything else."""
         tokens = TensorOf(((1, MAX_BYTES), width), torch.float16, largest=MAX_COORDINATE)
-        return cls(check(state, Record({"tokens": tokens}), "memory")["tokens"].float().to(device))
+        check(state, Record({"tokens": tokens, "sources": TensorOf((None, 2), torch.int32)}),
+              "memory")
+        check(state["sources"], TensorOf((len(state["tokens"]), 2), torch.int32), "memory.sources")
+        return cls(state["tokens"].float().to(device), state["sources"])
 
 
 def demo() -> None:
@@ -124,4 +140,4 @@ def demo() -> None:
 # Exercise 2: Build MemoryBank(torch.cat(pictures)) in demo(), without a coreset. Which distances do
 #             the patches of these pictures get? What does this mean for setting a threshold?
 if __name__ == "__main__":
-    demo()
+    run_demo("memory_bank", demo)

@@ -479,14 +479,17 @@ ADAPTERS |= {
     "a class name that is a list": adapter_with(lambda c: c.update(class_name=[1])),
     "a class name of 900 words": adapter_with(lambda c: c.update(class_name="a b" * 300)),
     "a memory of another width": adapter_with(
-        lambda c: c.update(tokens=c["tokens"][:, :-1]), MEMORY),
+        lambda c: c["bank"].update(tokens=c["bank"]["tokens"][:, :-1]), MEMORY),
     "a memory with NaN": adapter_with(
-        lambda c: c.update(tokens=c["tokens"] * float("nan")), MEMORY),
+        lambda c: c["bank"].update(tokens=c["bank"]["tokens"] * float("nan")), MEMORY),
     "a memory of large numbers": adapter_with(
-        lambda c: c.update(tokens=c["tokens"] * 0 + 60_000), MEMORY),
-    "a memory without tokens": adapter_with(lambda c: {"token": c["tokens"]}, MEMORY),
-    "a memory that is text": adapter_with(lambda c: c.update(tokens="all"), MEMORY),
-    "a memory of an earlier version": adapter_with(lambda c: {"scales": []}, MEMORY),
+        lambda c: c["bank"].update(tokens=c["bank"]["tokens"] * 0 + 60_000), MEMORY),
+    "a memory without tokens": adapter_with(lambda c: c["bank"].__delitem__("tokens"), MEMORY),
+    "a memory without places": adapter_with(lambda c: c["bank"].__delitem__("sources"), MEMORY),
+    "a good picture that is text": adapter_with(lambda c: c.update(shots=["picture"]), MEMORY),
+    "a memory that is text": adapter_with(lambda c: c["bank"].update(tokens="all"), MEMORY),
+    "a memory of an earlier version": adapter_with(
+        lambda c: {"tokens": c["bank"]["tokens"]}, MEMORY),
     "a memory that is HTML": adapter_as("HTML", MEMORY, True),
     "a memory of another run": adapter_as("other weights", MEMORY),
 }

@@ -130,6 +130,16 @@ def test_a_stored_bank_gives_exactly_the_same_distances(bank, generator):
     assert torch.equal(again.distances(new), bank.distances(new))
 
 
+def test_each_kept_patch_tells_from_which_picture_and_place_it_comes(generator):
+    pictures = [unit(n, 8, generator=generator, dtype=torch.float32) for n in (60, 30, 45)]
+    bank = MemoryBank.build(pictures, generator)
+    for token, (picture, patch) in zip(bank.tokens, bank.sources.tolist()):
+        assert torch.equal(token, pictures[picture][patch].half().float())
+    again = MemoryBank.from_state(bank.state(), 8)
+    assert torch.equal(again.sources, bank.sources)
+    assert torch.equal(bank.truncated(3).sources, bank.sources)
+
+
 def test_rounding_to_half_precision_moves_a_distance_by_less_than_a_thousandth(generator):
     """Half precision has 11 bits: each number is off by 2^-12 of itself at most."""
     tokens = unit(1, 40, 64, generator=generator, dtype=torch.float32)
@@ -146,7 +156,8 @@ def test_rounding_to_half_precision_moves_a_distance_by_less_than_a_thousandth(g
     lambda s: s | {"tokens": s["tokens"] * float("nan")},
     lambda s: s | {"tokens": s["tokens"] * float("inf")}, lambda s: s | {"tokens": s["tokens"] * 9},
     lambda s: s | {"tokens": s["tokens"].float()}, lambda s: s | {"tokens": "all"},
+    lambda s: s | {"sources": s["sources"][1:]}, lambda s: s | {"sources": s["tokens"]},
     lambda s: s | {"places": s["tokens"]}, lambda s: {}, lambda s: [s]])
 def test_a_stored_bank_that_does_not_fit_is_refused(bank, change):
-    with pytest.raises(ValueError, match=r"memory(.tokens)?: expected .*, found"):
+    with pytest.raises(ValueError, match=r"memory(.tokens|.sources)?: expected .*, found"):
         MemoryBank.from_state(change(bank.state()), 8)

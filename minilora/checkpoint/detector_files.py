@@ -2,7 +2,8 @@
 
     adapter_model.safetensors   LoRA, as PEFT writes it (checkpoint/peft_layout.py),
     adapter_config.json         with its settings
-    memory.safetensors          the memory bank of row "adapted": patch features, in float16
+    memory.safetensors          the memory bank of row "adapted": patch features, in float16; the
+                                good pictures themselves, as PNG files
     detector.safetensors        all else: context vectors, text features, threshold, settings; name,
                                 path and SHA-256 of the base weights; SHA-256 of the files above
 
@@ -29,17 +30,20 @@ from minilora.clip import CLIP, CLIPConfig
 from minilora.config import SETTING_SCHEMAS, DetectorConfig
 from minilora.io.consistent_read import read_result
 from minilora.io.files import check_file_size, load_tensors, save_tensors, sha256_of
-from minilora.io.schema import Nothing, Number, OneOf, Record, TensorOf, Text, Whole, check
+from minilora.io.schema import (ListOf, MapOf, Nothing, Number, OneOf, Record, TensorOf, Text,
+                                Whole, check)
 from minilora.io.text import shown
 from minilora.io.transaction import result_path
 from minilora.memory_bank import MemoryBank
 
-DETECTOR_VERSION = 8                    # format of a run folder; stored in detector.safetensors
+DETECTOR_VERSION = 9                    # format of a run folder; stored in detector.safetensors
 DETECTOR_FILE, MEMORY_FILE = "detector.safetensors", "memory.safetensors"
 EARLIER_FILE = "adapter.pt"             # of versions up to 7
 # Upper limits: LoRA of full rank fits into the first; a full memory bank has 10 MB.
 RUN_FILE_BYTES = {ADAPTER_MODEL: 1 << 30, ADAPTER_CONFIG: MAX_CONFIG_BYTES, MEMORY_FILE: 1 << 26,
                   DETECTOR_FILE: 1 << 26}
+MAX_SHOTS, MAX_SHOT_BYTES = 10**5, 1 << 22     # good pictures of a run; bytes of one as PNG
+MAX_KEPT_BYTES = 30 << 20               # of all good pictures; beyond it none is kept
 DIGEST = Text(64)
 DETECTOR_SCHEMA = Record({
     "version": Whole(DETECTOR_VERSION, DETECTOR_VERSION), "class_name": Text(),
@@ -48,9 +52,15 @@ DETECTOR_SCHEMA = Record({
     "text_features": TensorOf((2, None), torch.float32, largest=1e3),
     "memory_scale": Number(1e-9, 1e9), "text_weight": Number(0, 1000),
     "threshold": OneOf(Nothing(), Number(-1e12, 1e12)),
+    "shot_measures": MapOf(ListOf(Number(), most=MAX_SHOTS), most=20),
+    **dict.fromkeys(("shot_scores", "rotated_scores"), ListOf(Number(), most=4 * MAX_SHOTS)),
     "base": BASE_SCHEMA,
     "files": Record({ADAPTER_MODEL: DIGEST, ADAPTER_CONFIG: DIGEST,
                      MEMORY_FILE: OneOf(Nothing(), DIGEST)})})
+
+MEMORY_SCHEMA = Record({"bank": MapOf(TensorOf((None, None), (torch.float16, torch.int32))),
+                        "shots": ListOf(TensorOf(((1, MAX_SHOT_BYTES),), torch.uint8),
+                                        most=MAX_SHOTS)})
 
 MakeDetector = Callable[[CLIP, str, DetectorConfig, dict], Any]     # dict: an adapter_state
 
@@ -59,7 +69,7 @@ class RunContent(NamedTuple):
     """What is in the files of a run folder, each value of the right type and range."""
     detector: dict                      # DETECTOR_SCHEMA
     adapter: dict                       # an adapter_state
-    memory: dict | None                 # a MemoryBank's state, unchecked
+    memory: dict | None                 # MEMORY_SCHEMA; the state of the bank is unchecked
 
 
 # ---- write --------------------------------------------------------------------------------------
@@ -73,7 +83,8 @@ def save_detector(detector: Any, folder: str | Path, weights: Weights) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_peft(folder, adapter_state(detector.clip.visual), name_on_the_hub(weights.name))
     if detector.banks:
-        save_tensors(folder / MEMORY_FILE, detector.banks["adapted"].state())
+        save_tensors(folder / MEMORY_FILE, {"bank": detector.banks["adapted"].state(),
+                                            "shots": kept_pictures(detector.shot_pictures)})
     text_features = detector.text_features
     if text_features is None:                       # fitted without shots: zero-shot only
         text_features = detector.prompt_ensemble_features
@@ -84,9 +95,19 @@ def save_detector(detector: Any, folder: str | Path, weights: Weights) -> None:
         "config": asdict(detector.config), "context": detector.prompts.context.detach().cpu(),
         "text_features": text_features.cpu(), "memory_scale": detector.memory_scale,
         "text_weight": detector.text_weight, "threshold": detector.threshold,
+        "shot_measures": detector.shot_measures, "shot_scores": detector.shot_scores,
+        "rotated_scores": detector.rotated_scores,
         "base": asdict(base_of(weights, detector.clip.config)), "files": files},
         DETECTOR_SCHEMA, "detector")
     save_tensors(folder / DETECTOR_FILE, content)
+
+
+def kept_pictures(pictures: list[bytes]) -> list[torch.Tensor]:
+    """PNG files as uint8 tensors; none, if all together are too large for a run folder."""
+    sizes = [len(data) for data in pictures]
+    if sum(sizes) > MAX_KEPT_BYTES or max(sizes, default=0) > MAX_SHOT_BYTES:
+        return []
+    return [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in pictures]
 
 
 # ---- read ---------------------------------------------------------------------------------------
@@ -142,7 +163,9 @@ def run_content(folder: str | Path, adapter: str | Path | None = None) -> RunCon
     memory = detector["files"][MEMORY_FILE]
     lora = read_peft(adapter) if adapter else read_peft_files(paths[ADAPTER_CONFIG],
                                                               paths[ADAPTER_MODEL])
-    return RunContent(detector, lora, load_tensors(paths[MEMORY_FILE]) if memory else None)
+    kept = memory and check(load_tensors(paths[MEMORY_FILE]), MEMORY_SCHEMA,
+                            shown(paths[MEMORY_FILE]))
+    return RunContent(detector, lora, kept)
 
 
 def load_detector(make: MakeDetector, folder: str | Path, clip: CLIP, weights: Weights,
@@ -158,7 +181,7 @@ def load_detector(make: MakeDetector, folder: str | Path, clip: CLIP, weights: W
         return make_detector(make, content, clip)
     except ValueError as error:
         remedy = f"give another folder than {shown(adapter)}" if adapter else "fit again"
-        raise ValueError(f"{shown(folder)}: {error}; {remedy}") from error
+        raise ValueError(f"{shown(folder)}: {str(error).partition('; ')[0]}; {remedy}") from error
 
 
 def make_detector(make: MakeDetector, content: RunContent, clip: CLIP) -> Any:
@@ -173,11 +196,14 @@ def make_detector(make: MakeDetector, content: RunContent, clip: CLIP) -> Any:
         check(saved[name], TensorOf(shape), name)
     detector.prompts.context.data.copy_(saved["context"])
     detector.text_features = saved["text_features"].to(detector.device)
-    for name in ("threshold", "memory_scale", "text_weight"):
+    for name in ("threshold", "memory_scale", "text_weight", "shot_measures", "shot_scores",
+                 "rotated_scores"):
         setattr(detector, name, saved[name])
     if content.memory is not None:
         frozen = len(detector.memory_states) * clip.config.vision_width
-        bank = MemoryBank.from_state(content.memory, frozen + clip.config.embed, detector.device)
+        bank = MemoryBank.from_state(content.memory["bank"], frozen + clip.config.embed,
+                                     detector.device)
+        detector.shot_pictures = [data.numpy().tobytes() for data in content.memory["shots"]]
         detector.banks = {"adapted": bank, "memory": bank.truncated(frozen)}
     return detector
 
@@ -211,7 +237,8 @@ def demo() -> None:
             device=torch.device("cpu"), memory_states=(1,),
             prompts=SimpleNamespace(context=torch.nn.Parameter(torch.zeros(2, 4, 64))),
             text_features=torch.eye(2, 32), threshold=1.5, memory_scale=0.25, text_weight=0.5,
-            banks={"adapted": MemoryBank(torch.eye(5, 96))})
+            shot_measures={}, shot_pictures=[], shot_scores=[], rotated_scores=[],
+            banks={"adapted": MemoryBank(torch.eye(5, 96), torch.zeros(5, 2).int())})
     clips = [CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
                              text_width=64, text_layers=1)).initialise(
                                  torch.Generator().manual_seed(0)) for _ in range(2)]
