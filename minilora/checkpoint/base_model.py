@@ -23,10 +23,10 @@ from minilora.checkpoint.published import Weights, find_weights, hub_file, is_mo
 from minilora.checkpoint.weights import load_clip
 from minilora.clip import CLIP, CLIPConfig
 from minilora.io import paths
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.files import sha256_of
 from minilora.io.schema import Nothing, OneOf, Record, Text, Whole
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 
 UNTOLD = ("activation", "head_width", "text_head_width")        # of a CLIPConfig
 BASE_SCHEMA = Record({

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from minilora.checkpoint import download as http
 from minilora.checkpoint.hub_download import HUB_FILES, download_from_hub
-from minilora.checkpoint.published import OFFICIAL, unknown_model
+from minilora.checkpoint.published import OFFICIAL, published_spelling, unknown_model
 from minilora.io import paths
+from minilora.io.checkpoint_error import CheckpointError
+from minilora.io.cli import shell_command
 from minilora.io.files import sha256_of
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 
 
 def download_official(name: str, folder: str | Path | None = None,
@@ -26,12 +27,14 @@ def download_official(name: str, folder: str | Path | None = None,
     already there with the right hash is not downloaded again.  Raises CheckpointError; it says
     where to put a file that was downloaded by hand, and names the other source.
     """
+    name = published_spelling(name)
     if name not in OFFICIAL:
         raise unknown_model(name)
     official, hub = OFFICIAL[name], HUB_FILES.get(name)
     path = Path(folder or paths.download_folder()) / official.file
     other = "" if hub is None else (
-        f"; second source: python -m minilora.checkpoint --download {name} --source huggingface "
+        "; second source: "
+        f"{shell_command('checkpoint', '--download', name, '--source', 'huggingface')} "
         f"({hub.url()}, {hub.megabytes} MB)")
     url = official.url
     try:

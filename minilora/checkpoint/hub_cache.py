@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 from minilora.checkpoint.model_folder import WEIGHT_FILES, weights_in
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.regular_file import read_regular
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")    # owner/name
 REVISION = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from minilora.checkpoint.model_folder import Facts
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.schema import Number, Record, Text, Whole, check
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 
 TOWERS = {"vision_model.": "visual.", "text_model.": ""}
 PARTS = {"encoder.layers.": "transformer.resblocks.",

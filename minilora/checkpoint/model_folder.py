@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from minilora.data.images import CLIP_MEAN, CLIP_STD
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.files import read_json
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 
 # open_clip's first: timm keeps its own image tower in the same folder as model.safetensors.
 OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")

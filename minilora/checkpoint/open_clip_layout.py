@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from minilora.checkpoint.model_folder import Facts, normalisation_note
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.schema import Flag, Nothing, OneOf, Record, Whole, check
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 
 FILE_MARKS = ("open_clip", "laion", "datacomp")     # in the names of files that open_clip trained
 QUICK_MARKS = ("quickgelu", "openai")               # in the names of models with QuickGELU

@@ -17,7 +17,8 @@ it.
 
 Left out: reading the dictionary from a file (`io/zip_reader.py`).
 """
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +28,8 @@ from minilora.checkpoint.weight_shapes import (IMAGE_BLOCKS, TEXT_BLOCKS, check_
                                                config_from_state_dict, is_weight)
 from minilora.checkpoint.weight_values import check_values
 from minilora.clip import CLIP, CLIPConfig
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.threads import one_thread
-from minilora.io.unpickler import CheckpointError
 
 BLOCKS = {"visual.blocks.": IMAGE_BLOCKS, "text.blocks.": TEXT_BLOCKS}     # ours: official
 
@@ -123,7 +124,8 @@ class SkipNormalInit(TorchFunctionMode):
     which draws nothing, the first call of `normal_` spends 0.7 s on loading other parts of torch.
     """
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: tuple = (),
+                           kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         if getattr(function, "__name__", "") == "normal_":      # Tensor.normal_ and nn.init.normal_
             return args[0] if args else kwargs["tensor"]

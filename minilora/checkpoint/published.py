@@ -19,10 +19,11 @@ from minilora.checkpoint.hub_cache import cached_model, hub_folder, hub_name_of,
 from minilora.checkpoint.model_folder import (HUGGING_FACE_FILES, OPEN_CLIP_FILES, WEIGHT_FILES,
                                               weights_in)
 from minilora.io import paths
+from minilora.io.checkpoint_error import CheckpointError
+from minilora.io.cli import shell_command
 from minilora.io.file_type import check_file_type
 from minilora.io.files import sha256_of
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 
 ADDRESS = "https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
 
@@ -46,6 +47,9 @@ OFFICIAL = {name: OfficialFile(file, sha256, ADDRESS.format(sha256=sha256, file=
      "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"),
     ("RN50", "RN50.pt",
      "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762"))}
+# How open_clip writes these names; its own weights under them are given as a file or a folder.
+OPEN_CLIP_NAMES = {"ViT-B-16": "ViT-B/16", "ViT-B-32": "ViT-B/32", "ViT-L-14": "ViT-L/14",
+                   "ViT-L-14-336": "ViT-L/14@336px"}
 # The same weights on the hub: by OpenAI under Hugging Face's names, by timm under open_clip's.
 HUB_MODELS = {"ViT-B/16": ("openai/clip-vit-base-patch16", "timm/vit_base_patch16_clip_224.openai"),
               "ViT-B/32": ("openai/clip-vit-base-patch32", "timm/vit_base_patch32_clip_224.openai"),
@@ -85,6 +89,12 @@ def find_weights(name_or_path: str | Path | None = None) -> Weights:
     return Weights(published_name(path, sha256), path, sha256)
 
 
+def published_spelling(name: str | Path | None) -> str | Path | None:
+    """ViT-B/16 for open_clip's ViT-B-16, unless a file or folder has that name; others as given."""
+    found = OPEN_CLIP_NAMES.get(str(name))
+    return found if found and not Path(str(name)).exists() else name
+
+
 def is_model_name(name: str | Path) -> bool:
     """Whether `name` is a known model, for which no path is needed."""
     return name in OFFICIAL or name == BUNDLED_MODEL
@@ -92,6 +102,7 @@ def is_model_name(name: str | Path) -> bool:
 
 def find_path(name_or_path: str | Path | None) -> Path:
     """The absolute path of the file of a model name, a path or None, as in `find_weights`."""
+    name_or_path = published_spelling(name_or_path)
     if name_or_path is None:
         path = local_file(PREFERRED_MODEL) or local_file(BUNDLED_MODEL)
     elif is_model_name(name_or_path):
@@ -176,13 +187,14 @@ def no_weights(name: str | None) -> CheckpointError:
     """The error for a known model, or None, without a file."""
     wanted = name if name in OFFICIAL else PREFERRED_MODEL
     expected = file_names(name) if name else [*file_names(wanted), *file_names(BUNDLED_MODEL)]
-    small = ", or make the small model with `python -m minilora.pretrain`" * (name not in OFFICIAL)
+    small = f", or make the small model with: {shell_command('pretrain')}"
     hub = [] if name is None else HUB_MODELS.get(name, ())
     places = " and ".join(map(str, paths.weights_folders()))
     cache = f", or {' or '.join(hub)} in {hub_folder()}" if hub and hub_folder() else ""
     return CheckpointError(f"no weights found: expected {' or '.join(expected)} in {places}{cache};"
-                           f" download them with `python -m minilora.checkpoint --download "
-                           f"{wanted}`{small}")
+                           " download them with: "
+                           f"{shell_command('checkpoint', '--download', wanted)}"
+                           f"{'' if name in OFFICIAL else small}")
 
 
 def demo() -> None:

@@ -33,10 +33,10 @@ from minilora.checkpoint.open_clip_layout import (FILE_MARKS, HEAD_WIDTHS, facts
 from minilora.checkpoint.weight_shapes import (RESNET_KEY, SCALARS, config_from_state_dict,
                                                entry_shape, is_weight)
 from minilora.clip import CLIPConfig
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.safetensors import is_safetensors, read_safetensors
 from minilora.io.schema import Record, Text, check
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 from minilora.io.zip_reader import read_tensors
 
 CLIP_FORMAT = "minilora clip 1"         # in the metadata of a file that `save_official` wrote

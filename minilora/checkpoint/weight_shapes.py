@@ -17,8 +17,8 @@ from torch import Tensor
 
 from minilora.clip import CLIPConfig
 from minilora.clip_resnet import STRIDE
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 
 SCALARS = ("input_resolution", "context_length", "vocab_size")  # in official files; not weights
 NO_WEIGHTS = (".num_batches_tracked", ".position_ids", ".attn_mask")

@@ -18,8 +18,8 @@ import math
 import torch
 from torch import Tensor
 
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 
 MAX_LOGIT_SCALE = math.log(100)         # section 2.5: logits are scaled by at most 100
 ROUNDING = 0.01                         # ln 100 rounded to float16 is 0.0003 too large

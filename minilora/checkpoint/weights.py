@@ -27,15 +27,16 @@ from minilora.checkpoint.model_folder import Facts
 from minilora.checkpoint.openai_layout import (clip_from_state_dict, empty_clip, official_shapes,
                                                official_state_dict)
 from minilora.checkpoint.published import (OFFICIAL, Weights, find_path, hub_file, local_file,
-                                           published_name)
+                                           published_name, published_spelling)
 from minilora.checkpoint.recognise import CLIP_FORMAT, OPENAI, read_file, recognise
 from minilora.checkpoint.weight_shapes import check_keys, config_from_state_dict
 from minilora.checkpoint.weight_values import check_values
 from minilora.clip import CLIP, CLIPConfig
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.cli import option_parser
 from minilora.io.files import sha256_of, write_safetensors
+from minilora.io.parser import OneLineParser
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 
 SAVED_SUFFIX = ".safetensors"
 LISTED_KEYS = 4                         # of those that are ignored
@@ -60,6 +61,7 @@ def load_clip(name_or_path: str | Path | None = None, device: str | torch.device
     place of what the file says.  Raises CheckpointError that names the file, what was expected and
     what was found.
     """
+    name_or_path = published_spelling(name_or_path)
     if download and name_or_path in OFFICIAL and not (local_file(name_or_path)
                                                       or hub_file(name_or_path)):
         download_official(name_or_path)
@@ -81,8 +83,8 @@ def load_clip(name_or_path: str | Path | None = None, device: str | torch.device
 
 def add_activation_option(add: Callable[..., Any]) -> None:
     """Add --activation next to a command's --model.  add: a parser's or a group's add_argument."""
-    add("--activation", choices=tuple(ACTIVATIONS),
-        help="of the model (default: as its config.json or its layout says)")
+    add("--activation", metavar="NAME", choices=tuple(ACTIVATIONS),
+        help=f"of the model: {', '.join(ACTIVATIONS)}")
 
 
 def check_saved_name(path: str | Path) -> None:
@@ -173,20 +175,23 @@ def demo() -> None:
             print(error)
 
 
+def parser() -> OneLineParser:
+    """The options of the command."""
+    p = option_parser("minilora.checkpoint", main.__doc__, "--download ViT-B/16",
+                      f"NAME is one of {', '.join(OFFICIAL)}.\n"
+                      "Size: openai 350 to 935 MB (16 bits), huggingface 600 to 1,711 MB (32).")
+    p.add_argument("file", nargs="?", help="a file or folder of weights, or a model's name")
+    p.add_argument("--download", metavar="NAME", help="download a published model")
+    p.add_argument("--source", metavar="HOST", choices=("openai", "huggingface"),
+                   default="openai", help="openai or huggingface")
+    p.add_argument("--folder", metavar="FOLDER", help="for it (default: weights/ or the cache)")
+    add_activation_option(p.rare.add_argument)
+    return p
+
+
 def main() -> None:
     """Shows what is inside a file of weights, or downloads a published one."""
-    parser = option_parser("minilora.checkpoint", main.__doc__)
-    parser.add_argument("file", nargs="?", help="a file or folder of weights, or the name of a "
-                        "model; without it, a demonstration")
-    add_activation_option(parser.add_argument)
-    parser.add_argument("--download", metavar="NAME", help=f"one of {', '.join(OFFICIAL)}")
-    parser.add_argument("--source", choices=("openai", "huggingface"), default="openai",
-                        help="where to download from: OpenAI's .pt (350 to 935 MB), or the hub's "
-                        "model.safetensors in float32 (about 600 MB, ViT-L/14 1,711 MB; untested "
-                        "against the live files)")
-    parser.add_argument("--folder", help="where to put the download (default: weights/ of a "
-                        "checkout, otherwise the user's cache)")
-    options = parser.parse_args()
+    options = parser().parse_args()
     if options.download:
         path = download_official(options.download, options.folder, options.source)
         pinned = options.source == "openai"

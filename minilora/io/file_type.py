@@ -8,10 +8,10 @@ Left out: reading what is passed (`io/zip_reader.py`, `io/safetensors.py`).
 import tempfile
 from pathlib import Path
 
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.regular_file import NotRegularFileError, open_regular
 from minilora.io.safetensors import is_safetensors
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 
 MAX_PATH_SHOWN = 1_000                  # characters of a path in a message
 

@@ -28,14 +28,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from minilora.io.checkpoint_error import MAX_NUMBER_KEY, CheckpointError
 from minilora.io.pickle_instructions import OPERATIONS, instruction_name
 from minilora.io.text import shown
-from minilora.io.unpickler import (CheckpointError, LongTuple, ModuleStub, Unread, call, describe,
-                                   find_name, is_tensor, new_object)
+from minilora.io.unpickler import (LongTuple, ModuleStub, Unread, call, describe, find_name,
+                                   is_tensor, new_object)
 
 MAX_STEPS = 300_000                     # a CLIP takes 70,000; with averages and AdamW 200,000
 MAX_MARKS, MAX_MEMBERS, MAX_KEY = 100, 8, 1_000
-MAX_NUMBER_KEY = 1 << 31                # more bits would allow numbers chosen to collide in a dict
 MAX_UNREAD = 20                         # names of unread objects that are remembered
 CONTAINER_STEPS, CALL_STEPS, NAME_STEPS = 5, 8, 100     # extra: for memory, arguments, long texts
 SKIPPED_PAIR = "values under keys that are neither text nor small numbers"

@@ -28,9 +28,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.regular_file import open_regular
 from minilora.io.text import shown
-from minilora.io.unpickler import MAX_DIMENSIONS, CheckpointError
+from minilora.io.unpickler import MAX_DIMENSIONS
 
 DTYPES = {"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16,
           "U16": torch.uint16, "I32": torch.int32, "U32": torch.uint32, "I64": torch.int64,

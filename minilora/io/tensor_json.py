@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minilora.io.pickle_machine import MAX_NUMBER_KEY
+from minilora.io.checkpoint_error import MAX_NUMBER_KEY
 from minilora.io.safetensors import DTYPE_NAMES
 from minilora.io.text import shown
 

@@ -6,9 +6,11 @@ server is shown by `shown`: control characters become visible escapes, and it is
 
 Left out: HTML (`report/html.py` escapes it).
 """
+from pathlib import Path
 from typing import Any
 
 MAX_SHOWN = 200                             # characters of one text from a stranger
+SHOWN_PATH = 1000                           # a cut path would hide which file it is
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -28,6 +30,11 @@ def shown(value: Any, limit: int = MAX_SHOWN) -> str:
         pieces.append(piece)
         length += len(piece)
     return "".join(pieces)
+
+
+def shown_path(path: str | Path) -> str:
+    """A path in one printable line, long enough to see which file it is."""
+    return shown(path, SHOWN_PATH)
 
 
 def safe_str(value: Any, limit: int) -> str:

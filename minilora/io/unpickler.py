@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.text import shown
 
 STORAGE_DTYPES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16,
@@ -47,10 +48,6 @@ ATTACKS = set("""_ctypes _io _operator _pickle _posixsubprocess _socket _thread 
     types.FunctionType urllib webbrowser zipimport""".split())
 PLAIN_BUILTINS = set("bool bytearray bytes complex dict float frozenset int list object range set "
                      "slice str tuple".split())
-
-
-class CheckpointError(ValueError):
-    """A file of weights that cannot be used; the message says which, why, and what to do."""
 
 
 class StorageReference(NamedTuple):

@@ -26,8 +26,8 @@ import zlib
 from mmap import mmap
 from typing import NamedTuple
 
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 
 MAX_RECORDS = 20_000                    # a CLIP has about 600; with an optimizer, three times that
 MAX_DIRECTORY_BYTES = 4 << 20           # an entry of torch's has about 80
@@ -153,10 +153,10 @@ def wide_numbers(extra: bytes, *numbers: int) -> list[int]:
             wide = extra[at + 4:at + 4 + length]
         at += 4 + length
     found = iter(struct.unpack(f"<{len(wide) // 8}Q", wide[:len(wide) // 8 * 8]))
-    numbers = [next(found, None) if number == UNKNOWN else number for number in numbers]
-    if None in numbers:
+    complete = [next(found, None) if number == UNKNOWN else number for number in numbers]
+    if None in complete:
         raise cut_off("its directory is damaged")
-    return numbers
+    return complete
 
 
 def with_limits(records: dict[str, ZipRecord], directory: int) -> dict[str, ZipRecord]:

@@ -31,13 +31,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.file_type import MAX_PATH_SHOWN, check_file_type
 from minilora.io.notes import note
 from minilora.io.pickle_machine import MAX_UNREAD, restricted_load
 from minilora.io.regular_file import open_regular
 from minilora.io.text import shown
-from minilora.io.unpickler import (CheckpointError, ModuleStub, StorageReference, TensorMetadata,
-                                   Unread)
+from minilora.io.unpickler import ModuleStub, StorageReference, TensorMetadata, Unread
 from minilora.io.zip_directory import ZipDirectory
 
 MAX_PICKLE_BYTES = 4 << 20              # a CLIP needs about 0.05 MB; its numbers are elsewhere

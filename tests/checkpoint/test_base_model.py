@@ -14,7 +14,7 @@ from minilora.checkpoint.weights import load_clip
 from minilora.clip import CLIP, CLIPConfig
 from minilora.detector import Detector
 from minilora.io import paths
-from minilora.io.unpickler import CheckpointError
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.runs import run_class
 from minilora.search import run as search_run
 from minilora.search.index import Index

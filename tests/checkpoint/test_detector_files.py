@@ -27,7 +27,7 @@ def two_runs(gear_run, tiny_weights, tmp_path_factory):
 
 def parts(content):
     """Numbers of each file of a run."""
-    return {"context": content.detector["context"], "memory": content.memory["tokens"],
+    return {"context": content.detector["context"], "memory": content.memory["bank"]["tokens"],
             "lora": next(iter(content.adapter["layers"].values()))["lora_A"]}
 
 

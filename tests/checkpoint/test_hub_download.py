@@ -14,7 +14,7 @@ from minilora.checkpoint.download_published import download_official
 from minilora.checkpoint.weights import load_clip, save_official
 from minilora.clip import CLIP, VIT_B_16, VIT_B_32, VIT_L_14, CLIPConfig
 from minilora.io import paths
-from minilora.io.unpickler import CheckpointError
+from minilora.io.checkpoint_error import CheckpointError
 
 CONFIG = CLIPConfig(embed=32, resolution=64, vision_layers=1, vision_width=64, patch=16, vocab=100,
                     text_width=64, text_layers=1)

@@ -20,8 +20,8 @@ from minilora.checkpoint.recognise import recognise
 from minilora.checkpoint.weights import describe_checkpoint, load_clip, save_official
 from minilora.clip import CLIP, CLIPConfig
 from minilora.io import paths
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.files import sha256_of
-from minilora.io.unpickler import CheckpointError
 
 transformers = pytest.importorskip("transformers")
 

@@ -26,8 +26,8 @@ from minilora.checkpoint.weights import (describe_checkpoint, load_clip, read_st
 from minilora.clip import CLIP, VIT_B_16, VIT_B_32, VIT_L_14, VIT_L_14_336, CLIPConfig
 from minilora.detector import Detector
 from minilora.io import paths
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.files import sha256_of
-from minilora.io.unpickler import CheckpointError
 
 SMALL = CLIPConfig(embed=32, resolution=64, vision_layers=2, vision_width=128, patch=16,
                    vocab=100, text_width=64, text_layers=1)

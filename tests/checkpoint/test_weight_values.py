@@ -9,7 +9,7 @@ from minilora.checkpoint.openai_layout import official_state_dict
 from minilora.checkpoint.weight_values import check_values, wrong_values
 from minilora.checkpoint.weights import load_clip
 from minilora.clip import CLIP, CLIPConfig
-from minilora.io.unpickler import CheckpointError
+from minilora.io.checkpoint_error import CheckpointError
 
 CONFIG = CLIPConfig(embed=32, resolution=64, vision_layers=1, vision_width=64, patch=16, vocab=100,
                     text_width=64, text_layers=1)

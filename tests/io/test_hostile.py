@@ -6,7 +6,7 @@ process of their own: the test process must not end with them.
 import hostile
 import pytest
 
-from minilora.io.unpickler import CheckpointError
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.zip_reader import read_tensors
 
 SECONDS, BYTES = 1.0, 200_000_000

@@ -16,11 +16,11 @@ import torch
 from hostile_archives import START, get, in_dict, named, put, tensor, text
 from torch import nn
 
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.notes import take_notes
 from minilora.io.pickle_instructions import OPERATIONS
 from minilora.io.pickle_machine import MAX_STEPS, PickleMachine, restricted_load
-from minilora.io.unpickler import (ATTACKS, STORAGE_DTYPES, CheckpointError, TensorMetadata, Unread,
-                                   can_run_commands)
+from minilora.io.unpickler import ATTACKS, STORAGE_DTYPES, TensorMetadata, Unread, can_run_commands
 from minilora.io.zip_reader import read_archive, read_tensors
 
 PROTOCOLS = (2, 3, 4, 5)

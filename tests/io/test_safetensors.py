@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as reference_load
 from safetensors.torch import load_file, save_file
 
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.files import TensorFileError, write_safetensors
 from minilora.io.safetensors import DTYPES, is_safetensors, read_safetensors
-from minilora.io.unpickler import CheckpointError
 
 NUMBERS = torch.arange(24).reshape(2, 3, 4)
 ALL = {str(dtype): NUMBERS.to(dtype) for dtype in DTYPES.values()} | {

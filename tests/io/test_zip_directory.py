@@ -12,7 +12,7 @@ import torch
 from hostile_archives import BODY, DIRECTORY, end, end_64, entry, header
 
 from minilora.checkpoint.openai_layout import official_state_dict
-from minilora.io.unpickler import CheckpointError
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.zip_directory import MAX_RECORDS, ZipDirectory
 from minilora.io.zip_reader import read_archive, read_tensors
 

@@ -15,7 +15,7 @@ from hostile import Call, write_pickle, write_tensor
 
 from minilora.checkpoint.openai_layout import official_state_dict
 from minilora.clip import CLIP, CLIPConfig
-from minilora.io.unpickler import CheckpointError
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.zip_reader import check_file_type, read_tensors
 
 SMALL = CLIPConfig(embed=32, resolution=64, vision_layers=2, vision_width=128, patch=16,
