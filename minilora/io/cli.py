@@ -1,4 +1,4 @@
-"""What all commands share: option parsing, one-line error messages, Ctrl-C, exit statuses.
+"""What all commands share: options, one-line error messages, Ctrl-C, exit statuses.
 
 Claim: a user needs the cause of an error and the remedy, not a traceback; a developer passes
 --debug and gets the traceback as well.  A script needs an exit status that it can trust:
@@ -9,80 +9,42 @@ Claim: a user needs the cause of an error and the remedy, not a traceback; a dev
     2     not done, or not all of it: a wrong option, an error, an output that was closed or full
     130   stopped by Ctrl-C
 
-Left out: what a console can show (io/console.py), progress (io/progress.py), colours, other
-languages.
+Left out: the help (io/parser.py), the messages (io/error_text.py), what a console can show
+(io/console.py), progress (io/progress.py), colours, other languages.
 """
 import argparse
 import contextlib
-import os
+import shlex
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 
+from minilora.io.called_as import called_as
 from minilora.io.console import complain, discard, prepare_console
-from minilora.io.files import WRITTEN
+from minilora.io.error_text import ERROR_STATUS, MAX_MESSAGE, error_text, written_files_message
 from minilora.io.notes import take_notes
-from minilora.io.paths import PACKAGE
+from minilora.io.parser import OneLineParser
+from minilora.io.progress import stages_on
 from minilora.io.text import shown
-from minilora.io.transaction import RESUME_FILE, STAGING
 
-USER_ERRORS = (ValueError, OSError)         # errors whose message is written for the user
-ERROR_STATUS, INTERRUPTED_STATUS = 2, 130   # 130: what a shell expects after Ctrl-C
-MAX_MESSAGE = 2000                          # characters of an error message
+INTERRUPTED_STATUS = 130                    # what a shell expects after Ctrl-C
 MAX_COUNT, MAX_SEED = 2**31 - 1, 2**63 - 1
 
 
 # ---- options ------------------------------------------------------------------------------------
 
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds the default value to each option's help, except for None and on/off switches."""
+def option_parser(name: str, description: str | None, example: str = "",
+                  epilog: str | None = None) -> OneLineParser:
+    """The parser of command `name` ("minilora.fit"), with --help, --version and --debug.
 
-    def _get_help_string(self, action):
-        if action.default is None or isinstance(action.default, bool):
-            return action.help
-        return super()._get_help_string(action)
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, without the list of all options.
-
-    An empty value is refused, except for options in `may_be_empty`: `--data "$FOLDER"` with an
-    unset variable would otherwise mean something else than the user thinks.
+    description: the command's docstring, None under `python -OO`; its first line is shown;
+    example: the arguments of the example, a command that can be run.  Common options are added
+    with `parser.add_argument`, rare ones with `parser.rare.add_argument`; one short line each.
     """
-    may_be_empty: tuple[str, ...] = ()
-
-    def parse_known_args(self, args: Sequence[str] | None = None,
-                         namespace: argparse.Namespace | None = None
-                         ) -> tuple[argparse.Namespace, list[str]]:
-        args = sys.argv[1:] if args is None else list(args)
-        for option, following in zip(args, [*args[1:], None]):
-            name, equals, value = option.partition("=")
-            if name.startswith("--") and name not in self.may_be_empty and "" in (
-                    [value] if equals else [following]):
-                self.error(f"argument {name}: expected a value, found ''")
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        name = self.prog.removeprefix("python -m ")
-        self.exit(ERROR_STATUS, f"{name}: {shown(message, MAX_MESSAGE)}; --help lists the "
-                                "options\n")
-
-
-def option_parser(name: str, description: str | None, epilog: str | None = None
-                  ) -> argparse.ArgumentParser:
-    """The argparse parser of command `name`, with --debug.
-
-    description: the command's docstring, None under `python -OO`; its first line is shown.
-    """
-    first_line = (description or "").split("\n")[0]
-    p = OneLineParser(prog=f"python -m {name}", description=first_line, epilog=epilog,
-                      formatter_class=HelpFormatter)
-    p.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return p
+    return OneLineParser(called_as(name), (description or "").split("\n")[0], example, epilog)
 
 
 def number_between(convert: Callable[[str], float], kind: str, low: float,
@@ -123,13 +85,13 @@ def seed_value(text: str) -> int:
 
 
 def checked_device(name: str) -> torch.device:
-    """The torch device of this name.  Raises ValueError, which lists the devices, if it is not
-    here."""
-    if name == "cpu":
-        return torch.device(name)
+    """The torch device of this name; "auto" is the fastest one.  Raises ValueError, which lists
+    the devices, if it is not here."""
     found = ["cpu", *(["mps"] if torch.backends.mps.is_available() else [])]
     if torch.cuda.is_available():
         found += ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+    if name == "auto":
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if d in found))
     if name not in found:
         raise ValueError(f"--device {shown(name)}: no such device here; this machine has "
                          f"{', '.join(found)}")
@@ -137,12 +99,31 @@ def checked_device(name: str) -> torch.device:
 
 
 def device_name(text: str) -> str:
-    """A `type=` for argparse: the name of a device that is here."""
+    """A `type=` for argparse: the name of a device that is here, or "auto"."""
     try:
-        checked_device(text)
+        return str(checked_device(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("--device ")) from error
-    return text
+
+
+def device_text(name: str) -> str:
+    """A device for the first lines of a command: "cpu (no GPU found), 2 threads"."""
+    fastest = checked_device("auto").type
+    if name.startswith("cuda"):
+        return f"{name} ({torch.cuda.get_device_name(name)})"
+    if name == fastest != "cpu":
+        return f"{name} (the fastest here)"
+    why = "no GPU found" if fastest == "cpu" else f"chosen with --device; {fastest} is here as well"
+    return f"{name} ({why}), {torch.get_num_threads()} threads"
+
+
+def shell_command(name: str, *arguments: str | Path) -> str:
+    """A command of minilora as it can be pasted into a shell: "minilora predict 'runs/my nut'".
+
+    name: "predict";  the form is that of `called_as`.
+    """
+    return " ".join([called_as(f"minilora.{name}"),
+                     *(shlex.quote(shown(argument, MAX_MESSAGE)) for argument in arguments)])
 
 
 # ---- the command --------------------------------------------------------------------------------
@@ -153,11 +134,13 @@ def run_command(name: str, main: Callable[[], int | None]) -> NoReturn:
     The exit status is what main returns (None: 0), or one of those in this module's docstring.
     --debug is removed from sys.argv; if it was given, an error shows its traceback.
     """
+    name = called_as(name).removeprefix("python -m ")
     debug = "--debug" in sys.argv[1:]
     sys.argv = [a for a in sys.argv if a != "--debug"]
     prepare_console(name)
     try:
-        status = status_of(main)
+        with stages_on(sys.stderr):
+            status = status_of(main)
         sys.stdout.flush()              # a full or closed output fails here, not after the end
     except KeyboardInterrupt:
         complain(f"\n{name}: stopped; {written_files_message()}")
@@ -184,43 +167,6 @@ def status_of(main: Callable[[], int | None]) -> int:
         return main() or 0
     except SystemExit as stop:
         return stop.code or 0
-
-
-def error_text(name: str, error: Exception, debug: bool) -> str:
-    """What is said about an error: one line, or with `debug` the traceback."""
-    if debug:
-        lines = "".join(traceback.format_exception(error)).splitlines()
-        return "\n".join(shown(line, MAX_MESSAGE) for line in lines)
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        remedy = "; give the rights for it" if isinstance(error, PermissionError) else ""
-        return f"{name}: {shown(error.filename, MAX_MESSAGE)}: {error.strerror}{remedy}"
-    if isinstance(error, USER_ERRORS):
-        return f"{name}: {shown(error, MAX_MESSAGE)}"
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = [f for f in frames if Path(f.filename).is_relative_to(PACKAGE)][-1]
-    words = " ".join(str(error).split())                # messages of torch have several lines
-    return (f"{name}: unexpected {type(error).__name__}: {shown(words, MAX_MESSAGE)} "
-            f"({Path(frame.filename).name}:{frame.lineno}); --debug shows the traceback")
-
-
-def written_files_message() -> str:
-    """The files that this process has completed, as the end of a sentence."""
-    staged = [p for p in WRITTEN if any(part.startswith(STAGING) for part in p.parts)]
-    paths = list(dict.fromkeys(path_from_here(p) for p in WRITTEN if p not in staged))
-    if any(p.name == RESUME_FILE for p in staged):
-        return "run the same command again to continue"
-    if not paths:
-        return "no file was written yet"
-    others = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-    return f"completely written: {', '.join(map(shown, paths[-3:]))}{others}"
-
-
-def path_from_here(path: Path) -> str:
-    """The path relative to the working folder; as it is if that folder has been deleted."""
-    try:
-        return os.path.relpath(path)
-    except OSError:
-        return str(path)
 
 
 def demo() -> None:

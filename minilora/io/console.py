@@ -21,11 +21,16 @@ def prepare_console(name: str) -> None:
     for stream in closed:
         mode = "r" if stream == "stdin" else "w"
         setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))
+    escape_unknown_characters()
+    if "stdout" in closed:
+        complain(f"{name}: stdout is closed, so nothing is printed there; files are written")
+
+
+def escape_unknown_characters() -> None:
+    """From here on, a character that stdout or stderr lacks is printed as an escape."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):              # not if a test has replaced it
             stream.reconfigure(errors="backslashreplace")
-    if "stdout" in closed:
-        complain(f"{name}: stdout is closed, so nothing is printed there; files are written")
 
 
 def complain(text: str) -> None:

@@ -19,13 +19,13 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.lock import try_lock
 from minilora.io.regular_file import NotRegularFileError, kind_at, open_regular, read_regular
 from minilora.io.safetensors import MAX_CONTAINERS, read_safetensors, safetensors_chunks
 from minilora.io.temporary import temporary_path
 from minilora.io.tensor_json import TensorFileError, from_json, to_json
 from minilora.io.text import shown
-from minilora.io.unpickler import CheckpointError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)            # no space on the disk, or quota exceeded
 FORMAT = "minilora 1"           # in the metadata of a file that `save_tensors` wrote
@@ -130,8 +130,9 @@ def load_tensors(path: str | Path) -> dict:
                                   f"{shown(metadata.get('format', 'another safetensors file'))}")
         content = from_json(parse_json(metadata["content"]), tensors, 0)
     except (ValueError, OSError) as error:
+        reason = str(error).removeprefix(f"{shown(path)} is refused: ").partition("; ")[0]
         raise TensorFileError(f"{shown(path)} is no file that this version of minilora wrote, "
-                              f"or it is damaged: {error}; make it again with the same command"
+                              f"or it is damaged: {reason}; make it again with the same command"
                               ) from error
     if type(content) is not dict or tensors:
         raise TensorFileError(f"{shown(path)}: expected a dict with every tensor in it, found "

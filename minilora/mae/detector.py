@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from minilora.anomaly_map import image_score, to_pixels
 from minilora.data.augmentation import augment
 from minilora.data.images import normalise
+from minilora.io.progress import stage
 from minilora.io.resume import ResumePoint
 from minilora.mae.model import MAE_MINI, MAEConfig, MaskedAutoencoder
 from minilora.training_steps import TrainConfig, run_training
@@ -79,7 +80,8 @@ def anomaly_maps_and_scores(mae: MaskedAutoencoder, pixels: Tensor,
     batch: pictures per forward pass.
     """
     side = mae.config.resolution
-    errors = torch.cat([reconstruction_errors(mae, part) for part in pixels.split(batch)])
+    errors = torch.cat([reconstruction_errors(mae, part)
+                        for part in stage("scoring", pixels.split(batch), len(pixels), len)])
     maps = to_pixels(errors, (side, side), 4 * side / 224)
     return maps, image_score(maps)
 

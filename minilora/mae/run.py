@@ -29,11 +29,12 @@ from minilora.data.decoding import megapixel_option
 from minilora.data.images import CLIP_MEAN, CLIP_STD, load_squares, normalise
 from minilora.data.mvtec import Dataset, Sample, few_shot, parse_shots
 from minilora.data.samples import load_masks, mask_summary
-from minilora.io.cli import (ERROR_STATUS, device_name, finite_number, option_parser,
+from minilora.io.cli import (ERROR_STATUS, device_name, device_text, finite_number, option_parser,
                              seed_value, whole, whole_number)
 from minilora.io.derived_name import derived_stem
 from minilora.io.files import atomic_write, digest_of, sha256_of, write_json
-from minilora.io.progress import ProgressLine
+from minilora.io.parser import OneLineParser
+from minilora.io.progress import ProgressLine, print_line
 from minilora.io.resume import ResumePoint
 from minilora.io.text import shown
 from minilora.io.transaction import RESUME_FILE, atomic_folder
@@ -43,7 +44,9 @@ from minilora.mae.detector import anomaly_maps_and_scores, train_mae
 from minilora.mae.model import MAE_B_16, MAE_H_14, MAE_L_16, MAE_MINI, MAEConfig, MaskedAutoencoder
 from minilora.mae.patches import patchify, random_masking, unpatchify
 from minilora.report import results
-from minilora.runs.run_class import class_folder, files_of, open_data
+from minilora.runs.fingerprints import files_of
+from minilora.runs.product_name import class_folder
+from minilora.runs.run_class import open_data
 from minilora.runs.run_report import print_inputs
 from minilora.training_steps import TrainConfig
 
@@ -52,37 +55,30 @@ MAE_FILES = ("mae.safetensors", "grid.png", "metrics.json")
 GRID_ROWS = 6                   # at most so many pictures in grid.png
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> OneLineParser:
     """Options of the command."""
-    p = option_parser("minilora.mae", __doc__)
-    data = p.add_argument_group("data").add_argument
-    data("--data", help="folder in MVTec AD's layout; without it the one that "
-         "minilora.fit finds")
-    data("--class", dest="name", default="bottle", metavar="NAME", type=class_folder,
-         help="product")
-    data("--shots", default="all", help="number of good training pictures, or all")
-    data("--out", type=Path, help="folder for the results; default: runs/mae-<class>")
-    megapixel_option(p)
-    data("--seed", type=seed_value, default=1,
-         help="seed of the draw of pictures and of the training")
-    model = p.add_argument_group("model").add_argument
-    model("--size", default="mini", choices=CONFIGS, help="size of a new model")
-    model("--weights", type=Path,
-          help="initial weights: an official file or an earlier mae.safetensors")
-    model("--mask-ratio", type=finite_number(0.01, 1), default=0.75,
-          help="share of hidden patches")
-    model("--plain-pixels", action="store_true", help="reconstruct plain pixels, not normalised "
-          "patches")
-    model("--device", default="cpu", type=device_name, help="cpu, cuda, …")
-    training = p.add_argument_group("training").add_argument
-    training("--steps", type=whole, default=1000, help="number of steps; 0: no training")
-    training("--batch", type=whole_number(1, 10**5), default=16, help="pictures per step")
-    training("--rate", type=finite_number(0, 10), default=1e-3, help="peak learning rate")
-    training("--save-every", type=finite_number(0, 1e9), default=10.0, metavar="SECONDS",
-             help="time between two saves; an interrupted command continues from the last one")
-    then = p.add_argument_group("transfer to labelled pictures").add_argument
-    then("--probe", action="store_true", help="train a linear layer on frozen features")
-    then("--finetune", action="store_true", help="train the whole encoder")
+    p = option_parser("minilora.mae", __doc__, "--class bottle --steps 200")
+    add, rare = p.add_argument, p.rare.add_argument
+    add("--data", metavar="FOLDER", help="layout of MVTec AD (default: as minilora fit)")
+    add("--class", dest="name", default="bottle", metavar="NAME", type=class_folder, help="product")
+    add("--shots", metavar="N", default="all", help="good training pictures, or all")
+    add("--out", metavar="FOLDER", type=Path, help="for results (default: runs/mae-<class>)")
+    add("--architecture", "--size", dest="size", default="mini", metavar="NAME", choices=CONFIGS,
+        help=", ".join(CONFIGS))
+    add("--weights", metavar="FILE", type=Path, help="an official file, or mae.safetensors")
+    add("--device", metavar="NAME", default="auto", type=device_name, help="auto, cuda, mps, cpu")
+    add("--steps", metavar="N", type=whole, default=1000, help="training steps; 0: no training")
+    add("--probe", action="store_true", help="train a linear layer on frozen features")
+    add("--finetune", action="store_true", help="train the whole encoder with labels")
+    add("--seed", metavar="N", type=seed_value, default=1, help="of all randomness")
+    rare("--mask-ratio", metavar="P", type=finite_number(0.01, 1), default=0.75,
+         help="share of hidden patches")
+    rare("--plain-pixels", action="store_true", help="reconstruct pixels, not normalised patches")
+    rare("--batch", metavar="N", type=whole_number(1, 10**5), default=16, help="pictures per step")
+    rare("--rate", metavar="R", type=finite_number(0, 10), default=1e-3, help="peak learning rate")
+    rare("--save-every", metavar="SECONDS", type=finite_number(0, 1e9), default=10.0,
+         help="between resume points")
+    megapixel_option(rare)
     return p
 
 
@@ -173,15 +169,19 @@ def run_mae(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
 
     say: prints a line.
     """
-    count = parse_shots(options.shots)
-    if count == 0:
+    options.shots = parse_shots(options.shots)
+    if options.shots == 0:
         raise ValueError("--shots 0: expected at least 1 good picture to train on, or 'all'")
     options.out = options.out or Path(f"runs/mae-{derived_stem(options.name)}")
     options.good, options.scenes = None, options.out.parent / "scenes"
     generator, begun = torch.Generator().manual_seed(options.seed), time.time()
     mae = build_mae(options, generator).to(options.device)
     data, data_name = open_data(options)
-    shots = few_shot(data.train, count, options.seed)
+    both_labels = bool(data.test) and {s.label for s in data.test} == {0, 1}
+    if (options.probe or options.finetune) and not both_labels:
+        raise ValueError("--probe and --finetune need good and defective test pictures; "
+                         f"{shown(data.root)} has not both")
+    shots = few_shot(data.train, options.shots, options.seed)
     resolution = mae.config.resolution
     pictures = load_squares([s.path for s in shots], resolution)
     inputs = [*files_of(data), *([options.weights] if options.weights else [])]
@@ -192,6 +192,7 @@ def run_mae(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
         print_inputs(data, masks, say)
         say(f"model    {sum(p.numel() for p in mae.parameters()):,} parameters, "
             f"{mae.config.mask_ratio:.0%} of the patches hidden")
+        say(f"device   {device_text(options.device)}")
         fingerprint = mae_fingerprint(options, shots, mae.config)
         resume = ResumePoint(staging / RESUME_FILE, fingerprint, options.save_every)
         done = len(saved["losses"]) if (saved := resume.load()) else 0
@@ -203,10 +204,9 @@ def run_mae(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str
         metrics = {"class": data.name, "data": data_name, "shots": len(shots), "masks": masks,
                    "skipped": len(data.skipped),
                    "config": asdict(mae.config), "losses": losses}
-        both_labels = bool(data.test) and {s.label for s in data.test} == {0, 1}
         if both_labels:
             metrics["reconstruction"] = evaluate_detector(mae, data, resolution)
-        if both_labels and (options.probe or options.finetune):
+        if options.probe or options.finetune:
             metrics |= evaluate_transfer(mae, data, options, resolution)
         chosen = (data.test or shots)[::max(1, len(data.test) // GRID_ROWS)][:GRID_ROWS]
         examples = load_squares([s.path for s in chosen], resolution)
@@ -246,7 +246,7 @@ def main() -> int | None:
     """Run the command; without any option, the demo of mae/model.py."""
     if len(sys.argv) == 1:
         return model.demo()
-    metrics = run_mae(parser().parse_args(), lambda line: print(line, flush=True))
+    metrics = run_mae(parser().parse_args(), print_line)
     return ERROR_STATUS if metrics["skipped"] else 0
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from minilora.data.augmentation import augment
 from minilora.data.images import normalise
+from minilora.io.progress import stage, stage_steps
 from minilora.mae.model import MAEConfig, MAEEncoder, MaskedAutoencoder
 from minilora.train import MIN_COVERAGE
 from minilora.training_steps import TrainConfig, run_training
@@ -54,7 +55,8 @@ def mean_pooled(encoder: MAEEncoder, pixels: Tensor) -> Tensor:
 @torch.no_grad()
 def in_batches(function: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
     """Apply a function to batches of pictures and concatenate the results."""
-    return torch.cat([function(part) for part in pixels.split(ENCODE_BATCH)])
+    return torch.cat([function(part) for part in stage("encoding", pixels.split(ENCODE_BATCH),
+                                                       len(pixels), len)])
 
 
 def probe(encoder: MAEEncoder, pixels: Tensor, targets: Tensor, classes: int,
@@ -83,7 +85,7 @@ def finetune(encoder: MAEEncoder, pixels: Tensor, targets: Tensor, classes: int,
         return F.cross_entropy(head(mean_pooled(encoder, batch)), targets[rows])
 
     run_training(loss_of, [*head.parameters(), *encoder.parameters()], len(pixels),
-                 FINETUNE_CONFIG, generator)
+                 FINETUNE_CONFIG, generator, stage_steps("fine-tuning", FINETUNE_CONFIG.steps))
     return head
 
 

@@ -42,13 +42,13 @@ class SceneStream(Dataset):
     An item is (picture uint8 (3, R, R), mask coverage per patch (G, G), facts (4,)).
     """
 
-    def __init__(self, first: int, last: int):
+    def __init__(self, first: int, last: int) -> None:
         self.first, self.last = first, last
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.last - self.first
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         scene = random_scene(self.first + index)
         colour, material = (scene.words + (None,))[:2]
         facts = [CLASS_NAMES.index(scene.class_name), list(COLOURS).index(colour),
@@ -67,7 +67,7 @@ class Buffer:
     """
 
     def __init__(self, size: int, fresh: int, first_batch: int, start_step: int, steps: int,
-                 workers: int):
+                 workers: int) -> None:
         known = first_batch + fresh * start_step            # scenes drawn before start_step
         begin = max(0, known - size)
         stream = DataLoader(SceneStream(begin, first_batch + fresh * steps), batch_size=None,

@@ -38,7 +38,7 @@ class Heads(nn.Module):
     width, layers: of the tower.
     """
 
-    def __init__(self, width: int, layers: int):
+    def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.states = state_of_layer(layers) | {WHOLE: layers}
         self.linear = nn.ModuleDict()

@@ -2,6 +2,15 @@
 
 Claim: the first line of a log holds the whole command, so a training can be repeated from its log.
 
+    --steps, --minutes, --stop   --stop ends early without changing the learning rate's schedule
+    --photos, --teacher          needed together; the teacher's features are the targets
+    --views                      crops and targets are stored there and can be deleted; with '' the
+                                 teacher runs at every step, with --live on a new crop each time
+    --full                       share of the steps, at the end, that use whole pictures; --live
+                                 needs 1, --minutes 0 or 1
+    --fresh, --ahead             --ahead needs --fresh 0: all scenes are drawn before the first step
+    --threads                    the result depends on them
+
 Left out: the training itself (pretrain/train.py).
 """
 import argparse
@@ -9,9 +18,10 @@ import shlex
 from pathlib import Path
 
 from minilora.clip import CLIPConfig
-from minilora.io.cli import (finite_number, option_parser, positive_int, seed_value, whole,
-                             whole_number)
+from minilora.io.cli import (device_name, finite_number, option_parser, positive_int, seed_value,
+                             whole, whole_number)
 from minilora.io.files import sha256_of
+from minilora.io.parser import OneLineParser
 from minilora.io.text import shown
 from minilora.pretrain.batches import MINI
 from minilora.pretrain.log import SOURCES, read_log
@@ -19,72 +29,65 @@ from minilora.pretrain.objective import LOSSES
 
 # Options that may change when a training is resumed: they do not change a step.  This holds for
 # --steps and --minutes as long as the learning rate is constant.
-RESUMABLE_OPTIONS = ("out", "every", "save_every", "measure_every", "stop", "workers", "check",
+RESUMABLE_OPTIONS = ("out", "every", "save_steps", "measure_every", "stop", "workers", "check",
                      "products", "steps", "minutes")
-DESCRIPTION = ("Train the embedded model on drawn scenes with captions, and on photographs with a "
-               "teacher.")
+DESCRIPTION = "Train the embedded model on drawn scenes, and on photographs with a teacher."
+LOSS_WEIGHTS = (1.0, 2.0, 10.0, 1.0, 5.0)
 
 
-def parser(tower: CLIPConfig = MINI) -> argparse.ArgumentParser:
+def parser(tower: CLIPConfig = MINI) -> OneLineParser:
     """The options of the command; tower: gives the defaults of --layers and --width."""
-    p, share = option_parser("minilora.pretrain", DESCRIPTION), finite_number(0, 1)
-    p.may_be_empty, processes = ("--views",), whole_number(0, 1000)
-    p.add_argument("--check", metavar="LOG",
-                   help="repeat the first 50 steps of a log and compare the losses")
-    output = p.add_argument_group("output").add_argument
-    output("--out", default="mini-clip.safetensors",
-           help="file for the weights; the log is written next to it")
-    output("--every", type=positive_int, default=20, help="steps between two progress lines")
-    output("--save-every", type=positive_int, default=200, help="steps between two resume points")
-    output("--measure-every", type=whole, default=500,
-           help="steps between two evaluations on held-out pictures")
-    output("--products", metavar="FOLDER",
-           help="products in MVTec AD's layout; their plain-memory AUROC goes into the log")
-    photographs = p.add_argument_group("photographs").add_argument
-    photographs("--photos", metavar="FOLDER",
-                help="folder of folders of photographs; a folder's name is the class name")
-    photographs("--teacher", metavar="FILE", help=".npz file of a MobileNetV2")
-    photographs("--views", metavar="FOLDER", default="data/photo-views",
-                help="folder for crops and teacher targets, can be deleted; '': run the teacher "
-                     "at every step")
-    photographs("--crops", type=positive_int, default=3, help="fixed crops of each photograph")
-    photographs("--live", action="store_true",
-                help="draw a new crop at every step and run the teacher on it; for a GPU")
-    photographs("--grids", action="store_true",
-                help="with --live: another size and aspect ratio at each step")
-    photographs("--photo-share", type=share, default=0.67, help="share of photographs in a batch")
-    training = p.add_argument_group("training").add_argument
-    training("--start", metavar="WEIGHTS", help="weights to start from, instead of random numbers")
-    training("--layers", type=whole_number(1, 1000), default=tower.vision_layers,
-             help="blocks of the image tower")
-    width = whole_number(64, 2**16)
-    training("--width", type=width, default=tower.vision_width, help="width of the tower")
-    training("--steps", type=positive_int, default=7000,
-             help="number of steps; may be changed when a training is resumed")
-    training("--full", type=share, default=0.03,
-             help="share of the steps, at the end, that use whole pictures")
-    training("--minutes", type=finite_number(0, 1e6), default=0.0,
-             help="as many steps as fit into this time; needs --full 0 or 1")
-    training("--stop", type=whole, default=0,
-             help="stop after this step without changing the schedule; 0: run to the end")
-    training("--batch", type=whole_number(1, 10**5), default=128, help="pictures per step")
-    training("--fresh", type=whole, default=16,
-             help="new scenes per step; 0: the whole buffer is drawn before the first step")
-    training("--buffer", type=positive_int, default=16384, help="scenes in the buffer, 150 kB each")
-    training("--rate", type=finite_number(0, 10), default=6e-4, help="peak learning rate")
-    training("--seed", type=seed_value, default=1,
-             help="seed of weights, captions, crops and order")
-    for name, weight in zip(LOSSES, (1.0, 2.0, 10.0, 1.0, 5.0)):
-        training(f"--{name}", type=finite_number(0, 1e6), default=weight,
-                 help="weight of this loss")
-    machine = p.add_argument_group("machine").add_argument
-    machine("--device", default="cpu", help="cpu or cuda")
-    machine("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of autocast")
-    machine("--workers", type=processes, default=2, help="processes that draw scenes")
-    machine("--ahead", type=processes, default=0, help="processes that prepare steps; for a GPU")
-    machine("--threads", type=whole_number(1, 1000), default=2,
-            help="threads of the training process; the result depends on them")
+    p = option_parser("minilora.pretrain", DESCRIPTION, "--steps 1000 --out mini.safetensors")
+    p.may_be_empty, share, processes = ("--views",), finite_number(0, 1), whole_number(0, 1000)
+    add, rare = p.add_argument, p.rare.add_argument
+    add("--out", metavar="FILE", default="mini-clip.safetensors", help="its log is beside it")
+    add("--steps", metavar="N", type=positive_int, default=7000, help="training steps")
+    add("--batch", metavar="N", type=whole_number(1, 10**5), default=128, help="pictures per step")
+    add("--rate", metavar="R", type=finite_number(0, 10), default=6e-4, help="peak learning rate")
+    add("--start", metavar="FILE", help="weights to start from, not random numbers")
+    add("--photos", metavar="FOLDER", help="photographs in folders; a folder is a class")
+    add("--teacher", metavar="FILE", help=".npz file of a MobileNetV2, for --photos")
+    add("--check", metavar="LOG", help="repeat the first 50 steps and compare the losses")
+    add("--device", metavar="NAME", default="auto", type=device_of_log, help="auto, cuda, mps, cpu")
+    add("--seed", metavar="N", type=seed_value, default=1, help="of all randomness")
+
+    rare("--every", metavar="N", type=positive_int, default=20, help="steps: progress line")
+    rare("--save-steps", "--save-every", metavar="N", type=positive_int, default=200,
+         help="steps: resume point")
+    rare("--measure-every", metavar="N", type=whole, default=500, help="steps: held-out pictures")
+    rare("--products", metavar="FOLDER", help="measure AUROC on these (layout of MVTec AD)")
+    rare("--views", metavar="FOLDER", default="data/photo-views", help="store; '': none")
+    rare("--crops", metavar="N", type=positive_int, default=3, help="per photograph")
+    rare("--live", action="store_true", help="new crops at every step; for a GPU")
+    rare("--grids", action="store_true", help="with --live: sizes and aspect ratios vary")
+    rare("--photo-share", metavar="P", type=share, default=0.67, help="photographs in a batch")
+    rare("--layers", metavar="N", type=whole_number(1, 1000), default=tower.vision_layers,
+         help="blocks of the image tower")
+    rare("--width", metavar="N", type=whole_number(64, 2**16), default=tower.vision_width,
+         help="of the image tower")
+    rare("--full", metavar="P", type=share, default=0.03, help="last steps use whole pictures")
+    rare("--minutes", metavar="N", type=finite_number(0, 1e6), default=0.0,
+         help="in place of --steps")
+    rare("--stop", metavar="N", type=whole, default=0, help="stop after this step; 0: at the end")
+    rare("--fresh", metavar="N", type=whole, default=16,
+         help="new scenes per step; 0: all at first")
+    rare("--buffer", metavar="N", type=positive_int, default=16384, help="scenes kept, 150 kB each")
+    rare(f"--{LOSSES[0]}", metavar="WEIGHT", type=finite_number(0, 1e6), default=LOSS_WEIGHTS[0],
+         help=f"and --{' --'.join(LOSSES[1:])}")
+    for name, weight in zip(LOSSES[1:], LOSS_WEIGHTS[1:]):
+        rare(f"--{name}", type=finite_number(0, 1e6), default=weight, help=argparse.SUPPRESS)
+    rare("--dtype", metavar="TYPE", default="bfloat16", choices=("bfloat16", "float32"),
+         help="of autocast: bfloat16 or float32")
+    rare("--workers", metavar="N", type=processes, default=2, help="processes that draw scenes")
+    rare("--ahead", metavar="N", type=processes, default=0, help="processes that prepare steps")
+    rare("--threads", metavar="N", type=whole_number(1, 1000), default=2, help="of the training")
     return p
+
+
+def device_of_log(text: str) -> str:
+    """A `type=` for argparse: the name of a device; "auto" is the fastest one here.  Others are
+    checked by the command, since the parser also reads the logs of other machines."""
+    return device_name(text) if text == "auto" else text
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -95,6 +98,9 @@ def check_options(options: argparse.Namespace) -> None:
             raise ValueError(f"--{option} {shown(folder)}: no such folder; correct the path")
     if options.teacher and not Path(options.teacher).is_file():
         raise ValueError(f"--teacher {shown(options.teacher)}: no such file; correct the path")
+    for option in ("teacher", "live", "grids"):
+        if getattr(options, option) and not options.photos:
+            raise ValueError(f"--{option} is about photographs; pass --photos as well")
     if options.ahead and options.fresh:
         raise ValueError(f"--ahead {options.ahead} needs all scenes before the first step, found "
                          f"--fresh {options.fresh}; pass --fresh 0 as well")

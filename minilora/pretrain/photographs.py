@@ -67,15 +67,15 @@ class Crops(Dataset):
     photograph gives two items: its central square, first without and then with a defect.
     """
 
-    def __init__(self, photographs: list[tuple[Path, int]], crops: int):
+    def __init__(self, photographs: list[tuple[Path, int]], crops: int) -> None:
         self.photographs = photographs
         self.items = [(k, n) for k in range(len(photographs))
                       for n in range(2 if is_held_out(k) else crops)]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, int]:
         number, copy = self.items[index]
         path, class_name = self.photographs[number]
         generator = torch.Generator().manual_seed((number << 8) + copy)

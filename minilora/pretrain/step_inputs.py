@@ -63,11 +63,11 @@ class StepInputs(Dataset):
     """The inputs of step number i, from `prepare_step`, with a generator seeded by --seed and i."""
 
     def __init__(self, buffer: Buffer, photographs: Photographs | None, tokenizer: Tokenizer,
-                 class_names: list[str], options: argparse.Namespace):
+                 class_names: list[str], options: argparse.Namespace) -> None:
         self.buffer, self.photographs, self.options = buffer, photographs, options
         self.tokenizer, self.class_names = tokenizer, class_names
 
-    def __getitem__(self, step):
+    def __getitem__(self, step: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed((self.options.seed << 32) + step)
         return self.read(step, generator)
 

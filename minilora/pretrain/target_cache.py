@@ -66,7 +66,7 @@ class Photographs:
     """
 
     def __init__(self, photos: str | Path, teacher: str | Path, crops: int, live: bool = False,
-                 device: str = "cpu"):
+                 device: str = "cpu") -> None:
         photographs, self.class_names = find_photographs(photos)
         self.crops, self.live, self.device = Crops(photographs, crops), live, torch.device(device)
         self.network = load_teacher(teacher).to(device)

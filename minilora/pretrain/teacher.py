@@ -39,7 +39,7 @@ class MobileNetV2(nn.Module):
     is added, or None);  weights, biases: one tensor per layer.
     """
 
-    def __init__(self, layers: list[dict], weights: list[Tensor], biases: list[Tensor]):
+    def __init__(self, layers: list[dict], weights: list[Tensor], biases: list[Tensor]) -> None:
         super().__init__()
         self.layers = layers
         for n, (weight, bias) in enumerate(zip(weights, biases, strict=True)):

@@ -34,7 +34,7 @@ class Components:
     have variance one;  kept: the share of the variance that they keep.
     """
 
-    def __init__(self, vectors: Tensor, count: int):
+    def __init__(self, vectors: Tensor, count: int) -> None:
         """vectors: (M, C), of any length;  count: number of components, D."""
         unit = F.normalize(vectors, dim=1).double()
         self.mean = unit.mean(0)

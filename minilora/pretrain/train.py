@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from minilora.bpe import Tokenizer, default_tokenizer
 from minilora.checkpoint.weights import check_saved_name, load_clip, save_official
 from minilora.clip import CLIP, CLIPConfig
-from minilora.io.cli import checked_device
+from minilora.io.cli import checked_device, device_text
 from minilora.io.derived_name import derived_stem
 from minilora.io.files import digest_of
 from minilora.io.progress import per_second
@@ -109,7 +109,7 @@ def pretrain(options: argparse.Namespace, report: Callable[[str], None] = print,
             measured = measure_held_out(clip, heads, tokenizer, photographs, options)
             report("held out: " + ", ".join(f"{name} {x:.3f}" for name, x in measured.items()))
             log[-1] |= measured
-        if resume and step % options.save_every == 0 and not last:
+        if resume and step % options.save_steps == 0 and not last:
             resume.save(weights, optimiser, generator, log)
     return clip, log
 
@@ -183,6 +183,7 @@ def main() -> None:
     if options.start:
         load_clip(options.start)            # a file that cannot be read ends the command here
     torch.set_num_threads(options.threads)
+    print(f"device   {device_text(options.device)}")
     out = Path(options.out)
     names = out.name, f"{derived_stem(out.stem)}.log.csv"
     with atomic_folder(out.parent, f"pretrain-{derived_stem(out.stem)}", map(glob.escape, names),

@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 from minilora.data.frames import Frame, save_video
 from minilora.io.cli import option_parser, positive_int, seed_value, whole_number
 from minilora.io.files import atomic_write, write_json
+from minilora.io.parser import OneLineParser
 from minilora.io.text import shown
 from minilora.io.transaction import atomic_folder
 from minilora.scenes.flaws import FLAW_KINDS, add_flaw
@@ -93,7 +94,7 @@ class Belt:
     """
 
     def __init__(self, slots: Sequence[Slot], generator: torch.Generator, resolution: int = 224,
-                 period: float = 5.0):
+                 period: float = 5.0) -> None:
         self.slots, self.resolution, self.period = slots, resolution, period
         material = random_material(generator, choose(generator, ("plastic", "iron", "metal")),
                                    choose(generator, ("grey", "dark grey", "light grey", "black")),
@@ -192,20 +193,21 @@ def product_belt(number: int, family: str, slots: int = 12, damaged: float = 0.3
     return Belt(plan, generator, resolution, period)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> OneLineParser:
     """The options of the command."""
-    p = option_parser("minilora.belts", __doc__)
-    p.add_argument("--out", type=Path, help="output folder; without it, a demonstration is printed")
-    p.add_argument("--videos", type=positive_int, default=2, help="number of videos")
-    p.add_argument("--kind", choices=("mixed", "line"), default="mixed",
-                   help="belts with several products, or with one")
-    p.add_argument("--labels", action="store_true", help="show serial numbers, with --kind line")
-    p.add_argument("--slots", type=whole_number(2, 10_000), default=12,
-                   help="slots per belt, 5 seconds each")
-    p.add_argument("--rate", type=whole_number(1, 240), default=10, help="frames per second")
-    p.add_argument("--resolution", type=whole_number(32, 4096), default=224,
-                   help="side of the picture, pixels")
-    p.add_argument("--seed", type=seed_value, default=1, help="seed of all random draws")
+    p = option_parser("minilora.belts", __doc__, "--out data/belts --kind line --labels")
+    add = p.add_argument
+    add("--out", type=Path, metavar="FOLDER", help="without it, a demonstration")
+    add("--videos", type=positive_int, metavar="N", default=2, help="number of videos")
+    add("--kind", choices=("mixed", "line"), default="mixed", help="several products, or one")
+    add("--labels", action="store_true", help="show serial numbers, with --kind line")
+    add("--slots", type=whole_number(2, 10_000), metavar="N", default=12,
+        help="slots per belt, 5 seconds each")
+    add("--frame-rate", "--rate", type=whole_number(1, 240), metavar="N", default=10,
+        help="frames per second")
+    add("--resolution", type=whole_number(32, 4096), metavar="N", default=224,
+        help="side of the picture, pixels")
+    add("--seed", type=seed_value, metavar="N", default=1, help="of all random draws")
     return p
 
 
@@ -226,6 +228,8 @@ def main() -> None:
     options = parser().parse_args()
     if options.out is None:
         return demo()
+    if options.labels and options.kind != "line":
+        raise ValueError("--labels: serial numbers are on belts with one product; pass --kind line")
     with atomic_folder(options.out, "belts", BELT_FILES) as staging:
         write_belts(staging, options)
 
@@ -240,7 +244,7 @@ def write_belts(folder: Path, options: argparse.Namespace) -> None:
             k, families[k % len(families)], labels=options.labels, **config)
         path = folder / f"belt-{k:03d}.mp4"
         with atomic_write(path) as file:
-            save_video(file, belt.frames(options.rate), options.rate)
+            save_video(file, belt.frames(options.frame_rate), options.frame_rate)
         truth[path.name] = [vars(p) for p in belt.passes()]
         print(f"{shown(options.out / path.name)}: {belt.seconds:.0f} s, "
               f"{len(truth[path.name])} parts, "

@@ -24,6 +24,8 @@ from torch import Tensor
 
 from minilora.io.cli import option_parser
 from minilora.io.lock import make_folder
+from minilora.io.parser import OneLineParser
+from minilora.io.progress import stage
 from minilora.io.temporary import remove_leftovers, temporary_folder
 from minilora.io.text import shown
 from minilora.metrics.aupro import connected_regions
@@ -33,8 +35,8 @@ from minilora.scenes.outlines import FAMILIES, Pose, Style, random_pose, random_
 from minilora.synthetic.sampling import choose, uniform
 
 UNSEEN_CLASSES, UNSEEN_FLAW = ("gear", "mesh"), "dent"
-# test class -> (family, (material, colour) of its body or None for random ones, seed of its style,
-# defect kinds)
+GOOD_PICTURES = 24                      # of a class, for training
+# class -> (family, (material, colour) of its body, None: random, seed of its style, defect kinds)
 CLASSES = {
     "bottle": ("bottle", None, 3, ("broken", "contamination", "crack", "dent")),
     "nut": ("nut", ("metal", "grey"), 1, ("scratch", "broken", "stain", "dent")),
@@ -194,13 +196,12 @@ def save_scene(scene: Scene, folder: Path, kind: str, number: int) -> None:
         Image.fromarray(filled_outline(scene.mask).numpy().astype(np.uint8) * 255).save(mask)
 
 
-def write_class(root: str | Path, name: str, good: int = 24, test_good: int = 24,
+def write_class(root: str | Path, name: str, good: int = GOOD_PICTURES, test_good: int = 24,
                 defective: int = 10, resolution: int = 256, seed: int = 0) -> Path:
     """Write <root>/<name> in MVTec AD's layout and return its path; an existing folder is kept.
 
-    good: number of training pictures;  test_good: good pictures for testing;  defective: pictures
-    of each defect kind.  The folder gets its name when it is complete.  Raises ValueError for an
-    unknown class.
+    good, test_good: good pictures for training and testing;  defective: pictures of each defect
+    kind.  The folder gets its name when it is complete.  Raises ValueError for an unknown class.
     """
     style, kinds = product(name)
     folder = Path(root) / name
@@ -209,13 +210,14 @@ def write_class(root: str | Path, name: str, good: int = 24, test_good: int = 24
     remove_leftovers(make_folder(root))
     if folder.is_dir():
         return folder
+    counts = {"train": good, "good": test_good} | dict.fromkeys(kinds, defective)
+    wanted = [(kind, number) for kind, count in counts.items() for number in range(count)]
     with temporary_folder(root) as staging:
         drawn = staging / name
-        for kind, count in (("train", good), ("good", test_good), *((k, defective) for k in kinds)):
-            for number in range(count):
-                flaw = kind if kind in FLAW_KINDS else None
-                scene = draw(style, seed_for(name, kind, number, seed), flaw, resolution)
-                save_scene(scene, drawn, kind, number)
+        for kind, number in stage(f"drawing {name}", wanted, len(wanted)):
+            flaw = kind if kind in FLAW_KINDS else None
+            save_scene(draw(style, seed_for(name, kind, number, seed), flaw, resolution), drawn,
+                       kind, number)
         try:
             drawn.rename(folder)
         except OSError:
@@ -227,21 +229,24 @@ def write_class(root: str | Path, name: str, good: int = 24, test_good: int = 24
 def demo() -> None:
     """One defective scene of seven classes, and how much of the picture its defect covers."""
     for name, (family, _, _, kinds) in list(CLASSES.items())[:7]:
-        style, _ = product(name)
-        scene = draw(style, seed_for(name), kinds[0], resolution=64)
+        scene = draw(product(name)[0], seed_for(name), kinds[0], resolution=64)
         unseen = " (never in pretraining)" if family in UNSEEN_CLASSES else ""
-        product_name = " ".join((*scene.words, scene.class_name))
-        print(f"{name:8s} {PHRASES[kinds[0]].format(product_name)}, "
+        print(f"{name:8s} {PHRASES[kinds[0]].format(' '.join((*scene.words, scene.class_name)))}, "
               f"{scene.mask.float().mean():.1%} of the picture{unseen}")
+
+
+def parser() -> OneLineParser:
+    """The options of the command."""
+    p = option_parser("minilora.scenes", __doc__, "--out data/scenes --class nut gear")
+    p.add_argument("--out", metavar="FOLDER", help="without it, a demonstration")
+    p.add_argument("--class", dest="names", nargs="+", metavar="NAME", default=list(CLASSES),
+                   help="classes to write (default: all)")
+    return p
 
 
 def main() -> None:
     """The command: write the classes, or print the demonstration."""
-    p = option_parser("minilora.scenes", __doc__)
-    p.add_argument("--out", help="output folder; without it, a demonstration is printed")
-    p.add_argument("--class", dest="names", nargs="+", metavar="NAME", default=list(CLASSES),
-                   help="the classes to write")
-    options = p.parse_args()
+    options = parser().parse_args()
     if options.out is None:
         return demo()
     for name in options.names:              # all names before the first picture

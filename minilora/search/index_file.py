@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from minilora.checkpoint.base_model import BASE_SCHEMA, BaseModel
+from minilora.io.cli import shell_command
 from minilora.io.files import atomic_write, read_json
 from minilora.io.regular_file import kind_of
 from minilora.io.safetensors import MAX_CONTAINERS
@@ -66,8 +67,8 @@ def read_index_file(folder: Path) -> dict[str, Any]:
     refuse_foreign(folder)
     path = folder / INDEX_FILE
     if not os.path.lexists(path):
-        raise ValueError(f"{shown(folder)} holds no index; make one with python -m "
-                         f"minilora.search index PATHS --out {shown(folder)}")
+        raise ValueError(f"{shown(folder)} holds no index; make one with "
+                         + shell_command("search", "index", "PATHS", "--out", folder))
     try:
         saved = read_json(path, MAX_INDEX_BYTES)
         if isinstance(saved, dict) and saved.get("version") in (1, 2) and "files" in saved:

@@ -23,6 +23,7 @@ from minilora.clip import CLIP
 from minilora.data.frames import Frame, all_frames, sample_frames
 from minilora.data.images import clip_preprocess, normalise
 from minilora.io.files import DISK_FULL, TensorFileError, digest_of, save_tensors
+from minilora.io.progress import stage
 from minilora.io.regular_file import NotRegularFileError, kind_of
 from minilora.io.text import shown
 from minilora.search.index import Index, similarity_to
@@ -57,7 +58,8 @@ def update_index(index: Index, paths: Iterable[str | Path], encoder: FrameEncode
     """
     run = begin_run(index)
     failed, unreadable, stills = [], [], StillImages(index, encoder, run)
-    for path in paths:
+    paths = list(paths)
+    for path in stage("files", paths, len(paths)):
         name = str(Path(path).resolve())
         try:
             stat = status_of_file(Path(path))

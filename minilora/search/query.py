@@ -21,6 +21,7 @@ from torch import Tensor
 from minilora.bpe import CONTEXT, default_tokenizer
 from minilora.clip import CLIP
 from minilora.data.decoding import read_image
+from minilora.io.cli import shell_command
 from minilora.io.regular_file import open_regular
 from minilora.io.text import shown
 from minilora.search.events import Event, localise_events
@@ -106,8 +107,8 @@ def find_events(index: Index, score_part: Callable[[dict], Tensor], count: int,
     """
     curves = {path: (times, values) for path, times, values in index.curves(score_part, files)}
     if not curves:
-        raise ValueError(f"{shown(index.folder)} holds no frame; add files with python -m "
-                         "minilora.search index")
+        raise ValueError(f"{shown(index.folder)} holds no frame; add files with "
+                         + shell_command("search", "index", "PATHS", "--out", index.folder))
     events = []
     for path, (times, values) in curves.items():
         best = int(values.argmax())

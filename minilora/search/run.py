@@ -22,8 +22,10 @@ from minilora.clip import CLIP
 from minilora.data.bit_depth import bits_option
 from minilora.data.decoding import megapixel_option
 from minilora.data.frames import media_in
-from minilora.io.cli import device_name, finite_number, option_parser, positive_int
+from minilora.io.cli import device_name, device_text, finite_number, option_parser, positive_int
 from minilora.io.output import atomic_output, check_output
+from minilora.io.parser import OneLineParser
+from minilora.io.progress import print_line
 from minilora.io.text import shown
 from minilora.search import faiss_index, speech
 from minilora.search.events import Event
@@ -39,12 +41,13 @@ from minilora.search.results import contact_sheet, event_line, peak_frames, resu
 def run_index(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """The command `index`.  Returns the exit status: 2 if some files could not be read."""
     refuse_foreign(options.out)
-    sampling = {"rate": options.rate, "change": options.change} | (
+    sampling = {"rate": options.frame_rate, "change": options.change} | (
         {"bits": options.bits} if options.bits else {})
     paths, skipped, _ = media_in(options.paths)
     for path, reason in skipped:
         say(f"--  {shown(path)}: {reason}")
-    if not paths:
+    new = identity_of(options.out) is None
+    if not paths or new and not any(Path(path).exists() for path in paths):
         raise FileNotFoundError(f"no picture or video in {', '.join(map(shown, options.paths))}")
     index, clip = open_or_new_index(options, sampling, say)
     encoder = FrameEncoder(clip, TextReader() if options.ocr else None)
@@ -64,6 +67,7 @@ def open_or_new_index(options: argparse.Namespace, sampling: dict[str, float],
     if identity_of(options.out) is None:
         clip, weights = load_clip(options.model, options.device, options.activation, download=True)
         say(f"weights  {shown(weights.name)}, {weights.about}")
+        say(f"device   {device_text(options.device)}")
         return Index(options.out, base_of(weights, clip.config), sampling, options.ocr), clip
     index = Index.open(options.out)
     if (index.sampling, index.ocr) != (sampling, options.ocr):
@@ -110,15 +114,15 @@ def check_outputs(options: argparse.Namespace) -> None:
     """Raise ValueError, before any work, if an output would replace what is not its own."""
     outputs = [p for p in (options.json, options.sheet, options.page, options.speak_to) if p]
     if len({path.absolute() for path in outputs}) < len(outputs):
-        raise ValueError("--json, --sheet, --page and --speak-to: expected different files, found "
-                         "the same twice; give each its own")
+        raise ValueError("--json-file, --sheet, --page and --speak-to: expected different files, "
+                         "found the same twice; give each its own")
     for path in outputs:
         check_output(path, "query", options.like)
 
 
 def write_outputs(words: str, found: list[Event], curves: Curves, bits: int,
                   options: argparse.Namespace) -> None:
-    """The outputs of --json, --sheet, --page, --speak.  words: the query in words."""
+    """The outputs of --json-file, --sheet, --page, --speak.  words: the query in words."""
     def output(path, mode="wb"):
         return atomic_output(path, "query", mode, options.like)
     if options.json:
@@ -143,54 +147,70 @@ def run_remove(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> OneLineParser:
     """Options of the three commands; `options.run` is the function of the chosen one."""
-    p = option_parser("minilora.search", __doc__)
-    jobs = p.add_subparsers(dest="job", required=True, metavar="index | query | remove")
+    p = option_parser("minilora.search", __doc__, 'query index "a damaged gear"')
+    jobs = p.add_subparsers(dest="job", required=True, metavar="index | query | remove",
+                            prog=p.prog)
 
-    def job(name, function, text):
-        one = jobs.add_parser(name, help=text, description=text, formatter_class=p.formatter_class)
+    def job(name, function, text, example):
+        one = jobs.add_parser(name, help=text, description=text, example=example)
         one.set_defaults(run=function)
-        if name != "remove":
-            one.add_argument("--model", help="name, file or folder of the model; without it that "
-                             "of the index, where it was, or the one that minilora.fit finds")
-            one.add_argument("--device", default="cpu", type=device_name, help="cpu, cuda, …")
-            megapixel_option(one)
-        if name == "index":
-            bits_option(one)
-            add_activation_option(one.add_argument)
-        return one.add_argument
-    add = job("index", run_index, "encode files that are new or have changed")
+        return one
+    index_options(job("index", run_index, "encode files that are new or have changed",
+                      "videos/ pictures/ --out index"))
+    query_options(job("query", run_query, "find events",
+                      'index "a damaged gear" --sheet a.png'))
+    one = job("remove", run_remove, "remove files from an index", "index old.mp4")
+    one.add_argument("index", type=Path, help="folder of the index")
+    one.add_argument("paths", nargs="+", help="files or folders")
+    return p
+
+
+def model_options(p: OneLineParser) -> None:
+    """Options of `index` and `query`."""
+    p.add_argument("--device", metavar="NAME", default="auto", type=device_name,
+                   help="auto, cuda, mps, cpu")
+    p.add_argument("--model", metavar="WEIGHTS", help="name or file (default: that of the index)")
+    megapixel_option(p.rare.add_argument)
+
+
+def index_options(p: OneLineParser) -> None:
+    """Options of the command `index`."""
+    add, rare = p.add_argument, p.rare.add_argument
     add("paths", nargs="+", help="pictures, videos, or folders that contain them")
-    add("--out", type=Path, default=Path("index"), help="folder of the index")
-    add("--rate", type=finite_number(1e-6, 1e6), default=1.0,
+    add("--out", metavar="FOLDER", type=Path, default=Path("index"), help="the index")
+    add("--frame-rate", "--rate", metavar="N", type=finite_number(1e-6, 1e6), default=1.0,
         help="at most so many frames per second")
-    add("--change", type=finite_number(0, 255), default=0.0, help="skip a frame whose mean grey "
-        "difference to the last kept frame is smaller, 0 to 255")
-    add("--ocr", action="store_true", help="store the text in the frames as well; half a second "
-        "per frame; needs minilora[ocr]")
-    add = job("query", run_query, "find events")
+    add("--ocr", action="store_true", help="store texts, 0.5 s a frame; needs minilora[ocr]")
+    rare("--change", metavar="D", type=finite_number(0, 255), default=0.0,
+         help="skip a frame that differs less in grey")
+    model_options(p)
+    bits_option(rare)
+    add_activation_option(rare)
+
+
+def query_options(p: OneLineParser) -> None:
+    """Options of the command `query`."""
+    add, rare = p.add_argument, p.rare.add_argument
     add("index", type=Path, help="folder of the index")
-    add("texts", nargs="*", help='what to find: "a damaged gear"; several texts are averaged')
+    add("texts", nargs="*", help='what to find: "a damaged gear"; several are averaged')
     add("--without", nargs="+", default=[], metavar="TEXT", help="what must not be visible")
     add("--like", nargs="+", default=[], metavar="PICTURE", help="find what looks like these")
-    add("--reads", metavar="TEXT", help="find this text in the pictures; needs index --ocr")
-    add("-k", dest="count", type=positive_int, default=10, help="at most so many events")
-    add("--smooth", type=finite_number(0, 1e9), default=SMOOTHING_WIDTH,
-        help="window of the moving average, seconds")
-    add("--gap", type=finite_number(0, 1e9), default=EVENT_GAP,
-        help="longest dip that does not end an event, seconds")
-    add("--fast", action="store_true", help="compare only files whose frames faiss finds near the "
-        "query; for millions of frames; needs minilora[faiss]")
-    add("--json", type=Path, help="JSON file for the events")
-    add("--sheet", type=Path, help="PNG file for a contact sheet")
-    add("--page", type=Path, help="HTML file with curves and best frames")
-    add("--speak", action="store_true", help="speak the result; needs minilora[speech]")
-    add("--speak-to", type=Path, metavar="FILE", help="write the spoken result to a sound file")
-    add = job("remove", run_remove, "remove files from an index")
-    add("index", type=Path, help="folder of the index")
-    add("paths", nargs="+", help="files or folders")
-    return p
+    add("--reads", metavar="TEXT", help="find this text; needs index --ocr")
+    add("-k", dest="count", metavar="N", type=positive_int, default=10, help="most events")
+    add("--page", metavar="FILE", type=Path, help="HTML file with curves and best frames")
+    add("--sheet", metavar="FILE", type=Path, help="PNG file for a contact sheet")
+    add("--json-file", "--json", dest="json", metavar="FILE", type=Path,
+        help="JSON file for the events")
+    rare("--smooth", metavar="SECONDS", type=finite_number(0, 1e9), default=SMOOTHING_WIDTH,
+         help="window of the moving average")
+    rare("--gap", metavar="SECONDS", type=finite_number(0, 1e9), default=EVENT_GAP,
+         help="longest dip inside an event")
+    rare("--fast", action="store_true", help="for millions of frames; needs minilora[faiss]")
+    rare("--speak", action="store_true", help="speak the result; needs minilora[speech]")
+    rare("--speak-to", type=Path, metavar="FILE", help="the spoken result as a sound file")
+    model_options(p)
 
 
 def demo() -> None:
@@ -203,7 +223,7 @@ def main() -> int | None:
     if len(sys.argv) == 1:
         return demo()
     options = parser().parse_args()
-    return options.run(options, lambda line: print(line, flush=True))
+    return options.run(options, print_line)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from minilora.io import cli, files, notes
+from minilora.io import cli, error_text, files, notes
 from minilora.io.cli import option_parser, run_command
 from minilora.io.transaction import RESUME_FILE, STAGING
 
@@ -116,7 +116,7 @@ def test_the_devices_that_are_here_are_listed(monkeypatch):
     (5, "stopped; completely written: 2.txt, 3.txt, 4.txt and 2 more")])
 def test_control_c_names_the_files_that_are_written(count, words, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(files, "WRITTEN", [])
-    monkeypatch.setattr(cli, "WRITTEN", files.WRITTEN)
+    monkeypatch.setattr(error_text, "WRITTEN", files.WRITTEN)
     monkeypatch.chdir(tmp_path)
 
     def main():
@@ -133,18 +133,30 @@ def test_control_c_names_the_files_that_are_written(count, words, tmp_path, monk
 
 def test_control_c_in_a_fit_says_that_it_can_continue(tmp_path, monkeypatch):
     staged = tmp_path / "run" / f"{STAGING}fit" / RESUME_FILE
-    monkeypatch.setattr(cli, "WRITTEN", [staged])
-    assert cli.written_files_message() == "run the same command again to continue"
+    monkeypatch.setattr(error_text, "WRITTEN", [staged])
+    assert error_text.written_files_message() == "run the same command again to continue"
 
 
-def test_help_shows_defaults_except_none_and_switches():
-    p = cli.option_parser("minilora.fit", "Fits.\n\nMore.")
-    p.add_argument("--seed", type=int, default=0, help="of the draw")
-    p.add_argument("--model", help="a file")
-    p.add_argument("--no-turns", action="store_false", help="as they lie")
-    text = p.format_help()
-    assert "of the draw (default: 0)" in text and text.count("default") == 1
-    assert "python -m minilora.fit" in text and "Fits.\n" in text and "More" not in text
+def test_suggested_commands_are_quoted_and_in_the_form_that_was_used(monkeypatch):
+    for start, expected in (("/usr/bin/minilora", "minilora predict"),
+                            ("C:/x/minilora.exe", "minilora predict"),
+                            ("/x/minilora/__main__.py", "python -m minilora predict"),
+                            ("/x/minilora/fit.py", "python -m minilora.predict")):
+        monkeypatch.setattr(sys, "argv", [start])
+        assert cli.shell_command("predict", "runs/my nut", "-x") == f"{expected} 'runs/my nut' -x"
+
+
+def test_auto_is_the_fastest_device(monkeypatch):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert cli.device_name("auto") == "cpu" and cli.device_text("cpu").startswith("cpu (no GPU found), ")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert cli.device_name("auto") == "mps"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Tesla T4")
+    assert cli.device_name("auto") == "cuda" and cli.device_text("cuda") == "cuda (Tesla T4)"
+    assert cli.device_text("cpu").startswith("cpu (chosen with --device; cuda is here as well), ")
 
 
 def test_an_output_that_is_full_gives_status_2_even_if_nothing_was_flushed(monkeypatch, capsys):
@@ -164,9 +176,9 @@ def test_the_exit_status_is_what_the_command_returns(returned, expected):
 def test_a_working_folder_that_is_gone_does_not_hide_what_was_written(tmp_path, monkeypatch):
     def gone():
         raise FileNotFoundError("no such folder")
-    monkeypatch.setattr(cli, "WRITTEN", [tmp_path / "a.txt"])
+    monkeypatch.setattr(error_text, "WRITTEN", [tmp_path / "a.txt"])
     monkeypatch.setattr(os, "getcwd", gone)
-    assert cli.written_files_message() == f"completely written: {tmp_path / 'a.txt'}"
+    assert error_text.written_files_message() == f"completely written: {tmp_path / 'a.txt'}"
 
 
 def test_an_error_of_the_system_names_the_file_first(capsys, tmp_path):

@@ -70,11 +70,11 @@ def test_importing_the_package_loads_no_torch():
     code = "import sys, minilora as m; print('torch' in sys.modules, m.__version__, dir(m))"
     out = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True,
                          check=True).stdout
-    assert out.startswith("False 0.1.0") and "load_clip" in out and "Detector" in out
+    assert out.startswith("False 0.2.0") and "load_clip" in out and "Detector" in out
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'Detektor'.*Detector, load_clip"):
+    with pytest.raises(AttributeError, match="no attribute 'Detektor'.*Detector, DetectorConfig, .*load_clip"):
         minilora.Detektor
 
 

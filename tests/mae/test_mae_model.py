@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.files import load_tensors, save_tensors
-from minilora.io.unpickler import CheckpointError
 from minilora.mae import checkpoint as mae_checkpoint
 from minilora.mae.model import (MAE_B_16, MAE_H_14, MAE_L_16, MAEConfig, MAEEncoder,
                                 MaskedAutoencoder)

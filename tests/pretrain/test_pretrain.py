@@ -169,7 +169,7 @@ def test_another_picture_of_the_same_class_is_not_a_negative():
 
 
 def options(tmp_path, name, *words, **changes):
-    small = dict(batch=8, fresh=2, buffer=64, steps=4, workers=0, dtype="float32", save_every=2,
+    small = dict(batch=8, fresh=2, buffer=64, steps=4, workers=0, dtype="float32", save_steps=2,
                  measure_every=0, layers=2, width=64, out=str(tmp_path / name))
     return argparse.Namespace(**(vars(pretrain.parser().parse_args(words)) | small | changes))
 
