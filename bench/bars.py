@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from PIL import Image, ImageDraw, ImageFont
 
-from minilora.report.svg import ticks
+from minilora.charts.plots import ticks
 
 COLOURS = {"weights": "#9aa5b1", "pool": "#7a4fb5", "gradients": "#b3450b", "optimiser": "#e0a030",
            "activations": "#0b62c4"}

@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench import accuracy
 from minilora import __version__
+from minilora.charts.plots import ticks
 from minilora.data.mvtec import find_data
 from minilora.io.files import atomic_write
 from minilora.report import results
-from minilora.report.svg import ticks
 
 SHOTS = (0, 1, 2, 4, 8, 16, "all")
 COLOURS = {"zero-shot": "#6d7681", "memory": "#b3450b", "text": "#7a4fb5", "lora-off": "#2e7d32",

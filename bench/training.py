@@ -8,15 +8,11 @@ import argparse
 import csv
 from pathlib import Path
 
-from minilora.io.files import atomic_write
-from minilora.report.svg import CHART_HEIGHT, CHART_WIDTH, line_chart
+from minilora.charts.drawing import Drawing, side_by_side
+from minilora.charts.plots import line_plot
+from minilora.charts.writers import write_drawing
 
 TOP = Path(__file__).resolve().parent.parent
-COLOURS = ("#0b62c4", "#b3450b", "#2e7d32", "#7a4fb5", "#555555")
-STYLE = ("<style>text { font: 11px sans-serif; fill: #222 } .grid { stroke: #d5dbe1 } polyline { "
-         "fill: none; stroke-width: 2 } " + " ".join(f".line-{k} {{ stroke: {colour} }}"
-                                                     for k, colour in enumerate(COLOURS))
-         + "</style>")
 CHARTS = (("teacher's variance explained", {f"explained{n}": f"layer {n}" for n in (9, 18, 30, 39)}
            | {"explained51": "whole picture"}),
           ("zero-shot accuracy", {"names": "photographs", "accuracy": "drawn scenes"}),
@@ -34,9 +30,9 @@ def measured(path: Path) -> list[dict[str, float]]:
                 if row["accuracy"]]
 
 
-def drawing(rows: list[dict[str, float]]) -> str:
-    """One SVG with all charts next to one another, for the columns that the log contains."""
-    parts = []
+def drawing(rows: list[dict[str, float]]) -> Drawing:
+    """All charts next to one another, for the columns that the log contains."""
+    charts = []
     for title, names in CHARTS:
         series = {label: [((row["step"] + 1) / 1000, row[key]) for row in rows if key in row]
                   for key, label in names.items()}
@@ -44,14 +40,8 @@ def drawing(rows: list[dict[str, float]]) -> str:
         if series:
             low = min(y for points in series.values() for _, y in points)
             bottom = 0.5 if low > 0.5 else 0
-            chart = line_chart(title, "thousand steps", title, series, y_range=(bottom, 1))
-            x = len(parts) * CHART_WIDTH
-            place = f'<svg x="{x}" width="{CHART_WIDTH}" height="{CHART_HEIGHT}" '
-            parts.append(chart.replace("<svg ", place, 1))
-    width = len(parts) * CHART_WIDTH
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {CHART_HEIGHT}" '
-            f'width="{width}"><rect width="100%" height="100%" fill="white"/>{STYLE}'
-            + "".join(parts) + "</svg>\n")
+            charts.append(line_plot(title, "thousand steps", title, series, y_range=(bottom, 1)))
+    return side_by_side("measures while the embedded model was trained", charts)
 
 
 def main() -> None:
@@ -59,8 +49,7 @@ def main() -> None:
     p.add_argument("--log", type=Path, default=TOP / "weights/mini-clip.log.csv")
     p.add_argument("--out", type=Path, default=TOP / "weights/mini-clip.svg")
     options = p.parse_args()
-    with atomic_write(options.out, "w") as file:
-        file.write(drawing(measured(options.log)))
+    write_drawing(options.out, drawing(measured(options.log)))
 
 
 if __name__ == "__main__":

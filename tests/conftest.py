@@ -103,3 +103,12 @@ def gear_run(tmp_path_factory, tiny_weights):
                          "--model", str(tiny_weights), "--out", str(out)])
     run_class.run_class(options, lambda line: None)
     return out, root / "gear"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium for all tests of this process; see tests/browser.py."""
+    from browser import chromium
+
+    with chromium() as running:
+        yield running

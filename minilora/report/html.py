@@ -1,13 +1,15 @@
 """Parts of a self-contained HTML page: the document, pictures inside it, tables of numbers.
 
-Claim: a page without scripts and network access can be read in any browser and sent by e-mail.
-Pictures are inline JPEGs, charts are inline SVG (report/svg.py), and the style follows the reader's
-light or dark setting.
+Claim: a page that loads nothing can be read in any browser and sent by e-mail.  Pictures are inline
+JPEGs, charts are inline SVG (report/svg.py), and the style follows the reader's light or dark
+setting.  A script is in a page only if it has a table that can be sorted, and then it is
+`style.SORT_SCRIPT`.
 
-Left out: what the page of a run shows (report/run_page.py), sorting and filtering.
+Left out: what the page of a run shows (report/run_page.py), the style itself (report/style.py).
 """
 import base64
 import io
+import math
 import os
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -18,55 +20,22 @@ from urllib.parse import quote
 from PIL import Image
 
 from minilora.io.text import shown, utf8_text
+from minilora.report.style import SORT_SCRIPT, STYLE
 
 MAX_TEXT = 2000                     # characters of one text from outside
-STYLE = """
-:root { color-scheme: light dark; --text: #1c2024; --soft: #5b6570; --back: #fff; --card: #f4f6f8;
-  --line: #d5dbe1; --a: #0b62c4; --b: #b3450b; --c: #6d7681; --good: #2e7d32; --bad: #c62828; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6e9ec; --soft: #a3adb8; --back: #15181b;
-  --card: #1f2428; --line: #3a424a; --a: #6db3ff; --b: #ffa36b; --c: #98a2ad; --good: #6fcf75;
-  --bad: #ff8178; } }
-body { margin: 0 auto; padding: 1rem; max-width: 64rem; background: var(--back); color: var(--text);
-  font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-p.soft, figcaption, dt { color: var(--soft); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
-dd { margin: 0; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; min-width: 36rem; width: 100%; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, td:first-child, td.words { text-align: left; }
-tr.best { font-weight: 600; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr));
-  gap: 1rem; margin-top: 1.2rem; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(14rem, 100%), 1fr));
-  gap: 1rem; }
-td.words { min-width: 15rem; }
-figure { margin: 0 0 1rem; background: var(--card); padding: .6rem; border-radius: .4rem; }
-figure img, svg { width: 100%; height: auto; display: block; }
-svg text { fill: var(--text); font-size: 11px; } .grid { stroke: var(--line); }
-polyline { fill: none; stroke-width: 2; }
-.line-0 { stroke: var(--a); } .line-1 { stroke: var(--b); } .line-2 { stroke: var(--c); }
-polyline.line-1, line.line-1 { stroke-dasharray: 6 3; }
-polyline.line-2, line.line-2 { stroke-dasharray: 2 3; }
-.bar-good { fill: var(--good); } .bar-bad { fill: var(--bad); }
-.mark { stroke: var(--text); stroke-dasharray: 4 3; }
-.good { color: var(--good); } .bad { color: var(--bad); }
-@media (max-width: 40rem) {                    /* a phone: the words go below their numbers */
-  table.rows { min-width: 0; font-size: .75rem; }
-  table.rows tr { display: grid; grid-template-columns: 4.4rem repeat(6, minmax(0, 1fr));
-    border-bottom: 1px solid var(--line); }
-  table.rows th, table.rows td { padding: .25rem .15rem; border: 0; }
-  table.rows th { font-size: .6rem; } table.rows th:last-child { display: none; }
-  table.rows td.words { grid-column: 1 / -1; min-width: 0; color: var(--soft); } }
-"""
+
+
+class Markup(str):
+    """A text that is HTML already; all other text is escaped before it is shown."""
 
 
 def document(title: str, body: str) -> str:
     """A whole HTML page, which can be written as UTF-8.  title: plain text;  body: HTML."""
+    script = SORT_SCRIPT if '<table class="sortable' in body else ""
     return utf8_text('<!doctype html><html lang="en"><head><meta charset="utf-8">'
                      '<meta name="viewport" content="width=device-width, initial-scale=1">'
                      f"<title>{html_text(title)}</title><style>{STYLE}</style></head>"
-                     f"<body>{body}</body></html>\n")
+                     f"<body>{body}{script}</body></html>\n")
 
 
 def html_text(value: Any) -> str:
@@ -93,11 +62,16 @@ def inline_file(path: str | Path, alt: str) -> str:
 
 def inline_image(image: Image.Image, alt: str, side: int = 900) -> str:
     """An <img> element that contains a PIL image as JPEG, at most `side` pixels wide and high."""
-    image, data = image.convert("RGB"), io.BytesIO()
+    return f'<img alt="{html_text(alt)}" src="{data_address(image.convert("RGB"), side)}">'
+
+
+def data_address(image: Image.Image, side: int = 900) -> str:
+    """An address that contains a PIL image: as JPEG, or as PNG if it has transparent pixels."""
+    image, data = image.convert("RGBA" if image.mode == "RGBA" else "RGB"), io.BytesIO()
+    kind = "PNG" if image.mode == "RGBA" else "JPEG"
     image.thumbnail((side, side))
-    image.save(data, "JPEG", quality=82)
-    code = base64.b64encode(data.getvalue()).decode()
-    return f'<img alt="{html_text(alt)}" src="data:image/jpeg;base64,{code}">'
+    image.save(data, kind, quality=82)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def html_percent(value: float | None) -> str:
@@ -105,29 +79,98 @@ def html_percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def explained_table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str], bool]]) -> str:
-    """A table of numbers whose last column explains each row.
+# ---- tables -------------------------------------------------------------------------------------
 
-    head: column names;  rows: (first cell as HTML, other cells as plain text, whether in bold).
+def cell(value: Any) -> str:
+    """What a cell of a table contains: Markup as it is, other text escaped."""
+    return value if isinstance(value, Markup) else html_text(value)
+
+
+def sortable_table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "",
+                   words: Iterable[int] = (), kind: str = "wide") -> Markup:
+    """A table that is sorted by a click on a heading, or by its key.
+
+    rows: cells as plain text, or as Markup;  words: numbers of the columns that hold words and not
+    numbers, besides the first one;  kind: "wide" or, for a long table, "scroll".
     """
-    body = ""
-    for first, (*numbers, words), bold in rows:
-        cells = "".join(f"<td>{html_text(number)}</td>" for number in numbers)
-        best = ' class="best"' if bold else ""
-        body += f'<tr{best}><td>{first}</td>{cells}<td class="words">{html_text(words)}</td></tr>'
-    head = "".join(f"<th>{escape(name)}</th>" for name in head)
-    return f'<div class="wide"><table class="rows"><tr>{head}</tr>{body}</table></div>'
+    def line(tag, row):
+        return "<tr>" + "".join(
+            f'<{tag} class="words">{cell(c)}</{tag}>' if k in words else f"<{tag}>{cell(c)}</{tag}>"
+            for k, c in enumerate(row)) + "</tr>"
+    words = set(words)
+    caption = f"<caption>{html_text(caption)}</caption>" if caption else ""
+    body = "".join(line("td", row) for row in rows)
+    return Markup(f'<div class="{kind}" tabindex="0"><table class="sortable">{caption}<thead>'
+                  f"{line('th', head)}</thead><tbody>{body}</tbody></table></div>")
+
+
+def explained_table(head: Sequence[str], rows: Sequence[tuple[Any, Sequence[Any]]],
+                    fixed: int = 0) -> Markup:
+    """A sortable table of numbers whose last column explains each row.
+
+    head: column names;  rows: (first cell, other cells), each plain text or Markup;  fixed: how
+    many of the last rows stay below the others, whatever the order.
+    """
+    def line(first, cells):
+        *numbers, words = cells
+        inside = "".join(f"<td>{cell(number)}</td>" for number in numbers)
+        return f'<tr><td>{cell(first)}</td>{inside}<td class="words">{cell(words)}</td></tr>'
+    lines = [line(*row) for row in rows]
+    split = len(lines) - fixed
+    foot = f"<tfoot>{''.join(lines[split:])}</tfoot>" if fixed else ""
+    top = "".join(f"<th>{html_text(name)}</th>" for name in head[:-1])
+    top += f'<th class="words">{html_text(head[-1])}</th>'
+    return Markup(f'<div class="wide"><table class="sortable explained" style="--numbers: '
+                  f'{len(head) - 2}"><thead><tr>{top}</tr></thead><tbody>{"".join(lines[:split])}'
+                  f"</tbody>{foot}</table></div>")
+
+
+def bold_best(texts: Sequence[str]) -> list[str]:
+    """The texts, the highest number among them in bold; numbers that look equal are all bold.
+
+    Nothing is bold if there is only one number: it is not better than anything.
+    """
+    numbers = [number_or_none(text) for text in texts]
+    known = [number for number in numbers if number is not None]
+    return [Markup(f"<b>{html_text(text)}</b>") if len(known) > 1 and number == max(known) else text
+            for text, number in zip(texts, numbers)]
+
+
+def number_or_none(text: str) -> float | None:
+    """The finite number that a text shows, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+# ---- heat maps ----------------------------------------------------------------------------------
+
+def colour_scale(low: float, high: float, words: str) -> Markup:
+    """The colours of heat maps with the values at both ends.  words: what the values are."""
+    return Markup(f'<div class="scale" role="img" aria-label="colour scale from {low:.3g}, dark '
+                  f'blue, to {high:.3g}, light yellow"><span>{low:.3g}</span><i></i>'
+                  f"<span>{high:.3g}</span><b>{html_text(words)}</b></div>")
+
+
+def pair_figure(pair: tuple[Image.Image, Image.Image], words: str) -> Markup:
+    """The worst patch beside the nearest good patch, with a sentence.  pair: of `patch_pair`."""
+    bad, good = (inline_image(crop, alt) for crop, alt in zip(pair, (
+        "the worst patch, framed, and its surroundings",
+        "the good patch that is nearest to it, framed, and its surroundings")))
+    return Markup(f'<div class="pair">{bad}{good}<p>{html_text(words)}</p></div>')
 
 
 def demo() -> None:
     """A page with a table and a picture; it refers to nothing outside itself."""
-    rows = [("memory", [html_percent(0.97), "frozen features"], True)]
-    table = explained_table(("row", "AUROC", ""), rows)
-    print(table)
+    numbers = bold_best([html_percent(0.97), html_percent(0.91)])
+    table = explained_table(("row", "AUROC", ""), [("memory", [numbers[0], "frozen features"]),
+                                                   ("text", [numbers[1], "prompts"])])
+    print(table[:150], "…")
     picture = inline_image(Image.new("RGB", (64, 48)), "a black picture")
     page = document("nut & bolt", f"<h1>nut &amp; bolt</h1>{table}{picture}")
-    print(f"{len(page):,} characters, scripts: {page.count('<script')}, "
-          f"addresses: {page.count('http')}")
+    print(f"{len(page):,} characters, addresses: {page.count('http')}")
 
 
 if __name__ == "__main__":

@@ -1,37 +1,30 @@
-"""Files and tables of a run: metrics, scores, and panels that show the anomaly maps.
+"""Numbers of a run: metrics of each row, tables, and the scores of the test pictures.
 
     metrics.json   every number of the run, AUROC as a fraction in [0, 1], null where undefined
     scores.csv     one line for each test picture: file, label, score, decision
-    maps/          input, mask, anomaly map and overlay side by side
 
-Claim: a table alone hides mistakes; a map shows whether the score comes from the defect.
+Claim: a metric without its conditions misleads, so it is None where it is undefined.
 Every file is written completely or not at all (io/files.py).
 
 Symbols: N test pictures of H x W pixels.
-Left out: the HTML page of a run (report/run_page.py).
+Left out: the anomaly maps (report/panels.py), the HTML page of a run (report/run_page.py).
 """
 import csv
 import io
-import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from minilora.auroc import auroc
 from minilora.data.mvtec import Sample
-from minilora.io.derived_name import derived_stem
 from minilora.io.files import atomic_write
-from minilora.io.text import csv_cell, shown
+from minilora.io.text import csv_cell
 from minilora.metrics.aupro import aupro
 from minilora.metrics.average_precision import average_precision, f1_max
 
 IMAGE_METRICS = {"image_auroc": auroc, "image_ap": average_precision, "image_f1_max": f1_max}
-OK_COLOUR, NG_COLOUR = (46, 125, 50), (198, 40, 40)     # title bar of a panel: green, red
-UNKNOWN_COLOUR = (110, 110, 110)                        # without a threshold: grey
 
 MetricValues = dict[str, float | None]
 
@@ -108,12 +101,16 @@ def percent(value: float | None) -> str:
     return "    --" if value is None else f"{100 * value:6.1f}"
 
 
-def text_table(rows: dict[str, MetricValues], explain: dict[str, str]) -> str:
-    """A table for the terminal, in per cent.  rows: {name: metrics};  explain: {name: words}."""
-    heads = [name + suffix for suffix in ("", "_odd")
+def text_table(rows: dict[str, MetricValues], explain: dict[str, str], odd: bool = True) -> str:
+    """A table for the terminal, in per cent.  rows: {name: metrics};  explain: {name: words}.
+
+    odd: also the columns of the odd-numbered pictures; defaults of the method were chosen on the
+    even-numbered ones of the data sets, so for a user's own pictures they mean nothing.
+    """
+    heads = [name + suffix for suffix in ("", "_odd")[:1 + odd]
              for name in ("image_auroc", "pixel_auroc", "aupro")]
-    lines = ["             all pictures          odd-numbered ones",
-             "%            image  pixel  AUPRO   image  pixel  AUPRO   image and pixel: AUROC"]
+    lines = ["             all pictures          odd-numbered ones"] * odd
+    lines.append(f"%         {'   image  pixel  AUPRO' * (1 + odd)}   image and pixel: AUROC")
     for name, row in rows.items():
         values = " ".join(percent(row.get(head)) for head in heads)
         lines.append(f"{name:10s} {values}   {explain[name]}")
@@ -140,99 +137,18 @@ def write_scores(path: str | Path, samples: Sequence[Sample], scores: Tensor,
         file.write(text.getvalue())
 
 
-def heat_colours(values: Tensor) -> np.ndarray:
-    """Colours from dark blue over green to yellow.  values: (H, W) in [0, 1] -> uint8 (H, W, 3)."""
-    stops = torch.tensor([[13, 8, 90], [33, 110, 160], [60, 180, 110],
-                          [245, 220, 60], [255, 250, 210]]).float()
-    position = values.clamp(0, 1) * (len(stops) - 1)
-    low = position.floor().long().clamp(max=len(stops) - 2)
-    mixed = torch.lerp(stops[low], stops[low + 1], (position - low)[..., None])
-    return mixed.round().byte().numpy()
-
-
-def panel(pixels: Tensor, mask: Tensor | None, scores: Tensor, low: float, high: float, title: str,
-          good: bool | None) -> Image.Image:
-    """Input, mask, map and overlay side by side, under a title bar.
-
-    pixels: (3, H, W) in [0, 1];  mask: bool (H, W) or None;  scores: (H, W), shown in colours from
-    low to high, which are the same for all pictures of a run;  good: decision OK (green title bar),
-    NG (red), or None (grey).
-    """
-    picture = (pixels * 255).round().byte().permute(1, 2, 0).numpy()
-    heat = heat_colours((scores - low) / max(high - low, 1e-9))
-    strength = ((scores - low) / max(high - low, 1e-9)).clamp(0, 1)[..., None].numpy() * 0.7
-    overlay = (picture * (1 - strength) + heat * strength).astype(np.uint8)
-    truth = (np.zeros_like(picture) if mask is None else
-             np.repeat(mask.numpy()[..., None] * np.uint8(255), 3, 2))
-    row = np.concatenate([np.pad(p, ((0, 0), (2, 2), (0, 0)))
-                          for p in (picture, truth, heat, overlay)], axis=1)
-    bar = UNKNOWN_COLOUR if good is None else OK_COLOUR if good else NG_COLOUR
-    canvas = Image.new("RGB", (row.shape[1], row.shape[0] + 18), bar)
-    canvas.paste(Image.fromarray(row), (0, 18))
-    title = shown(title).encode("latin-1", "replace").decode("latin-1")     # what the font has
-    ImageDraw.Draw(canvas).text((4, 3), title, fill="white")
-    return canvas
-
-
-def unique_stems(names: Iterable[str]) -> list[str]:
-    """A file name without suffix for each name; one that occurred before gets a number.
-
-    Upper and lower case, and two spellings of one accent, count as the same: many disks do not
-    tell them apart.
-    """
-    taken, stems = set(), []
-    for name in map(derived_stem, names):
-        number, stem = 1, name
-        while (key := unicodedata.normalize("NFC", stem).casefold()) in taken:
-            number += 1
-            stem = f"{name}-{number}"
-        taken.add(key)
-        stems.append(stem)
-    return stems
-
-
-def write_maps(folder: str | Path, samples: Sequence[Sample], pictures: Sequence[Tensor],
-               masks: Sequence[Tensor] | None, maps: Sequence[Tensor], scores: Tensor,
-               threshold: float | None) -> list[Path]:
-    """Writes one panel for each test picture, <folder>/<kind>-<stem>.jpg.  Returns the paths.
-
-    pictures: N of (3, H, W) in [0, 1];  masks: N bool (H, W);  maps: N of (H, W);  scores: (N,).
-    The colours are the same for all panels, so they can be compared: the scale goes from the median
-    of the lowest values of the maps to the 90 % quantile of their highest values.
-    They are JPEG files, since PNG files would be seven times as large.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    low = torch.stack([m.min() for m in maps]).median().item()
-    high = torch.stack([m.max() for m in maps]).quantile(0.9).item()
-    paths = []
-    stems = unique_stems(f"{sample.kind}-{sample.path.stem}" for sample in samples)
-    for k, (sample, stem) in enumerate(zip(samples, stems)):
-        good = None if threshold is None else bool(scores[k] <= threshold)
-        decision = "" if good is None else "OK  " if good else "NG  "
-        title = (f"{decision}{scores[k]:.2f}   {sample.kind}/{sample.path.name}   "
-                 "input | mask | map | overlay")
-        mask = None if masks is None else masks[k]
-        image = panel(pictures[k], mask, maps[k], low, high, title, good)
-        paths.append(folder / f"{stem}.jpg")
-        with atomic_write(paths[-1]) as file:
-            image.save(file, "JPEG")
-    return paths
-
-
 def demo() -> None:
-    """The table of one row, and the size of a panel."""
+    """The table of one row, and how many pictures a threshold calls NG."""
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(8, 32, 32, generator=generator)
     masks = torch.zeros(8, 32, 32, dtype=torch.bool)
     labels = torch.tensor(4 * [0, 1])
     masks[1::2, 8:16, 8:16] = True
     maps[1::2, 8:16, 8:16] += 0.5
-    row = row_metrics(maps.flatten(1).amax(1), maps, labels, masks)
+    scores = maps.flatten(1).amax(1)
+    row = row_metrics(scores, maps, labels, masks)
     print(text_table({"memory": row}, {"memory": "random maps, 0.5 higher inside the masks"}))
-    picture = torch.rand(3, 32, 32, generator=generator)
-    image = panel(picture, masks[1], maps[1], 0, 1.5, "NG", False)
-    print(f"a panel of a 32 x 32 picture has {image.width} x {image.height} pixels")
+    print(decision_metrics(scores, labels.tolist(), 1.2))
 
 
 if __name__ == "__main__":

@@ -2,33 +2,57 @@
 
 Claim: to trust a detector, a reader needs to see its mistakes first. So the page shows in this
 order: the table with all rows, the curves, the false alarms and misses, an example of each kind of
-defect, and how the run was made.
+defect, all test pictures in a table, and how the run was made.
 
-Symbols: `scored` is a list of (panel file, score, sample) of the test pictures.
-Left out: several runs on one page.
+Left out: several runs on one page; the parts with pictures (report/run_pictures.py).
 """
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from minilora.data.mvtec import Sample
 from minilora.io.files import atomic_write
-from minilora.report.html import (document, explained_table, html_percent, html_text,
-                                   inline_file)
+from minilora.report.html import (Markup, bold_best, colour_scale, document, explained_table,
+                                  html_percent, html_text)
+from minilora.report.run_pictures import Scored, kind_examples, mistakes, picture_table
 from minilora.report.svg import histogram, line_chart, precision_recall_points, roc_points
 
-Scored = list[tuple[Path, float, Sample]]
-
-MAX_MISTAKES_SHOWN = 6          # of false alarms, and of misses
 REPORT_COLUMNS = {"image_auroc": "image AUROC", "image_ap": "AP", "image_f1_max": "best F1",
                   "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro": "AUPRO"}
+VERSIONS_SHOWN = ("minilora", "python", "torch", "numpy", "pillow")
+MEASURES = ("Image: the score tells defective from good pictures; pixel: the map tells defective "
+            "from good pixels. AUROC and AUPRO, areas under curves: 100 is perfect, and 50 is "
+            "chance for AUROC. AP: average precision. Best F1: with the best threshold, which only "
+            "the labels tell. The best value of each column is bold. The score of the row marked "
+            "“decides” is compared with the threshold.")
+DECIDES = Markup(' <span class="tag">decides</span>')
+
+
+def made_facts(made: dict[str, Any]) -> dict[str, str]:
+    """Commit, versions and computer, as far as they are known: {term: words}.
+
+    made: what metrics.json says under "made".
+    """
+    versions = ", ".join(f"{name} {made[name]}" for name in VERSIONS_SHOWN if made.get(name))
+    computer = ", ".join(str(made[key]) for key in ("processor", "platform") if made.get(key))
+    facts = {"commit": made.get("commit"), "versions": versions, "computer": computer}
+    return {term: str(words) for term, words in facts.items() if words}
+
+
+def date_of(metrics: dict[str, Any]) -> str:
+    """When the run was made, to the minute; without this in metrics.json: now."""
+    date = metrics.get("made", {}).get("date") or time.strftime("%Y-%m-%dT%H:%M")
+    day, _, hour = str(date).partition("T")
+    return f"{day} {hour[:5]}{' UTC' if hour.endswith('+00:00') else ''}"
 
 
 def run_facts(metrics: dict[str, Any], command: str) -> str:
     """How the run was made: command, weights, data, device, duration, as an HTML list of terms."""
     model, data = metrics["model"], metrics["data"]
     memory = metrics["peak_memory_bytes"]
-    rows = {"command": command, "weights": f"{model['name']}, sha256 {model['sha256'][:16]}…",
+    rows = {"date": date_of(metrics), "command": command,
+            "weights": f"{model['name']}, sha256 {model['sha256'][:16]}…",
             "data": f"{data['name']}: {data['root']}",
             "good pictures": f"{metrics['shots']}, drawn with seed {metrics['seed']}",
             "device": f"{metrics['device']}, resolution {metrics['resolution']}",
@@ -36,17 +60,20 @@ def run_facts(metrics: dict[str, Any], command: str) -> str:
                        "parameters",
             "duration": f"{metrics['seconds']:.0f} s"
                         + (f", peak memory {memory / 2**20:,.0f} MB" if memory else "")}
+    rows |= made_facts(metrics.get("made", {}))
     return "<dl>" + "".join(f"<dt>{html_text(k)}</dt><dd>{html_text(v)}</dd>"
                             for k, v in rows.items()) + "</dl>"
 
 
 def rows_table(rows: dict[str, dict[str, float | None]], explain: dict[str, str]) -> str:
-    """Table of the metrics of all rows; the last row, which makes the decision, is in bold."""
+    """Table of the metrics of all rows: the best of each column is bold; the last row decides."""
+    columns = [bold_best([html_percent(row.get(key)) for row in rows.values()])
+               for key in REPORT_COLUMNS]
     last = list(rows)[-1]
-    cells = [(html_text(name),
-              [*(html_percent(row.get(key)) for key in REPORT_COLUMNS), explain[name]],
-              name == last) for name, row in rows.items()]
-    return explained_table(("row, per cent", *REPORT_COLUMNS.values(), ""), cells)
+    cells = [(Markup(html_text(name) + (DECIDES if name == last else "")),
+              [*numbers, explain[name]]) for name, *numbers in zip(rows, *columns)]
+    return (explained_table(("row, per cent", *REPORT_COLUMNS.values(), ""), cells)
+            + f'<p class="soft">{html_text(MEASURES)}</p>')
 
 
 def charts(metrics: dict[str, Any], scores: dict[str, list[float]],
@@ -61,65 +88,19 @@ def charts(metrics: dict[str, Any], scores: dict[str, list[float]],
     if {0, 1} == set(labels):
         drawn = [line_chart("ROC curve", "false-positive rate", "true-positive rate",
                             {k: roc_points(v, labels) for k, v in shown.items()}, (0, 1), (0, 1)),
-                 line_chart("precision over recall", "recall", "precision",
+                 line_chart("Precision over recall", "recall", "precision",
                             {k: precision_recall_points(v, labels) for k, v in shown.items()},
                             (0, 1), (0, 1))]
-    bad = [s for s, label in zip(scores[last], labels) if label]
-    rest = [s for s, label in zip(scores[last], labels) if not label]
-    x_label = "score" if None in labels else "score (green good, red defective)"
-    drawn.append(histogram("scores of the test pictures", x_label, rest, bad,
-                           metrics["threshold"]))
+    groups = {name: ([s for s, own in zip(scores[last], labels) if own == label], style)
+              for name, label, style in (("good", 0, "good"), ("defective", 1, "bad"),
+                                         ("not labelled", None, "line-0")) if label in labels}
+    drawn.append(histogram("Scores of the test pictures", f"score of row {last}",
+                           {name: values for name, (values, _) in groups.items()},
+                           [style for _, style in groups.values()], metrics["threshold"]))
     if metrics["losses"]:
-        drawn.append(line_chart("training loss", "step", "loss",
+        drawn.append(line_chart("Training loss", "step", "loss",
                                 {"loss": list(enumerate(metrics["losses"]))}))
     return '<div class="charts">' + "".join(f"<figure>{d}</figure>" for d in drawn) + "</div>"
-
-
-def panel_figures(title: str, chosen: Scored, words: str) -> str:
-    """A heading and one panel for each chosen picture.  words: start of the alternative text."""
-    if not chosen:
-        return ""
-    shown = ""
-    for path, score, sample in chosen:
-        panel = inline_file(path, f"{words}: input, mask, map and overlay of {sample.path.name}")
-        name = html_text(f"{sample.kind}/{sample.path.name}")
-        shown += f"<figure>{panel}<figcaption>{name}, score {score:.3f}</figcaption></figure>"
-    return f"<h2>{html_text(title)}</h2>{shown}"
-
-
-def mistakes(scored: Scored, threshold: float | None) -> str:
-    """False alarms, highest score first, and misses, lowest score first.
-
-    With unlabelled pictures: all pictures called NG, highest score first.
-    """
-    if threshold is None:
-        return ""
-    ranked = sorted(scored, key=lambda item: item[1])
-    alarms = [s for s in reversed(ranked) if s[2].label == 0 and s[1] > threshold]
-    misses = [s for s in ranked if s[2].label and s[1] <= threshold]
-    called = [s for s in reversed(ranked) if s[2].label is None and s[1] > threshold]
-    if called or None in (s[2].label for s in ranked):
-        return panel_figures(f"{len(called)} pictures called NG, the highest score first",
-                             called[:MAX_MISTAKES_SHOWN], "called NG")
-    if not alarms and not misses:
-        return "<h2>Mistakes</h2><p>None: every test picture was classified correctly.</p>"
-    return (panel_figures(f"False alarms: {len(alarms)} good pictures called NG, the worst first",
-                          alarms[:MAX_MISTAKES_SHOWN], "false alarm")
-            + panel_figures(f"Misses: {len(misses)} defective pictures called OK, the worst first",
-                            misses[:MAX_MISTAKES_SHOWN], "missed defect"))
-
-
-def kind_examples(metrics: dict[str, Any], scored: Scored) -> str:
-    """For each kind of defect its AUROC and the picture with the median score."""
-    out = "<h2>Kinds of defect</h2>" if metrics["kinds"] else ""
-    for kind, value in metrics["kinds"].items():
-        ranked = sorted((s for s in scored if s[2].kind == kind), key=lambda item: item[1])
-        path, score, sample = ranked[len(ranked) // 2]
-        picture = inline_file(path, f"{kind}: input, mask, map and overlay")
-        out += (f"<figure>{picture}<figcaption>{html_text(kind)}: {len(ranked)} pictures, image "
-                f"AUROC against the good ones {html_percent(value)}; shown is the one with the "
-                f"median score, {score:.3f}</figcaption></figure>")
-    return out
 
 
 def decision_sentence(metrics: dict[str, Any]) -> str:
@@ -128,30 +109,54 @@ def decision_sentence(metrics: dict[str, Any]) -> str:
     if counts is None:
         return "There is no threshold, since it needs good pictures: scores only."
     if counts["unlabelled"]:
-        return (f"{counts['called']} of {counts['unlabelled']} pictures were called NG, at "
-                f"threshold {metrics['threshold']:.3f}, which was set with good pictures only.")
-    return (f"{counts['found']} of {counts['defective']} defective pictures were called NG, and "
-            f"{counts['false_alarms']} of {counts['good']} good ones, at threshold "
+        return (f"{counts['called']} of {counts['unlabelled']} pictures were called NG (not good), "
+                f"at threshold {metrics['threshold']:.3f}, which was set with good pictures only.")
+    return (f"{counts['found']} of {counts['defective']} defective pictures were called NG (not "
+            f"good), and {counts['false_alarms']} of {counts['good']} good ones, at threshold "
             f"{metrics['threshold']:.3f}, which was set with good pictures only.")
+
+
+def panels_explained(metrics: dict[str, Any]) -> str:
+    """What a panel shows, and the colour scale of the maps."""
+    counts = metrics["decisions"]
+    mask = ("" if counts and counts["unlabelled"] else
+            "the mask, white where a person marked the defect, if there is one; ")
+    words = (f"Panels show, from left to right: the picture; {mask}the anomaly map; the map on top "
+             "of the picture.")
+    if counts:
+        words += (" The bar above is green for OK and red for NG." if counts["unlabelled"] else
+                  " The bar above is green if the decision is right, and red if it is wrong.")
+    if metrics.get("shots"):
+        words += (" Below, two small pictures: the worst patch, and of all patches of the good "
+                  "pictures the one that is most like it, both framed.")
+    scale = metrics.get("map_scale")
+    return f'<p class="soft">{words}</p>' + (colour_scale(
+        *scale, "anomaly map: dark blue is like the good pictures, light yellow is unlike them; "
+        "the colours mean the same in all panels") if scale else "")
 
 
 def write_page(path: str | Path, metrics: dict[str, Any], explain: dict[str, str],
                scores: dict[str, list[float]], samples: Sequence[Sample], panels: Sequence[Path],
-               command: str) -> None:
+               command: str, detector: Any = None) -> None:
     """Writes report.html.
 
     metrics: content of metrics.json;  explain: {row: words};  scores: {row: score of each sample};
-    panels: their picture files, as written by results.write_maps;  command: as it was typed.
+    panels: their picture files, as written by `panels.write_maps`;  command: as it was typed;
+    detector: if given, the pictures that are shown come with their nearest good patch.
     """
     last = list(scores)[-1]
-    scored = list(zip(panels, scores[last], samples))
+    scored = [Scored(*one) for one in zip(panels, scores[last], samples)]
+    threshold, drawn = metrics["threshold"], metrics.get("drawn", [])
     title = f"{metrics['class']}: {metrics['shots']} shots, seed {metrics['seed']}"
-    body = [f"<h1>{html_text(title)}</h1><p>{html_text(decision_sentence(metrics))}</p>",
-            '<p class="soft">Panels show, from left to right: the picture, its mask, the anomaly '
-            "map, and the map on top of the picture.</p>",
+    body = [f"<h1>{html_text(title)}</h1>",
+            f'<p class="soft">{html_text(date_of(metrics))}, weights '
+            f"{html_text(metrics['model']['name'])}</p>",
+            f"<p>{html_text(decision_sentence(metrics))}</p>",
             rows_table(metrics["rows"], explain) if {0, 1} <= {s.label for s in samples} else "",
-            charts(metrics, scores, [s.label for s in samples]),
-            mistakes(scored, metrics["threshold"]), kind_examples(metrics, scored),
+            charts(metrics, scores, [s.label for s in samples]), panels_explained(metrics),
+            mistakes(scored, threshold, detector, drawn),
+            kind_examples(metrics, scored, detector, drawn),
+            picture_table(scored, threshold, Path(path).parent),
             "<h2>How the run was made</h2>", run_facts(metrics, command)]
     with atomic_write(Path(path), "w") as file:
         file.write(document(title, "".join(body)))
@@ -159,8 +164,8 @@ def write_page(path: str | Path, metrics: dict[str, Any], explain: dict[str, str
 
 def demo() -> None:
     """Table, sentence and charts of a small made-up run."""
-    row = {"image_auroc": 0.97, "image_ap": None}
-    print(rows_table({"memory": row}, {"memory": "frozen features"})[:150], "…")
+    rows = {"memory": {"image_auroc": 0.97, "image_ap": None}, "adapted": {"image_auroc": 0.95}}
+    print(rows_table(rows, {"memory": "frozen features", "adapted": "all"})[-320:-280], "…")
     metrics = {"threshold": 1.0, "losses": [0.9, 0.5, 0.3],
                "decisions": {"found": 9, "defective": 10, "false_alarms": 1, "good": 20,
                              "unlabelled": 0}}

@@ -1,10 +1,10 @@
 """The measures of the embedded model, the charts of its training, the choice of its size."""
-import xml.etree.ElementTree as ElementTree
-
 import pytest
 import torch
 
 from bench import eye, tower, training
+from minilora.charts.drawing import Polyline
+from minilora.charts.plots import CHART_HEIGHT, CHART_WIDTH
 
 
 def test_every_kind_has_the_same_weight_in_the_mean_over_kinds(monkeypatch):
@@ -27,11 +27,11 @@ def test_the_charts_of_a_training_are_drawn_from_its_log(tmp_path):
                    "2,2,,,\n3,1,0.3,0.4,0.7\n")
     rows = training.measured(log)
     assert [row["step"] for row in rows] == [1, 3]
-    charts = [part for part in ElementTree.fromstring(training.drawing(rows))
-              if part.tag.endswith("svg")]
-    assert len(charts) == 2, "one for each group of columns in the log"
-    lines = [line for chart in charts for line in chart.iter() if line.tag.endswith("polyline")]
-    assert len(lines) == 3 and all(len(line.get("points").split()) == 2 for line in lines)
+    drawing = training.drawing(rows)
+    assert drawing.width == 2 * CHART_WIDTH, "one chart for each group of columns in the log"
+    lines = [s for s in drawing.shapes if isinstance(s, Polyline) and s.style.startswith("line-")
+             and s.points[0][1] < CHART_HEIGHT]             # not those of a legend
+    assert len(lines) == 3 and all(len(line.points) == 2 for line in lines)
 
 
 def test_a_size_grows_from_weights_of_the_same_width(tmp_path, tiny_weights):

@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from minilora.report import html, run_page, svg
+from minilora.charts.plots import ticks
+from minilora.data.mvtec import Sample
+from minilora.report import html, run_page, run_pictures, style, svg
 from minilora.runs.run_report import ROW_DESCRIPTIONS
 
-VOID = {"meta", "img", "line", "rect", "polyline"}
+VOID = {"meta", "img", "line", "rect", "polyline", "circle", "image"}
 SCORES, LABELS = [0.1, 0.9, 0.4, 0.4, 0.8, 0.2, 0.7], [0, 1, 0, 1, 0, 1, 1]
 
 
@@ -69,16 +71,17 @@ def written(tmp_path):
     return text, checker
 
 
-def test_the_page_needs_no_network_and_no_script(written):
+def test_the_page_loads_nothing_and_its_one_script_sorts_tables(written):
     text, checker = written
-    assert not re.search(r"<script|https?:|<link|url\(", text)
+    assert not re.search(r"https?:|<link|url\(|src=\"(?!data:image)", text)
+    assert re.findall("<script[^>]*>", text) == ["<script>"] and style.SORT_SCRIPT in text
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in checker.images)
 
 
 def test_mistakes_come_before_examples_and_the_worst_mistake_comes_first(written):
     text, checker = written
     assert [h for h in checker.headings if ":" in h][1:] == [
-        "False alarms: 1 good pictures called NG, the worst first",
+        "False alarms: 1 good picture called NG, the worst first",
         "Misses: 2 defective pictures called OK, the worst first"]
     assert text.index("5.png, score 0.200") < text.index("3.png, score 0.400")
     assert text.index("4.png, score 0.800") < text.index("Kinds of defect")
@@ -109,9 +112,11 @@ def test_curves_equal_those_of_scikit_learn():
 
 
 def test_a_histogram_counts_every_score_once():
-    drawing = svg.histogram("t", "x", [0.0, 0.0, 1.0], [1.0], mark=0.5, bins=4)
+    drawing = svg.histogram("t", "x", {"good": [0.0, 0.0, 1.0], "bad": [1.0]}, ("good", "bad"),
+                            mark=0.5, bins=4)
     heights = [float(h) for h in re.findall(r'<rect [^>]*height="([\d.]+)"', drawing)]
-    assert len(heights) == 3 and heights[0] == pytest.approx(2 * heights[1], rel=1e-2)
+    assert len(heights) == 3 + 2, "three bars, and two squares in the legend"
+    assert heights[0] == pytest.approx(2 * heights[1], rel=1e-2)
     assert "threshold" in drawing
 
 
@@ -119,7 +124,7 @@ def test_a_histogram_counts_every_score_once():
     (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0, 99, [0, 20, 40, 60, 80]), (0, 29, [0, 10, 20]),
     (0.588, 2.38, [1, 1.5, 2]), (-3, 3, [-2, 0, 2]), (0, 0, [0]), (0.91, 0.93, None)])
 def test_ticks_are_round_and_within_the_axis(low, high, expected):
-    found = svg.ticks(low, high)
+    found = ticks(low, high)
     assert expected is None or found == pytest.approx(expected)
     assert all(low - 1e-9 <= t <= high + 1e-9 for t in found) and 1 <= len(found) <= 6
 
@@ -152,3 +157,41 @@ def test_a_page_can_be_written_whatever_names_are_in_it():
     page = html.document("caf\udce9", html.html_text("\x1b[2J\n<script>"))
     page.encode("utf-8")
     assert "\\x1b[2J\\n&lt;script&gt;" in page and "<script>" not in page
+
+
+def test_the_best_value_of_each_column_is_bold_and_the_deciding_row_is_marked():
+    rows = {"memory": {"image_auroc": 0.998, "aupro": 0.904, "image_ap": None},
+            "adapted": {"image_auroc": 0.992, "aupro": 0.9041, "image_ap": 0.9}}
+    table = run_page.rows_table(rows, {"memory": "", "adapted": ""})
+    assert re.findall("<b>(.*?)</b>", table) == ["99.8", "90.4", "90.4"], "a tie: both are bold"
+    assert table.count("decides</span>") == 1 and "adapted <span" in table
+    assert "class=\"best\"" not in table
+
+
+def test_a_number_that_stands_alone_is_not_the_best():
+    assert html.bold_best(["97.0", "–", ""]) == ["97.0", "–", ""]
+    assert html.bold_best(["<b>", "1", "2"]) == ["<b>", "1", "<b>2</b>"]
+
+
+def test_all_test_pictures_stand_in_a_table_with_links_and_what_is_wrong(tmp_path):
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "dent-b.jpg").write_text("")
+    scored = [run_pictures.Scored(tmp_path / "maps" / f"{kind}-{name}.jpg", score,
+                                  Sample(tmp_path / f"{name}.png", kind, label))
+              for kind, name, score, label in (("good", "a", 0.4, 0), ("dent", "b", 0.6, 1))]
+    table = run_pictures.picture_table(scored, 1.0, tmp_path)
+    assert '<a href="./maps/dent-b.jpg">b.png</a>' in table and '<span class="bad">miss' in table
+    assert table.count("<a ") == 1, "no link to a panel that is not there"
+
+
+def test_pictures_that_nobody_labelled_have_no_column_right_or_wrong(tmp_path):
+    scored = [run_pictures.Scored(tmp_path / "a.jpg", 2.0, Sample(tmp_path / "a.png", "unknown",
+                                                                  None))]
+    table = run_pictures.picture_table(scored, 1.0, tmp_path)
+    assert "right or wrong" not in table and "unknown" not in table and "NG" in table
+
+
+def test_a_run_that_does_not_say_when_it_was_made_gets_a_date():
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", run_page.date_of({}))
+    assert run_page.date_of({"made": {"date": "2026-01-02T03:04:05+00:00"}}) \
+        == "2026-01-02 03:04 UTC"
