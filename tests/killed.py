@@ -38,25 +38,26 @@ def start_server():
             os.environ["PYTHONPATH"] = before
 
 
-def start(command, errors, kind="open", last=0, **environment):
+def start(command, errors, kind="open", last=0, output=os.devnull, **environment):
     """The started process: a multiprocessing.Process.
 
-    command: a module and its options;  errors: a file to which stderr is added;  kind, last: as in
-    `kill_at_call`;  environment: variables of this process.
+    command: a module and its options;  errors, output: files to which stderr and stdout are added;
+    kind, last: as in `kill_at_call`;  environment: variables of this process.
     """
     start_server()
-    process = CONTEXT.Process(target=run_command, args=(command, errors, kind, last, environment))
+    process = CONTEXT.Process(target=run_command, args=(command, errors, kind, last, output,
+                                                        environment))
     process.start()
     return process
 
 
-def run_command(command, errors, kind, last, environment):
+def run_command(command, errors, kind, last, output, environment):
     """Runs in the new process."""
     from minilora.io import temporary
     temporary.PROCESS_START = time.time()               # not when the server began
     os.environ.update(environment)
     os.chdir(REPO)
-    for name, stream in ((os.devnull, 1), (errors, 2)):
+    for name, stream in ((output, 1), (errors, 2)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     calls, leave = kill_at_call(kind, last), os._exit
 

@@ -1,6 +1,7 @@
 """A load test: `predict` scores 2,000 pictures in one run; every fourth file is damaged.
 
     python tests/load.py --out load.txt
+    python tests/load.py --watch --count 10000      the same with predict --watch
 
 Memory is measured after every picture; after the first 200 it should not grow.
 """
@@ -21,6 +22,8 @@ from bench.measure import resident
 from minilora import fit, predict
 from minilora.checkpoint.weights import save_official
 from minilora.clip import CLIP, CLIPConfig
+from minilora.prediction.inputs import open_with_threshold
+from minilora.prediction.watch import StopRequest, watch_folder
 from minilora.runs import run_class
 from minilora.scenes import scene
 
@@ -45,8 +48,20 @@ def slope(values):
         (k - x) ** 2 for k in range(n))
 
 
-def run_load(count, model=None):
-    """(predict's result for each picture, resident bytes after each, seconds after each)."""
+class UntilAll(StopRequest):
+    """Ends the watch when `results` holds `count` of them."""
+
+    def __init__(self, results, count):
+        super().__init__()
+        self.results, self.count = results, count
+
+    def wait(self, seconds):
+        time.sleep(seconds)
+        self.asked = len(self.results) >= self.count
+
+
+def run_load(count, model=None, watching=False):
+    """([(file, error or None)] of the pictures, resident bytes after each, seconds after each)."""
     with tempfile.TemporaryDirectory() as root, contextlib.redirect_stderr(io.StringIO()):
         root, results, memory, clock = Path(root), [], [], []
         data = scene.write_class(root / "data", "gear", good=4, test_good=8, defective=4)
@@ -60,9 +75,14 @@ def run_load(count, model=None):
         write_pictures(root / "pictures", count, sorted((data / "test").rglob("*.png")))
 
         def measure(line):
-            results.append(json.loads(line))
+            found = json.loads(line)
+            results.append((found["file"], found["error"]))     # little, since memory is measured
             memory.append(resident())
             clock.append(time.perf_counter())
+        if watching:
+            watch_folder(open_with_threshold(root / "run"), root / "pictures", root / "out",
+                         measure, 0.1, True, UntilAll(results, count))
+            return results, memory, clock
         options = predict.parser().parse_args([str(root / "run"), str(root / "pictures"), "--json",
                                                "--out", str(root / "out")])
         predict.run_predict(options, measure)
@@ -71,22 +91,25 @@ def run_load(count, model=None):
 
 def report_lines(results, memory, clock):
     """The measurements as lines of text."""
-    failed = [result for result in results if result["error"]]
+    failed = [error for _, error in results if error]
     half, growth = len(clock) // 2, slope(memory[WARM_UP:]) / 1e6
     rates = [(len(part) - 1) / (part[-1] - part[0]) for part in (clock[WARM_UP:half], clock[half:])]
+    at = [n for n in (1000, len(memory)) if n <= len(memory)]
+    resident_at = ", ".join(f"{memory[n - 1] / 1e6:,.1f} MB after {n:,}" for n in at)
     return [f"{len(results):,} pictures: {len(results) - len(failed):,} scores, {len(failed):,} "
-            f"errors, {len({result['file'] for result in results}):,} different files",
-            f"memory after the first {WARM_UP}: {growth:+.1f} MB per 1,000 pictures",
+            f"errors, {len({file for file, _ in results}):,} different files",
+            f"memory after the first {WARM_UP}: {growth:+.1f} MB per 1,000 pictures; {resident_at}",
             f"pictures a second: {rates[0]:.1f} in the first half, {rates[1]:.1f} in the second"]
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--count", type=int, default=2000)
+    p.add_argument("--watch", action="store_true", help="predict --watch, which stays running")
     p.add_argument("--model", help="checkpoint (default: a tiny untrained model)")
     p.add_argument("--out", type=Path, help="file for the report")
     options = p.parse_args()
-    lines = report_lines(*run_load(options.count, options.model))
+    lines = report_lines(*run_load(options.count, options.model, options.watch))
     text = "\n".join([time.strftime("%Y-%m-%d"), *lines])
     print(text)
     if options.out:

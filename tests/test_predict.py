@@ -12,6 +12,7 @@ from PIL import Image
 
 from minilora import fit, predict
 from minilora.detector import Detector
+from minilora.prediction import picture
 from minilora.report import overlays
 from minilora.runs import run_class
 
@@ -47,7 +48,8 @@ def test_overlays_of_an_earlier_call_are_removed_and_other_files_stay(finished, 
     (tmp_path / "mine.png").write_bytes(b"mine")
     predicted(run, [data / "test" / "good"], tmp_path)
     results = json.loads((tmp_path / "predictions.json").read_text())
-    new = {predict.overlay_name(k, result) for k, result in enumerate(results)}
+    new = {result["overlay"] for result in results}
+    assert len(new) == len(results)
     assert {p.name for p in tmp_path.glob("*.png")} == new | {"mine.png"}
 
 
@@ -86,14 +88,15 @@ def test_json_prints_one_object_per_picture(finished, tmp_path):
     _, lines = predicted(run, [data / "train"], tmp_path, "--json")
     for prediction in map(json.loads, lines):
         assert prediction["decision"] in ("OK", "NG")
-        assert all(0 <= x <= 1 for x in prediction["highest_at"])
+        assert 0 <= prediction["x_fraction"] <= 1 and 0 <= prediction["y"] < 64
+        assert (tmp_path / prediction["overlay"]).is_file()
 
 
 def test_the_outline_surrounds_the_suspicious_region():
     scores = torch.zeros(16, 16)
     scores[4:8, 4:8] = 1
-    picture = Image.new("RGB", (64, 64), (10, 10, 10))
-    drawn = predict.draw_outline(picture, scores, 0.5)
+    black = Image.new("RGB", (64, 64), (10, 10, 10))
+    drawn = overlays.draw_outline(black, scores, 0.5)
     red = [(x, y) for x in range(64) for y in range(64)
            if drawn.getpixel((x, y)) == overlays.OUTLINE]
     assert red and all(10 <= x < 38 and 10 <= y < 38 for x, y in red)
@@ -104,12 +107,12 @@ def test_the_outline_uses_the_pixel_threshold(monkeypatch, finished):
     run, data, _ = finished
     detector = with_threshold(run, 0.5)
     lines = []
-    monkeypatch.setattr(predict, "draw_outline", lambda picture, maps, line: lines.append(line))
+    monkeypatch.setattr(picture, "draw_outline", lambda picture, maps, line: lines.append(line))
     monkeypatch.setattr(Detector, "pixel_threshold", lambda *_: torch.tensor([0.125]))
-    monkeypatch.setattr(Detector, "score",
+    monkeypatch.setattr(Detector, "map_and_score",
                         lambda *_: (torch.zeros(1, 64, 64), torch.tensor([0.75])))
     path = data / "train" / "good" / "000.png"
-    predict.predict_picture(detector, path, Image.open(path))
+    picture.predict_picture(detector, path, Image.open(path))
     assert lines == [0.125]
 
 
@@ -147,3 +150,66 @@ def test_a_mistyped_path_does_not_replace_earlier_predictions(finished, tmp_path
     status, lines = predicted(run, [data / "tset", run / "metrics.json"], tmp_path)
     assert status == 2 and "not found" in lines[0]
     assert (tmp_path / "predictions.csv").read_bytes() == before
+
+
+def test_a_row_names_the_worst_place_in_pixels_and_the_overlay(finished, tmp_path, monkeypatch):
+    run, data, _ = finished
+    scores = torch.zeros(1, 64, 64)
+    scores[0, 16, 48] = 1
+    monkeypatch.setattr(Detector, "map_and_score", lambda *_: (scores, torch.tensor([0.75])))
+    wide = tmp_path / "wide.png"
+    Image.new("RGB", (640, 320)).save(wide)
+    predicted(run, [wide], tmp_path / "o")
+    (row,) = csv.DictReader((tmp_path / "o" / "predictions.csv").open())
+    assert (row["x"], row["y"]) == ("484", "82") and (row["x_fraction"], row["y_fraction"]) == \
+        ("0.7578", "0.2578")
+    assert (tmp_path / "o" / row["overlay"]).is_file()
+
+
+def test_another_framing_is_named_in_line_row_and_page(finished, tmp_path):
+    run, data, _ = finished
+    with Image.open(data / "test" / "good" / "000.png") as picture:
+        picture.resize((128, 64)).save(tmp_path / "wide.png")
+    _, lines = predicted(run, [tmp_path / "wide.png"], tmp_path / "o")
+    (row,) = csv.DictReader((tmp_path / "o" / "predictions.csv").open())
+    assert "looks framed differently (aspect 2:1 instead of 1:1" in lines[0]
+    assert row["framing"].startswith("aspect 2:1 instead of 1:1")
+    assert "looks framed differently: aspect 2:1" in (tmp_path / "o/predictions.html").read_text()
+
+
+def test_the_last_line_names_page_table_and_overlays(finished, tmp_path, capsys):
+    run, data, _ = finished
+    predicted(run, [data / "test" / "good"], tmp_path / "o")
+    last = capsys.readouterr().err.splitlines()[-1]
+    for name in ("predictions.html", "predictions.csv", "*.png"):
+        assert str(tmp_path / "o" / name) in last
+
+
+@pytest.mark.parametrize("option, value, decision", [("--threshold", "1e5", "OK"),
+                                                     ("--threshold", "0", "NG")])
+def test_a_given_threshold_decides(finished, tmp_path, option, value, decision):
+    run, data, _ = finished
+    _, lines = predicted(run, [data / "test" / "good" / "000.png"], tmp_path, option, value)
+    assert lines[0].startswith(decision) and f"threshold {float(value):.3f}" in lines[0]
+    assert "given, in use" in (tmp_path / "predictions.html").read_text()
+
+
+@pytest.mark.parametrize("wrong", [("--threshold", "nan"), ("--threshold", "-1"),
+                                   ("--false-positive-rate", "5"),
+                                   ("--false-positive-rate", "0")])
+def test_a_threshold_that_means_nothing_is_refused(wrong, capsys):
+    with pytest.raises(SystemExit) as stop:
+        predict.parser().parse_args(["runs/mine", "a.png", *wrong])
+    assert stop.value.code == 2 and "expected a number from" in capsys.readouterr().err
+
+
+def test_the_small_model_is_no_base_for_decisions_and_that_is_said_once(finished, tmp_path, capsys,
+                                                                         monkeypatch):
+    run, data, _ = finished
+    path = data / "test" / "good" / "000.png"
+    for small, times in ((True, 1), (False, 0)):
+        monkeypatch.setattr(predict, "uses_small_model", lambda run: small)
+        predicted(run, [path, path], tmp_path)
+        page = (tmp_path / "predictions.html").read_text()
+        assert capsys.readouterr().err.count("no base for decisions") == times
+        assert page.count("no base for decisions") == times
