@@ -1,8 +1,9 @@
-"""Export suspicious regions as annotations, to train object detection or segmentation on them.
+"""Export suspicious regions as annotations, to train other networks, or the detector as ONNX file.
 
     python -m minilora.export RUN PATHS --format coco     annotations.json: polygons, run lengths
     python -m minilora.export RUN PATHS --format voc      Annotations/*.xml (Pascal VOC)
     python -m minilora.export RUN PATHS --format masks    masks/*.png: 255 in suspicious regions
+    python -m minilora.export RUN --format onnx           model.onnx: pixels to map, score, decision
 
 The pictures are copied into the folder as they were scored (upright, RGB), so that annotations and
 pixels agree.
@@ -34,9 +35,13 @@ from minilora.detector import Detector
 from minilora.io.cli import device_name, option_parser, run_command, whole
 from minilora.io.derived_name import derived_stem
 from minilora.io.files import atomic_write
+from minilora.io.parser import OneLineParser
+from minilora.io.progress import print_line, stage
 from minilora.io.text import shown
 from minilora.io.transaction import atomic_folder
-from minilora.predict import MAX_ERROR, check_bits, open_with_threshold, read_ahead
+from minilora.onnx_export import width_x_height, write_onnx
+from minilora.prediction.inputs import check_bits, open_with_threshold, read_ahead
+from minilora.prediction.picture import MAX_ERROR
 from minilora.report import contours
 from minilora.report.contours import Region
 
@@ -167,7 +172,13 @@ def write_annotation(folder: Path, form: str, name: str, picture: Image.Image, m
 
 
 def run_export(options: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Scores all pictures and writes the folder.  Returns the exit status."""
+    """Scores all pictures and writes the folder, or writes the ONNX file.  Returns the status."""
+    options.out = options.out or ("model.onnx" if options.format == "onnx" else "export")
+    if (options.format == "onnx") == bool(options.paths):
+        raise ValueError(f"--format {options.format} with {len(options.paths)} pictures or folders "
+                         "after the run; onnx takes none, the other formats need some")
+    if options.format == "onnx":
+        return write_onnx(options, say)
     detector = open_with_threshold(options.run, options.model, options.device)
     found, coco = find_pictures(options.paths), CocoWriter(options.rle)
     check_bits(detector, options.bits)
@@ -175,7 +186,8 @@ def run_export(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     for path, reason in found.skipped:
         say(f"--  not scored: {shown(path, MAX_ERROR)}: {reason}")
     with atomic_folder(options.out, "export", EXPORT_FILES, paths) as staging:
-        for number, (path, picture) in enumerate(zip(paths, read_ahead(detector, paths))):
+        pairs = stage("scoring", zip(paths, read_ahead(detector, paths)), len(paths))
+        for number, (path, picture) in enumerate(pairs):
             if isinstance(picture, Exception):
                 say(f"--  not scored: {shown(picture, MAX_ERROR)}")
                 failed += 1
@@ -203,24 +215,26 @@ def run_export(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     return 2 if failed else 0
 
 
-def parser() -> argparse.ArgumentParser:
-    p = option_parser("minilora.export", __doc__, "exit status: 0 done, 2 a picture could not be "
-                                                  "read, or another error")
-    p.add_argument("run", help="a run folder of minilora.fit")
-    p.add_argument("paths", nargs="+", help="pictures, or folders with pictures")
-    p.add_argument("--format", default="coco", choices=("coco", "voc", "masks"),
-                   help="of the annotations")
-    p.add_argument("--rle", "--runs", dest="rle", action="store_true",
-                   help="coco: run lengths for all regions, not only for regions with holes")
-    p.add_argument("--min-area", "--least", dest="min_area", type=whole, default=MIN_REGION,
-                   help="smallest region, in pixels")
-    p.add_argument("--no-pictures", dest="pictures", action="store_false",
-                   help="do not copy the pictures")
-    p.add_argument("--model", help="base weights, if they are no longer where fit found them")
-    p.add_argument("--device", default="cpu", type=device_name, help="cpu, cuda, …")
-    bits_option(p, default=None)
-    megapixel_option(p)
-    p.add_argument("--out", default="export", help="folder for the results")
+def parser() -> OneLineParser:
+    p = option_parser("minilora.export", __doc__, "runs/mine PICTURES --format coco",
+                      "exit status: 0 done, 2 a picture could not be read, or another error")
+    add, rare = p.add_argument, p.rare.add_argument
+    add("run", help="a run folder of minilora fit")
+    add("paths", nargs="*", help="pictures, or folders with pictures; none for onnx")
+    add("--format", metavar="NAME", default="coco", choices=("coco", "voc", "masks", "onnx"),
+        help="annotations: coco, voc, masks; or onnx")
+    add("--out", metavar="PATH", help="folder (default: export), or ONNX file (model.onnx)")
+    add("--device", metavar="NAME", default="auto", type=device_name, help="auto, cuda, mps, cpu")
+    rare("--rle", "--runs", dest="rle", action="store_true", help="coco: run lengths everywhere")
+    rare("--min-area", "--least", dest="min_area", metavar="N", type=whole, default=MIN_REGION,
+         help="smallest region, in pixels")
+    rare("--no-pictures", dest="pictures", action="store_false", help="do not copy the pictures")
+    rare("--size", metavar="WxH", type=width_x_height,
+         help="onnx: of the pictures; else that of the good ones")
+    rare("--batch", metavar="N", type=whole, default=0, help="onnx: pictures per call; 0: any")
+    rare("--model", metavar="WEIGHTS", help="if they are no longer where fit found them")
+    bits_option(rare, default=None)
+    megapixel_option(rare)
     return p
 
 
@@ -239,7 +253,7 @@ def demo() -> None:
 
 
 def main() -> int:
-    return run_export(parser().parse_args(), lambda line: print(line, flush=True))
+    return run_export(parser().parse_args(), print_line)
 
 
 if __name__ == "__main__":
