@@ -21,6 +21,7 @@ from torch import Tensor
 from minilora import anomaly_map
 from minilora.auroc import auroc
 from minilora.features import Features
+from minilora.io.progress import stage
 from minilora.memory_bank import MemoryBank
 from minilora.synthetic.pasting import paste_anywhere
 from minilora.synthetic.sampling import choose
@@ -49,7 +50,8 @@ def leave_one_out(detector: Any, pictures: list[Tensor] | Tensor,
     detector: a `Detector`;  copies: (index of the picture, `Features`) for every rotation.
     """
     left_out = []
-    for fold in folds(len(pictures)):
+    every_fold = folds(len(pictures))
+    for fold in stage("calibration, memory banks", every_fold, len(every_fold)):
         others = [features for k, features in copies if k not in fold]
         others = others or [features for _, features in copies]     # a single picture has no others
         bank = detector.build_bank(others, "adapted")
@@ -60,15 +62,25 @@ def leave_one_out(detector: Any, pictures: list[Tensor] | Tensor,
 
 @torch.no_grad()
 def calibrate(detector: Any, left_out: list[LeftOut]) -> None:
-    """Sets memory_scale, text_weight and threshold of a `Detector`, in this order."""
+    """Sets memory_scale, text_weight and threshold of a `Detector`, in this order; then shot_maps
+    and shot_scores, the leave-one-out result of each good picture, unrotated, in their order, and
+    rotated_scores, those of the rotated copies.  The threshold is made of both."""
     def scores():                                       # of all copies, by the current settings
         return torch.cat([detector.map_and_score(features, "adapted", bank)[1]
-                          for bank, _, copies in left_out for features in copies])
+                          for bank, _, copies in stage("calibration", left_out, len(left_out))
+                          for features in copies])
     detector.memory_scale, detector.text_weight = 1.0, 0.0          # memory alone, unscaled
     detector.memory_scale = max(scores().median().item(), 1e-6)
     detector.text_weight = (detector.config.max_text_weight
                             * text_weight_fraction(detector, left_out))
-    detector.threshold = anomaly_map.threshold(scores(), detector.config.false_positive_rate)
+    every = scores()
+    detector.threshold = anomaly_map.threshold(every, detector.config.false_positive_rate)
+    detector.rotated_scores = every.view(len(left_out), -1)[:, 1:].flatten().tolist()
+    results = [detector.map_and_score(copies[0], "adapted", bank) for bank, _, copies in left_out]
+    order = [k for fold in folds(len(left_out)) for k in fold]      # in which they were left out
+    results = [result for _, result in sorted(zip(order, results), key=lambda pair: pair[0])]
+    detector.shot_maps = [maps[0] for maps, _ in results]           # (H, W) each
+    detector.shot_scores = [score.item() for _, score in results]
 
 
 @torch.no_grad()
@@ -81,7 +93,8 @@ def text_weight_fraction(detector: Any, left_out: list[LeftOut]) -> float:
     pictures = [picture.cpu() for _, picture, _ in left_out]
     scores, labels = {"memory": [], "text": []}, []
     rows = {"memory": "adapted", "text": "text"}
-    for (bank, _, (good, *_)), picture in zip(left_out, pictures):
+    pairs = stage("calibration, pasted defects", zip(left_out, pictures), len(pictures))
+    for (bank, _, (good, *_)), picture in pairs:
         kinds = detector.config.defect_kinds
         defective = [paste_anywhere(picture, generator, choose(generator, kinds), pictures)[0]
                      for _ in range(DEFECTS_PER_SHOT)]

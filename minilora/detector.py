@@ -22,11 +22,9 @@ Symbols: K shots, B pictures of H x W pixels, P patches, W width, E embedding, N
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from minilora.anomaly_map import image_score, text_map, to_pixels
@@ -36,46 +34,34 @@ from minilora.checkpoint import detector_files
 from minilora.clip import CLIP, CLIPConfig
 from minilora.config import DetectorConfig
 from minilora.coop import PromptLearner, ensemble_features
-from minilora.data.decoding import read_image
-from minilora.data.images import cut_strips, to_patches, to_square
+from minilora.data.framing import measure_all
+from minilora.data.given_pictures import Given
+from minilora.data.images import cut_strips, to_png
+from minilora.detector_base import DetectorBase
 from minilora.features import Features, default_memory_states, extract_features
+from minilora.io.progress import stage
 from minilora.io.resume import ResumePoint
-from minilora.lora import add_lora, delta_norms
+from minilora.lora import add_lora, delta_norms, lora_layers
 from minilora.memory_bank import MemoryBank
-from minilora.train import adapt
+from minilora.rows import ROWS
+from minilora.train import adapt, check_adaptable
 from minilora.vit import default_value_value_blocks
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
-class Row(NamedTuple):
-    """One row of a result table: which parts of the method make the score."""
-    memory: bool                        # add the memory map
-    prompts: str | None                 # "hand-written", "learned", or no text map
-    lora: bool                          # image tower with LoRA
-    description: str
-
-
-ROWS = {"zero-shot": Row(False, "hand-written", False, "hand-written prompts, no shots"),
-        "memory": Row(True, None, False, "memory of good patches alone"),
-        "text": Row(False, "learned", True, "learned prompts and LoRA, no memory"),
-        "lora-off": Row(True, "learned", False, "memory and learned prompts, LoRA switched off"),
-        "adapted": Row(True, "learned", True, "all together")}
-
-
-class Detector:
+class Detector(DetectorBase):
     """Few-shot anomaly detector for one product, on top of a frozen CLIP.
 
     clip: its image tower must be a vision transformer (else ValueError); it is changed in place:
-    LoRA layers are added, which have no effect before training;  class_name: the product's name in
-    the prompts;  adapter: trained LoRA (`read_peft`) in place of a new one; use config.steps = 0.
+    LoRA layers are added, which have no effect before training.  So each detector needs a CLIP of
+    its own;  class_name: the product's name in the prompts;  adapter: trained LoRA (`read_peft`) in
+    place of a new one; it is kept only with config.steps = 0.
     """
 
     def __init__(self, clip: CLIP, class_name: str, config: DetectorConfig = DetectorConfig(),
-                 adapter: dict | None = None):
-        if clip.config.is_resnet:
-            raise ValueError("the image tower of this CLIP is a ResNet, but LoRA and anomaly maps "
-                             "need a vision transformer; use ViT-B/16 (minilora.search takes both)")
+                 adapter: dict | None = None) -> None:
+        check_adaptable(clip)
         self.clip, self.config = clip.requires_grad_(False), config
         self.class_name, self.device = class_name.replace("_", " "), clip.logit_scale.device
         self.resolution = config.resolution or clip.config.resolution
@@ -96,54 +82,63 @@ class Detector:
         tokenizer = default_tokenizer()
         n_ctx = len(tokenizer.encode(config.context))
         self.prompts = PromptLearner(clip, tokenizer, self.class_name, n_ctx, config.context)
+        self.initial_context = self.prompts.context.detach().clone()
         self.text_features, self.banks, self.threshold, self.losses = None, {}, None, []
         self.memory_scale, self.text_weight = 1.0, config.max_text_weight
+        self.shot_pictures: list[bytes] = []                # the good pictures, as PNG files
+        self.shot_measures: dict[str, list[float]] = {}     # {measure: value of each good picture}
+        self.shot_scores, self.rotated_scores = [], []      # of them and copies, by leave-one-out
+        self.shot_maps: list[Tensor] = []                   # of each, by leave-one-out; not saved
 
     @cached_property
     def prompt_ensemble_features(self) -> Tensor:
         """Text features of the hand-written prompts, (2, E); used by the row "zero-shot"."""
         return ensemble_features(self.clip, default_tokenizer(), self.class_name)
 
-    def read(self, path: str | Path) -> Image.Image:
-        """The picture of a file, PIL RGB, with the bits of the fit; errors as in `read_image`."""
-        return read_image(path, self.config.bits)
-
-    def prepare(self, image: Image.Image) -> Tensor:
-        """PIL image -> (3, H, W) in [0, 1] at this detector's resolution."""
-        return (to_square(image, self.resolution) if self.config.square
-                else to_patches(image, self.resolution, self.clip.visual.patch))
-
     # ---- fit ----------------------------------------------------------------------------------
 
-    def fit(self, pictures: list[Tensor] | Tensor,
-            report: Callable[[int, float], None] = lambda step, loss: None,
+    def fit(self, pictures: Given, report: Callable[[int, float], None] = lambda step, loss: None,
             resume: ResumePoint | None = None) -> "Detector":
-        """Learns from good pictures only.  Returns self.
+        """Learns from good pictures only; what an earlier `fit` learned is lost.  Returns self.
 
-        pictures: K >= 1 of (3, H, W) in [0, 1]; training cuts very long ones into strips;
-        report(step, loss): called after every step;  resume: where an interrupted training goes on.
+        pictures: paths, a folder, PIL pictures, arrays, or tensors (3, H, W) in [0, 1], see
+        data/given_pictures.py; training cuts very long ones into strips;  report(step, loss):
+        called after every step;  resume: where an interrupted training goes on.
         """
+        shots = [pixels for _, pixels in self.given(pictures)]
+        self.banks, self.text_features, self.threshold = {}, None, None
         if self.config.steps:
-            strips = [s for p in pictures for s in cut_strips(p, self.clip.visual.patch)]
+            self.reset()
+            strips = [s for p in shots for s in cut_strips(p, self.clip.visual.patch)]
             self.losses = adapt(self.clip, self.prompts, strips, self.n_adapted_blocks, self.config,
                                 self.generator, report, resume)
         with torch.no_grad():
             self.text_features = (self.prompts() if self.config.steps else
                                   self.prompt_ensemble_features)
-        self.build_memory(pictures)
+        self.build_memory(shots)
         return self
+
+    def reset(self) -> None:
+        """Sets LoRA, context vectors and random generator to the state of a new detector."""
+        self.generator.manual_seed(self.config.seed)
+        for layer in lora_layers(self.clip.visual).values():
+            layer.reset_lora(self.generator)
+        self.prompts.context.data.copy_(self.initial_context)
 
     @torch.no_grad()
     def build_memory(self, pictures: list[Tensor] | Tensor) -> None:
         """Builds the memory banks of the good pictures, then calibrates on the same pictures."""
         copies = self.rotated_copies(pictures)
-        with_lora, without = ([(k, self.encode(p[None], lora)) for k, p in copies]
+        with_lora, without = ([(k, self.encode(p[None], lora))
+                               for k, p in stage("memory", copies, len(copies))]
                               for lora in (True, False))
         self.banks = {"lora-off": self.build_bank([f for _, f in without], "lora-off"),
                       "adapted": self.build_bank([f for _, f in with_lora], "adapted")}
         width = with_lora[0][1].frozen_tokens.shape[-1]
         self.banks["memory"] = self.banks["adapted"].truncated(width)   # same patches, frozen part
         calibrate(self, leave_one_out(self, pictures, with_lora))
+        self.shot_pictures = [to_png(picture) for picture in pictures]
+        self.shot_measures = measure_all(pictures)
 
     def rotated_copies(self, pictures: list[Tensor] | Tensor) -> list[tuple[int, Tensor]]:
         """What the memory bank holds: (index of the picture, picture) for each of its rotations."""
@@ -171,7 +166,11 @@ class Detector:
 
     @torch.no_grad()
     def score(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Steps 1 to 4: (maps (B, H, W), scores (B,)) of "adapted"; before `fit` of "zero-shot"."""
+        """Steps 1 to 4: (maps (B, H, W), scores (B,)) of "adapted"; before `fit` of "zero-shot".
+
+        pixels: (B, 3, H, W) in [0, 1] as `prepare` makes them, else ValueError.
+        """
+        self.check(pixels)
         name = "adapted" if self.banks else "zero-shot"
         return self.map_and_score(self.encode(pixels, ROWS[name].lora), name)
 

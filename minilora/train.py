@@ -25,8 +25,9 @@ from minilora.config import DetectorConfig
 from minilora.coop import PromptLearner
 from minilora.data.augmentation import augment
 from minilora.data.images import group_by_shape, normalise
+from minilora.io.progress import stage
 from minilora.io.resume import ResumePoint
-from minilora.lora import disable_lora
+from minilora.lora import disable_lora, lora_layers
 from minilora.losses import cross_entropy, dice_loss, focal_loss
 from minilora.synthetic.pasting import paste_anywhere
 from minilora.synthetic.sampling import choose
@@ -34,6 +35,16 @@ from minilora.training_steps import run_training
 from minilora.vit import VisionTransformer
 
 MIN_COVERAGE = 0.15                   # a patch counts as defective above this share of its pixels
+
+
+def check_adaptable(clip: CLIP) -> None:
+    """Raises ValueError for a CLIP whose image tower cannot get LoRA, or has it already."""
+    if clip.config.is_resnet:
+        raise ValueError("the image tower of this CLIP is a ResNet, but LoRA and anomaly maps "
+                         "need a vision transformer; use ViT-B/16 (minilora.search takes both)")
+    if lora_layers(clip.visual):
+        raise ValueError("this CLIP has LoRA already, perhaps of another Detector, which would be "
+                         "changed, too; load it again with load_clip() for each detector")
 
 
 def frozen_states(visual: VisionTransformer, pixels: Tensor,
@@ -79,7 +90,9 @@ def training_pool(visual: VisionTransformer, pictures: list[Tensor] | Tensor, n_
     n_adapted_blocks last blocks; N of (P,), the share of each patch that is defective.
     """
     entering, coverage = [], []
-    for batch, masks in synthetic_batches(pictures, config, generator):
+    batches = synthetic_batches(pictures, config, generator)
+    for batch, masks in stage("training pictures", batches, config.n_train_images,
+                              lambda pair: len(pair[0])):
         # `+=` appends the pictures of the batch one by one.
         entering += frozen_states(visual, batch, len(visual.blocks) - n_adapted_blocks)[-1]
         coverage += F.avg_pool2d(masks, visual.patch).flatten(1).to(visual.proj.device)

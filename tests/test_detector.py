@@ -15,12 +15,13 @@ from minilora.checkpoint.weights import Weights, load_clip
 from minilora.clip import CLIP, CLIPConfig
 from minilora.config import LIMITS, SETTING_SCHEMAS, DetectorConfig
 from minilora.data.images import normalise
-from minilora.detector import ROWS, Detector
+from minilora.detector import Detector
 from minilora.features import default_memory_states
 from minilora.io.files import load_tensors, save_tensors
 from minilora.io.safetensors import is_safetensors
 from minilora.lora import disable_lora, lora_layers
 from minilora.memory_bank import CORESET_SHARE
+from minilora.rows import ROWS
 from minilora.train import adaptation_loss, frozen_states, synthetic_batches, training_pool
 
 SMALL = DetectorConfig(steps=6, batch=4, n_train_images=8, rank=2, alpha=2)
@@ -585,12 +586,12 @@ def test_every_setting_has_a_type_and_limits():
         DetectorConfig(rank=2.0)
 
 
-@pytest.mark.parametrize("version", [7, 9, None, torch.ones(3), "8", 8.0, True, "\x1b[2J" * 10**5])
+@pytest.mark.parametrize("version", [8, 10, None, torch.ones(3), "9", 9.0, True, "\x1b[2J" * 10**5])
 def test_a_run_of_another_version_is_refused_in_one_short_line(fitted, tmp_path, version):
     fitted.save(tmp_path, WEIGHTS)
-    assert load_tensors(tmp_path / "detector.safetensors")["version"] == 8
+    assert load_tensors(tmp_path / "detector.safetensors")["version"] == 9
     rewritten(tmp_path, {"version": version})
-    with pytest.raises(ValueError, match="expected format 8, found .*; fit again") as refused:
+    with pytest.raises(ValueError, match="expected format 9, found .*; fit again") as refused:
         Detector.load(tmp_path, fresh_clip(), WEIGHTS)
     text = str(refused.value).replace(str(tmp_path), "")
     assert text.isprintable() and len(text) < 200
