@@ -14,11 +14,13 @@ import torch
 from conftest import REPO
 from PIL import Image
 
-from minilora import fit, predict
+from minilora import fit
 from minilora.data.images import read_image
 from minilora.data.mvtec import load_class
-from minilora.detector import ROWS, Detector
-from minilora.report import results
+from minilora.detector import Detector
+from minilora.prediction.picture import predict_picture
+from minilora.report import panels, results
+from minilora.rows import ROWS
 from minilora.runs import evaluation, run_class
 from minilora.scenes import scene
 
@@ -136,6 +138,8 @@ def test_without_data_the_embedded_scenes_are_drawn_and_named(tiny_weights, tmp_
         (["--class", "spoon"], "spoon.*gear"),
         (["--class", "gear", "--shots", "99"], "99 shots.*only 5"),
         (["--class", "gear", "--shots", "few"], "few.*number.*'all'"),
+        (["--class", "gear", "--resolution", "72"], "--resolution 72.*multiple of 16.*64 or 80"),
+        (["--class", "gear", "--resolution", "8"], "multiple of 16.*give 16"),
         (["--class", "gear", "--device", "cuda:9"], "--device.*cuda:9.*has cpu"),
         (["--class", "gear", "--model", "ViT-Q/3"], "ViT-Q/3"),
     ],
@@ -149,6 +153,7 @@ def test_mistakes_get_one_line_that_names_them(arguments, words, folder, tiny_we
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert re.search(words, result.stderr, re.DOTALL), result.stderr
+    assert result.stdout == "" and list(tmp_path.iterdir()) == [], "no banner and no folder"
 
 
 def test_auroc_is_missing_where_there_is_one_class_only():
@@ -204,19 +209,23 @@ def test_wide_and_tall_pictures_keep_their_aspect_from_file_to_map(tiny_weights,
     metrics = run_class.run_class(options, lambda line: None)
     assert 0 <= metrics["rows"]["adapted"]["pixel_auroc"] <= 1
     sizes = {Image.open(path).size for path in (options.out / "maps").glob("*.jpg")}
-    assert sizes == {(4 * (96 + 4), 64 + 18), (4 * (64 + 4), 96 + 18)}
+    scale, bars = panels.SCALE_WIDTH, panels.TITLE_HEIGHT + panels.NAMES_HEIGHT
+    assert sizes == {(parts * (width + 4) + scale, height + bars) for parts, width, height in (
+        (3, 96, 64), (3, 64, 96), (4, 64, 96))}, "good pictures have no mask"
     detector = Detector.open(options.out)
     for path in sorted((root / "test").rglob("*.png"))[:3]:
-        prediction, outlined = predict.predict_picture(detector, path, read_image(path))
-        assert outlined.size == Image.open(path).size and prediction["decision"] in ("OK", "NG")
+        scored = predict_picture(detector, path, read_image(path))
+        assert scored.overlay.size == Image.open(path).size
+        assert scored.prediction["decision"] in ("OK", "NG")
 
 
 def test_a_panel_shows_the_mask_white_and_the_defect_hot():
     pixels, scores = torch.zeros(3, 8, 8), torch.zeros(8, 8)
     mask = torch.zeros(8, 8, dtype=torch.bool)
     mask[2, 3], scores[2, 3] = True, 1.0
-    image = results.panel(pixels, mask, scores, 0.0, 1.0, "", True)
-    where = lambda part: image.getpixel((part * 12 + 2 + 3, 18 + 2))
-    assert image.size == (4 * 12, 26)
+    image = panels.panel(pixels, mask, scores, 0.0, 1.0, "", panels.RIGHT_COLOUR)
+    top = panels.TITLE_HEIGHT + panels.NAMES_HEIGHT
+    where = lambda part: image.getpixel((part * 12 + 2 + 3, top + 2))
+    assert image.size == (4 * 12 + panels.SCALE_WIDTH, top + 8)
     assert where(0) == (0, 0, 0) and where(1) == (255, 255, 255)
     assert min(where(2)) > 200 and sum(where(3)) > 400

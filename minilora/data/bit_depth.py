@@ -12,30 +12,26 @@ Left out: 16-bit colour (Pillow reads its high bytes), files whose camera bits a
 the 16 (they need no scaling).
 """
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from minilora.io.notes import note
-from minilora.io.text import shown
+from minilora.io.text import shown, shown_path
 
 USUAL_DEPTHS = (8, 10, 12, 14)      # bits of cameras; a 16-bit file with fewer in use is noted
-SHOWN_PATH = 1000                   # characters: a cut path would hide which file it is
 MIN_BITS, MAX_BITS = 8, 16
 
 
-def shown_path(path: str | Path) -> str:
-    """A path in one printable line, long enough to see which file it is."""
-    return shown(path, SHOWN_PATH)
-
-
-def bits_option(parser: argparse.ArgumentParser, default: int | None = 0) -> None:
-    """Adds --bits to the options of a command.  default: 0 (all 16), or None (as in the fit)."""
-    parser.add_argument("--bits", type=parse_bits, default=default, metavar="N",
-                        help="how many bits of 16-bit grey pictures are in use, "
-                             f"{MIN_BITS} to {MAX_BITS}; "
-                             + ("0: all 16" if default == 0 else "without it as in the fit"))
+def bits_option(add: Callable[..., Any], default: int | None = 0) -> None:
+    """Adds --bits to a command.  add: a parser's or a group's add_argument;
+    default: 0 (all 16), or None (as in the fit)."""
+    add("--bits", type=parse_bits, default=default, metavar="N",
+        help=f"used bits of 16-bit grey, {MIN_BITS} to {MAX_BITS}; "
+             + ("0: all" if default == 0 else "else as in fit"))
 
 
 def parse_bits(text: str) -> int:

@@ -13,18 +13,19 @@ The first two differ from CLIP, which ignores EXIF and leaves 16 bits to Pillow.
 Left out: RAW files, what a network takes (data/images.py).
 """
 import argparse
+import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from minilora.data.bit_depth import check_deep_colour, grey16_to_8, shown_path
+from minilora.data.bit_depth import check_deep_colour, grey16_to_8
 from minilora.io.notes import note
 from minilora.io.regular_file import open_regular
-from minilora.io.text import shown
+from minilora.io.text import shown, shown_path
 
 # What people save pictures as.  Pillow knows more; its EPS reader starts another program.
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
@@ -49,11 +50,11 @@ class SetLimit(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def megapixel_option(parser: argparse.ArgumentParser) -> None:
-    """Adds --max-megapixels to the options of a command that reads pictures."""
-    parser.add_argument("--max-megapixels", type=positive_megapixels, default=MAX_MEGAPIXELS,
-                        action=SetLimit, metavar="M",
-                        help="largest picture that is decoded, in millions of pixels")
+def megapixel_option(add: Callable[..., Any]) -> None:
+    """Adds --max-megapixels to a command that reads pictures.  add: a parser's or a group's
+    add_argument."""
+    add("--max-megapixels", type=positive_megapixels, default=MAX_MEGAPIXELS, action=SetLimit,
+        metavar="M", help="largest picture, in 10^6 pixels")
 
 
 def positive_megapixels(text: str) -> float:
@@ -78,17 +79,18 @@ def check_size(size: tuple[int, int], what: str) -> None:
 
 
 @contextmanager
-def opened_picture(path: str | Path) -> Iterator[Image.Image]:
+def opened_picture(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
     """A PIL picture of which only the header is read, within the limit of size.
 
+    content: the bytes of the file, if they are in memory: no file is opened, `path` is its name.
     Raises FileNotFoundError, IsADirectoryError, PictureError, or ValueError for every error of a
     decoder in the block; each names the file.
     """
     name = shown_path(path)
-    if Path(path).is_dir():
+    if content is None and Path(path).is_dir():
         raise IsADirectoryError(f"{name} is a folder; give one picture file")
     try:
-        with open_regular(path) as file:
+        with open_regular(path) if content is None else io.BytesIO(content) as file:
             with _without_pillows_limit():
                 image = Image.open(file, formats=FORMATS)
             with image:
@@ -139,15 +141,15 @@ def read_orientation(path: str | Path) -> int | None:
         return exif_orientation(image)
 
 
-def open_image(path: str | Path, bits: int = 0) -> Image.Image:
+def open_image(path: str | Path, bits: int = 0, content: bytes | None = None) -> Image.Image:
     """The upright picture in its own mode, 8 bits per channel.
 
-    bits: how many bits of 16-bit grey are in use; 0: all 16.
+    bits: how many bits of 16-bit grey are in use; 0: all 16;  content: as in `opened_picture`.
     Raises FileNotFoundError if there is no file, ValueError if it is not a readable picture or
     holds values beyond `bits`.
     """
     name = shown_path(path)
-    with opened_picture(path) as image:
+    with opened_picture(path, content) as image:
         if getattr(image, "is_animated", False) and image.format != "MPO":   # a phone's JPEG
             note("only the first page or frame is used; save the others as files of their own",
                  path)
@@ -155,22 +157,29 @@ def open_image(path: str | Path, bits: int = 0) -> Image.Image:
         check_scans(image, name)
         image.load()                            # opening reads the header only
         ImageOps.exif_transpose(image, in_place=True)       # no copy of an upright picture
+    if deep_colour:
+        check_deep_colour(image, path, bits)
+    return to_8_bits(image, path, bits)
+
+
+def to_8_bits(image: Image.Image, path: str | Path, bits: int = 0) -> Image.Image:
+    """The picture itself, or 16-bit grey scaled to 8 bits.  path, bits, errors: as in `open_image`.
+    """
     if image.mode.startswith("I"):              # 16-bit grey: "I;16", "I;16B", in older Pillow "I"
         return grey16_to_8(image, path, bits)
     if image.mode == "F":
-        raise ValueError(f"picture {name} holds floating-point values of unknown range; expected "
-                         "8 or 16 bits per channel; scale the values and save it as PNG")
-    if deep_colour:
-        check_deep_colour(image, path, bits)
+        raise ValueError(f"picture {shown_path(path)} holds floating-point values of unknown "
+                         "range; expected 8 or 16 bits per channel; scale the values and save it "
+                         "as PNG")
     return image
 
 
-def read_image(path: str | Path, bits: int = 0) -> Image.Image:
+def read_image(path: str | Path, bits: int = 0, content: bytes | None = None) -> Image.Image:
     """The picture as RGB, as in CLIP: grey is repeated, palettes are resolved, alpha is dropped.
 
-    bits, errors: as in `open_image`.  `filename` of the picture is set, for later messages.
+    bits, content, errors: as in `open_image`.  `filename` is set, for later messages.
     """
-    picture = open_image(path, bits)
+    picture = open_image(path, bits, content)
     picture = picture if picture.mode == "RGB" else picture.convert("RGB")
     picture.filename = shown_path(path)
     return picture

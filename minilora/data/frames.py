@@ -15,12 +15,11 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from minilora.data.bit_depth import shown_path
 from minilora.data.decoding import PictureError, check_size, opened_picture, read_image
 from minilora.data.listing import IMAGE_SUFFIXES, Listing, listing
 from minilora.io.notes import note
 from minilora.io.regular_file import open_regular
-from minilora.io.text import shown
+from minilora.io.text import shown, shown_path
 
 ANIMATION_SUFFIXES = (".gif", ".webp", ".png", ".apng")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")

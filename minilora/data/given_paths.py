@@ -8,6 +8,7 @@ Left out: what is in one folder (data/listing.py), videos (data/frames.py).
 """
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,9 @@ from typing import NamedTuple
 from minilora.data.listing import IMAGE_SUFFIXES, listing
 from minilora.io.record import results_among
 from minilora.io.text import shown
+
+
+PHONE_SUFFIXES = (".heic", ".heif")         # what phones save, and Pillow does not read
 
 
 class Found(NamedTuple):
@@ -25,11 +29,11 @@ class Found(NamedTuple):
     own: list[Path]                             # results of minilora, such as earlier overlays
 
 
-def find_pictures(paths: Iterable[str | Path]) -> Found:
+def find_pictures(paths: Iterable[str | Path], required: bool = True) -> Found:
     """The files that are given, and the pictures in the folders, searched recursively.
 
     A given file always counts; if it does not exist, reading it fails later.  In a folder, hidden
-    files do not count.  Raises FileNotFoundError without any picture.
+    files do not count.  Raises FileNotFoundError without any picture, if one is required.
     """
     found = Found([], [], [], [])
     for path in map(Path, paths):
@@ -47,7 +51,7 @@ def find_pictures(paths: Iterable[str | Path]) -> Found:
         found.skipped.extend(inside.skipped)
         found.other.extend(p for p in other if p not in own)
         found.own.extend(p for p in inside.pictures if p in own)
-    if not any(map(os.path.lexists, found.pictures)) and not found.skipped:
+    if required and not any(map(os.path.lexists, found.pictures)) and not found.skipped:
         left_out = f" (apart from {len(found.own)} that minilora wrote)" if found.own else ""
         raise FileNotFoundError(f"no picture in {', '.join(map(shown, paths))}{left_out}; expected "
                                 f"files ending in {', '.join(IMAGE_SUFFIXES)}")
@@ -56,14 +60,29 @@ def find_pictures(paths: Iterable[str | Path]) -> Found:
 
 def tell_left_out(found: Found) -> None:
     """Says on stderr what in the folders was not taken for a picture to score."""
-    if found.other:
-        names = ", ".join(shown(path.name) for path in found.other[:5])
-        more = f" and {len(found.other) - 5} more" if len(found.other) > 5 else ""
-        print(f"skipped, because they do not end in {', '.join(IMAGE_SUFFIXES)}: {names}{more}",
-              file=sys.stderr)
+    for line in not_taken(found.other):
+        print(f"skipped {line}", file=sys.stderr)
     if found.own:
         print(f"left out {len(found.own)} pictures that minilora wrote, such as "
               f"{shown(found.own[0])}; to score one, give its name", file=sys.stderr)
+
+
+def not_taken(paths: list[Path]) -> list[str]:
+    """Lines about files that are no pictures by their name: HEIC with the remedy, others counted.
+    """
+    phone = [path for path in paths if path.suffix.lower() in PHONE_SUFFIXES]
+    lines = []
+    if phone:
+        more = f" and {len(phone) - 1} more" if len(phone) > 1 else ""
+        lines.append(f"{len(phone)} HEIC: {shown(phone[0].name)}{more}; export as JPEG, which can "
+                     "be read")
+    others = [path for path in paths if path not in set(phone)]
+    if others:
+        counts = Counter(path.suffix.lower() or "no suffix" for path in others).most_common(5)
+        kinds = ", ".join(f"{shown(suffix, 20)} {count}" for suffix, count in counts)
+        lines.append(f"{len(others)} not ending in {', '.join(IMAGE_SUFFIXES)}: {kinds}, such as "
+                     f"{shown(others[0].name)}")
+    return lines
 
 
 def demo() -> None:

@@ -21,10 +21,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from minilora.data.bit_depth import shown_path
 from minilora.data.decoding import check_scans, exif_orientation, opened_picture
 from minilora.data.listing import is_picture_name, pictures_directly_in
 from minilora.data.mask_rules import Marks, MaskError, marks_of
+from minilora.io.text import shown_path
 
 MASK_ENDING = "_mask"
 LOSSY_FORMATS = ("JPEG", "MPO", "WEBP", "JPEG2000")

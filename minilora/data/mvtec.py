@@ -22,10 +22,9 @@ from pathlib import Path
 
 import torch
 
-from minilora.data.bit_depth import shown_path
 from minilora.data.listing import IMAGE_SUFFIXES, folders_in, listing, pictures_directly_in
 from minilora.data.masks import find_masks, mask_files, mask_turn
-from minilora.io.text import shown
+from minilora.io.text import shown, shown_path
 
 GOOD_KIND = "good"              # kind and folder of the pictures without a defect
 
@@ -47,12 +46,15 @@ class Dataset:
     """One class: good pictures for training, and test pictures, both in sorted order.
 
     skipped: (path, reason) of what may be or hold pictures and could not be looked at.
+    other: files in the user's own folders that are no pictures by their name, and results of
+    minilora.
     """
     root: Path
     name: str
     train: list[Sample] = field(default_factory=list)
     test: list[Sample] = field(default_factory=list)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
+    other: list[Path] = field(default_factory=list)
 
 
 def find_data(option: str | Path | None = None) -> Path | None:
@@ -175,11 +177,16 @@ def few_shot(samples: Iterable[Sample], shots: int | str, seed: int) -> list[Sam
         return samples
     if isinstance(shots, bool) or not isinstance(shots, int) or shots < 0:
         raise ValueError(f"shots is {shots!r}; expected a whole number from 0 upwards, or 'all'")
-    if shots > len(samples):
-        raise ValueError(f"{shots} shots asked for, but there are only {len(samples)} good "
-                         f"pictures; take at most {len(samples)}, or 'all'")
+    check_shots(shots, len(samples))
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
     return [samples[i] for i in order[:shots].tolist()]
+
+
+def check_shots(shots: int | str, available: int) -> None:
+    """Raise ValueError for more shots than there are good pictures.  shots: a number, or "all"."""
+    if shots != "all" and shots > available:
+        raise ValueError(f"{shots} shots asked for, but there are only {available} good pictures; "
+                         f"take at most {available}, or 'all'")
 
 
 def demo() -> None:

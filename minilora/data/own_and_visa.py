@@ -2,7 +2,8 @@
 
     own    --good DIR: good pictures; --test DIR: test pictures.  In the test folder, a folder
            "good" holds good pictures and every other folder one kind of defect; pictures directly
-           in the test folder have no label
+           in the test folder have no label; masks are read if a folder ground_truth of MVTec AD's
+           layout is beside the test folder
     VisA   Zou et al. 2022: <root>/split_csv/1cls.csv with the columns object, split, label, image,
            mask; its paths are relative to <root>
 
@@ -14,13 +15,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from minilora.data.bit_depth import shown_path
+from minilora.data.given_paths import Found, find_pictures, not_taken
 from minilora.data.images import load_squares
-from minilora.data.listing import IMAGE_SUFFIXES, list_pictures, listing
+from minilora.data.listing import IMAGE_SUFFIXES, list_pictures
+from minilora.data.masks import find_masks
 from minilora.data.mvtec import (GOOD_KIND, Dataset, Sample, check_good_folder, list_classes,
                                  load_class, mask_faults)
 from minilora.io.regular_file import read_regular
-from minilora.io.text import shown
+from minilora.io.text import shown, shown_path
 
 VISA_SPLIT_FILE = Path("split_csv") / "1cls.csv"
 VISA_COLUMNS = ("object", "split", "label", "image", "mask")
@@ -133,7 +135,7 @@ def own_pictures(good: str | Path, test: str | Path | None = None,
 
     good: folder of good pictures;  test: folder of test pictures.  In `test`, a folder "good" holds
     good pictures and every other folder defective ones; pictures directly in `test` have label
-    None.  Both folders are searched recursively (data/listing.py).
+    None.  Both folders are searched recursively; what minilora wrote itself is left out.
     Raises FileNotFoundError for a folder without pictures, ValueError if `good` is a whole class or
     a folder in `test` is named "Good".
     """
@@ -145,10 +147,7 @@ def own_pictures(good: str | Path, test: str | Path | None = None,
             what = "is a file" if Path(folder).exists() else "does not exist"
             raise FileNotFoundError(f"{option} {shown_path(folder)} {what}; give a folder of "
                                     "pictures")
-        found[option] = listing(folder)
-        if not found[option].pictures:
-            raise FileNotFoundError(f"{option} {shown_path(folder)} holds no picture; expected a "
-                                    f"folder with files ending in {', '.join(IMAGE_SUFFIXES)}")
+        found[option] = pictures_in(option, folder)
     inside = {p.name for p in Path(good).iterdir() if p.is_dir()} & {"test", "ground_truth"}
     if inside:
         raise ValueError(f"--good {shown_path(good)} holds {' and '.join(sorted(inside))}; "
@@ -158,12 +157,38 @@ def own_pictures(good: str | Path, test: str | Path | None = None,
     if test:
         check_good_folder(Path(test))
     train = [Sample(p, GOOD_KIND, 0) for p in found["--good"].pictures]
-    tested = []
-    for path in found["--test"].pictures if test else ():
-        kind = path.relative_to(test).parts[0] if path.parent != Path(test) else UNKNOWN_KIND
-        tested.append(Sample(path, kind, {UNKNOWN_KIND: None, GOOD_KIND: 0}.get(kind, 1)))
+    tested = own_test_samples(Path(test), found["--test"].pictures) if test else []
     skipped = [entry for part in found.values() for entry in part.skipped]
-    return Dataset(Path(good), name or product_name(good), train, tested, skipped)
+    other = [path for part in found.values() for path in part.other + part.own]
+    return Dataset(Path(good), name or product_name(good), train, tested, skipped, other)
+
+
+def pictures_in(option: str, folder: str | Path) -> Found:
+    """The pictures of the folder that an option names.  Raises FileNotFoundError without any."""
+    found = find_pictures([folder], required=False)
+    if not found.pictures:
+        there = "".join(f"; skipped {line}" for line in not_taken(found.other))
+        raise FileNotFoundError(f"{option} {shown_path(folder)} holds no picture; expected a "
+                                f"folder with files ending in {', '.join(IMAGE_SUFFIXES)}{there}")
+    return found
+
+
+def own_test_samples(folder: Path, paths: list[Path]) -> list[Sample]:
+    """The test pictures with their kinds, and the masks of MVTec AD's layout where there are some.
+
+    Raises ValueError for a mask that does not lie on its picture.
+    """
+    kinds = {path: path.relative_to(folder).parts[0] if path.parent != folder else UNKNOWN_KIND
+             for path in paths}
+    masks = {}
+    for kind in set(kinds.values()) - {GOOD_KIND, UNKNOWN_KIND}:
+        masks |= find_masks(folder.parent / "ground_truth" / kind,
+                            [path for path in paths if path.parent == folder / kind])
+    samples = [Sample(path, kind, {UNKNOWN_KIND: None, GOOD_KIND: 0}.get(kind, 1), masks.get(path))
+               for path, kind in kinds.items()]
+    for _, message in mask_faults(samples):
+        raise ValueError(message)
+    return samples
 
 
 def load_pictures(folder: str | Path, resolution: int = 224) -> Tensor:

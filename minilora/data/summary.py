@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from minilora.data import mvtec
-from minilora.data.bit_depth import shown_path
 from minilora.data.decoding import megapixel_option, read_header
 from minilora.data.listing import folders_in, pictures_directly_in
 from minilora.data.mvtec import Sample, list_classes, not_looked_at, split_samples
 from minilora.data.samples import mask_line, mask_summary
 from minilora.io.cli import option_parser
-from minilora.io.text import shown
+from minilora.io.parser import OneLineParser
+from minilora.io.text import shown, shown_path
 
 MAX_FAULTS_SHOWN = 20           # faults of one class that the summary lists
 
@@ -108,13 +108,18 @@ def demo() -> None:
         print(*data_summary(root), sep="\n")
 
 
+def parser() -> OneLineParser:
+    """The options of the command."""
+    p = option_parser("minilora.data", main.__doc__, "data/mvtec")
+    p.add_argument("dir", nargs="?", metavar="FOLDER",
+                   help="with <class>/train/good; without it, a demonstration")
+    megapixel_option(p.rare.add_argument)
+    return p
+
+
 def main() -> None:
     """Prints a summary of a data folder: pictures of each class, sizes, modes, missing masks."""
-    parser = option_parser("minilora.data", main.__doc__)
-    parser.add_argument("dir", nargs="?", metavar="DIR",
-                        help="folder with <class>/train/good; without it a demonstration runs")
-    megapixel_option(parser)
-    folder = parser.parse_args().dir
+    folder = parser().parse_args().dir
     if folder is None:
         return mvtec.demo()
     for line in data_summary(folder):

@@ -17,7 +17,9 @@ from minilora.data.mvtec import Sample
 from minilora.data.samples import load_masks, prepare_pictures
 from minilora.detector import Detector
 from minilora.io.prefetch import prefetch
+from minilora.io.progress import stage
 from minilora.report import results
+from minilora.report.panels import map_scale, write_maps
 
 SCORE_BATCH = 8                      # pictures that go through the tower together
 
@@ -57,12 +59,11 @@ def evaluate(detector: Detector, samples: list[Sample],
         pictures.extend(loaded)
         return loaded
 
-    rows = score_pictures(detector, prefetch(load, parts))
+    rows = score_pictures(detector, stage("scoring", prefetch(load, parts), len(samples), len))
     masks = load_masks(samples, [picture.shape[1:] for picture in pictures])
     maps, scores = rows.get("adapted", rows["zero-shot"])
     results.write_scores(out / "scores.csv", samples, scores, detector.threshold)
-    panels = results.write_maps(out / "maps", samples, pictures, masks, maps, scores,
-                                detector.threshold)
+    panels = write_maps(out / "maps", samples, pictures, masks, maps, scores, detector.threshold)
     known = [k for k, s in enumerate(samples) if s.label is not None]
     labels = torch.tensor([samples[k].label for k in known])
     masks = None if masks is None else [masks[k] for k in known]
@@ -70,10 +71,11 @@ def evaluate(detector: Detector, samples: list[Sample],
         measured = threads.map(lambda m, s: results.row_metrics(s[known], [m[k] for k in known],
                                                                 labels, masks),
                                *zip(*rows.values()))
-        metrics = {"rows": dict(zip(rows, measured))}
+        metrics = {"rows": dict(zip(rows, stage("metrics", measured, len(rows))))}
     metrics["kinds"] = results.kind_metrics(scores[known], [samples[k].kind for k in known])
     metrics["decisions"] = results.decision_metrics(scores, [s.label for s in samples],
                                                     detector.threshold)
+    metrics["map_scale"] = list(map_scale(maps))
     return {row: s.tolist() for row, (_, s) in rows.items()}, metrics, panels
 
 

@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
@@ -21,8 +22,10 @@ import torch.distributed as dist
 
 from minilora.data import own_and_visa
 from minilora.data.mvtec import find_data
-from minilora.io.cli import ERROR_STATUS, MAX_MESSAGE, USER_ERRORS
+from minilora.io.cli import ERROR_STATUS
+from minilora.io.error_text import MAX_MESSAGE, USER_ERRORS
 from minilora.io.notes import take_notes
+from minilora.io.progress import time_left
 from minilora.io.record import check_places, is_folder
 from minilora.io.text import shown
 from minilora.io.transaction import atomic_folder, recover
@@ -126,10 +129,12 @@ def run_all(options: argparse.Namespace, say: Callable[[str], None] = print) -> 
         check_places(options.out, "summary", SUMMARY_FILES)
     processes = join_processes(options)
     rank, world = processes.rank, processes.world
-    names, results = requested_classes(options), {}
+    names, results, begun = requested_classes(options), {}, time.time()
     for number, name in enumerate(names):
         if number % world == rank:
-            say(f"\n{shown(name)}  ({number + 1} of {len(names)})")
+            left = (time.time() - begun) / max(number, 1) * (len(names) - number)
+            say(f"\n{shown(name)}  ({number + 1} of {len(names)}"
+                f"{f', {time_left(left).strip()}' if results else ''})")
             one = argparse.Namespace(**{**vars(options), "name": name, "out": options.out / name})
             try:
                 is_folder(one.out)                      # a link would lead elsewhere

@@ -2,12 +2,14 @@
 
     print_introduction   weights, data, device, number of trained parameters
     print_results        the table of rows, defect kinds, decisions
+    print_good_results   without test pictures: the scores of the good pictures
     print_summary        where the run is, and how to go on
 
 Left out: pages and pictures (report/).
 """
 import argparse
 import platform
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -15,15 +17,19 @@ import torch
 
 from minilora import __version__
 from minilora.checkpoint.weights import Weights
+from minilora.data.given_paths import not_taken
 from minilora.data.mvtec import Dataset
 from minilora.data.samples import mask_line, skipped_line
-from minilora.detector import ROWS, Detector
+from minilora.detector import Detector
+from minilora.io.cli import device_text
 from minilora.io.text import shown
 from minilora.lora import TARGETS, lora_layers
 from minilora.report import results
+from minilora.rows import ROWS
 from minilora.scenes import scene
 
 EMBEDDED_DATA = "embedded scenes (drawn)"               # name of the data without a data folder
+OWN_DATA = "own pictures"                               # name of the data of --good
 ROW_DESCRIPTIONS = {name: row.description for name, row in ROWS.items()}
 
 
@@ -34,14 +40,18 @@ def print_introduction(detector: Detector, weights: Weights, data: Dataset, data
     small = ", a small model, for trying things out" if weights.name == "mini-clip" else ""
     say(f"weights  {shown(weights.name)}{small}  (sha256 {weights.sha256[:12]}…)")
     say(f"read as  {weights.about}")
+    if options.good:
+        say(f"prompts  with the name “{shown(detector.class_name)}” ({options.name_source}); "
+            "--class-name WORDS changes it")
     unseen = data_name == EMBEDDED_DATA and data.name in scene.UNSEEN_CLASSES
     say(f"data     {data_name}: {shown(data.root)}, class {shown(data.name)}, "
         f"{len(data.train)} good pictures, {len(data.test)} test pictures"
         f"{'; a class never in pretraining' if unseen else ''}")
-    say(f"device   {options.device}, {torch.get_num_threads()} threads, resolution "
-        f"{detector.resolution}")
+    say(f"device   {device_text(options.device)}, resolution {detector.resolution}")
     if options.adapter:
         say(f"adapter  {shown(options.adapter)}: {lora_text(detector)}, not trained here")
+    elif not (options.shots != 0 and detector.config.steps):
+        say("training none: the weights are those of CLIP")
     else:
         n_ctx = detector.prompts.context.shape[1]
         say(f"training {trained:,} of {total:,} parameters ({trained / total:.2%}): "
@@ -55,6 +65,8 @@ def print_inputs(data: Dataset, masks: dict[str, Any] | None, say: Callable[[str
     """
     if data.skipped:
         say(f"skipped  {skipped_line(data.skipped)}")
+    for line in not_taken(data.other):
+        say(f"skipped  {line}")
     if masks:
         say(f"masks    {mask_line(masks)}")
 
@@ -98,7 +110,8 @@ def peak_memory(device: str) -> int | None:
 def print_results(metrics: dict[str, Any], say: Callable[[str], None]) -> None:
     """The table of rows, image AUROC of each defect kind, and the decisions by the threshold."""
     if any(value is not None for row in metrics["rows"].values() for value in row.values()):
-        say(results.text_table(metrics["rows"], ROW_DESCRIPTIONS))
+        own = metrics["data"]["name"] == OWN_DATA
+        say(results.text_table(metrics["rows"], ROW_DESCRIPTIONS, odd=not own))
         best = list(metrics["rows"])[-1]
         say(f"image AUROC of each kind of defect against the good pictures, row {best}:")
         drawn = metrics["data"]["name"] == EMBEDDED_DATA
@@ -114,10 +127,27 @@ def print_results(metrics: dict[str, Any], say: Callable[[str], None]) -> None:
             "{false_alarms} of {good} good pictures NG".format(**metrics, **counts))
 
 
+def print_good_results(metrics: dict[str, Any], following: str,
+                       say: Callable[[str], None]) -> None:
+    """Scores of the good pictures, each with a memory that does not contain it.
+
+    following: the command to go on with.
+    """
+    scores, threshold = metrics["shot_scores"], metrics["threshold"]
+    highest = max(range(len(scores)), key=scores.__getitem__)
+    ng = sum(score > threshold for score in scores)
+    say(f"scores of the good pictures, each without itself in the memory: lowest "
+        f"{min(scores):.3f}, median {statistics.median(scores):.3f}, highest {max(scores):.3f} "
+        f"({shown(metrics['drawn'][highest])})")
+    say(f"threshold {threshold:.3f}: {ng} of {len(scores)} good pictures would be NG; next: "
+        f"{following}")
+
+
 def print_summary(metrics: dict[str, Any], out: Any, say: Callable[[str], None]) -> None:
     """The last lines: size of LoRA's weight changes, run folder, seconds, memory."""
     norms = list(metrics["delta_norms"].values())
-    say(f"LoRA     |ΔW| {min(norms):.3f} to {max(norms):.3f} over {len(norms)} projections")
+    if any(norms):
+        say(f"LoRA     |ΔW| {min(norms):.3f} to {max(norms):.3f} over {len(norms)} projections")
     say(f"written  {shown(out)}  ({metrics['seconds']:.0f} s, peak memory "
         f"{(metrics['peak_memory_bytes'] or 0) / 2**20:,.0f} MB)")
 

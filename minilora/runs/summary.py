@@ -7,6 +7,7 @@ import argparse
 import csv
 import io
 import statistics
+import time
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from minilora.scenes import scene
 SUMMARY_COLUMNS = {"zero-shot": ("zero-shot", "image_auroc"), "memory": ("memory", "image_auroc"),
                    "adapted": ("adapted", "image_auroc"), "pixel": ("adapted", "pixel_auroc"),
                    "AUPRO": ("adapted", "aupro")}       # heading: (row, metric)
+N_COMPARED = 3                                          # columns with the same metric of a row each
 SUMMARY_FILES = ("summary.txt", "summary.csv", "summary.md", "index.html")
 MAX_ERROR_CELL = 500                                    # characters of an error in the table
 Metrics = dict[str, Any]                                # metrics.json, or "class" and "error"
@@ -105,12 +107,15 @@ def summary_page(results: list[Metrics], options: argparse.Namespace) -> str:
         linked = metrics and "error" not in metrics and metrics.get("rows")
         first = (html.local_link(options.out, metrics["class"], "report.html", name) if linked
                  else html.html_text(name))
-        rows.append((first, others, not metrics))
+        compared = html.bold_best(others[:N_COMPARED])          # image AUROC of three rows
+        rows.append((html.Markup(first), [*compared, *others[N_COMPARED:]]))
     words = (f"{options.shots} shots, seed {options.config.seed}. Numbers in per cent: image AUROC "
-             "of three rows; pixel AUROC and AUPRO of the row adapted. Last column: test pictures "
-             "above the threshold, which was set from the good pictures only.")
-    return html.document("All classes", f"<h1>All classes</h1><p>{html.html_text(words)}</p>"
-                         + html.explained_table(head, rows)
+             "of three rows, the best of them in bold; pixel AUROC and AUPRO of the row adapted. "
+             "Last column: test pictures above the threshold (NG), which was set from the good "
+             "pictures only. A click on a heading sorts the classes.")
+    date = f'<p class="soft">{time.strftime("%Y-%m-%d %H:%M")}</p>'
+    return html.document("All classes", f"<h1>All classes</h1>{date}<p>{html.html_text(words)}</p>"
+                         + html.explained_table(head, rows, fixed=len(lines) - len(results))
                          + f'<p class="soft">{html.html_text(options.command)}</p>')
 
 

@@ -42,7 +42,7 @@ def test_a_picture_over_the_limit_is_refused_before_it_is_decoded(tmp_path):
 def test_the_option_moves_the_limit_in_both_directions(tmp_path, recwarn):
     Image.new("1", (400, 300)).save(tmp_path / "a.png")
     p = argparse.ArgumentParser()
-    decoding.megapixel_option(p)
+    decoding.megapixel_option(p.add_argument)
     p.parse_args(["--max-megapixels", "0.1"])
     with pytest.raises(ValueError, match="0.1 megapixels; expected at most 0.1;"):
         read_image(tmp_path / "a.png")
@@ -153,7 +153,7 @@ def test_pictures_of_8_bits_do_not_depend_on_the_option(tmp_path):
 
 def test_bits_of_the_option_are_checked():
     p = argparse.ArgumentParser()
-    bit_depth.bits_option(p)
+    bit_depth.bits_option(p.add_argument)
     assert [p.parse_args(["--bits", text]).bits for text in ("0", "8", "16")] == [0, 8, 16]
     for wrong in ("7", "17", "-1", "12.5", "9" * 5000, "twelve"):
         with pytest.raises(SystemExit):

@@ -186,3 +186,62 @@ def test_visas_file_is_read_only_if_it_is_a_text_of_reasonable_size(visa, monkey
     monkeypatch.setattr(own_and_visa, "MAX_CSV_BYTES", 10)
     with pytest.raises(OSError, match="1cls.csv has over 10 bytes"):
         own_and_visa.class_names(visa)
+
+
+def test_masks_beside_the_test_folder_are_read(tmp_path):
+    scene.write_class(tmp_path, "nut", good=2, test_good=1, defective=1, resolution=64)
+    data = own_and_visa.own_pictures(tmp_path / "nut/train/good", tmp_path / "nut/test")
+    assert all((s.mask_path is None) == (s.label == 0) for s in data.test)
+    assert all(s.mask_path.name == f"{s.path.stem}_mask.png" for s in data.test if s.label)
+    mask = next(s.mask_path for s in data.test if s.label)
+    Image.new("L", (10, 10), 1).save(mask)
+    with pytest.raises(ValueError, match="10x10.*64x64"):
+        own_and_visa.own_pictures(tmp_path / "nut/train/good", tmp_path / "nut/test")
+
+
+def test_files_that_are_no_pictures_are_said_once_per_kind_with_the_remedy(own, tiny_weights,
+                                                                        tmp_path):
+    folder, lines = own / "my spoon" / "good", []
+    for name in ("IMG_1.HEIC", "IMG_2.heif", "notes.txt", "clip.mov", "more.mov", ".DS_Store"):
+        (folder / name).write_bytes(b"x")
+    options = fit.parse(["--good", str(folder), "--steps", "1", "--model", str(tiny_weights),
+                         "--out", str(tmp_path / "run")])
+    metrics = run_class.run_class(options, lines.append)
+    assert metrics["shots"] == "all" and len(metrics["drawn"]) == 4 and metrics["skipped"] == 0
+    skipped = [line for line in lines if line.startswith("skipped")]
+    assert len(skipped) == 2 and "2 HEIC: IMG_1.HEIC and 1 more; export as JPEG" in skipped[0]
+    assert "3 not ending in .png" in skipped[1] and ".mov 2, .txt 1" in skipped[1]
+    assert any("“object”" in line and "--class-name" in line for line in lines)
+
+
+def test_a_folder_of_heic_files_only_names_the_remedy(tmp_path):
+    (tmp_path / "a.heic").write_bytes(b"x")
+    with pytest.raises(FileNotFoundError, match="holds no picture.*1 HEIC.*export as JPEG"):
+        own_and_visa.own_pictures(tmp_path)
+
+
+def test_pictures_that_minilora_wrote_are_no_good_pictures(own, tiny_weights):
+    options = fit.parse(["--good", str(own / "my spoon"), "--test", str(own / "line 2"), "--steps",
+                         "1", "--model", str(tiny_weights), "--out", str(own / "my spoon/run")])
+    run_class.run_class(options, lambda line: None)
+    assert len(list((own / "my spoon/run/maps").glob("*.jpg"))) == 4
+    data = own_and_visa.own_pictures(own / "my spoon")
+    assert len(data.train) == 4 and len([p for p in data.other if p.suffix == ".jpg"]) == 4
+
+
+def test_a_fit_of_good_pictures_ends_with_their_scores_and_the_next_command(own, tiny_weights,
+                                                                          tmp_path):
+    lines, out = [], tmp_path / "a run"
+    options = fit.parse(["--good", str(own / "my spoon"), "--steps", "1", "--model",
+                         str(tiny_weights), "--out", str(out)])
+    metrics = run_class.run_class(options, lines.append)
+    scores = metrics["shot_scores"]
+    highest = metrics["drawn"][scores.index(max(scores))]
+    summary = next(line for line in lines if line.startswith("scores of the good pictures"))
+    assert f"lowest {min(scores):.3f}" in summary
+    assert f"highest {max(scores):.3f} ({highest})" in summary
+    ng = sum(score > metrics["threshold"] for score in scores)
+    threshold = next(line for line in lines if line.startswith("threshold"))
+    assert f"{ng} of 4 good pictures would be NG" in threshold
+    assert threshold.endswith(f"predict '{out}' PICTURES"), "quoted for the shell"
+    assert (out / "report.html").is_file()

@@ -1,8 +1,10 @@
 """Several products: finished ones are skipped, failed ones are named, processes do not matter."""
 
+import argparse
 import csv
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 from conftest import REPO
 
 from minilora import fit
+from minilora.config import DetectorConfig
 from minilora.runs import run_all, run_class, run_report, summary
 from minilora.scenes import scene
 
@@ -177,3 +180,14 @@ def test_what_pretraining_never_saw_is_summarised_apart():
     assert mean[3] == "70.0" and unseen[0] == "gear and mesh" and unseen[3] == "60.0"
     assert dent[0] == "dent" and dent[3] == "35.0" and "never" in dent[-1]
     assert summary.summary_table([made("gear", 0.7, False)])[1][-1][0] == "mean"
+
+
+def test_on_the_page_the_best_of_the_three_rows_is_bold_and_the_mean_stays_below(tmp_path):
+    made = lambda name, *values: {"class": name, "kinds": {}, "rows": {
+        row: {"image_auroc": value} for row, value in zip(("zero-shot", "memory", "adapted"),
+                                                          values)}}
+    options = argparse.Namespace(shots=4, config=DetectorConfig(), out=tmp_path, command="fit")
+    page = summary.summary_page([made("nut", 0.5, 0.9, 0.8), made("bolt", 0.7, 0.7, 0.6)], options)
+    assert re.findall("<b>(.*?)</b>", page)[:3] == ["90.0", "70.0", "70.0"]
+    assert page.index("<tfoot>") < page.index("mean") and 'class="sortable' in page
+    assert re.search(r"<p class=.soft.>\d{4}-\d\d-\d\d ", page)
