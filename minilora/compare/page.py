@@ -1,0 +1,93 @@
+"""The page of a comparison: sortable tables, and the curves over the number of shots.
+
+Claim: one page that needs no network can be sent with a thesis.
+Left out: text tables (tables.py).
+"""
+from pathlib import Path
+from typing import Any
+
+from minilora.charts.drawing import Drawing
+from minilora.charts.plots import fitted_range, line_plot
+from minilora.charts.writers import inline_svg
+from minilora.compare.run_results import SHOWN_METRICS, RunResult
+from minilora.compare.seed_statistics import Comparison
+from minilora.compare.tables import table_caption, table_lines
+from minilora.io.text import shown
+from minilora.report import html
+from minilora.report.html import Markup
+
+CURVE_METRIC = "image_auroc"
+MAX_SERIES = 6                                  # lines of one chart
+
+
+def curves(comparison: Comparison) -> dict[str, Drawing]:
+    """{class: image AUROC over the number of shots}, for classes with two numbers of shots."""
+    cells, drawn = comparison.cells.get(CURVE_METRIC, {}), {}
+    for name in comparison.classes:
+        series = {}
+        for row in comparison.rows:
+            for column in comparison.columns:
+                values = cells.get((name, row, column))
+                if values is not None:
+                    _, _, setting = column.partition(", ")
+                    label = ", ".join(filter(None, (row, setting)))
+                    point = (comparison.shots[column], 100 * values.mean,
+                             100 * (values.deviation or 0))
+                    series.setdefault(label, []).append(point)
+        series = {label: sorted(points) for label, points in series.items() if len(points) > 1}
+        if series:
+            if len(series) > MAX_SERIES:        # the last rows are the more complete methods
+                series = dict(list(series.items())[-MAX_SERIES:])
+            ends = [mean + sign * deviation for points in series.values()
+                    for _, mean, deviation in points for sign in (-1, 1)]
+            low, high = fitted_range(ends)
+            drawn[name] = line_plot(f"{shown(name, 60)}: {SHOWN_METRICS[CURVE_METRIC]}",
+                                    "good pictures (shots)", "per cent", series, None,
+                                    (max(0, low), min(100, high)), markers=True)
+    return drawn
+
+
+def comparison_page(comparison: Comparison, results: list[RunResult], equal: str,
+                    made: dict[str, Any]) -> str:
+    """The whole page.  equal: what is the same in all runs;  made: of `provenance`."""
+    body = [f"<h1>Comparison of {len(results)} runs</h1><p>{html.html_text(equal)}</p>"]
+    for metric in comparison.cells:
+        lines = table_lines(comparison, metric, lambda text, best: (
+            Markup(f"<b>{html.html_text(text)}</b>") if best else text))
+        title = SHOWN_METRICS[metric]
+        body.append(f"<h2>{html.html_text(title[:1].upper() + title[1:])}</h2>")
+        body.append(f'<p class="soft">{html.html_text(table_caption(comparison, metric, ""))}</p>')
+        body.append(html.sortable_table(["class", "row", *comparison.columns], lines, words=[1]))
+    charts = "".join(f"<figure>{inline_svg(drawing)}</figure>"
+                     for drawing in curves(comparison).values())
+    if charts:
+        body.append("<h2>More good pictures</h2><p class=\"soft\">Vertical lines show one standard "
+                    f'deviation over the seeds.</p><div class="charts">{charts}</div>')
+    rows = [[str(r.folder), r.class_name, str(r.shots), str(r.seed), r.test_pictures]
+            for r in results]
+    body += ["<h2>The runs</h2>", html.sortable_table(
+        ["folder", "class", "shots", "seed", "test pictures"], rows, words=[1, 4])]
+    body.append(f"<p class=\"soft\">{html.html_text(made['command'])}<br>"
+                f"{html.html_text(made['date'])}, minilora {html.html_text(made['minilora'])}</p>")
+    return html.document(f"Comparison of {len(results)} runs", "".join(body))
+
+
+def demo() -> None:
+    """The curve of one row over two numbers of shots."""
+    from minilora.compare.seed_statistics import Values
+    columns = ["4 shots", "8 shots"]
+    cells = {("bottle", "memory", column): Values({1: 0.96 + k / 50, 2: 0.97 + k / 50})
+             for k, column in enumerate(columns)}
+    comparison = Comparison(["bottle"], ["memory"], columns, dict(zip(columns, (4, 8))),
+                            {"image_auroc": cells})
+    for name, drawing in curves(comparison).items():
+        print(f"{name}: {drawing.description}")
+    result = RunResult(Path("runs/a"), "bottle", 4, 1, {}, "20 good, 40 defective", {})
+    made = {"command": "minilora compare runs/*", "date": "2026-01-31", "minilora": "0.2.0"}
+    page = comparison_page(comparison, [result], "", made)
+    print(f"page: {len(page):,} characters, {page.count('<table')} tables, "
+          f"{page.count('<svg')} chart")
+
+
+if __name__ == "__main__":
+    demo()

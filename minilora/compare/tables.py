@@ -1,0 +1,135 @@
+"""A comparison as Markdown, LaTeX and CSV.
+
+The Markdown and LaTeX tables show per cent with one decimal, "mean ± standard deviation" over the
+seeds, the best mean of each class and column in bold.  The LaTeX table needs no package.  The CSV
+has a line for each number, as fractions, with the values of the single seeds.
+
+Claim: a table that is typed by hand into a thesis contains mistakes; one that is written by a
+program contains those of the program only.
+Left out: the page (page.py).
+"""
+import csv
+import io
+from collections.abc import Callable
+
+from minilora.compare.run_results import SHOWN_METRICS
+from minilora.compare.seed_statistics import ALL_CLASSES, Comparison, Values, seeds_text
+from minilora.io.text import csv_cell, shown
+from minilora.report.results import markdown_table
+
+LATEX_LETTERS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+                 "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+                 "±": r"$\pm$", "–": "--", **{c: f"\\{c}" for c in "&%$#_{}"}}
+Format = Callable[[str, bool], str]             # (text of a number, whether it is the best)
+
+
+def number_text(values: Values | None) -> str:
+    """ "97.5 ± 0.8", without deviation for one seed; a dash without a value."""
+    if values is None:
+        return "–"
+    deviation = values.deviation
+    return f"{100 * values.mean:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
+
+
+def table_lines(comparison: Comparison, metric: str, bold: Format) -> list[list[str]]:
+    """One line for each class and row: class, row, a number for each column.
+
+    The best mean of a class and column is bold, if there are two; equal ones, as shown, both.
+    """
+    cells, lines = comparison.cells[metric], []
+    for name in comparison.classes:
+        texts = {(row, column): number_text(cells.get((name, row, column)))
+                 for row in comparison.rows for column in comparison.columns}
+        best = {}
+        for (row, column), text in texts.items():
+            if text != "–":
+                best.setdefault(column, []).append(float(text.split()[0]))
+        for row in comparison.rows:
+            line = [bold(text, text != "–" and len(best[column]) > 1
+                         and float(text.split()[0]) == max(best[column]))
+                    for column in comparison.columns for text in [texts[row, column]]]
+            if {texts[row, column] for column in comparison.columns} != {"–"}:
+                lines.append([name, row, *line])
+    return lines
+
+
+def table_caption(comparison: Comparison, metric: str, equal: str) -> str:
+    """What a table shows, in one sentence.  equal: what is the same in all runs."""
+    return (f"{SHOWN_METRICS[metric][:1].upper()}{SHOWN_METRICS[metric][1:]} in per cent, mean ± "
+            f"standard deviation over {seeds_text(comparison)}; the best of each class in bold. "
+            f"{equal}")
+
+
+def markdown_text(comparison: Comparison, equal: str) -> str:
+    """All tables in Markdown."""
+    parts = []
+    for metric in comparison.cells:
+        lines = table_lines(comparison, metric, lambda text, best: f"**{text}**" if best else text)
+        cells = [[shown(cell).replace("|", "\\|") for cell in line] for line in lines]
+        head = ["class", "row", *(shown(name).replace("|", "\\|") for name in comparison.columns)]
+        words = table_caption(comparison, metric, equal)
+        parts.append(f"{words}\n\n{markdown_table(head, cells)}\n")
+    return "\n".join(parts)
+
+
+def latex_escaped(text: str) -> str:
+    """A text for LaTeX: its special letters escaped, letters that pdflatex lacks as "?"."""
+    letters = (LATEX_LETTERS.get(c, c if c.isascii() or c.isalpha() and ord(c) < 256 else "?")
+               for c in shown(text))
+    return "".join(letters)
+
+
+def latex_text(comparison: Comparison, equal: str) -> str:
+    r"""All tables in LaTeX, without a package; `\input` it, or paste it."""
+    parts = []
+    for metric in comparison.cells:
+        lines = table_lines(comparison, metric, lambda text, best: (
+            rf"\textbf{{{latex_escaped(text)}}}" if best else latex_escaped(text)))
+        head = ["class", "row", *comparison.columns]
+        body, earlier = [], None
+        for name, row, *numbers in lines:
+            rule = [r"\hline"] if name != earlier else []
+            first = "" if name == earlier else latex_escaped(name)
+            body += [*rule, " & ".join([first, latex_escaped(row), *numbers]) + r" \\"]
+            earlier = name
+        parts.append("\n".join([
+            r"\begin{table}", r"\centering",
+            rf"\caption{{{latex_escaped(table_caption(comparison, metric, equal))}}}",
+            rf"\label{{tab:{metric.replace('_', '-')}}}",
+            rf"\begin{{tabular}}{{ll{'r' * len(comparison.columns)}}}", r"\hline",
+            " & ".join(map(latex_escaped, head)) + r" \\", *body, r"\hline", r"\end{tabular}",
+            r"\end{table}", ""]))
+    return "\n".join(parts)
+
+
+def csv_text(comparison: Comparison) -> str:
+    """One line for each class, row, column and metric; numbers as fractions."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["class", "row", "column", "shots", "metric", "mean", "standard_deviation",
+                     "seeds", "values"])
+    for metric, cells in comparison.cells.items():
+        for (name, row, column), values in cells.items():
+            deviation = values.deviation
+            writer.writerow([
+                csv_cell(name if name != ALL_CLASSES else f"({name})"), row, csv_cell(column),
+                comparison.shots[column], metric, f"{values.mean:.6f}",
+                "" if deviation is None else f"{deviation:.6f}",
+                " ".join(map(str, values.by_seed)),
+                " ".join(f"{value:.6f}" for value in values.by_seed.values())])
+    return out.getvalue()
+
+
+def demo() -> None:
+    """Two rows of one class in Markdown and in LaTeX."""
+    cells = {("bottle", "memory", "8 shots"): Values({1: 0.99, 2: 0.98}),
+             ("bottle", "text", "8 shots"): Values({1: 0.97, 2: 0.95})}
+    comparison = Comparison(["bottle"], ["memory", "text"], ["8 shots"], {"8 shots": 8},
+                            {"image_auroc": cells})
+    print(markdown_text(comparison, "Weights: mini-clip."))
+    print(latex_text(comparison, "").splitlines()[8])
+    print(latex_escaped("50 % of my_class & more"))
+
+
+if __name__ == "__main__":
+    demo()
