@@ -1,4 +1,4 @@
-"""The tables of README.md, made from the files in bench/results/; none is typed by hand.
+"""The tables of the READMEs, made from the files in bench/results/; none is typed by hand.
 
     python -m bench.readme      writes each table between <!-- table: NAME --> and <!-- end -->
 
@@ -15,8 +15,9 @@ from minilora.report.results import markdown_table
 from minilora.scenes.scene import UNSEEN_CLASSES
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
 PACKAGE = HERE.parent / "minilora"
+READMES = (HERE.parent / "README.md", PACKAGE / "README.md")
+LAST_MECHANISM = "auroc.py"     # of the reading order; after it come the parts of the product
 READING = r"^    (\w+\.py) +(\d+) +(\d+)  (.+)$"          # a line of the reading order
 LINES_A_MINUTE = 10             # an estimate for a student who reads with care
 ROWS = ("zero-shot", "memory", "text", "lora-off", "adapted")
@@ -49,6 +50,19 @@ def class_mean(found: dict[tuple, float], row: str, names: Sequence[str]) -> str
     return " / ".join(f"{100 * statistics.mean(column):.1f}" for column in values)
 
 
+def bold_best(lines: list[list[str]]) -> list[list[str]]:
+    """The lines with the best image AUROC and the best pixel AUROC of each column in bold."""
+    columns = [[cell.split(" / ") for cell in column] for column in list(zip(*lines))[1:]]
+    for column in columns:
+        for part in range(2):
+            best = max((cell[part] for cell in column if cell != ["--"]), key=float)
+            for cell in column:
+                if cell[part:part + 1] == [best]:
+                    cell[part] = f"**{best}**"
+    return [[line[0], *(" / ".join(cell) for cell in cells)]
+            for line, cells in zip(lines, zip(*columns))]
+
+
 def accuracy() -> str:
     """Accuracy of each row on real classes and on scenes."""
     real, drawn = (means(f"accuracy-{which}") for which in ("real", "scenes"))
@@ -59,7 +73,8 @@ def accuracy() -> str:
                  class_mean(real, row, classes), class_mean(drawn, row, scenes),
                  class_mean(drawn, row, UNSEEN_CLASSES)]
         if set(cells) != {"--"}:
-            lines.append([f"**{row}**" if row == "adapted" else row, *cells])
+            lines.append([row, *cells])
+    lines = bold_best(lines)
     return markdown_table(["row", *classes, "real, mean", f"scenes, mean of {len(scenes)}",
                            "unseen in pretraining"], lines)
 
@@ -97,7 +112,16 @@ def counted(text: str) -> str:
     return re.sub(READING, line, text, flags=re.MULTILINE)
 
 
-TABLES = {"accuracy": accuracy, "memory": memory, "reading": reading}
+def path() -> str:
+    """The reading path of students: the mechanisms."""
+    found = re.findall(READING, (PACKAGE / "__init__.py").read_text("utf-8"), re.MULTILINE)
+    last = [name for name, *_ in found].index(LAST_MECHANISM)
+    return markdown_table(("file", "minutes", "what it shows"),
+                          [(f"[`{name}`](minilora/{name})", minutes, words)
+                           for name, _, minutes, words in found[:last + 1]])
+
+
+TABLES = {"accuracy": accuracy, "memory": memory, "reading": reading, "path": path}
 
 
 def filled(text: str) -> str:
@@ -107,11 +131,12 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    for path, change in ((PACKAGE / "__init__.py", counted), (README, filled)):
-        text = change(path.read_text("utf-8"))
-        with atomic_write(path, "w") as file:
+    for file_name, change in ((PACKAGE / "__init__.py", counted),
+                              *((readme, filled) for readme in READMES)):
+        text = change(file_name.read_text("utf-8"))
+        with atomic_write(file_name, "w") as file:
             file.write(text)
-    print(f"{README.name}: {len(TABLES)} tables written")
+    print(f"{len(TABLES)} tables written")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The README's Python example runs as it stands, and its reading order names every module."""
+"""README and the other documents: short, right, and without dead links."""
 
 import re
 
@@ -8,10 +8,13 @@ from conftest import REPO
 
 import minilora
 from bench import readme
-from minilora import load_pictures
 from minilora.scenes import scene
 
-README = (REPO / "README.md").read_text()
+README = (REPO / "README.md").read_text("utf-8")
+DETAILS = (REPO / "minilora" / "README.md").read_text("utf-8")
+DOCUMENTS = sorted(p for p in REPO.rglob("*.md") if not any(
+    part.startswith(".") or part in ("runs", "pictures", "predictions") for part in
+    p.relative_to(REPO).parts))
 
 
 @pytest.mark.slow
@@ -21,9 +24,10 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names = {}
     exec(block, names)
-    assert "tensor([" in capsys.readouterr().out and names["scores"].shape == (2,)
-    again = names["again"].score(load_pictures(tmp_path / "pictures/nut/test/broken"))[0]
-    assert torch.allclose(again, names["maps"], atol=1e-5), "what is saved is what was fitted"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("decision   score  picture (") and len(lines) == 3
+    one, two = (names[which].predict("pictures/nut/test/broken") for which in ("detector", "again"))
+    assert torch.equal(one.scores, two.scores), "what is saved is what was fitted"
 
 
 def test_the_reading_order_names_every_module_on_top_and_every_folder():
@@ -31,7 +35,7 @@ def test_the_reading_order_names_every_module_on_top_and_every_folder():
     on_top = {p.name for p in package.glob("*.py")} - {"__init__.py", "__main__.py", "belts.py"}
     assert {name for name, *_ in re.findall(readme.READING, minilora.__doc__, re.M)} == on_top
     folders = {p.parent.name for p in package.glob("*/__init__.py")}
-    section = README[README.index("## Reading order"):]
+    section = DETAILS[DETAILS.index("## Reading order"):]
     assert folders == set(re.findall(r"`(\w+)`", section[section.index("| folder"):
                                                         section.index("Letters:")]))
 
@@ -45,4 +49,32 @@ def test_the_reading_order_tells_how_long_the_files_are():
 
 def test_tables_are_those_of_the_results():
     """`python -m bench.readme` writes them; a figure changed by hand is found here."""
-    assert readme.filled(README) == README and README.count("<!-- table: ") == len(readme.TABLES)
+    assert readme.filled(README) == README and readme.filled(DETAILS) == DETAILS
+    assert (README + DETAILS).count("<!-- table: ") == len(readme.TABLES)
+
+
+def test_the_best_value_of_a_column_is_bold_in_whatever_row_it_is():
+    lines = [["memory", "99.5 / 98.0", "9.0 / 50.0"], ["adapted", "99.0 / 98.0", "60.1 / 49.9"],
+             ["text", "--", "--"]]
+    assert readme.bold_best(lines) == [
+        ["memory", "**99.5** / **98.0**", "9.0 / **50.0**"],
+        ["adapted", "99.0 / **98.0**", "**60.1** / 49.9"], ["text", "--", "--"]]
+
+
+def test_the_first_page_is_short():
+    assert len(README.splitlines()) <= 200
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: str(p.relative_to(REPO)))
+def test_links_lead_to_files_and_headings_that_are_there(path):
+    text = path.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://|data:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = path.parent / name if name else path
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text("utf-8"), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-")
+                              for h in headings}, target
