@@ -8,24 +8,28 @@ Reading order.  Each file but the commands shows its mechanism: `python -m minil
     vit.py                200       20  image -> one feature, or one for each patch
     text.py               120       12  token ids -> one feature
     clip.py               160       16  both towers, cosine similarity, zero-shot classification
-    lora.py               200       20  a frozen matrix and its low-rank update
+    lora.py               210       21  a frozen matrix and its low-rank update
     prompts.py             50        5  hand-written sentences about a product
     coop.py               160       16  learned context vectors in place of these words
-    losses.py             100       10  focal loss, dice loss, cross-entropy
-    memory_bank.py        130       13  features of good patches, a coreset of them, distances
-    anomaly_map.py        120       12  patch scores -> map, image score, threshold
+    losses.py             110       11  focal loss, dice loss, cross-entropy
+    memory_bank.py        140       14  features of good patches, a coreset of them, distances
+    anomaly_map.py        130       13  patch scores -> map, image score, threshold
     auroc.py              120       12  the exact area under the ROC curve
+    rows.py                40        4  the rows of the result table: which parts make the score
     config.py              90        9  every hyperparameter, its default and limits
     features.py           100       10  all features of a picture in one pass, LoRA on or off
     training_steps.py      80        8  AdamW steps with a one-cycle learning rate
-    train.py              150       15  LoRA and context vectors learn from synthetic defects
-    calibration.py        120       12  threshold and weights, from the good pictures only
+    train.py              170       17  LoRA and context vectors learn from synthetic defects
+    calibration.py        130       13  threshold and weights, from the good pictures only
+    detector_base.py      150       15  pictures in, a table of scores out
     detector.py           260       26  the method: fit and score in four steps
-    fit.py                120       12  the command that fits a detector; runs/ does the job
-    predict.py            220       22  OK or NG for new pictures
-    explain.py            260       26  one picture step by step, as a page
-    export.py             250       25  suspicious regions for other programs
-    clip_resnet.py        160       16  CLIP's other image tower
+    fit.py                150       15  the command that fits a detector; runs/ does the job
+    predict.py            160       16  OK or NG for new pictures
+    explain.py            140       14  one picture step by step, as a page
+    export.py             260       26  suspicious regions for other programs
+    onnx_export.py        260       26  the detector as one file for programs without torch
+    reproduce.py          220       22  what made a run, once more
+    clip_resnet.py        170       17  CLIP's other image tower
 
 Folders hold what surrounds the method; the docstring of each says where to start.
 
@@ -35,31 +39,44 @@ Folders hold what surrounds the method; the docstring of each says where to star
     metrics      average precision, AUPRO
     checkpoint   weights of CLIP from files, files of a fitted detector
     runs         the main job: from a data folder to a run folder
+    prediction   new pictures: score, decision, table and page
     report       tables, maps, pages, boxes and polygons
+    compare      tables and curves over several runs
+    serve        a page on this computer: OK or NG for pictures that are dropped on it
+    charts       charts as SVG and PNG
+    figures      what the demos of the mechanisms draw
     scenes       drawn products: the embedded data
     pretrain     how the embedded model was trained
     search       find moments in videos by words
     mae          the masked autoencoder
     baselines    other methods for comparison
 
-`from minilora import load_clip, load_pictures, Detector` works, but importing the package alone
-loads neither torch nor a model: these names are imported on first use (PEP 562).
+`from minilora import Detector, load_clip` works, but importing the package alone loads neither torch
+nor a model: the names in `__all__` are imported on first use (PEP 562).  API.md shows each of them.
 """
+import sys
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
-__all__ = ["Detector", "load_clip", "load_pictures"]
+from minilora.io.console import escape_unknown_characters
 
-_HOME = {"load_clip": "minilora.checkpoint.weights", "load_pictures": "minilora.data.own_and_visa",
-         "Detector": "minilora.detector"}
+__version__ = "0.2.0"
+
+_HOME = {"load_clip": "checkpoint.weights", "Detector": "detector", "DetectorConfig": "config",
+         "Predictions": "detector_base", "load_pictures": "data.own_and_visa", "CLIP": "clip",
+         "CLIPConfig": "clip", "MemoryBank": "memory_bank", "LoRALinear": "lora",
+         "add_lora": "lora", "disable_lora": "lora", "merge": "lora"}       # name -> its module
+__all__ = sorted(_HOME)
+
+if sys.argv[:1] == ["-m"]:          # `python -m minilora.lora`: a demo can print on any console
+    escape_unknown_characters()
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'minilora' has no attribute {name!r}; "
                              f"it offers {', '.join(sorted(_HOME))}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(f"minilora.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
