@@ -33,7 +33,7 @@ from minilora.checkpoint.weights import load_clip
 from minilora.config import DetectorConfig
 from minilora.data.mvtec import Dataset, Sample, few_shot, find_data, load_class
 from minilora.data.samples import load_masks, prepare_pictures
-from minilora.detector import ROWS
+from minilora.rows import ROWS
 from minilora.io.files import digest_of
 from minilora.report import results
 from minilora.scenes import scene

@@ -31,6 +31,7 @@ from minilora.data.images import load_squares
 from minilora.data.mvtec import Dataset, Sample, few_shot, find_data, load_class
 from minilora.data.samples import load_masks, prepare_pictures
 from minilora.detector import Detector
+from minilora.io.cli import device_name
 from minilora.io.files import digest_of, write_json
 from minilora.report import results
 from minilora.runs.evaluation import SCORE_BATCH, score_pictures
@@ -252,7 +253,7 @@ def parser(shots: int | tuple = 8) -> argparse.ArgumentParser:
     p.add_argument("--model", help="official name or checkpoint file; else the embedded mini-clip")
     p.add_argument("--steps", type=int, default=DetectorConfig().steps)
     p.add_argument("--resolution", type=int, default=0, help="0: the model's own")
-    p.add_argument("--device", default="cpu")
+    p.add_argument("--device", default="auto", type=device_name)
     p.add_argument("--out", type=Path, default=Path("runs/accuracy"), help="folder of the cells")
     p.add_argument("--name", default="accuracy", help="of the tables: NAME.txt, .md, .csv")
     return p

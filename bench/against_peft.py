@@ -34,6 +34,7 @@ from minilora.clip import CLIP, VIT_B_16, CLIPConfig
 from minilora.config import DetectorConfig
 from minilora.coop import PromptLearner
 from minilora.data.images import normalise
+from minilora.io.cli import device_name
 from minilora.lora import add_lora
 from minilora.train import adaptation_loss, synthetic_batches, training_pool
 from minilora.training_steps import run_training
@@ -188,7 +189,7 @@ def main(arguments: list[str] | None = None, shape: tuple | None = None) -> None
     p.add_argument("--pool", type=int, default=DetectorConfig().n_train_images,
                    help="training pictures")
     p.add_argument("--rounds", type=int, default=measure.ROUNDS)
-    p.add_argument("--device", default="cpu")
+    p.add_argument("--device", default="auto", type=device_name)
     p.add_argument("--out", type=Path, default=Path("runs/against-peft"))
     p.add_argument("--name", default="against-peft", help="of the tables: NAME.txt, .md, .csv")
     o = p.parse_args(arguments)

@@ -25,6 +25,7 @@ from bench.steps import FULL, MAIN, METHODS, PLAIN, REUSE
 from bench.tables import write
 from minilora.clip import VIT_B_16
 from minilora.config import DetectorConfig
+from minilora.io.cli import device_name
 from minilora.io.files import atomic_write
 
 STORED = ("what is trained and stored (r rank, W and w widths of image and text tower, n adapted "
@@ -181,7 +182,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--checkpointing", nargs="+", default=["off", "on"], choices=("off", "on"))
     p.add_argument("--pool", type=int, default=DetectorConfig().n_train_images, 
                    help="pictures held")
-    p.add_argument("--device", default="cpu")
+    p.add_argument("--device", default="auto", type=device_name)
     p.add_argument("--rounds", type=int, default=measure.ROUNDS, help="steps that are timed")
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
     p.add_argument("--out", type=Path, default=Path("runs/bench"),

@@ -38,6 +38,7 @@ from minilora.checkpoint.weights import load_clip
 from minilora.clip import CLIP, VIT_B_16
 from minilora.config import DetectorConfig
 from minilora.detector import Detector
+from minilora.io.cli import device_name
 from minilora.lora import add_lora
 from minilora.memory_bank import CORESET_SHARE, MemoryBank
 from minilora.prompts import prompt_ensemble
@@ -253,7 +254,7 @@ def parser() -> argparse.ArgumentParser:
                    help="batch sizes of image and text")
     p.add_argument("--rounds", type=int, default=7)
     p.add_argument("--threads", type=int, help="of torch; else its own choice")
-    p.add_argument("--device", default="cpu")
+    p.add_argument("--device", default="auto", type=device_name)
     p.add_argument("--archive", type=Path, help="official archive for load; written if not there")
     p.add_argument("--out", type=Path, default=Path("runs/speed"))
     p.add_argument("--name", default="speed", help="of the tables: NAME.txt, .md, .csv")

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minilora.clip import similarity_logits
+from minilora.io.demos import run_demo
 
 
 def text_map(patches: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
@@ -58,6 +59,13 @@ def to_pixels(patch_scores: Tensor, size: Sequence[int], sigma: float) -> Tensor
     return gaussian_blur(maps[:, 0], sigma)
 
 
+def top_mean(maps: Tensor, top_fraction: float) -> Tensor:
+    """Mean of the highest `top_fraction` of a map's pixels: (B, H, W) -> (B,)."""
+    flat = maps.flatten(1)                                                  # (B, H * W)
+    count = max(1, int(top_fraction * flat.shape[1]))
+    return flat.topk(count, dim=1).values.mean(1)
+
+
 def image_score(maps: Tensor, top_fraction: float = 0.003,
                 whole_image_score: float | Tensor = 0.0) -> Tensor:
     """Mean of the highest `top_fraction` of a map's pixels, plus `whole_image_score`.
@@ -67,9 +75,7 @@ def image_score(maps: Tensor, top_fraction: float = 0.003,
     defect of the size of one patch (bench.ablation).
     Raises ValueError for NaN or inf: NaN > threshold is false, so it would pass as good.
     """
-    flat = maps.flatten(1)                                                  # (B, H * W)
-    count = max(1, int(top_fraction * flat.shape[1]))
-    scores = flat.topk(count, dim=1).values.mean(1) + whole_image_score
+    scores = top_mean(maps, top_fraction) + whole_image_score               # (B,)
     if not scores.isfinite().all():
         raise ValueError(f"score {scores[~scores.isfinite()][0].item()} of a picture; expected a "
                          "finite number; the weights or the adapter are broken, fit again")
@@ -121,4 +127,4 @@ def demo() -> None:
 # Exercise 3: Which good scores give the higher threshold: 0, 1, 0, 1, or these four values 100
 #             times? Which three factors of the formula decide?
 if __name__ == "__main__":
-    demo()
+    run_demo("anomaly_map", demo)

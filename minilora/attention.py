@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minilora.io.demos import run_demo
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """softmax(Q K^T / sqrt(D)) V, written out for reading.
@@ -68,7 +70,7 @@ ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 class MultiHeadAttention(nn.Module):
     """H attentions in parallel, each on its own D = W / H channels (A section 3.2.2)."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"attention width {width} is not divisible by {heads} heads; "
@@ -110,7 +112,7 @@ class MultiHeadAttention(nn.Module):
 class MLP(nn.Module):
     """The feed-forward layer of a block: to four times the width, the activation, and back."""
 
-    def __init__(self, width: int, activation: Callable[[Tensor], Tensor] = quick_gelu):
+    def __init__(self, width: int, activation: Callable[[Tensor], Tensor] = quick_gelu) -> None:
         super().__init__()
         self.activation = activation
         self.c_fc = nn.Linear(width, 4 * width)
@@ -129,7 +131,7 @@ class Block(nn.Module):
     """
 
     def __init__(self, width: int, heads: int,
-                 activation: Callable[[Tensor], Tensor] = quick_gelu, eps: float = 1e-5):
+                 activation: Callable[[Tensor], Tensor] = quick_gelu, eps: float = 1e-5) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(width, eps)
         self.attn = MultiHeadAttention(width, heads)
@@ -197,4 +199,4 @@ def demo() -> None:
 # Exercise 2: Multiply q by 1000 in demo(). What do the rows of weights look like then, and why?
 # Exercise 3: Shuffle the 50 tokens of x in demo(). What happens to the output of the block?
 if __name__ == "__main__":
-    demo()
+    run_demo("attention", demo)

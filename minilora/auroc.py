@@ -18,6 +18,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from minilora.io.demos import run_demo
+
 
 def ascending(values: Tensor) -> Tensor:
     """Sorted copy of (N,), any real dtype without NaN.
@@ -116,4 +118,4 @@ def demo() -> None:
 # Exercise 2: Give every good sample ten times. Does the AUROC change? Does the average precision
 #             (metrics/average_precision.py)?
 if __name__ == "__main__":
-    demo()
+    run_demo("auroc", demo)

@@ -34,6 +34,7 @@ import regex
 import torch
 from torch import Tensor
 
+from minilora.io.demos import run_demo
 from minilora.io.paths import vocabulary_path
 
 MERGES = 48_894
@@ -99,7 +100,7 @@ def train_merges(text: str, count: int) -> list[tuple[str, str]]:
 class Tokenizer:
     """CLIP's tokenizer, with the shipped merges or with another merges file of the same length."""
 
-    def __init__(self, path: str | Path | None = None):
+    def __init__(self, path: str | Path | None = None) -> None:
         path = path or vocabulary_path()
         lines = gzip.decompress(Path(path).read_bytes()).decode("utf-8").splitlines()
         if len(lines) != MERGES:
@@ -197,4 +198,4 @@ def demo() -> None:
 # Exercise 2: Unicode got U+1FAC6 (a fingerprint) after CLIP was trained. Which ids does it have?
 # Exercise 3: Write down both merges of train_merges("low low lower", 2) before you run it.
 if __name__ == "__main__":
-    demo()
+    run_demo("bpe", demo)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from minilora.attention import ACTIVATIONS
 from minilora.clip_resnet import STRIDE, ModifiedResNet
+from minilora.io.demos import run_demo
 from minilora.text import TextTransformer
 from minilora.vit import VisionTransformer
 
@@ -90,7 +91,7 @@ def similarity_logits(features: Tensor, text: Tensor, temperature: float | Tenso
 class CLIP(nn.Module):
     """Image tower, text tower and temperature.  A new one has random weights, see `initialise`."""
 
-    def __init__(self, config: CLIPConfig):
+    def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
         self.config = c = config
         self.visual = (ModifiedResNet(c.resolution, c.vision_width, c.vision_layers, c.embed)
@@ -154,4 +155,4 @@ def demo() -> None:
 #             differ at most, whatever the features are?
 # Exercise 3: Give the third text twice. What happens to the three probabilities of a picture?
 if __name__ == "__main__":
-    demo()
+    run_demo("clip", demo)

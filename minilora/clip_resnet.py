@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minilora.attention import MultiHeadAttention
+from minilora.io.demos import run_demo
 
 EXPANSION = 4                   # output channels of a bottleneck, in multiples of its inner width
 STRIDE = 32                     # of the whole tower: pixels per position of the last map
@@ -29,7 +30,7 @@ STRIDE = 32                     # of the whole tower: pixels per position of the
 class FrozenBatchNorm(nn.Module):
     """Batch norm with the stored statistics of a finished training: one scale, one shift."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
         self.register_buffer("running_mean", torch.zeros(width))
@@ -43,7 +44,7 @@ class FrozenBatchNorm(nn.Module):
 class Bottleneck(nn.Module):
     """1 x 1 convolution to `width` channels, 3 x 3, 1 x 1 to 4 width; x is added (He eq. 1)."""
 
-    def __init__(self, in_channels: int, width: int, stride: int):
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
         super().__init__()
         out_channels = width * EXPANSION
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
@@ -71,7 +72,7 @@ class Bottleneck(nn.Module):
 class AttentionPool(nn.Module):
     """Attention pooling: the mean over all positions is the query; keys are mean and positions."""
 
-    def __init__(self, grid: int, width: int, heads: int, embed: int):
+    def __init__(self, grid: int, width: int, heads: int, embed: int) -> None:
         super().__init__()
         self.positional_embedding = nn.Parameter(torch.empty(grid ** 2 + 1, width))
         self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
@@ -92,7 +93,7 @@ class AttentionPool(nn.Module):
 class ModifiedResNet(nn.Module):
     """The whole tower.  layers: bottlenecks in each of the four stages, (3, 4, 6, 3) for RN50."""
 
-    def __init__(self, resolution: int, width: int, layers: tuple[int, ...], embed: int):
+    def __init__(self, resolution: int, width: int, layers: tuple[int, ...], embed: int) -> None:
         super().__init__()
         half = width // 2
         self.patch, self.grid = STRIDE, resolution // STRIDE
@@ -162,4 +163,4 @@ def demo() -> None:
 # Exercise 1: Which share of RN50's parameters belongs to the attention pooling, full.attnpool?
 # Exercise 2: Fold bn1 into conv1: which weight and which bias make one convolution do both?
 if __name__ == "__main__":
-    demo()
+    run_demo("clip_resnet", demo)

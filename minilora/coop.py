@@ -25,16 +25,13 @@ from torch import Tensor, nn
 
 from minilora.bpe import END, START, Tokenizer, default_tokenizer
 from minilora.clip import CLIP, CLIPConfig
+from minilora.io.demos import run_demo
 from minilora.prompts import prompt_ensemble
+from minilora.text import end_of_text_positions
 
 STATE_WORDS = ("flawless", "damaged")                   # before the class name: normal, anomalous
 POSITIONS = ("end", "middle", "front")                  # of the class tokens in the prompt
 INIT_STD = 0.02                                         # of a random start, section 4.1
-
-
-def end_of_text_positions(ids: Tensor) -> Tensor:
-    """Position of the last end-of-text in each row, where the tower pools: (N, L) -> (N,)."""
-    return ids.shape[1] - 1 - (ids == END).int().flip(1).argmax(dim=1)
 
 
 @torch.no_grad()
@@ -65,7 +62,7 @@ class PromptLearner(nn.Module):
 
     def __init__(self, clip: CLIP, tokenizer: Tokenizer, class_name: str, n_ctx: int = 8,
                  init: str | None = None, position: str = "end", class_specific: bool = True,
-                 generator: torch.Generator | None = None):
+                 generator: torch.Generator | None = None) -> None:
         super().__init__()
         ids, slots = placeholder_prompts(tokenizer, class_name, n_ctx, position,
                                          clip.config.context)
@@ -77,7 +74,7 @@ class PromptLearner(nn.Module):
         ids = ids.to(table.device)
         self.register_buffer("embeddings", table[ids], persistent=False)            # (2, L, W)
         self.register_buffer("slots", slots.to(table.device), persistent=False)     # (2, M) of [V]
-        self.register_buffer("eot", end_of_text_positions(ids), persistent=False)   # (2,)
+        self.register_buffer("eot", end_of_text_positions(ids, END), persistent=False)  # (2,)
         rows = 2 if class_specific else 1
         if init in (None, "random"):
             context = torch.empty(rows, n_ctx, table.shape[1])
@@ -139,7 +136,7 @@ def demo() -> None:
     tokenizer = default_tokenizer()
     for position in POSITIONS:
         ids, _ = placeholder_prompts(tokenizer, "bottle", 4, position, 77)
-        print(f"{position:6} {tokenizer.decode(ids[1, 1:end_of_text_positions(ids)[1]])}")
+        print(f"{position:6} {tokenizer.decode(ids[1, 1:end_of_text_positions(ids, END)[1]])}")
     learner = PromptLearner(clip, tokenizer, "bottle", generator=generator)
     wanted = F.normalize(torch.randn(2, 32, generator=generator), dim=-1)
     optimizer = torch.optim.Adam([learner.context], lr=0.02)
@@ -158,4 +155,4 @@ def demo() -> None:
 # Exercise 2: Use class_specific=False. How many numbers are trained, and why do the features of
 #             the two states still differ?
 if __name__ == "__main__":
-    demo()
+    run_demo("coop", demo)

@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minilora.io.demos import run_demo
+
 TARGETS = ("q", "k", "v", "out")                        # the projections of MultiHeadAttention
 
 
@@ -34,7 +36,7 @@ class LoRALinear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, rank: int, alpha: float,
                  bias: bool = True, device: torch.device | str | None = None,
-                 dtype: torch.dtype | None = None):
+                 dtype: torch.dtype | None = None) -> None:
         max_rank = min(in_features, out_features)
         if not 1 <= rank <= max_rank:
             raise ValueError(f"LoRALinear: rank must be 1 to {max_rank} for a {out_features} x "
@@ -75,6 +77,11 @@ class LoRALinear(nn.Linear):
             return h
         low = F.linear(x, self.lora_A) * self.scale     # (..., r)  r is small, so scale here
         return h + F.linear(low, self.lora_B)           # (..., d)  eq. 3; B A is never formed
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows of the layer."""
+        state = "on" if self.enabled else "off"
+        return f"{super().extra_repr()}, r={self.rank}, alpha={self.alpha:g}, LoRA {state}"
 
     def delta_weight(self) -> Tensor:
         """Delta W = (alpha / r) B A, (d, k), whether enabled or not."""
@@ -199,4 +206,4 @@ def demo() -> None:
 # Exercise 2: Double alpha, then double rank and alpha. What happens to `scale` in each case?
 # Exercise 3: From which rank on do A and B hold more numbers than the 64 x 96 matrix W?
 if __name__ == "__main__":
-    demo()
+    run_demo("lora", demo)

@@ -17,6 +17,8 @@ Left out: label smoothing, class weights, more than one kind of defect.
 import torch
 from torch import Tensor
 
+from minilora.io.demos import run_demo
+
 
 def checked_probabilities(name: str, prob: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities and mask in one floating dtype (float32 at least), or ValueError."""
@@ -102,4 +104,4 @@ def demo() -> None:
 # Exercise 2: Add 1000 to all logits in demo(). What happens to the cross-entropy?
 # Exercise 3: Compute dice_loss with smooth=0 for an empty map and an empty mask. What is wrong?
 if __name__ == "__main__":
-    demo()
+    run_demo("losses", demo)

@@ -11,6 +11,8 @@ prompt ensemble. Pretraining writes its captions with the same states.
 Left out: prompts for single classes, which would need knowledge of their defects.
 """
 
+from minilora.io.demos import run_demo
+
 NORMAL_STATES = ("{}", "flawless {}", "perfect {}", "unblemished {}", "{} without flaw",
                  "{} without defect", "{} without damage")
 ANOMALOUS_STATES = ("damaged {}", "{} with flaw", "{} with defect", "{} with damage")
@@ -48,4 +50,4 @@ def demo() -> None:
 # Exercise 1: Tokenize all sentences about "metal_nut" (bpe.py). Do all fit into CLIP's 77 tokens?
 # Exercise 2: Encode "metal_nut" and "metal nut" (bpe.py). Why is the underscore replaced?
 if __name__ == "__main__":
-    demo()
+    run_demo("prompts", demo)

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from minilora.attention import ACTIVATIONS, Block
+from minilora.io.demos import run_demo
 
 
 class TextTransformer(nn.Module):
     """CLIP's text tower.  Features are returned as they are, not normalised to length one."""
 
     def __init__(self, context: int, vocab: int, width: int, layers: int, embed: int,
-                 activation: str = "quick_gelu", head_width: int = 64):
+                 activation: str = "quick_gelu", head_width: int = 64) -> None:
         super().__init__()
         self.end = vocab - 1                                     # end-of-text, the highest id
         self.token_embedding = nn.Embedding(vocab, width)
@@ -58,12 +59,7 @@ class TextTransformer(nn.Module):
             raise ValueError(f"token ids: found {int(ids.max())}, but these weights have a table "
                              f"of {self.end + 1} tokens, smaller than the tokenizer's; give the "
                              "weights of a CLIP that was trained with this tokenizer")
-        ends = ids == self.end                                   # (N, L)
-        if not ends.any(dim=1).all():
-            row = int((~ends.any(dim=1)).nonzero()[0])
-            raise ValueError(f"token ids: row {row} has no end-of-text token ({self.end}); "
-                             "make ids with Tokenizer.tokenize, which adds it")
-        eot = ids.shape[1] - 1 - ends.flip(1).int().argmax(dim=1)    # (N,) the last of each row
+        eot = end_of_text_positions(ids, self.end)               # (N,)
         ids = ids[:, :int(eot.max()) + 1]                        # embed only what is used below
         return self.encode_embeddings(self.token_embedding(ids), eot)
 
@@ -85,6 +81,19 @@ class TextTransformer(nn.Module):
             x = block(x, causal=True)
         x = x[torch.arange(len(x), device=x.device), eot]        # (N, W)
         return self.ln_final(x) @ self.text_projection           # (N, E)
+
+
+def end_of_text_positions(ids: Tensor, end: int) -> Tensor:
+    """Position of the last end-of-text (token `end`) in each row: (N, L) -> (N,).
+
+    Raises ValueError for a row without one.
+    """
+    ends = ids == end                                            # (N, L)
+    if not ends.any(dim=1).all():
+        row = int((~ends.any(dim=1)).nonzero()[0])
+        raise ValueError(f"token ids: row {row} has no end-of-text token ({end}); make ids with "
+                         "Tokenizer.tokenize, which adds it")
+    return ids.shape[1] - 1 - ends.flip(1).int().argmax(dim=1)
 
 
 def demo() -> None:
@@ -113,4 +122,4 @@ def demo() -> None:
 # Exercise 2: Set positional_embedding to zero and exchange the words 10 and 11 of the first text.
 #             Does its vector change? Does it change in a tower of one layer?
 if __name__ == "__main__":
-    demo()
+    run_demo("text", demo)

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minilora.attention import ACTIVATIONS, Block
+from minilora.io.demos import run_demo
 
 
 def default_value_value_blocks(layers: int) -> int:
@@ -34,7 +35,7 @@ class VisionTransformer(nn.Module):
     """CLIP's ViT.  Features are returned as they are, not normalised to length one."""
 
     def __init__(self, resolution: int, patch: int, width: int, layers: int, embed: int,
-                 activation: str = "quick_gelu", head_width: int = 64):
+                 activation: str = "quick_gelu", head_width: int = 64) -> None:
         super().__init__()
         self.patch, self.grid = patch, resolution // patch
         self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
@@ -74,7 +75,7 @@ class VisionTransformer(nn.Module):
         x = self.conv1(pixels)                                   # (B, W, rows, columns)
         positions = self.positions(*x.shape[-2:])                # (1+P, W)
         x = x.flatten(2).transpose(1, 2)                         # (B, P, W), row by row
-        cls = self.class_embedding.expand(len(x), 1, -1)         # (B, 1, W)
+        cls = self.class_embedding.expand(x.shape[0], 1, -1)     # (B, 1, W)
         x = torch.cat([cls, x], dim=1) + positions               # (B, 1+P, W)   V eq. 1
         return self.ln_pre(x)                                    # C section 2.4: not in V
 
@@ -193,4 +194,4 @@ def demo() -> None:
 # Exercise 2: Exchange two patches of a picture. Does the result of encode_image change?
 #             Does it change if vit.positional_embedding is zero?
 if __name__ == "__main__":
-    demo()
+    run_demo("vit", demo)

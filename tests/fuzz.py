@@ -46,7 +46,7 @@ from minilora.io.notes import take_notes
 from minilora.io.safetensors import read_safetensors
 from minilora.io.text import shown
 from minilora.io.zip_reader import read_tensors
-from minilora.runs.run_class import finished_metrics
+from minilora.runs.fingerprints import finished_metrics
 
 FINE, MAX_SECONDS, MAX_MORE_BYTES, MAX_MESSAGE = ("read", "refused"), 2.0, 300e6, 4000
 MAX_WAITING = 60                        # seconds of the wall clock, for files that block

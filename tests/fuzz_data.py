@@ -16,7 +16,6 @@ import numpy as np
 from mutations import mutated
 from PIL import Image
 
-from minilora.data.bit_depth import shown_path
 from minilora.data.decoding import read_image
 from minilora.data.images import to_patches
 from minilora.data.listing import listing
@@ -24,6 +23,7 @@ from minilora.data.masks import decode_mask, find_masks, resized_marks
 from minilora.data.mvtec import load_class
 from minilora.data.own_and_visa import VISA_COLUMNS, VISA_SPLIT_FILE, class_names, visa_class
 from minilora.io.record import RECORD_FILE, results_among
+from minilora.io.text import shown_path
 from minilora.io.transaction import COMMIT_RECORD, STAGING, atomic_folder, result_path
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F", "PA")

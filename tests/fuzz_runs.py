@@ -26,7 +26,7 @@ from minilora.io.transaction import COMMIT_RECORD, STAGING, result_path
 from minilora.lora import TARGETS, replace_modules
 from minilora.mae.checkpoint import load_mae, save_mae
 from minilora.mae.model import MAEConfig, MaskedAutoencoder
-from minilora.runs.run_class import finished_metrics
+from minilora.runs.fingerprints import finished_metrics
 from minilora.runs.summary import summary_csv, summary_text
 from minilora.search.index import Index, contains_text, similarity_to
 from minilora.search.index_file import INDEX_FILE, Entry

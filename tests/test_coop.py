@@ -5,9 +5,9 @@ import torch.nn.functional as F
 
 from minilora.bpe import END, default_tokenizer
 from minilora.clip import CLIP, CLIPConfig
-from minilora.coop import (POSITIONS, PromptLearner, end_of_text_positions, ensemble_features,
-                           placeholder_prompts)
+from minilora.coop import POSITIONS, PromptLearner, ensemble_features, placeholder_prompts
 from minilora.prompts import ANOMALOUS_STATES, NORMAL_STATES, TEMPLATES, prompt_ensemble
+from minilora.text import end_of_text_positions
 
 TINY = CLIPConfig(embed=24, resolution=32, vision_layers=1, vision_width=64, patch=16,
                   text_width=64, text_layers=2)
@@ -93,7 +93,7 @@ def test_pooling_is_at_the_end_of_text_of_each_placeholder(clip):
 def test_pooling_is_at_the_last_end_of_text_if_a_class_name_contains_one(clip):
     ids = TOKENIZER.tokenize(["a<|endoftext|>b", "a"])
     assert (ids == END).sum(dim=1).tolist() == [2, 1]
-    assert end_of_text_positions(ids).tolist() == [4, 2]
+    assert end_of_text_positions(ids, END).tolist() == [4, 2]
     torch.testing.assert_close(
         learner(clip, "a<|endoftext|>b", n_ctx=2, init="photo of")()[1:],
         features_of(clip, "photo of damaged a<|endoftext|>b."), atol=1e-6, rtol=0)

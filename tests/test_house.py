@@ -38,7 +38,7 @@ def without_hint(node):
     named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs,
              *filter(None, (arguments.vararg, arguments.kwarg))]
     missing = [a.arg for a in named if a.annotation is None and a.arg not in ("self", "cls")]
-    return missing + ["return"] * (node.returns is None and node.name != "__init__")
+    return missing + ["return"] * (node.returns is None)
 
 
 def test_a_name_on_top_of_a_module_means_one_thing_in_the_whole_package():
@@ -53,7 +53,7 @@ def test_a_name_on_top_of_a_module_means_one_thing_in_the_whole_package():
 @pytest.mark.parametrize("module", MODULES)
 def test_public_functions_have_type_hints(module):
     found = {name: without_hint(node) for name, node in functions(TREES[module])
-             if name.split(".")[-1] in ("__init__", "__call__") or "_" != name.split(".")[-1][0]}
+             if name.split(".")[-1].startswith("__") or "_" != name.split(".")[-1][0]}
     assert {name: missing for name, missing in found.items() if missing} == {}
 
 

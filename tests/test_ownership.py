@@ -11,7 +11,7 @@ from PIL import Image
 from minilora import explain, export, fit, predict
 from minilora.detector import Detector
 from minilora.export import EXPORT_FILES
-from minilora.io.cli import USER_ERRORS
+from minilora.io.error_text import USER_ERRORS
 from minilora.io.files import sha256_of
 from minilora.io.lock import LOCK_FILE
 from minilora.io.record import RECORD_FILE

@@ -25,6 +25,7 @@ from minilora.data.images import normalise
 from minilora.io.cli import option_parser, positive_int, run_command, seed_value, whole
 from minilora.io.derived_name import derived_stem
 from minilora.io.files import write_safetensors
+from minilora.io.parser import OneLineParser
 from minilora.io.progress import ProgressLine
 from minilora.io.text import shown
 from minilora.io.transaction import atomic_folder
@@ -91,13 +92,14 @@ def save_backbone(net: ResNet18, path: str | Path) -> None:
                              if not k.endswith(BATCH_COUNTER)})
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> OneLineParser:
     """Options of the command."""
-    p = option_parser("minilora.baselines.scene_pretraining", __doc__)
-    p.add_argument("--out", type=Path, help="file for the weights; without it a demo runs")
-    p.add_argument("--scenes", type=positive_int, default=5000, help="number of training scenes")
-    p.add_argument("--steps", type=whole, default=TRAIN_CONFIG.steps, help="training steps")
-    p.add_argument("--seed", type=seed_value, default=1, help="seed of weights and batches")
+    p = option_parser("minilora.baselines.scene_pretraining", __doc__, "--out resnet18.safetensors")
+    add = p.add_argument
+    add("--out", type=Path, metavar="FILE", help="for the weights; without it, a demonstration")
+    add("--scenes", type=positive_int, metavar="N", default=5000, help="training scenes")
+    add("--steps", type=whole, metavar="N", default=TRAIN_CONFIG.steps, help="training steps")
+    add("--seed", type=seed_value, metavar="N", default=1, help="of weights and batches")
     return p
 
 

@@ -14,8 +14,8 @@ from minilora.baselines.long_tail import (balanced_contrastive_loss, class_weigh
 from minilora.baselines.simclr import SimCLR, nt_xent
 from minilora.baselines.supervised import RECIPES, Supervised, SupervisedConfig, random_crops
 from minilora.baselines.svdd import DeepSVDD
+from minilora.io.checkpoint_error import CheckpointError
 from minilora.io.files import save_tensors
-from minilora.io.unpickler import CheckpointError
 from minilora.mae.detector import MaskedReconstruction, reconstruction_errors
 from minilora.mae.model import MAE_MINI, MAEConfig
 from minilora.training_steps import TrainConfig as Steps
