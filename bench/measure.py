@@ -41,7 +41,7 @@ def processor() -> str:
 def conditions(device: str = "cpu", packages: Sequence[str] = ()) -> str:
     """One line: date, hardware, versions.  packages: other packages whose version is included."""
     hardware = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else (
-        processor() + f", {torch.get_num_threads()} threads")
+        processor() + f", threads {torch.get_num_threads()}")
     peers = "".join(f", {name} {importlib.import_module(name).__version__}" for name in packages)
     return (f"{time.strftime('%Y-%m-%d')}; {hardware}; Python {platform.python_version()}, torch "
             f"{torch.__version__}{peers}; minilora {__version__}")

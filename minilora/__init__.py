@@ -21,14 +21,15 @@ Reading order.  Each file but the commands shows its mechanism: `python -m minil
     training_steps.py      80        8  AdamW steps with a one-cycle learning rate
     train.py              170       17  LoRA and context vectors learn from synthetic defects
     calibration.py        130       13  threshold and weights, from the good pictures only
-    detector_base.py      150       15  pictures in, a table of scores out
+    detector_base.py      150       15  read and prepare pictures, return a table of scores
     detector.py           260       26  the method: fit and score in four steps
+    toy_detector.py        50        5  an untrained detector, for demos
     fit.py                150       15  the command that fits a detector; runs/ does the job
     predict.py            160       16  OK or NG for new pictures
     explain.py            140       14  one picture step by step, as a page
     export.py             260       26  suspicious regions for other programs
-    onnx_export.py        260       26  the detector as one file for programs without torch
-    reproduce.py          220       22  what made a run, once more
+    onnx_export.py        250       25  the detector as one file for programs without torch
+    reproduce.py          240       24  repeat the fit of a run folder, and compare the numbers
     clip_resnet.py        170       17  CLIP's other image tower
 
 Folders hold what surrounds the method; the docstring of each says where to start.
@@ -51,8 +52,8 @@ Folders hold what surrounds the method; the docstring of each says where to star
     mae          the masked autoencoder
     baselines    other methods for comparison
 
-`from minilora import Detector, load_clip` works, but importing the package alone loads neither torch
-nor a model: the names in `__all__` are imported on first use (PEP 562).  API.md shows each of them.
+`import minilora` loads neither torch nor a model: the names in `__all__`, such as `Detector`, are
+imported on first use (PEP 562).  API.md shows each of them.
 """
 import sys
 from importlib import import_module

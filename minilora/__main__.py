@@ -16,11 +16,11 @@ from minilora.io.text import shown
 
 COMMANDS = {"fit": "fit a detector to a few good pictures, write a run folder",
             "predict": "score pictures with a run folder: OK or NG; --watch a folder",
-            "serve": "judge pictures in the browser: this machine, or a phone",
+            "serve": "OK or NG in the browser: on this computer, or a phone",
             "export": "suspicious regions as boxes, polygons or masks; ONNX",
             "explain": "every stage of the score of one picture, as a page",
             "compare": "tables and curves of several runs, for a thesis",
-            "reproduce": "run what made a run folder again, and compare",
+            "reproduce": "repeat the fit of a run folder, and compare the numbers",
             "search": "find moments in pictures and videos by words",
             "data": "list the contents of a data folder",
             "checkpoint": "list the contents of a file of weights; download official ones",

@@ -53,6 +53,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 class Detector(DetectorBase):
     """Few-shot anomaly detector for one product, on top of a frozen CLIP.
 
+    `read`, `prepare` and `predict` are in detector_base.py.
     clip: its image tower must be a vision transformer (else ValueError); it is changed in place:
     LoRA layers are added, which have no effect before training.  So each detector needs a CLIP of
     its own;  class_name: the product's name in the prompts;  adapter: trained LoRA (`read_peft`) in

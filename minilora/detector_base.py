@@ -1,9 +1,9 @@
-"""Pictures in, a table of scores out: what surrounds the method of a detector in Python.
+"""What a detector does around its method: it reads pictures, prepares them, returns a table.
 
     detector.predict("new pictures")  ->  Predictions: names, scores, decisions, maps
 
-Claim: whoever scores a folder wants to see which pictures are NG before anything else; so the
-result prints as a table, and its columns are there for further computing.
+Claim: after scoring a folder, a user first wants to see which pictures are NG.  So the result is
+printed as a table; its columns can be used for further computing.
 
 Symbols: B, N pictures of H x W pixels.
 Left out: how a picture is scored (detector.py), what may be given as a picture
@@ -78,7 +78,7 @@ class Predictions:
 
 
 class DetectorBase:
-    """The part of `Detector` that takes pictures, whatever they are given as, and shows results."""
+    """The part of `Detector` that takes paths, PIL pictures, arrays and tensors: `predict`."""
 
     clip: CLIP
     class_name: str

@@ -19,17 +19,17 @@ from torch import Tensor
 
 from minilora.data.bit_depth import bits_option
 from minilora.data.decoding import megapixel_option
-from minilora.data.images import normalise
+from minilora.data.images import normalise, to_pil
 from minilora.detector import Detector
-from minilora.io.cli import device_name, option_parser, run_command, whole
+from minilora.io.cli import device_name, non_negative_int, option_parser, run_command
 from minilora.io.output import atomic_output, check_output
 from minilora.io.parser import OneLineParser
 from minilora.io.text import shown
 from minilora.prediction.inputs import check_bits
 from minilora.report import html
 from minilora.report.explain_parts import (attention_part, cosine_part, enlarged, heading,
-                                           heat_figure, html_table, lora_part, picture_row,
-                                           prompts_part, shapes_part)
+                                           heat_figure, lora_part, picture_row, prompts_part,
+                                           shapes_part)
 from minilora.report.run_pictures import nearest_pair
 from minilora.report.score_parts import score_part
 from minilora.rows import ROWS
@@ -65,9 +65,9 @@ def decision_part(detector: Detector, path: str | Path, pixels: Tensor, score: f
     threshold = detector.threshold
     decision = f"Score {score:.3f}; there is no threshold." if threshold is None else (
         f"{'NG' if score > threshold else 'OK'}: score {score:.3f}, threshold {threshold:.3f}")
-    picture = Image.fromarray((pixels[0].cpu() * 255).round().byte().permute(1, 2, 0).numpy())
     return (f"<h1>{html.html_text(Path(path).name)}</h1><p><b>{escape(decision)}</b></p>"
-            + picture_row([(enlarged(picture), "the picture as the image tower gets it", "")]))
+            + picture_row([(enlarged(to_pil(pixels[0])), "the picture as the image tower gets it",
+                            "")]))
 
 
 def nearest_part(detector: Detector, path: str | Path) -> str:
@@ -83,8 +83,9 @@ def rows_part(rows: dict[str, tuple[Tensor, Tensor]]) -> str:
     """Maps and scores of all rows that can be computed.  rows: of `Detector.rows`."""
     maps = [heat_figure(maps[0], f"row {row}: {ROWS[row].description}; score {score.item():.3f}", 0)
             for row, (maps, score) in rows.items()]
-    table = html_table(("row", "which parts it has", "score"), [
-        (row, ROWS[row].description, f"{score.item():.3f}") for row, (_, score) in rows.items()], 1)
+    table = html.plain_table(("row", "which parts it has", "score"), [
+        (row, ROWS[row].description, f"{score.item():.3f}") for row, (_, score) in rows.items()],
+        (0, 1))
     return heading(8, "Anomaly maps and scores of all rows", "rows.py, detector.py", "Each row has "
                    "other parts of the method, so two rows show what one part does. The last row "
                    "decides. Scores of different rows have different units: compare the maps, "
@@ -97,9 +98,10 @@ def parser() -> OneLineParser:
     add("run", help="a run folder of minilora fit")
     add("picture", help="a picture file")
     add("--out", metavar="FILE", default="explain.html", help="the page to write")
-    add("--head", type=whole, metavar="N", default=0, help="attention head, counted from 0")
+    add("--head", type=non_negative_int, metavar="N", default=0,
+        help="attention head, counted from 0")
     add("--device", metavar="NAME", default="auto", type=device_name, help="auto, cuda, mps, cpu")
-    rare("--model", metavar="WEIGHTS", help="if they are no longer where fit found them")
+    rare("--model", metavar="WEIGHTS", help="base weights, if the file of the fit has moved")
     bits_option(rare, default=None)
     megapixel_option(rare)
     return p
@@ -121,13 +123,8 @@ def demo() -> None:
     import re
     import tempfile
 
-    from minilora.clip import CLIP, CLIPConfig
-    from minilora.config import DetectorConfig
-    generator = torch.Generator().manual_seed(0)
-    clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
-                           text_width=64, text_layers=1)).initialise(generator)
-    good = 0.5 + 0.05 * torch.randn(4, 3, 64, 64, generator=generator).clamp(-1, 1)
-    detector = Detector(clip, "plate", DetectorConfig(steps=0)).fit(good)
+    from minilora.toy_detector import toy_detector
+    detector, _ = toy_detector(width=64)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "noise.png"
         Image.effect_noise((64, 64), 40).save(path)

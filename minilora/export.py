@@ -1,4 +1,4 @@
-"""Export suspicious regions as annotations, to train other networks, or the detector as ONNX file.
+"""Export suspicious regions as annotations for other networks, or the detector as an ONNX file.
 
     python -m minilora.export RUN PATHS --format coco     annotations.json: polygons, run lengths
     python -m minilora.export RUN PATHS --format voc      Annotations/*.xml (Pascal VOC)
@@ -32,7 +32,7 @@ from minilora.data.bit_depth import bits_option
 from minilora.data.decoding import megapixel_option
 from minilora.data.given_paths import find_pictures, tell_left_out
 from minilora.detector import Detector
-from minilora.io.cli import device_name, option_parser, run_command, whole
+from minilora.io.cli import device_name, non_negative_int, option_parser, run_command
 from minilora.io.derived_name import derived_stem
 from minilora.io.files import atomic_write
 from minilora.io.parser import OneLineParser
@@ -226,13 +226,13 @@ def parser() -> OneLineParser:
     add("--out", metavar="PATH", help="folder (default: export), or ONNX file (model.onnx)")
     add("--device", metavar="NAME", default="auto", type=device_name, help="auto, cuda, mps, cpu")
     rare("--rle", "--runs", dest="rle", action="store_true", help="coco: run lengths everywhere")
-    rare("--min-area", "--least", dest="min_area", metavar="N", type=whole, default=MIN_REGION,
-         help="smallest region, in pixels")
+    rare("--min-area", "--least", dest="min_area", metavar="N", type=non_negative_int,
+         default=MIN_REGION, help="smallest region, in pixels")
     rare("--no-pictures", dest="pictures", action="store_false", help="do not copy the pictures")
-    rare("--size", metavar="WxH", type=width_x_height,
-         help="onnx: of the pictures; else that of the good ones")
-    rare("--batch", metavar="N", type=whole, default=0, help="onnx: pictures per call; 0: any")
-    rare("--model", metavar="WEIGHTS", help="if they are no longer where fit found them")
+    rare("--size", metavar="WxH", type=width_x_height, help="onnx: size of the pictures")
+    rare("--batch", metavar="N", type=non_negative_int, default=0,
+         help="onnx: pictures per call; 0: any")
+    rare("--model", metavar="WEIGHTS", help="base weights, if the file of the fit has moved")
     bits_option(rare, default=None)
     megapixel_option(rare)
     return p

@@ -28,7 +28,7 @@ from minilora.runs import run_all, run_class, update_run
 from minilora.runs.product_name import choose_name, class_folder, prompt_name
 
 DEFAULT_CLASS, DEFAULT_SHOTS = "bottle", "8"
-WITH_UPDATE = ("update", "model", "device", "out", "max_megapixels", "debug")
+UPDATE_OPTIONS = ("update", "model", "device", "out", "max_megapixels", "debug")
 
 
 def parser() -> OneLineParser:
@@ -55,7 +55,7 @@ def parser() -> OneLineParser:
     add("--force", action="store_true", help="with several classes: repeat finished ones")
 
     rare("--update", nargs="+", metavar="RUN",
-         help="and PICTURES: add good pictures to a run")
+         help="RUN PICTURES: add good pictures to a run")
     rare("--steps", metavar="N", type=count["steps"], default=d.steps,
          help="training steps; 0: no training")
     rare("--batch", metavar="N", type=count["batch"], default=d.batch, help="pictures per step")
@@ -118,7 +118,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def check_update(options: argparse.Namespace) -> argparse.Namespace:
     """The options of --update: `run` and `pictures`.  Raises ValueError for others."""
     other = [name for name, value in vars(options).items() if name not in (
-        *WITH_UPDATE, "command", "arguments") and value != parser().get_default(name)]
+        *UPDATE_OPTIONS, "command", "arguments") and value != parser().get_default(name)]
     if other:
         raise ValueError(f"--update keeps the settings of the run, and --{other[0]} was given; "
                          "leave it out, or fit again")

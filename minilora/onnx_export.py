@@ -31,11 +31,12 @@ Left out: pictures that are cut into strips (longer than MAX_ASPECT times their 
 text tower, half precision.
 """
 import argparse
+import contextlib
 import copy
 import logging
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,6 @@ from minilora import __version__
 from minilora.anomaly_map import text_map, to_pixels, top_mean
 from minilora.checkpoint.base_model import BaseModel
 from minilora.checkpoint.detector_files import read_detector
-from minilora.clip import CLIP, CLIPConfig
-from minilora.config import DetectorConfig
 from minilora.data.images import MAX_ASPECT, from_png, patches_size
 from minilora.detector import Detector
 from minilora.features import extract_features
@@ -163,7 +162,7 @@ def to_onnx(detector: Detector, base: BaseModel, size: Size, batch: int = 0) -> 
     example = torch.rand(batch or 2, 3, size[1], size[0],
                          generator=torch.Generator().manual_seed(0))
     dynamic = None if batch else ({0: torch.export.Dim("B", min=1)},)
-    with warnings.catch_warnings(), quiet("torch.onnx"):
+    with warnings.catch_warnings(), errors_only("torch.onnx"):
         warnings.simplefilter("ignore")             # about torch's own code
         model = torch.onnx.export(module, (example,), input_names=["pixels"], dynamo=True,
                                   output_names=list(OUTPUTS), opset_version=OPSET, verbose=False,
@@ -173,18 +172,16 @@ def to_onnx(detector: Detector, base: BaseModel, size: Size, batch: int = 0) -> 
     return content, largest_difference(content, detector, example)
 
 
-class quiet:
+@contextlib.contextmanager
+def errors_only(name: str) -> Iterator[None]:
     """Within the block a logger shows errors only."""
-
-    def __init__(self, name: str) -> None:
-        self.logger = logging.getLogger(name)
-
-    def __enter__(self) -> None:
-        self.before = self.logger.level
-        self.logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        self.logger.setLevel(self.before)
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def onnx_package() -> object:
@@ -195,7 +192,7 @@ def onnx_package() -> object:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError(f"--format onnx needs the package {error.name}, which is not installed; "
-                         'pip install "minilora[onnx]"') from error
+                         'in the clone: pip install ".[onnx]"') from error
     return onnx
 
 
@@ -237,11 +234,8 @@ def write_onnx(options: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 def demo() -> None:
     """What goes in, what comes out, and which sizes fit; an untrained toy tower."""
-    generator = torch.Generator().manual_seed(0)
-    clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
-                           text_width=64, text_layers=1)).initialise(generator)
-    good = 0.5 + 0.05 * torch.randn(4, 3, 64, 96, generator=generator).clamp(-1, 1)
-    detector = Detector(clip, "plate", DetectorConfig(steps=0)).fit(good)
+    from minilora.toy_detector import toy_detector
+    detector, good = toy_detector()
     size = picture_size(detector)
     for key, value in metadata(detector, BaseModel("toy", "0" * 64), size).items():
         print(f"{key:12s} {value[:60]}")

@@ -7,7 +7,7 @@ predictions.html; predictions.csv and .json; and overlays: the picture, with the
 outlined if NG.  The overlays have at most 2,048 pixels on their longer side.
 Exit status: 0 all pictures OK, 1 some NG, 2 a picture could not be scored (the others are scored
 nevertheless), the run has no threshold, or another error.
-With --watch FOLDER it judges pictures as they arrive there, until Ctrl-C (prediction/watch.py).
+With --watch FOLDER it scores the new pictures of a folder until Ctrl-C (prediction/watch.py).
 
 The way of one picture: `Detector.read`, then `predict_picture`.
 Symbols: H x W pixels.
@@ -32,13 +32,13 @@ from minilora.io.progress import per_second, print_line, stage
 from minilora.io.text import shown
 from minilora.io.transaction import atomic_folder
 from minilora.prediction.inputs import (SMALL_MODEL, check_bits, open_with_threshold, read_ahead,
-                                        uses_small_model)
+                                        threshold_options, uses_small_model)
 from minilora.prediction.page import PictureCards, predictions_page
 from minilora.prediction.picture import (Prediction, csv_lines, overlay_name, predict_or_error,
                                          prediction_line)
 from minilora.prediction.thresholds import threshold_choices
 from minilora.prediction.watch import watch_folder
-from minilora.report.run_page import made_facts
+from minilora.report.run_page import date_of, made_facts
 from minilora.runs.provenance import provenance
 
 OVERLAYS = ("[0-9][0-9][0-9][0-9]*-OK-*.png", "[0-9][0-9][0-9][0-9]*-NG-*.png")
@@ -50,18 +50,19 @@ PREDICTION_FILES = ("predictions.csv", "predictions.json", "predictions.html", *
 def run_predict(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Scores all pictures and writes the folder.  Returns the exit status."""
     if bool(options.paths) == bool(options.watch):
-        raise ValueError("expected pictures or folders to score, or --watch FOLDER to judge what "
-                         f"arrives there, found {'both' if options.watch else 'neither'}; give one "
+        raise ValueError("expected pictures or folders to score, or --watch FOLDER for its new "
+                         f"pictures, found {'both' if options.watch else 'neither'}; give one "
                          "of them")
     detector = open_with_threshold(options.run, options.model, options.device, options.adapter,
                                    options.threshold, options.false_positive_rate)
-    if uses_small_model(options.run):
-        print(SMALL_MODEL, file=sys.stderr)
+    check_bits(detector, options.bits)
+    options.warning = SMALL_MODEL if uses_small_model(options.run) else ""
+    if options.warning:
+        print(options.warning, file=sys.stderr)
     if options.adapter:
         print(f"LoRA of {shown(options.adapter)} in place of the run's own; memory and threshold "
               "are those of the run: fit --adapter makes some for this LoRA", file=sys.stderr)
     print(f"device   {device_text(options.device)}", file=sys.stderr)
-    check_bits(detector, options.bits)
     detector.precision = options.precision
     if options.watch:
         return watch_folder(detector, options.watch, options.out, say, options.poll, options.json)
@@ -112,10 +113,10 @@ def page_of(detector: Detector, cards: PictureCards, predictions: list[Predictio
     scores = [p["score"] for p in predictions if p["decision"]]
     choices = threshold_choices(detector, scores, options.false_positive_rate)
     made = provenance(options.command, options.device)
-    facts = {"date": made["date"], "command": options.command, "run": options.run,
+    facts = {"date": date_of({"made": made}), "command": options.command, "run": options.run,
              "class": detector.class_name, **made_facts(made)}
-    warning = SMALL_MODEL if uses_small_model(options.run) else ""
-    return predictions_page(cards, predictions, detector.shot_scores, choices, warning, facts)
+    return predictions_page(cards, predictions, detector.shot_scores, choices, options.warning,
+                            facts)
 
 
 def write_predictions(folder: Path, predictions: list[Prediction]) -> None:
@@ -134,24 +135,21 @@ def parser() -> OneLineParser:
     add, rare = p.add_argument, p.rare.add_argument
     add("run", help="a run folder of minilora fit")
     add("paths", nargs="*", help="pictures, or folders with pictures")
-    add("--watch", metavar="FOLDER", help="judge pictures as they arrive there, until Ctrl-C")
+    add("--watch", metavar="FOLDER", help="score the new pictures in a folder until Ctrl-C")
     add("--out", metavar="FOLDER", default="predictions", help="for overlays and tables")
-    add("--threshold", metavar="T", type=finite_number(0, 1e6),
-        help="NG above this score, in place of the fitted threshold")
-    add("--fpr", "--false-positive-rate", dest="false_positive_rate", metavar="RATE",
-        type=finite_number(1e-4, 0.5), help="the threshold for this --false-positive-rate")
+    threshold_options(add)
     add("--json", action="store_true", help="print one JSON object per picture")
     add("--device", metavar="NAME", default="auto", type=device_name, help="auto, cuda, mps, cpu")
 
-    rare("--model", metavar="WEIGHTS", help="if they are no longer where fit found them")
+    rare("--model", metavar="WEIGHTS", help="base weights, if the file of the fit has moved")
     rare("--adapter", metavar="FOLDER", help="a LoRA (PEFT's layout) in place of the run's own")
     rare("--precision", metavar="TYPE", default="float32", choices=PRECISIONS,
          help=f"{', '.join(PRECISIONS)}")
     rare("--poll", metavar="SECONDS", default=1.0, type=finite_number(0.01, 3600),
-         help="between two looks at the folder of --watch")
+         help="between two polls of --watch")
     bits_option(rare, default=None)
     megapixel_option(rare)
-    p.set_defaults(command="minilora predict")          # as it is written, by main
+    p.set_defaults(command="minilora predict")          # main puts the typed one here
     return p
 
 

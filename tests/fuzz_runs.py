@@ -2,21 +2,32 @@
 
 A valid run of a tiny model is made once.  Then one of its files is changed: its values, and it is
 written again as a valid file with the right digests; or its bytes.  A reader must take the file, or
-refuse it by a documented exception.  A run that is taken also has to score a picture.
+refuse it by a documented exception.  A run that is taken also has to score a picture, to show the
+nearest good patch, and to give its good pictures back.
 """
+import argparse
 import copy
 import hashlib
+import io
 import json
 import shutil
+from pathlib import Path
 
 import hostile
 import torch
 from mutations import mutated, odd_tensor
+from PIL import Image
 
 from minilora.checkpoint.base_model import BaseModel
 from minilora.checkpoint.detector_files import (ADAPTER_CONFIG, ADAPTER_MODEL, DETECTOR_FILE,
                                                 MEMORY_FILE, make_detector, read_run)
 from minilora.checkpoint.peft_layout import read_peft
+from minilora.compare.page import comparison_page
+from minilora.compare.run import equal_facts
+from minilora.compare.run_results import check_comparable, differing_facts, read_result_of
+from minilora.compare.seed_statistics import compared
+from minilora.compare.tables import csv_text, latex_text, markdown_text
+from minilora.data.images import from_png, to_pil
 from minilora.detector import Detector
 from minilora.io.files import FORMAT, load_tensors
 from minilora.io.resume import ResumePoint
@@ -26,6 +37,9 @@ from minilora.io.transaction import COMMIT_RECORD, STAGING, result_path
 from minilora.lora import TARGETS, replace_modules
 from minilora.mae.checkpoint import load_mae, save_mae
 from minilora.mae.model import MAEConfig, MaskedAutoencoder
+from minilora.prediction.picture import predict_picture
+from minilora.prediction.thresholds import override_threshold, threshold_choices
+from minilora.reproduce import fit_options, numbers, read_metrics
 from minilora.runs.fingerprints import finished_metrics
 from minilora.runs.summary import summary_csv, summary_text
 from minilora.search.index import Index, contains_text, similarity_to
@@ -38,6 +52,14 @@ METRICS = {"fingerprint": "a", "class": "plate", "threshold": 1.5, "seconds": 3.
            "data": {"name": "mvtec", "root": "/data"}, "model": {"name": "tiny", "sha256": "0"},
            "decisions": {"good": 3, "false_alarms": 0, "defective": 2, "found": 1, "unlabelled": 0,
                          "called": 0}}
+VERSIONS = dict.fromkeys(("minilora", "python", "torch", "numpy", "pillow"), "1")
+RESULTS = METRICS | {
+    "shots": 2, "resolution": 64, "skipped": 0, "shot_scores": [0.5, 1.0], "seed": 1,
+    "made": {"command": "minilora fit", "commit": None, "device": "cpu", "threads": 1,
+             "date": "2026-01-31", "platform": "", "processor": "", "seed": 1, **VERSIONS,
+             "arguments": ["--class", "plate", "--shots", "2", "--steps", "0"],
+             "shots": [{"file": "a.png", "sha256": "0" * 64}]}}
+SCORES = b"file,label,score\na/b.png,good,0.5\na/c.png,dent,1.5\n"
 JOURNAL = {"version": 1, "results": {"fit": {
     "metrics.json": hashlib.sha256(b"{}").hexdigest(), "maps/1.jpg": "0" * 64}}}
 
@@ -108,12 +130,22 @@ class RunFolder:
                 sealed = {**self.detector, "files": self.detector["files"] | {
                     name: hashlib.sha256(content).hexdigest()}}
                 (self.run / DETECTOR_FILE).write_bytes(tensor_file_bytes(sealed))
-            made = make_detector(Detector, read_run(self.run), self.fresh_clip())
-            if max(made.resolution, 64) == 64:
-                made.score(self.pixels)
+            self.use(make_detector(Detector, read_run(self.run), self.fresh_clip()))
         finally:
             for part in (name, DETECTOR_FILE):
                 (self.run / part).write_bytes(self.bytes[part])
+
+    def use(self, detector):
+        """What predict, its page, --fpr and --update do with a run."""
+        if max(detector.resolution, 64) > 64:
+            return
+        detector.score(self.pixels)
+        override_threshold(detector, *((1.0, None) if detector.threshold is None else (None, None)))
+        predict_picture(detector, "a.png", to_pil(self.pixels[0]))
+        if detector.shot_scores:
+            threshold_choices(detector, [0.5], 0.01)
+        for picture in detector.shot_pictures:
+            detector.check(from_png(picture)[None])
 
     def attempt_detector(self, draw):
         self.read(DETECTOR_FILE, self.changed_bytes(
@@ -122,6 +154,22 @@ class RunFolder:
     def attempt_memory(self, draw):
         self.read(MEMORY_FILE, self.changed_bytes(
             MEMORY_FILE, lambda: tensor_file_bytes(mutated(self.memory, draw)), draw))
+
+    def attempt_shots(self, draw):
+        """Good pictures of any size and mode, with damaged bytes, or of another format."""
+        shots = [bytes(shot.tolist()) for shot in self.memory["shots"]]
+        file = io.BytesIO()
+        size = [draw.choice((1, 15, 64, 64, 80, 128, 640, 6000)) for _ in range(2)]
+        Image.new(draw.choice(("RGB", "L", "I;16", "1", "P", "RGBA", "LA")), size).save(
+            file, draw.choice(("PNG", "PNG", "PNG", "TIFF")))
+        other = draw.choice((file.getvalue(), self.damaged(shots[0], draw),
+                             self.damaged(shots[0][:24], draw) + shots[0][24:]))
+        shots = draw.choice(([other, *shots[1:]], [other], shots * draw.choice((0, 3, 300))))
+        sources = self.memory["bank"]["sources"].clone()
+        sources[draw.randrange(len(sources))] = draw.choice((-1, -2**31, 2**31 - 1, 10**6))
+        bank = self.memory["bank"] | ({"sources": sources} if draw.random() < 0.5 else {})
+        self.read(MEMORY_FILE, tensor_file_bytes({"bank": bank, "shots": [
+            torch.frombuffer(bytearray(shot or b"?"), dtype=torch.uint8) for shot in shots]}))
 
     def attempt_lora(self, draw):
         def write():
@@ -153,6 +201,37 @@ class RunFolder:
             return False
         summary_text([metrics])
         summary_csv([metrics])
+
+    def attempt_results(self, draw):
+        """What compare reads of a run and writes about it."""
+        self.write_results(draw)
+        results = [read_result_of(self.run)]
+        differing = differing_facts(results)
+        check_comparable(results, differing)
+        comparison, equal = compared(results, differing), equal_facts(results, differing)
+        for text in (csv_text(comparison), latex_text(comparison, equal),
+                     markdown_text(comparison, equal)):
+            if not text.replace("\n", "").replace("\t", "").isprintable():
+                raise RuntimeError(f"control characters in {text[:200]!r}")
+        comparison_page(comparison, results, equal, {"command": "", "date": "", "minilora": ""})
+
+    def attempt_made(self, draw):
+        """What reproduce reads of a run, up to the command that it would run again."""
+        path = self.write_results(draw)
+        metrics = read_metrics(self.run)
+        scores = SCORES if draw.random() < 0.5 else self.damaged(SCORES, draw)
+        path.with_name("scores.csv").write_bytes(scores)
+        numbers(self.run, metrics)
+        options = argparse.Namespace(data="/data", device="cpu", model="/model.safetensors")
+        options = fit_options(metrics, options, BaseModel("tiny", "0" * 64), Path("/out"))
+        if (str(options.out), options.model) != ("/out", "/model.safetensors"):
+            raise RuntimeError(f"the results or the weights would be elsewhere: {options}")
+
+    def write_results(self, draw):
+        path = self.run / "metrics.json"
+        text = json.dumps(mutated(RESULTS, draw, tensors=False)).encode()
+        path.write_bytes(text if draw.random() < 0.85 else self.damaged(text, draw))
+        return path
 
     def attempt_resume(self, draw):
         path = self.folder / "resume.safetensors"

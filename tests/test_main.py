@@ -30,12 +30,14 @@ def test_an_unknown_command_is_one_line_with_the_nearest_name():
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == ("minilora: no command 'predct'; did you mean predict? --help lists the "
                            "commands\n")
-    assert run("minilora", "x\ny").stderr == "minilora: no command 'x\\ny'; --help lists the commands\n"
+    hostile = run("minilora", "x\ny").stderr
+    assert hostile == "minilora: no command 'x\\ny'; --help lists the commands\n"
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version", "fti"])
 def test_the_list_and_the_version_need_no_torch(argument):
-    code = (f"import sys; sys.argv = ['minilora', '{argument}']; from minilora.__main__ import main\n"
+    code = (f"import sys; sys.argv = ['minilora', '{argument}']\n"
+            "from minilora.__main__ import main\n"
             "try: main()\nfinally: print('torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
     assert done.stdout.endswith("False\n")

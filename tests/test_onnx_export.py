@@ -190,7 +190,7 @@ def test_a_size_that_is_none_is_one_line(text, capsys):
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_without_the_extra_it_is_named(package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=rf'package {package}.*pip install "minilora\[onnx\]"'):
+    with pytest.raises(ValueError, match=rf'package {package}.*pip install "\.\[onnx\]"'):
         exported(tmp_path, tmp_path / "model.onnx")
 
 

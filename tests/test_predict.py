@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -145,7 +146,7 @@ def test_a_mistyped_path_does_not_replace_earlier_predictions(finished, tmp_path
     run, data, _ = finished
     predicted(run, [data / "test" / "good"], tmp_path)
     before = (tmp_path / "predictions.csv").read_bytes()
-    with pytest.raises(FileNotFoundError, match="no picture in .*tset"):
+    with pytest.raises(FileNotFoundError, match="tset not found; give pictures"):
         predicted(run, [data / "tset"], tmp_path)
     status, lines = predicted(run, [data / "tset", run / "metrics.json"], tmp_path)
     assert status == 2 and "not found" in lines[0]
@@ -183,6 +184,15 @@ def test_the_last_line_names_page_table_and_overlays(finished, tmp_path, capsys)
     last = capsys.readouterr().err.splitlines()[-1]
     for name in ("predictions.html", "predictions.csv", "*.png"):
         assert str(tmp_path / "o" / name) in last
+
+
+def test_a_run_that_is_deleted_meanwhile_costs_no_result(finished, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(finished[0], copy)
+    options = predict.parser().parse_args([str(copy), str(finished[1] / "test" / "good"), "--out",
+                                           str(tmp_path / "o")])
+    predict.run_predict(options, lambda line: shutil.rmtree(copy, ignore_errors=True))
+    assert not copy.exists() and (tmp_path / "o" / "predictions.html").exists()
 
 
 @pytest.mark.parametrize("option, value, decision", [("--threshold", "1e5", "OK"),

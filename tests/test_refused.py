@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from minilora.__main__ import main
+from minilora.io.notes import take_notes
 
 REFUSED = {
     "fit --good good --shots 20": "at most 2",
@@ -37,6 +38,7 @@ def place(tmp_path, monkeypatch):
             Image.new("RGB", (40, 40), (90, 90 + k, 90)).save(tmp_path / folder / f"{k}.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MINILORA_DATA", raising=False)
+    take_notes()                                        # of tests before, in the same process
     return tmp_path
 
 

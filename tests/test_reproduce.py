@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from minilora import reproduce
+from minilora import fit, reproduce
 from minilora.io.files import sha256_of
+from minilora.runs.run_class import run_class
 
 
 @pytest.fixture
@@ -95,10 +96,35 @@ def test_data_that_moved_is_found_by_option(run, tmp_path):
         metrics["data"]["root"] = "/nowhere"
         metrics["made"]["arguments"] = ["--class", "gear", "--shots", "4", "--steps", "4"]
     change(folder, edit)
-    with pytest.raises(FileNotFoundError, match="/nowhere"):
+    with pytest.raises(ValueError, match="/nowhere: the data of the run are not there; give --da"):
         repeat(folder)
     status, lines = repeat(folder, "--data", moved)
     assert status == 0 and lines[0].startswith("differs  nothing")
+
+
+def test_moved_pictures_of_a_user_are_found_by_two_options(run, tmp_path, tiny_weights):
+    folder, data = run
+    given = shutil.copytree(data, tmp_path / "given")
+    run_class(fit.parse(["--good", str(given / "train" / "good"), "--test", str(given / "test"),
+                         "--shots", "2", "--steps", "0", "--model", str(tiny_weights),
+                         "--out", str(tmp_path / "own")]), lambda line: None)
+    given.rename(tmp_path / "moved")
+    moved = ["--data", tmp_path / "moved" / "train" / "good"]
+    with pytest.raises(ValueError, match="given/test: the data of the run are not.*give --test"):
+        repeat(tmp_path / "own", *moved)
+    assert repeat(tmp_path / "own", *moved, "--test", tmp_path / "moved" / "test")[0] == 0
+
+
+def test_other_test_pictures_are_named_before_the_numbers(run):
+    change(run[0], lambda metrics: metrics["data"].update(test="0" * 16))
+    status, lines = repeat(run[0])
+    assert status == 0
+    assert lines[0] == "differs  test pictures: others, other bytes or other masks"
+
+
+def test_a_folder_of_several_classes_lists_its_runs(run):
+    with pytest.raises(ValueError, match="no metrics.json in it; give one of its runs: gear$"):
+        repeat(run[0].parent)
 
 
 def test_the_verdict_says_how_close_the_numbers_are():

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from minilora.baselines.resnet18 import BATCH_COUNTER, RESNET18_FEATURES, ResNet18
 from minilora.checkpoint.weights import check_saved_name
 from minilora.data.images import normalise
-from minilora.io.cli import option_parser, positive_int, run_command, seed_value, whole
+from minilora.io.cli import (non_negative_int, option_parser, positive_int, run_command,
+                             seed_value)
 from minilora.io.derived_name import derived_stem
 from minilora.io.files import write_safetensors
 from minilora.io.parser import OneLineParser
@@ -98,7 +99,8 @@ def parser() -> OneLineParser:
     add = p.add_argument
     add("--out", type=Path, metavar="FILE", help="for the weights; without it, a demonstration")
     add("--scenes", type=positive_int, metavar="N", default=5000, help="training scenes")
-    add("--steps", type=whole, metavar="N", default=TRAIN_CONFIG.steps, help="training steps")
+    add("--steps", type=non_negative_int, metavar="N", default=TRAIN_CONFIG.steps,
+        help="training steps")
     add("--seed", type=seed_value, metavar="N", default=1, help="of weights and batches")
     return p
 

@@ -60,7 +60,7 @@ class Dot(NamedTuple):
     radius: float = 3
 
 
-class Words(NamedTuple):
+class Label(NamedTuple):
     """One line of text.  y: of its base line;  anchor: where x is, start, middle or end."""
     x: float
     y: float
@@ -68,7 +68,7 @@ class Words(NamedTuple):
     anchor: str = "start"
     size: float = 11
     bold: bool = False
-    turned: bool = False                    # read from bottom to top
+    rotated: bool = False                    # read from bottom to top
 
 
 class Raster(NamedTuple):
@@ -81,7 +81,7 @@ class Raster(NamedTuple):
     smooth: bool = False
 
 
-AnyShape = Polyline | Rectangle | Dot | Words | Raster
+AnyShape = Polyline | Rectangle | Dot | Label | Raster
 
 
 class Drawing(NamedTuple):
@@ -127,7 +127,7 @@ def demo() -> None:
     """A drawing of three shapes, and the rule of one style."""
     drawing = Drawing("score", "one bar below a threshold", 90, 60, [
         Rectangle(10, 30, 20, 30, "good"), Polyline([(0, 20), (90, 20)], "mark"),
-        Words(45, 15, "threshold", "middle")])
+        Label(45, 15, "threshold", "middle")])
     for shape in drawing.shapes:
         print(shape)
     print(style_sheet().split("}")[0] + "}")

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from minilora.charts.colours import heat_colours
-from minilora.charts.drawing import (AnyShape, Dot, Drawing, Polyline, Raster, Rectangle, Words,
+from minilora.charts.drawing import (AnyShape, Dot, Drawing, Polyline, Raster, Rectangle, Label,
                                      series_style)
 
 CHART_WIDTH, CHART_HEIGHT = 360, 260                        # pixels; a legend makes it higher
@@ -56,28 +56,31 @@ def fitted_range(values: Iterable[float], margin: float = 0.05) -> Range:
     return low - room, high + room
 
 
-def title_words(title: str) -> Words:
+def title_words(title: str) -> Label:
     """The title at the top of a chart, in smaller letters if it is long."""
     size = max(8, min(13, 13 * (CHART_WIDTH - 16) / (1.2 * LETTER * max(1, len(title)))))
-    return Words(8, 17, title, "start", size, bold=True)
+    return Label(8, 17, title, "start", size, bold=True)
 
 
 def y_axis(label: str, y_range: Range, whole: bool = False) -> list[AnyShape]:
     """Grid lines with numbers, and the label.  whole: whole numbers only, for counts."""
-    shapes = [Words(13, (TOP_MARGIN + PLOT_BOTTOM) / 2, label, "middle", turned=True)]
+    shapes = [Label(13, (TOP_MARGIN + PLOT_BOTTOM) / 2, label, "middle", rotated=True)]
     for y in (y for y in ticks(*y_range) if not whole or abs(y - round(y)) < 1e-9):
         _, py = to_drawing(0, y, (0, 1), y_range)
         shapes += [Polyline([(LEFT_MARGIN, py), (PLOT_RIGHT, py)], "grid"),
-                   Words(LEFT_MARGIN - 5, py + 4, f"{y:.4g}", "end")]
+                   Label(LEFT_MARGIN - 5, py + 4, f"{y:.4g}", "end")]
     return shapes
 
 
-def x_axis(label: str, x_range: Range) -> list[AnyShape]:
-    """Numbers below the plot, and the label."""
-    shapes = [Words((LEFT_MARGIN + PLOT_RIGHT) / 2, CHART_HEIGHT - 6, label, "middle")]
-    for x in ticks(*x_range):
-        px, _ = to_drawing(x, 0, x_range, (0, 1))
-        shapes.append(Words(px, PLOT_BOTTOM + 15, f"{x:.4g}", "middle"))
+def x_axis(label: str, x_range: Range, at: Iterable[float] = ()) -> list[AnyShape]:
+    """Numbers below the plot, and the label.  at: places of the numbers, () for round ones."""
+    shapes, end = [Label((LEFT_MARGIN + PLOT_RIGHT) / 2, CHART_HEIGHT - 6, label, "middle")], 0.0
+    for x in at or ticks(*x_range):
+        (px, _), text = to_drawing(x, 0, x_range, (0, 1)), f"{x:.4g}"
+        half = LETTER * len(text) / 2
+        if px - half > end:                                 # no number over another one
+            shapes.append(Label(px, PLOT_BOTTOM + 15, text, "middle"))
+            end = px + half + 2
     return shapes
 
 
@@ -90,7 +93,7 @@ def legend(names: Sequence[str], styles: Sequence[str],
         if x > LEFT_MARGIN and x + width > CHART_WIDTH:
             x, y = LEFT_MARGIN, y + LEGEND_ROW
         shapes += [Polyline([(x, y - 4), (x + 20, y - 4)], style) if lines
-                   else Rectangle(x + 8, y - 9, 10, 10, style), Words(x + 24, y, name)]
+                   else Rectangle(x + 8, y - 9, 10, 10, style), Label(x + 24, y, name)]
         x += width + 8
     return shapes, y + 6 - CHART_HEIGHT
 
@@ -107,16 +110,18 @@ def chart(title: str, description: str, shapes: list[AnyShape], names: Sequence[
 
 def line_plot(title: str, x_label: str, y_label: str,
               series: Mapping[str, Sequence[tuple[float, ...]]], x_range: Range | None = None,
-              y_range: Range | None = None, markers: bool = False) -> Drawing:
+              y_range: Range | None = None, markers: bool = False,
+              x_ticks: Iterable[float] = ()) -> Drawing:
     """A line chart.  series: {name: [(x, y), ...]}, or (x, y, deviation) for error bars y ± it.
 
     Without ranges the x axis fits the data, and the y axis goes from 0 to the largest value;
-    `fitted_range(values)` gives a closer one.  markers: a dot at each point.
+    `fitted_range(values)` gives a closer one.  markers: a dot at each point;  x_ticks: the numbers
+    below the x axis, in ascending order, () for round ones.
     """
     points = [p for values in series.values() for p in values]
     x_range = x_range or (min(p[0] for p in points), max(p[0] for p in points))
     y_range = y_range or (0, max(p[1] + sum(p[2:3]) for p in points))
-    shapes = [*x_axis(x_label, x_range), *y_axis(y_label, y_range)]
+    shapes = [*x_axis(x_label, x_range, x_ticks), *y_axis(y_label, y_range)]
     for k, values in enumerate(series.values()):
         style = series_style(k)
         places = [to_drawing(p[0], p[1], x_range, y_range) for p in values]
@@ -157,7 +162,7 @@ def bar_plot(title: str, y_label: str, series: Mapping[str, Mapping[str, BarValu
     for g, group in enumerate(groups):
         middle = LEFT_MARGIN + (g + 0.5) * step
         words = group if len(group) <= letters else f"{group[:letters - 1]}…"
-        shapes.append(Words(middle, PLOT_BOTTOM + 15, words, "middle"))
+        shapes.append(Label(middle, PLOT_BOTTOM + 15, words, "middle"))
         for k, name in enumerate(series):
             if (name, group) in pairs:
                 mean, spread = pairs[name, group]
@@ -195,7 +200,7 @@ def histogram_plot(title: str, x_label: str, series: Mapping[str, Sequence[float
         x, y = to_drawing(mark, y_range[1], x_range, y_range)
         anchor, offset = ("end", -4) if x > CHART_WIDTH / 2 else ("start", 4)
         shapes += [Polyline([(x, y), (x, PLOT_BOTTOM)], "mark"),
-                   Words(x + offset, TOP_MARGIN + 10, f"threshold {mark:.3f}", anchor)]
+                   Label(x + offset, TOP_MARGIN + 10, f"threshold {mark:.3f}", anchor)]
     words = "; ".join(f"{name}: {len(values)} pictures" for name, values in series.items())
     return chart(title, words, shapes, list(series), styles, lines=False)
 
@@ -221,8 +226,8 @@ def heat_plot(title: str, values: Any, scale: Range | None = None, scale_label: 
     x += height * sides[0] + 10
     column = Image.fromarray(heat_colours(np.linspace(1, 0, 64)[:, None]))
     shapes += [Raster(x, TOP_MARGIN, 10, height, column, smooth=True),
-               Words(x, TOP_MARGIN + height + 16, scale_label, "end")]
-    shapes += [Words(x + 14, TOP_MARGIN + height * (1 - share) + (10 if share else 0),
+               Label(x, TOP_MARGIN + height + 16, scale_label, "end")]
+    shapes += [Label(x + 14, TOP_MARGIN + height * (1 - share) + (10 if share else 0),
                      f"{low + share * (high - low):.3g}") for share in (0, 1)]
     words = f"{values.shape[0]} x {values.shape[1]} values from {values.min():.3g} to " \
             f"{values.max():.3g}"

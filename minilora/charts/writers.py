@@ -20,9 +20,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from minilora.charts.drawing import (STYLES, AnyShape, Dot, Drawing, Point2, Polyline, Raster,
-                                     Rectangle, Words, style_sheet)
+                                     Rectangle, Label, style_sheet)
 from minilora.io.files import atomic_write
-from minilora.io.text import utf8_text
+from minilora.io.text import shown, utf8_text
 
 OVERSAMPLING = 2                            # PNG: times larger, then reduced
 DRAWING_ENDINGS = (".svg", ".png")
@@ -71,7 +71,7 @@ def svg_element(shape: AnyShape) -> str:
         return (f'<image x="{shape.x:.1f}" y="{shape.y:.1f}" width="{shape.width:.1f}" '
                 f'height="{shape.height:.1f}" preserveAspectRatio="none"{blend} '
                 f'href="data:image/png;base64,{code}"/>')
-    place = (f'transform="translate({shape.x:.1f} {shape.y:.1f}) rotate(-90)"' if shape.turned
+    place = (f'transform="translate({shape.x:.1f} {shape.y:.1f}) rotate(-90)"' if shape.rotated
              else f'x="{shape.x:.1f}" y="{shape.y:.1f}"')
     weight = ' font-weight="600"' if shape.bold else ""
     return (f'<text class="text" fill="currentColor" font-size="{shape.size:g}"{weight} '
@@ -94,7 +94,7 @@ def png_image(drawing: Drawing, scale: float = 2) -> Image.Image:
 def draw_shape(image: Image.Image, shape: AnyShape, factor: float) -> None:
     """Draws one shape.  factor: pixels of the image for one of the drawing."""
     draw = ImageDraw.Draw(image)
-    if isinstance(shape, Words):
+    if isinstance(shape, Label):
         draw_words(image, shape, factor)
     elif isinstance(shape, Raster):
         size = [max(1, round(side * factor)) for side in (shape.width, shape.height)]
@@ -118,13 +118,13 @@ def draw_shape(image: Image.Image, shape: AnyShape, factor: float) -> None:
         fill(box, STYLES[shape.style].light)
 
 
-def draw_words(image: Image.Image, words: Words, factor: float) -> None:
-    """Draws a text; a turned one is drawn on a picture of its own."""
+def draw_words(image: Image.Image, words: Label, factor: float) -> None:
+    """Draws a text; a rotated one is drawn on a picture of its own."""
     font = ImageFont.load_default(words.size * factor)
     text, ink = plain_letters(words.text), STYLES["text"].light
     anchor = {"start": "ls", "middle": "ms", "end": "rs"}[words.anchor]
     bold = round(words.size * factor / 45) if words.bold else 0
-    if not words.turned:
+    if not words.rotated:
         ImageDraw.Draw(image).text((words.x * factor, words.y * factor), text, ink, font, anchor,
                                    stroke_width=bold)
         return
@@ -167,25 +167,36 @@ def dashes_of(points: list[Point2], dashes: tuple[float, ...]) -> list[list[Poin
 
 # ---- files --------------------------------------------------------------------------------------
 
+def drawing_bytes(path: str | Path, drawing: Drawing) -> bytes:
+    """The content of an SVG or PNG file with this name.  Raises ValueError for another ending."""
+    check_drawing_path(path)
+    if Path(path).suffix.lower() == ".svg":
+        return standalone_svg(drawing).encode()
+    file = io.BytesIO()
+    png_image(drawing).save(file, "PNG")
+    return file.getvalue()
+
+
+def check_drawing_path(path: str | Path) -> None:
+    """Raises ValueError unless the name of a file ends in .svg or .png."""
+    if Path(path).suffix.lower() not in DRAWING_ENDINGS:
+        raise ValueError(f"{shown(path)}: expected the name of a file that ends in "
+                         f"{' or '.join(DRAWING_ENDINGS)}, found the ending '"
+                         f"{shown(Path(path).suffix)}'")
+
+
 def write_drawing(path: str | Path, drawing: Drawing) -> None:
     """Writes an SVG or PNG file.  Raises ValueError for another ending."""
-    ending = Path(path).suffix.lower()
-    if ending not in DRAWING_ENDINGS:
-        raise ValueError(f"{path}: a chart is written as {' or '.join(DRAWING_ENDINGS)}, found the "
-                         f"ending '{ending}'; give the file one of these endings")
-    if ending == ".svg":
-        with atomic_write(path, "w") as file:
-            file.write(standalone_svg(drawing))
-    else:
-        with atomic_write(path) as file:
-            png_image(drawing).save(file, "PNG")
+    content = drawing_bytes(path, drawing)
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 def demo() -> None:
     """One drawing in both formats."""
     drawing = Drawing("a bar", "a bar below a dashed line", 120, 80, [
         Rectangle(20, 40, 30, 40, "good"), Polyline([(0, 30), (120, 30)], "mark"),
-        Words(60, 20, "threshold ± 0.1", "middle")])
+        Label(60, 20, "threshold ± 0.1", "middle")])
     print(svg_element(drawing.shapes[0]))
     print(f"as a file: {len(standalone_svg(drawing)):,} characters")
     picture = png_image(drawing)

@@ -9,8 +9,8 @@ it uses the other modules:
     which model      `weight_shapes.py` infers its sizes, `weight_values.py` refuses values that no
                      training leaves, `openai_layout.py` makes the CLIP
     what was fitted  `adapter.py` takes LoRA out of a model, `peft_layout.py` writes it as PEFT
-                     does, `detector_files.py` saves all of a run, `base_model.py` finds the
-                     weights that it was made with
+                     does, `detector_files.py` saves all of a run, `kept_pictures.py` the good
+                     pictures in it, `base_model.py` finds the weights that it was made with
     downloads        `download_published.py` chooses the source, `hub_download.py` is the second
                      one; `download.py`, `part_file.py` and `http_limits.py` do the transfer
 

@@ -22,6 +22,8 @@ import torch
 
 from minilora.checkpoint.adapter import adapter_state
 from minilora.checkpoint.base_model import BASE_SCHEMA, BaseModel, base_of, check_base, open_base
+from minilora.checkpoint.kept_pictures import (MAX_SHOT_BYTES, MAX_SHOTS, kept_pictures,
+                                               opened_pictures)
 from minilora.checkpoint.model_folder import MAX_CONFIG_BYTES
 from minilora.checkpoint.peft_layout import (ADAPTER_CONFIG, ADAPTER_MODEL, add_adapter, read_peft,
                                              read_peft_files, write_peft)
@@ -42,8 +44,6 @@ EARLIER_FILE = "adapter.pt"             # of versions up to 7
 # Upper limits: LoRA of full rank fits into the first; a full memory bank has 10 MB.
 RUN_FILE_BYTES = {ADAPTER_MODEL: 1 << 30, ADAPTER_CONFIG: MAX_CONFIG_BYTES, MEMORY_FILE: 1 << 26,
                   DETECTOR_FILE: 1 << 26}
-MAX_SHOTS, MAX_SHOT_BYTES = 10**5, 1 << 22     # good pictures of a run; bytes of one as PNG
-MAX_KEPT_BYTES = 30 << 20               # of all good pictures; beyond it none is kept
 DIGEST = Text(64)
 DETECTOR_SCHEMA = Record({
     "version": Whole(DETECTOR_VERSION, DETECTOR_VERSION), "class_name": Text(),
@@ -52,8 +52,9 @@ DETECTOR_SCHEMA = Record({
     "text_features": TensorOf((2, None), torch.float32, largest=1e3),
     "memory_scale": Number(1e-9, 1e9), "text_weight": Number(0, 1000),
     "threshold": OneOf(Nothing(), Number(-1e12, 1e12)),
-    "shot_measures": MapOf(ListOf(Number(), most=MAX_SHOTS), most=20),
-    **dict.fromkeys(("shot_scores", "rotated_scores"), ListOf(Number(), most=4 * MAX_SHOTS)),
+    "shot_measures": MapOf(ListOf(Number(0, 1e9), most=MAX_SHOTS), most=20),
+    **dict.fromkeys(("shot_scores", "rotated_scores"), ListOf(Number(-1e12, 1e12),
+                                                              most=4 * MAX_SHOTS)),
     "base": BASE_SCHEMA,
     "files": Record({ADAPTER_MODEL: DIGEST, ADAPTER_CONFIG: DIGEST,
                      MEMORY_FILE: OneOf(Nothing(), DIGEST)})})
@@ -100,14 +101,6 @@ def save_detector(detector: Any, folder: str | Path, weights: Weights) -> None:
         "base": asdict(base_of(weights, detector.clip.config)), "files": files},
         DETECTOR_SCHEMA, "detector")
     save_tensors(folder / DETECTOR_FILE, content)
-
-
-def kept_pictures(pictures: list[bytes]) -> list[torch.Tensor]:
-    """PNG files as uint8 tensors; none, if all together are too large for a run folder."""
-    sizes = [len(data) for data in pictures]
-    if sum(sizes) > MAX_KEPT_BYTES or max(sizes, default=0) > MAX_SHOT_BYTES:
-        return []
-    return [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in pictures]
 
 
 # ---- read ---------------------------------------------------------------------------------------
@@ -203,7 +196,8 @@ def make_detector(make: MakeDetector, content: RunContent, clip: CLIP) -> Any:
         frozen = len(detector.memory_states) * clip.config.vision_width
         bank = MemoryBank.from_state(content.memory["bank"], frozen + clip.config.embed,
                                      detector.device)
-        detector.shot_pictures = [data.numpy().tobytes() for data in content.memory["shots"]]
+        detector.shot_pictures = opened_pictures(content.memory["shots"], config.resolution
+                                                 or clip.config.resolution, clip.config.patch)
         detector.banks = {"adapted": bank, "memory": bank.truncated(frozen)}
     return detector
 

@@ -11,14 +11,16 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from minilora.charts.writers import write_drawing
 from minilora.compare.page import comparison_page, curves
 from minilora.compare.run_results import (RunResult, check_comparable, differing_facts, find_runs,
-                                          read_result_of)
+                                          read_result_of, setting_text)
 from minilora.compare.seed_statistics import Comparison, compared
 from minilora.compare.tables import csv_text, latex_text, markdown_text
+from minilora.config import DetectorConfig
 from minilora.io.cli import called_as, option_parser, run_command
 from minilora.io.files import atomic_write
 from minilora.io.text import shown
@@ -29,7 +31,8 @@ from minilora.runs.provenance import provenance
 
 COMPARE_FILES = ("compare.html", "compare.csv", "compare.md", "compare.tex", "curve-*.svg",
                  "curve-*.png")
-SAID_ONCE = ("weights", "data", "resolution")   # facts that are named if they are equal in all runs
+SAID_ONCE = ("weights", "data", "resolution")   # named if equal in all runs; so is each setting
+#                                                 that is not the default
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,7 +64,9 @@ def read_all(paths: list[str], say: Callable[[str], None]) -> list[RunResult]:
 
 def equal_facts(results: list[RunResult], differing: list[str]) -> str:
     """What is the same in all runs, as a sentence."""
-    facts = [f"{name} {results[0].facts[name]}" for name in SAID_ONCE if name not in differing]
+    usual = {name: setting_text(value) for name, value in asdict(DetectorConfig()).items()}
+    facts = [f"{name} {value}" for name, value in results[0].facts.items() if name not in differing
+             and (name in SAID_ONCE or value != usual.get(name))]
     return f"The same in all runs: {', '.join(facts)}." if facts else ""
 
 
@@ -104,8 +109,8 @@ def main() -> None:
 def demo() -> None:
     """What is said about two runs that differ in the number of steps."""
     facts = {"weights": "mini-clip 002abb9f019a", "data": "drawn", "resolution": "224"}
-    runs = [RunResult(Path(f"runs/{k}"), "bottle", 8, 1, facts | {"steps": steps}, "", {})
-            for k, steps in enumerate(("200", "0"))]
+    runs = [RunResult(Path(f"runs/{k}"), "bottle", 8, 1, facts | {"steps": steps, "rank": "2"}, "",
+                      "", {}) for k, steps in enumerate(("200", "0"))]
     print("differ in:", *differing_facts(runs))
     print(equal_facts(runs, differing_facts(runs)))
 

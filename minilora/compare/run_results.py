@@ -12,13 +12,18 @@ from typing import Any, NamedTuple
 
 from minilora.checkpoint.detector_files import read_detector
 from minilora.io.files import read_json
-from minilora.io.schema import check
+from minilora.io.schema import Record, check
 from minilora.io.text import shown
 from minilora.io.transaction import result_path
-from minilora.runs.fingerprints import METRICS_SCHEMA
+from minilora.runs.fingerprints import COUNT, METRICS_SCHEMA
+from minilora.runs.run_report import EMBEDDED_DATA
 
 SHOWN_METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 NOT_COMPARED = ("seed",)                        # settings over which the mean is taken
+RESULT_SCHEMA = Record(
+    METRICS_SCHEMA.keys | {"shots": COUNT, "resolution": COUNT,
+                           "data": METRICS_SCHEMA.optional["data"]},
+    METRICS_SCHEMA.optional, others=True)
 RUNS_DEPTH = 2                                   # folders of runs: runs/, runs/8shot-seed1/
 
 
@@ -30,6 +35,7 @@ class RunResult(NamedTuple):
     seed: int
     facts: dict[str, str]                       # weights, data and every setting, as text
     test_pictures: str                          # how many: "20 good, 63 defective"
+    test_digest: str                            # of their content; "" if it is not known
     rows: dict[str, dict[str, float | None]]    # {row: {metric: fraction in [0, 1]}}
 
 
@@ -55,30 +61,34 @@ def is_run(folder: Path) -> bool:
 def read_result_of(folder: Path) -> RunResult:
     """The results of one run.  Raises ValueError or OSError, in one line."""
     path = result_path(folder, "metrics.json")
-    metrics = check(read_json(path), METRICS_SCHEMA, shown(path))
+    metrics = check(read_json(path), RESULT_SCHEMA, shown(path))
     detector = read_detector(folder)
     rows = {name: {key: row.get(key) for key in SHOWN_METRICS}
             for name, row in metrics.get("rows", {}).items()}
     if not any(value is not None for row in rows.values() for value in row.values()):
         raise ValueError(f"{shown(folder)} has no metrics, because no labelled pictures were "
                          "scored; fit with --data, or with --test and folders of kinds")
-    base, counts = detector["base"], metrics["decisions"] or {}
+    base, counts = detector["base"], metrics.get("decisions") or {}
     facts = {"weights": f"{base['name']} {base['sha256'][:12]}", "data": metrics["data"]["name"]}
     facts |= {key: setting_text(value) for key, value in detector["config"].items()
               if key not in NOT_COMPARED}
     facts["resolution"] = str(metrics["resolution"])
+    facts = {name: shown(value) for name, value in facts.items()}       # of a stranger, perhaps
     pictures = (f"{counts['good']} good, {counts['defective']} defective" if counts else
                 "an unknown number")
-    return RunResult(folder, metrics["class"], metrics["shots"], detector["config"]["seed"],
-                     facts, pictures, rows)
+    # the drawn pictures are the same everywhere, but not always the bytes of their files
+    digest = "" if facts["data"] == EMBEDDED_DATA else metrics["data"].get("test", "")
+    return RunResult(folder, shown(metrics["class"]), metrics["shots"], detector["config"]["seed"],
+                     facts, pictures, digest, rows)
 
 
 def setting_text(value: Any) -> str:
     """The value of a setting for a heading: 0.001, "q k v out", "on"."""
     if isinstance(value, (list, tuple)):
         return " ".join(map(str, value)) or "default"
-    return {True: "on", False: "off"}.get(value, f"{value:g}") if isinstance(
-        value, (bool, int, float)) else str(value)
+    if isinstance(value, bool):                 # a number too in Python: 1 == True
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
 def differing_facts(results: list[RunResult]) -> list[str]:
@@ -105,6 +115,11 @@ def check_comparable(results: list[RunResult], differing: list[str]) -> None:
                 f"{shown(result.class_name)}: {shown(other.folder)} scored {other.test_pictures} "
                 f"pictures, {shown(result.folder)} {result.test_pictures}; expected the same test "
                 "pictures; compare them apart")
+        if other.test_digest and result.test_digest not in ("", other.test_digest):
+            raise ValueError(
+                f"{shown(result.class_name)}: the test pictures of {shown(other.folder)} and "
+                f"{shown(result.folder)} have other bytes or other masks; expected the same test "
+                "pictures; compare them apart")
 
 
 def column_name(result: RunResult, differing: list[str]) -> str:
@@ -119,7 +134,7 @@ def demo() -> None:
     def run(seed, **facts):
         return RunResult(Path(f"runs/{seed}"), "bottle", 8, seed,
                          {"weights": "mini-clip", "data": "drawn", **facts},
-                         "20 good, 40 defective", {})
+                         "20 good, 40 defective", "", {})
     runs = [run(1, steps="200"), run(2, steps="200"), run(1, steps="0")]
     differing = differing_facts(runs)
     print("columns:", *(column_name(result, differing) for result in runs), sep="  ")

@@ -11,12 +11,15 @@ Left out: the page (page.py).
 import csv
 import io
 from collections.abc import Callable
+from itertools import groupby
 
 from minilora.compare.run_results import SHOWN_METRICS
 from minilora.compare.seed_statistics import ALL_CLASSES, Comparison, Values, seeds_text
 from minilora.io.text import csv_cell, shown
 from minilora.report.results import markdown_table
 
+LATEX_LINES = 40                                # of one LaTeX table, so that it fits on a page
+CAPTION_LETTERS = 2000                          # more of one text are cut off
 LATEX_LETTERS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
                  "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
                  "±": r"$\pm$", "–": "--", **{c: f"\\{c}" for c in "&%$#_{}"}}
@@ -55,9 +58,15 @@ def table_lines(comparison: Comparison, metric: str, bold: Format) -> list[list[
 
 def table_caption(comparison: Comparison, metric: str, equal: str) -> str:
     """What a table shows, in one sentence.  equal: what is the same in all runs."""
-    return (f"{SHOWN_METRICS[metric][:1].upper()}{SHOWN_METRICS[metric][1:]} in per cent, mean ± "
-            f"standard deviation over {seeds_text(comparison)}; the best of each class in bold. "
-            f"{equal}")
+    seeds = seeds_text(comparison)
+    over = f"mean ± standard deviation over {seeds}" if seeds.startswith("seeds") else seeds
+    return (f"{SHOWN_METRICS[metric][:1].upper()}{SHOWN_METRICS[metric][1:]} in per cent, {over}; "
+            f"the best of each class in bold. {equal}")
+
+
+def markdown_escaped(text: str) -> str:
+    """A text for a cell of a Markdown table, which a page shows without reading HTML in it."""
+    return shown(text).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
 def markdown_text(comparison: Comparison, equal: str) -> str:
@@ -65,9 +74,9 @@ def markdown_text(comparison: Comparison, equal: str) -> str:
     parts = []
     for metric in comparison.cells:
         lines = table_lines(comparison, metric, lambda text, best: f"**{text}**" if best else text)
-        cells = [[shown(cell).replace("|", "\\|") for cell in line] for line in lines]
-        head = ["class", "row", *(shown(name).replace("|", "\\|") for name in comparison.columns)]
-        words = table_caption(comparison, metric, equal)
+        cells = [[markdown_escaped(cell) for cell in line] for line in lines]
+        head = ["class", "row", *map(markdown_escaped, comparison.columns)]
+        words = table_caption(comparison, metric, equal).replace("<", "&lt;")
         parts.append(f"{words}\n\n{markdown_table(head, cells)}\n")
     return "\n".join(parts)
 
@@ -75,30 +84,52 @@ def markdown_text(comparison: Comparison, equal: str) -> str:
 def latex_escaped(text: str) -> str:
     """A text for LaTeX: its special letters escaped, letters that pdflatex lacks as "?"."""
     letters = (LATEX_LETTERS.get(c, c if c.isascii() or c.isalpha() and ord(c) < 256 else "?")
-               for c in shown(text))
+               for c in shown(text, CAPTION_LETTERS))
     return "".join(letters)
 
 
+def latex_heading(column: str) -> str:
+    """The heading of a column; "8 shots, rank 2" becomes two lines, so that it stays narrow."""
+    lines = r" \\ ".join(latex_escaped(part) for part in column.split(", "))
+    return rf"\shortstack[r]{{{lines}}}" if ", " in column else lines
+
+
+def latex_table(caption: str, label: str, head: list[str], groups: list[list[list[str]]],
+                words: int = 1) -> str:
+    r"""One table in LaTeX, without a package.
+
+    head: cells;  groups: lines of cells, all in LaTeX's spelling, ruled off from each other;
+    words: how many of the first columns hold words.  With more than four columns it takes the whole
+    width of a page that has two columns of text.
+    """
+    wide = "*" * (len(head) > 4)
+    body = [line for group in groups for line in (
+        r"\hline", *(" & ".join(cells) + r" \\" for cells in group))]
+    return "\n".join([
+        rf"\begin{{table{wide}}}", r"\centering", rf"\caption{{{latex_escaped(caption)}}}",
+        rf"\label{{tab:{label}}}",
+        rf"\begin{{tabular}}{{{'l' * words}{'r' * (len(head) - words)}}}", r"\hline",
+        " & ".join(head) + r" \\", *body, r"\hline", r"\end{tabular}",
+        rf"\end{{table{wide}}}", ""])
+
+
 def latex_text(comparison: Comparison, equal: str) -> str:
-    r"""All tables in LaTeX, without a package; `\input` it, or paste it."""
-    parts = []
+    r"""All tables in LaTeX; `\input` it, or paste it.  Many classes become several tables."""
+    head, parts = ["class", "row", *map(latex_heading, comparison.columns)], []
     for metric in comparison.cells:
         lines = table_lines(comparison, metric, lambda text, best: (
             rf"\textbf{{{latex_escaped(text)}}}" if best else latex_escaped(text)))
-        head = ["class", "row", *comparison.columns]
-        body, earlier = [], None
-        for name, row, *numbers in lines:
-            rule = [r"\hline"] if name != earlier else []
-            first = "" if name == earlier else latex_escaped(name)
-            body += [*rule, " & ".join([first, latex_escaped(row), *numbers]) + r" \\"]
-            earlier = name
-        parts.append("\n".join([
-            r"\begin{table}", r"\centering",
-            rf"\caption{{{latex_escaped(table_caption(comparison, metric, equal))}}}",
-            rf"\label{{tab:{metric.replace('_', '-')}}}",
-            rf"\begin{{tabular}}{{ll{'r' * len(comparison.columns)}}}", r"\hline",
-            " & ".join(map(latex_escaped, head)) + r" \\", *body, r"\hline", r"\end{tabular}",
-            r"\end{table}", ""]))
+        pages = [[]]
+        for name, group in groupby(lines, lambda line: line[0]):
+            cells = [["", latex_escaped(row), *numbers] for _, row, *numbers in group]
+            cells[0][0] = latex_escaped(name)
+            if sum(map(len, pages[-1])) + len(cells) > LATEX_LINES and pages[-1]:
+                pages.append([])
+            pages[-1].append(cells)
+        for k, groups in enumerate(pages, 1):
+            more = (f"({k} of {len(pages)})", f"-{k}") if len(pages) > 1 else ("", "")
+            parts.append(latex_table(table_caption(comparison, metric, equal) + more[0],
+                                     metric.replace("_", "-") + more[1], head, groups, words=2))
     return "\n".join(parts)
 
 

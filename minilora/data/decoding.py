@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from minilora.data.bit_depth import check_deep_colour, grey16_to_8
+from minilora.data.listing import PHONE_REMEDY
 from minilora.io.notes import note
 from minilora.io.regular_file import open_regular
 from minilora.io.text import shown, shown_path
@@ -91,6 +92,8 @@ def opened_picture(path: str | Path, content: bytes | None = None) -> Iterator[I
         raise IsADirectoryError(f"{name} is a folder; give one picture file")
     try:
         with open_regular(path) if content is None else io.BytesIO(content) as file:
+            head = file.read(12)
+            file.seek(0)
             with _without_pillows_limit():
                 image = Image.open(file, formats=FORMATS)
             with image:
@@ -102,6 +105,9 @@ def opened_picture(path: str | Path, content: bytes | None = None) -> Iterator[I
     except PictureError:
         raise
     except UnidentifiedImageError as error:
+        if head[4:8] == b"ftyp":            # whatever the file is called
+            raise ValueError(f"cannot read picture {name}: found HEIC, AVIF or a video, expected "
+                             f"PNG, JPEG, BMP, TIFF or WebP; {PHONE_REMEDY}") from error
         raise ValueError(f"cannot read picture {name}: not a picture, or cut off at its start; "
                          f"expected a whole PNG, JPEG, BMP, TIFF or WebP file; save or copy it "
                          "again") from error

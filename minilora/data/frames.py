@@ -1,7 +1,7 @@
 """Frames of a file with their times: one of a picture, many of an animation or a video.
 
     pictures, animated GIF, WebP, APNG      Pillow
-    video                                   PyAV, with `pip install minilora[video]`
+    video                                   PyAV, with `pip install ".[video]"`
 
 Claim: only one frame is in memory at a time, however long the video is, and a frame is at most as
 large as a picture may be.
@@ -122,8 +122,8 @@ def _import_pyav(path):
         import av
         return av
     except ImportError as error:
-        raise ValueError(
-            f"{shown_path(path)}: video needs PyAV; pip install minilora[video]") from error
+        raise ValueError(f"{shown_path(path)}: video needs PyAV; in the clone: pip install "
+                         '".[video]"') from error
 
 
 def video_frames(path: Path) -> Iterator[Frame]:

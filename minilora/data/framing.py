@@ -134,6 +134,7 @@ def change_text(logarithm: float, more: str, less: str) -> str:
 
 def aspect_text(aspect: float) -> str:
     """Width to height as a usual pair of whole numbers, if one is within 4 %."""
+    aspect = max(aspect, 1e-3)          # as in `deviation`; a file may hold any number
     ratio = max(aspect, 1 / aspect)
     long, short = min(ASPECTS, key=lambda pair: abs(math.log(ratio * pair[1] / pair[0])))
     if abs(math.log(ratio * short / long)) > 0.04:

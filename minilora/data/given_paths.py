@@ -13,12 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from minilora.data.listing import IMAGE_SUFFIXES, listing
+from minilora.data.listing import IMAGE_SUFFIXES, PHONE_REMEDY, PHONE_SUFFIXES, listing
 from minilora.io.record import results_among
 from minilora.io.text import shown
 
-
-PHONE_SUFFIXES = (".heic", ".heif")         # what phones save, and Pillow does not read
 
 
 class Found(NamedTuple):
@@ -51,7 +49,10 @@ def find_pictures(paths: Iterable[str | Path], required: bool = True) -> Found:
         found.skipped.extend(inside.skipped)
         found.other.extend(p for p in other if p not in own)
         found.own.extend(p for p in inside.pictures if p in own)
-    if required and not any(map(os.path.lexists, found.pictures)) and not found.skipped:
+    if required and found.pictures and not any(map(os.path.lexists, found.pictures)):
+        raise FileNotFoundError(f"{', '.join(map(shown, found.pictures))} not found; give "
+                                "pictures, or folders with pictures")
+    if required and not found.pictures and not found.skipped:
         left_out = f" (apart from {len(found.own)} that minilora wrote)" if found.own else ""
         raise FileNotFoundError(f"no picture in {', '.join(map(shown, paths))}{left_out}; expected "
                                 f"files ending in {', '.join(IMAGE_SUFFIXES)}")
@@ -74,8 +75,7 @@ def not_taken(paths: list[Path]) -> list[str]:
     lines = []
     if phone:
         more = f" and {len(phone) - 1} more" if len(phone) > 1 else ""
-        lines.append(f"{len(phone)} HEIC: {shown(phone[0].name)}{more}; export as JPEG, which can "
-                     "be read")
+        lines.append(f"{len(phone)} HEIC: {shown(phone[0].name)}{more}; {PHONE_REMEDY}")
     others = [path for path in paths if path not in set(phone)]
     if others:
         counts = Counter(path.suffix.lower() or "no suffix" for path in others).most_common(5)

@@ -22,11 +22,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from minilora.data.bit_depth import shown_path
 from minilora.data.decoding import check_size, read_header, to_8_bits
 from minilora.data.given_paths import find_pictures
 from minilora.io.notes import note, take_notes
-from minilora.io.text import shown
+from minilora.io.text import shown, shown_path
 
 Given = str | Path | Image.Image | np.ndarray | Tensor | list | tuple
 Named = tuple[str, Path | Image.Image | Tensor]
@@ -71,7 +70,7 @@ def named_pictures(given: Given, check: Callable[[Tensor, str], None],
             found.append((number, from_array(item, number, bits)))
         elif isinstance(item, Image.Image):
             name = str(getattr(item, "filename", "")) or number
-            found.append((name, as_its_file(item, name, bits)))
+            found.append((name, from_pil(item, name, bits)))
         else:
             raise TypeError(f"{number}: expected {WANTED}, found {type(item).__name__}")
     if not found:
@@ -92,7 +91,7 @@ def picture_files(path: Path) -> list[Path]:
     return inside.pictures
 
 
-def as_its_file(image: Image.Image, name: str, bits: int = 0) -> Image.Image:
+def from_pil(image: Image.Image, name: str, bits: int = 0) -> Image.Image:
     """A PIL picture as reading its file would give it: upright, RGB of 8 bits, within the limit."""
     check_size(image.size, shown(name))
     if not image.width * image.height:
@@ -115,7 +114,7 @@ def from_array(array: np.ndarray, name: str, bits: int = 0) -> Image.Image:
         check_range(torch.from_numpy(np.ascontiguousarray(array, np.float32)), name)
         array = (array.clip(0, 1) * 255).round().astype(np.uint8)
     if array.dtype == np.uint8 or array.dtype == np.uint16 and channels == 1:
-        return as_its_file(Image.fromarray(array), name, bits)
+        return from_pil(Image.fromarray(array), name, bits)
     raise ValueError(f"{name}: expected uint8, floating point in [0, 1], or uint16 grey, {found}; "
                      "values from 0 to 255 become uint8 with astype('uint8'), 16-bit colour with "
                      "(array // 257).astype('uint8')")

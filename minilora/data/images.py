@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from minilora.data.decoding import check_size, read_image
+from minilora.data.decoding import opened_picture, read_image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)     # of CLIP's training pictures: red, green, blue
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -143,18 +143,23 @@ def load_squares(paths: Iterable[str | Path], resolution: int) -> Tensor:
     return torch.stack([to_square(read_image(path), resolution) for path in paths])
 
 
+def to_pil(pixels: Tensor) -> Image.Image:
+    """A picture (3, H, W) in [0, 1] as PIL RGB."""
+    values = (pixels.cpu() * 255).round().byte().permute(1, 2, 0)
+    return Image.fromarray(values.contiguous().numpy())
+
+
 def to_png(pixels: Tensor) -> bytes:
     """A picture (3, H, W) in [0, 1] as the bytes of a PNG file, without loss of its 8 bits."""
-    file, values = io.BytesIO(), (pixels.cpu() * 255).round().byte().permute(1, 2, 0)
-    Image.fromarray(values.numpy()).save(file, "PNG")
+    file = io.BytesIO()
+    to_pil(pixels).save(file, "PNG")
     return file.getvalue()
 
 
 def from_png(data: bytes) -> Tensor:
-    """The picture (3, H, W) in [0, 1] of the bytes of a PNG file.  Raises ValueError or OSError
-    for others and for one over the limit of size."""
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        check_size(image.size, "the stored good picture")
+    """The picture (3, H, W) in [0, 1] of the bytes of a PNG file.  Raises ValueError for others and
+    for one over the limit of size."""
+    with opened_picture("stored in the run", data) as image:
         return _tensor(image.convert("RGB")) / 255
 
 

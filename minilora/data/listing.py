@@ -20,6 +20,8 @@ from typing import NamedTuple
 from minilora.io.regular_file import kind_of
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+PHONE_SUFFIXES = (".heic", ".heif")         # what phones save, and Pillow does not read
+PHONE_REMEDY = "export as JPEG, which can be read"
 
 
 class Listing(NamedTuple):

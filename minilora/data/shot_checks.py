@@ -1,4 +1,4 @@
-"""Look at the shots before the fit, and say in one line each what will hurt.
+"""Check the shots before the fit: one warning, of one line, for each problem.
 
 Claim: everything that the shots show counts as good.  A defect among them is never found again, and
 a blurred or overexposed shot moves the threshold for all others.  So each shot is compared with the
@@ -28,7 +28,7 @@ FAR = 6                             # median absolute deviations
 FEW_SHOTS = 4                       # with fewer, the threshold is a guess and nothing is compared
 WORST_SHARE = 0.02                  # of the patches; their mean distance is compared
 MOST_COMPARED = 24                  # other shots with which the patches of one are compared
-MOST_PAIRS = 64                     # shots among which equal pictures are looked for
+MOST_PAIRS = 64                     # shots among which duplicates are searched
 MOST_LINES = 12
 LEAST_OBJECT = 0.3                  # object_size below this is noise
 SAME_PICTURE = 0.004                # mean difference of pixels; saved again as JPEG: 0.003
@@ -37,7 +37,7 @@ WHITE = 0.99                        # a pixel with all colours above
 
 def shot_warnings(names: Sequence[str], pictures: Sequence[Tensor],
                   tokens: Sequence[Tensor] = ()) -> list[str]:
-    """Lines about K shots; none if there is nothing to say.
+    """Warnings about K shots, one line each.
 
     names: how they are called;  pictures: (3, H, W) in [0, 1] each;  tokens: patch features (P, W)
     of each, of length one.
@@ -51,9 +51,10 @@ def shot_warnings(names: Sequence[str], pictures: Sequence[Tensor],
         lines += [line for k, name in enumerate(names)
                   for line in picture_warnings(shown(name), measures, k)]
         distances = distances_to_others(tokens)
-        lines += [f"{shown(name)}: differs from the others ({distances[k] / middle:.1f} times as "
-                  "far as usual); a defect, or another product?" for k, name in enumerate(names)
-                  if distances and (middle := is_far(distances, k, 1.0)) and distances[k] > middle]
+        for k, distance in enumerate(distances):
+            if (middle := median_if_far(distances, k, 1.0)) and distance > middle:
+                lines.append(f"{shown(names[k])}: differs from the others ({distance / middle:.1f} "
+                             "times as far as usual); a defect, or another product?")
     lines += [f"{shown(names[a])} and {shown(names[b])}: the same picture twice"
               for a, b in same_pictures(pictures)]
     rest = len(lines) - MOST_LINES
@@ -64,22 +65,22 @@ def picture_warnings(name: str, measures: list[dict[str, float]], k: int) -> lis
     """What is unusual about shot k by simple measurements."""
     columns = {key: [m[key] for m in measures] for key in measures[0]}
     values, lines = measures[k], []
-    middle = is_far(columns["detail"], k, 0.5)
+    middle = median_if_far(columns["detail"], k, 0.5)
     if middle is not None and values["detail"] < middle:
         lines.append("blurred; photograph it again")
-    middle = is_far(columns["white"], k, 0, 0.05)
+    middle = median_if_far(columns["white"], k, 0, 0.05)
     if middle is not None and values["white"] > middle:
         lines.append(f"{values['white']:.0%} of it is white, of the others {middle:.0%}; "
                      "overexposed?")
-    elif middle := is_far(columns["light"], k, 0, 0.08):
+    elif middle := median_if_far(columns["light"], k, 0, 0.08):
         word = "brighter" if values["light"] > middle else "darker"
         lines.append(f"{word} than the others (mean {values['light']:.2f}, they {middle:.2f}); "
                      "same light for all?")
-    if (middle := is_far(columns["object_size"], k, 0.1)) and middle > LEAST_OBJECT:
+    if (middle := median_if_far(columns["object_size"], k, 0.1)) and middle > LEAST_OBJECT:
         change = values["object_size"] / middle - 1
         word = "larger" if change > 0 else "smaller"
         lines.append(f"object {abs(change):.0%} {word} than on the others; same distance for all?")
-    if middle := is_far(columns["aspect"], k, 0.05):
+    if middle := median_if_far(columns["aspect"], k, 0.05):
         lines.append(f"width / height is {values['aspect']:.2f}, on the others {middle:.2f}; "
                      "turned or cropped?")
     return [f"{name}: {line}" for line in lines]
@@ -97,7 +98,8 @@ def shot_measurements(picture: Tensor) -> dict[str, float]:
         "white": (picture.amin(0) >= WHITE).float().mean().item()}
 
 
-def is_far(values: Sequence[float], k: int, share: float, least: float = 0.0) -> float | None:
+def median_if_far(values: Sequence[float], k: int, share: float,
+                  least: float = 0.0) -> float | None:
     """The median of the other values if value k is far from it, else None.
 
     Far: by more than FAR median absolute deviations, `share` of the median, and `least`.

@@ -5,9 +5,6 @@ Left out: photographs.
 """
 from functools import lru_cache
 
-from PIL import Image
-from torch import Tensor
-
 from minilora.checkpoint.weights import load_clip
 from minilora.clip import CLIP
 from minilora.scenes.scene import Scene, draw, product, seed_for
@@ -24,14 +21,10 @@ def drawn(name: str, number: int, flaw: str | None = None) -> Scene:
     return draw(product(name)[0], seed_for("figure", name, number), flaw)
 
 
-def as_picture(pixels: Tensor) -> Image.Image:
-    """(3, H, W) in [0, 1] -> PIL RGB."""
-    return Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy())
-
-
 def demo() -> None:
+    """One drawn picture, and the size of the model."""
     scene = drawn("gear", 0, "broken")
-    print(f"{' '.join(scene.words)} {scene.class_name}, broken, {as_picture(scene.picture).size}")
+    print(f"{' '.join(scene.words)} {scene.class_name}, broken, {tuple(scene.picture.shape)}")
     print(f"mini-clip: {sum(p.numel() for p in embedded_clip().parameters()):,} parameters")
 
 

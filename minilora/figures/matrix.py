@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from minilora.charts.colours import heat_colours
-from minilora.charts.drawing import Drawing, Raster, Words
+from minilora.charts.drawing import Drawing, Raster, Label
 from minilora.charts.plots import LETTER, title_words
 
 CELL_WIDTH, CELL_HEIGHT, MATRIX_TOP = 46, 24, 42        # pixels; below MATRIX_TOP the names begin
@@ -29,15 +29,15 @@ def matrix_plot(title: str, description: str, rows: Sequence[str], columns: Sequ
     shapes = [title_words(title),
               Raster(left, top, CELL_WIDTH * len(columns), height * len(rows),
                      Image.fromarray(colours))]
-    shapes += [Words(left + (k + 0.5) * CELL_WIDTH + 4, top - 6, name, turned=True)
+    shapes += [Label(left + (k + 0.5) * CELL_WIDTH + 4, top - 6, name, rotated=True)
                for k, name in enumerate(columns)]
     for n, name in enumerate(rows):
         middle = top + (n + 0.5) * height
-        shapes.append(Words(left - 8, middle + 4, name, "end"))
+        shapes.append(Label(left - 8, middle + 4, name, "end"))
         if pictures:
             shapes.append(Raster(8, middle - 0.46 * height, 0.92 * height, 0.92 * height,
                                  pictures[n], smooth=True))
-        shapes += [Words(left + (k + 0.5) * CELL_WIDTH, middle + 4, format(value, form), "middle",
+        shapes += [Label(left + (k + 0.5) * CELL_WIDTH, middle + 4, format(value, form), "middle",
                          size=10) for k, value in enumerate(numbers[n])]
     return Drawing(title, f"{title}: {description}",
                    max(360, left + CELL_WIDTH * len(columns) + 12), top + height * len(rows) + 12,
@@ -45,6 +45,7 @@ def matrix_plot(title: str, description: str, rows: Sequence[str], columns: Sequ
 
 
 def demo() -> None:
+    """A table of two words."""
     values = Tensor([[1.0, 0.2], [0.2, 1.0]])
     drawing = matrix_plot("two words", "their cosines", ["low", "lower"], ["low", "lower"], values)
     print(f"{drawing.width:.0f} x {drawing.height:.0f}, {len(drawing.shapes)} shapes;",

@@ -12,10 +12,11 @@ from minilora.charts.drawing import AnyShape, Dot, Drawing, side_by_side
 from minilora.charts.plots import (chart, fitted_range, heat_plot, line_plot, to_drawing, x_axis,
                                    y_axis)
 from minilora.coop import ensemble_features
+from minilora.data.images import to_pil
 from minilora.features import default_memory_states, extract_features
-from minilora.figures.embedded import as_picture, drawn, embedded_clip
+from minilora.figures.embedded import drawn, embedded_clip
 from minilora.memory_bank import MemoryBank, coreset
-from minilora.report.svg import roc_points
+from minilora.metrics.curves import roc_points
 
 KEPT = 20                               # points of the coreset
 
@@ -30,7 +31,7 @@ def memory_bank_figure() -> Drawing:
     def scatter(title: str, kept: Tensor) -> Drawing:
         """title: with {} for the largest distance of a point to the nearest kept one."""
         farthest = torch.cdist(points, points[kept]).amin(1).max().item()
-        shapes: list[AnyShape] = [*x_axis("first feature", x_range),
+        shapes: list[AnyShape] = [*x_axis(f"first feature; large dots: the {KEPT} kept", x_range),
                                *y_axis("second feature", y_range)]
         for style, radius, some in (("line-2", 1.5, points), ("bad", 3.5, points[kept])):
             shapes += [Dot(*to_drawing(x, y, x_range, y_range), style, radius)
@@ -44,7 +45,7 @@ def memory_bank_figure() -> Drawing:
 
 
 def anomaly_map_figure() -> Drawing:
-    """Text map and memory map of a drawn gear with a defect, and their sum."""
+    """Text map and memory map of a drawn gear with a defect."""
     clip = embedded_clip()
     visual, states = clip.visual, default_memory_states(len(clip.visual.blocks), 4)
 
@@ -59,7 +60,7 @@ def anomaly_map_figure() -> Drawing:
     memory = bank.distances(found.frozen_tokens)                                # (1, P)
     text, memory = (to_pixels(m, found.size, 4.0)[0] for m in (text, memory))   # (H, W)
     return side_by_side("Anomaly maps of a broken gear", [
-        heat_plot(title, values, (0, values.max().item()), picture=as_picture(scene.picture))
+        heat_plot(title, values, (0, values.max().item()), picture=to_pil(scene.picture))
         for title, values in (("Text map: probability of 'damaged'", text),
                               ("Memory map: distance to good patches", memory))])
 
@@ -78,7 +79,7 @@ def auroc_figure() -> Drawing:
 
 
 def demo() -> None:
-    """The titles of the coreset's figure, which hold its result."""
+    """Title, size and description of two figures."""
     for words in (memory_bank_figure(), auroc_figure()):
         print(f"{words.title} ({words.width:.0f} x {words.height:.0f} pixels)")
         print(f"  {words.description}")

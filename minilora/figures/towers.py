@@ -13,8 +13,8 @@ from minilora.bpe import default_tokenizer
 from minilora.charts.drawing import Drawing, side_by_side
 from minilora.charts.plots import heat_plot
 from minilora.clip_resnet import ModifiedResNet
-from minilora.data.images import normalise
-from minilora.figures.embedded import as_picture, drawn, embedded_clip
+from minilora.data.images import normalise, to_pil
+from minilora.figures.embedded import drawn, embedded_clip
 from minilora.figures.matrix import matrix_plot
 
 HEAD = 0                                # whose weights are drawn
@@ -37,7 +37,7 @@ def attention_figure() -> Drawing:
     q, k, v = (block.attn.split(m(x)) for m in (block.attn.q, block.attn.k, block.attn.v))
     share = F.avg_pool2d(scene.mask[None].float(), patch)[0]        # of defect in each patch
     place = int(share.argmax())
-    picture, (row, column) = as_picture(scene.picture), divmod(place, grid)
+    picture, (row, column) = to_pil(scene.picture), divmod(place, grid)
     ImageDraw.Draw(picture).rectangle([column * patch, row * patch, (column + 1) * patch - 1,
                                        (row + 1) * patch - 1], outline="red", width=2)
 
@@ -71,7 +71,7 @@ def clip_resnet_figure() -> Drawing:
         maps = [stage[0].mean(0) for stage in net.stages(normalise(scene.picture[None]))]
     return side_by_side("CLIP's ResNet: mean over the channels of each stage", [
         heat_plot(f"Stage {n}: {len(m)} x {len(m)}", m,
-                  picture=as_picture(scene.picture) if n == 1 else None)
+                  picture=to_pil(scene.picture) if n == 1 else None)
         for n, m in enumerate(maps, 1)])
 
 
@@ -84,7 +84,7 @@ def clip_figure() -> Drawing:
     return matrix_plot("CLIP: which sentence fits which picture?", "probabilities in each row",
                        list(PRODUCTS), list(PRODUCTS.values()),
                        clip.similarity(images, texts).softmax(-1), ".0%",
-                       [as_picture(p) for p in pixels])
+                       [to_pil(p) for p in pixels])
 
 
 def demo() -> None:

@@ -86,7 +86,7 @@ def losses_figure() -> Drawing:
 
 
 def demo() -> None:
-    """What the losses' figure shows: where each curve of the whole mask is lowest."""
+    """Title, size and description of the losses' figure."""
     drawing = losses_figure()
     print(drawing.title, f"({drawing.width:.0f} x {drawing.height:.0f} pixels)")
     print(drawing.description)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from minilora.attention import attention
 from minilora.bpe import default_tokenizer
-from minilora.charts.drawing import Drawing, Rectangle, Words
+from minilora.charts.drawing import Drawing, Rectangle, Label
 from minilora.charts.plots import LETTER, title_words
 from minilora.figures.embedded import embedded_clip
 from minilora.figures.matrix import matrix_plot
@@ -25,16 +25,16 @@ def bpe_figure(word: str = MERGED_WORD) -> Drawing:
     for n, ids in enumerate(steps):
         x, y = 70.0, ROWS_TOP + n * ROW_HEIGHT
         name = "bytes" if n == 0 else f"{n} merge{'s' * (n > 1)}"
-        shapes.append(Words(60, y + 14, name, "end"))
+        shapes.append(Label(60, y + 14, name, "end"))
         for token in ids:
             text = tokenizer.vocab[token].decode(errors="replace").replace(" ", "_")
             width = letter * len(tokenizer.vocab[token].rstrip())
             is_new = n > 0 and token not in steps[n - 1]
             shapes += [Rectangle(x + 1, y, width - 3, BOX_HEIGHT, "grid"),
-                       Words(x + width / 2, y + 14, text, "middle", bold=is_new)]
+                       Label(x + width / 2, y + 14, text, "middle", bold=is_new)]
             x += width
     width = 90 + letter * len(word.encode())
-    shapes.append(Words(70, ROWS_TOP + len(steps) * ROW_HEIGHT + 8,
+    shapes.append(Label(70, ROWS_TOP + len(steps) * ROW_HEIGHT + 8,
                         f"_ ends a word; ids {', '.join(map(str, steps[-1]))}"))
     return Drawing(f"BPE: the merges of '{word}'", f"{len(steps) - 1} merges make "
                    f"{len(steps[-1])} tokens of {len(steps[0])} bytes", max(360, width),
@@ -54,7 +54,7 @@ def text_figure() -> Drawing:
     attn, x = text.blocks[-1].attn, text.blocks[-1].ln_1(x)
     q, k = attn.split(attn.q(x)), attn.split(attn.k(x))                         # (1, H, L, D)
     weights = attention(q, k, torch.eye(len(names)).expand_as(q @ k.mT), causal=True)
-    return matrix_plot("Text tower: END sees all, START only itself",
+    return matrix_plot("Text tower: no token attends to a later one",
                        "attention weights, rows look at columns", names, names,
                        weights[0].mean(0))
 
@@ -76,7 +76,7 @@ def demo() -> None:
     drawing = bpe_figure()
     rows = {}
     for shape in drawing.shapes[1:-1]:
-        if isinstance(shape, Words):
+        if isinstance(shape, Label):
             rows.setdefault(shape.y, []).append(shape.text)
     for name, *tokens in rows.values():
         print(f"{name:9s} {'|'.join(tokens)}")

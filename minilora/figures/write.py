@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from minilora.charts.drawing import Drawing
-from minilora.charts.writers import DRAWING_ENDINGS, png_image, standalone_svg
+from minilora.charts.writers import check_drawing_path, drawing_bytes
 from minilora.figures import scores, towers, training, words
 from minilora.io.output import atomic_output, check_output
 from minilora.io.text import shown
@@ -22,9 +22,7 @@ FIGURES: dict[str, Callable[[], Drawing]] = {
 
 def check_figure_path(path: str | Path) -> None:
     """Raises ValueError, before any work, if `write_figure` would refuse this file."""
-    if Path(path).suffix.lower() not in DRAWING_ENDINGS:
-        raise ValueError(f"--plot {shown(path)}: expected the name of a file that ends in "
-                         f"{' or '.join(DRAWING_ENDINGS)}")
+    check_drawing_path(path)
     check_output(path, "plot")
 
 
@@ -33,10 +31,7 @@ def write_figure(name: str, path: str | Path) -> None:
     check_figure_path(path)
     drawing = FIGURES[name]()
     with atomic_output(path, "plot") as file:
-        if Path(path).suffix.lower() == ".svg":
-            file.write(standalone_svg(drawing).encode())
-        else:
-            png_image(drawing).save(file, "PNG")
+        file.write(drawing_bytes(path, drawing))
     print(f"written  {shown(path)}: {shown(drawing.title)}")
 
 

@@ -50,6 +50,7 @@ def option_parser(name: str, description: str | None, example: str = "",
 def number_between(convert: Callable[[str], float], kind: str, low: float,
                    high: float) -> Callable[[str], float]:
     """A `type=` for argparse: convert(text), a number in [low, high]; NaN is refused."""
+    low, high = (int(limit) if limit == int(limit) else limit for limit in (low, high))
     def read(text):
         with contextlib.suppress(ValueError):
             if low <= (value := convert(text)) <= high:
@@ -74,7 +75,7 @@ def positive_int(text: str) -> int:
     return whole_number(1)(text)
 
 
-def whole(text: str) -> int:
+def non_negative_int(text: str) -> int:
     """A `type=` for argparse: a whole number of at least 0."""
     return whole_number(0)(text)
 

@@ -54,6 +54,7 @@ def path_from_here(path: Path) -> str:
     except OSError:
         return str(path)
 
+
 def demo() -> None:
     """A user's error, and one of the system."""
     for error in (FileNotFoundError("data folder /nowhere not found; correct the path"),

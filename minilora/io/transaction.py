@@ -74,6 +74,8 @@ def atomic_folder(folder: str | Path, purpose: str, names: Iterable[str],
             (staging / COMMIT_RECORD).unlink(missing_ok=True)   # first: Ctrl-C just after it
             clear_staging(staging, names, keep=(RESUME_FILE,))
             raise
+        if not new:
+            clear_staging(staging, names, keep=(RESUME_FILE,))
         finish_commit(folder, purpose, names)
         WRITTEN.extend(folder.absolute() / name for name in new)
 

@@ -16,7 +16,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -26,11 +25,11 @@ from minilora.anomaly_map import to_pixels
 from minilora.auroc import auroc
 from minilora.data import splits
 from minilora.data.decoding import megapixel_option
-from minilora.data.images import CLIP_MEAN, CLIP_STD, load_squares, normalise
+from minilora.data.images import CLIP_MEAN, CLIP_STD, load_squares, normalise, to_pil
 from minilora.data.mvtec import Dataset, Sample, few_shot, parse_shots
 from minilora.data.samples import load_masks, mask_summary
-from minilora.io.cli import (ERROR_STATUS, device_name, device_text, finite_number, option_parser,
-                             seed_value, whole, whole_number)
+from minilora.io.cli import (ERROR_STATUS, device_name, device_text, finite_number,
+                             non_negative_int, option_parser, seed_value, whole_number)
 from minilora.io.derived_name import derived_stem
 from minilora.io.files import atomic_write, digest_of, sha256_of, write_json
 from minilora.io.parser import OneLineParser
@@ -67,7 +66,8 @@ def parser() -> OneLineParser:
         help=", ".join(CONFIGS))
     add("--weights", metavar="FILE", type=Path, help="an official file, or mae.safetensors")
     add("--device", metavar="NAME", default="auto", type=device_name, help="auto, cuda, mps, cpu")
-    add("--steps", metavar="N", type=whole, default=1000, help="training steps; 0: no training")
+    add("--steps", metavar="N", type=non_negative_int, default=1000,
+        help="training steps; 0: no training")
     add("--probe", action="store_true", help="train a linear layer on frozen features")
     add("--finetune", action="store_true", help="train the whole encoder with labels")
     add("--seed", metavar="N", type=seed_value, default=1, help="of all randomness")
@@ -116,8 +116,7 @@ def reconstruction_grid(mae: MaskedAutoencoder, pixels: Tensor, seed: int = 0) -
     reconstructed = mae.reconstruct(normalise(pixels), noise) * std + mean
     columns = pixels, unpatchify(grey, mae.config.patch), reconstructed.clamp(0, 1)
     rows = [torch.cat([c[k] for c in columns], dim=2) for k in range(len(pixels))]
-    whole = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0)
-    return Image.fromarray(np.ascontiguousarray(whole.numpy()))
+    return to_pil(torch.cat(rows, dim=1))
 
 
 def evaluate_detector(mae: MaskedAutoencoder, data: Dataset, resolution: int) -> dict[str, Any]:

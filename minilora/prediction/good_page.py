@@ -1,8 +1,8 @@
-"""report.html of a fit without test pictures: what the good pictures say about themselves.
+"""report.html of a fit without test pictures: the good pictures and their leave-one-out scores.
 
-Claim: before a detector judges anything, its good pictures can be looked at as it sees them.  Each
-is scored with a memory that does not contain it; the highest ones are those that a user should look
-at first, because one with a defect raises the threshold for all.
+Claim: before a detector is used, its good pictures should be checked.  Each is scored with a memory
+bank that does not contain it.  The user should check those with the highest scores first, because
+one good picture with a defect raises the threshold for all.
 
 Left out: mistakes and curves, which need test pictures (report/run_page.py).
 """
@@ -15,14 +15,13 @@ from torch import Tensor
 
 from minilora.charts.colours import heat_colours
 from minilora.checkpoint.published import BUNDLED_MODEL
-from minilora.data.images import from_png
+from minilora.data.images import from_png, to_pil
 from minilora.io.files import atomic_write
 from minilora.prediction.inputs import SMALL_MODEL
-from minilora.prediction.page import (MOST_ROWS, PHOTOGRAPH, plain_table, score_bar,
-                                      threshold_part)
+from minilora.prediction.page import MOST_ROWS, PHOTOGRAPH, score_bar, threshold_part
 from minilora.prediction.picture import highest_place
 from minilora.prediction.thresholds import threshold_choices
-from minilora.report.html import document, html_text, inline_image
+from minilora.report.html import document, html_text, inline_image, plain_table
 from minilora.report.nearest_patch import FRAME
 from minilora.report.run_page import run_facts
 
@@ -55,7 +54,7 @@ def good_page(detector: Any, metrics: dict[str, Any], command: str, following: s
              f"Next: <code>{html_text(following)}</code></p>"
              f'<p class="soft">{PHOTOGRAPH}</p>')
     if warnings := metrics.get("shot_warnings"):
-        body += "<h2>Look at these pictures</h2><ul>" + "".join(
+        body += "<h2>Check these pictures</h2><ul>" + "".join(
             f"<li>{html_text(line)}</li>" for line in warnings) + "</ul>"
     body += threshold_part(scores, threshold_choices(detector, []), threshold)
     body += ("<h2>Good pictures, the highest score first</h2><p class=\"soft\">Left: the worst "
@@ -64,7 +63,7 @@ def good_page(detector: Any, metrics: dict[str, Any], command: str, following: s
              + "".join(good_card(detector, k, names[k]) for k in order[:MOST_GOOD]) + "</div>")
     if others := order[MOST_GOOD:][:MOST_ROWS]:
         body += "<h2>The other good pictures</h2>" + plain_table(
-            ("file", "score"), [(names[k], f"{scores[k]:.3f}") for k in others], "scroll")
+            ("file", "score"), [(names[k], f"{scores[k]:.3f}") for k in others], kind="scroll")
     body += f"<h2>How it was made</h2>{run_facts(metrics, command)}"
     return document(f"{detector.class_name}: good pictures", body)
 
@@ -72,8 +71,7 @@ def good_page(detector: Any, metrics: dict[str, Any], command: str, following: s
 def good_card(detector: Any, k: int, name: str) -> str:
     """Good picture number k with its worst patch framed, its map, and its score."""
     score, threshold, scores = detector.shot_scores[k], detector.threshold, detector.shot_maps[k]
-    pixels = (from_png(detector.shot_pictures[k]) * 255).round().byte().permute(1, 2, 0)
-    picture = framed_worst(Image.fromarray(pixels.contiguous().numpy()), scores,
+    picture = framed_worst(to_pil(from_png(detector.shot_pictures[k])), scores,
                            detector.clip.visual.patch)
     limit = max(detector.pixel_threshold(scores[None], torch.tensor([score])).item(), 1e-6)
     heat = Image.fromarray(heat_colours(scores / (2 * limit)))
@@ -95,14 +93,8 @@ def framed_worst(picture: Image.Image, scores: Tensor, patch: int) -> Image.Imag
 
 def demo() -> None:
     """The page of an untrained tower with four noise pictures."""
-    from minilora.clip import CLIP, CLIPConfig
-    from minilora.config import DetectorConfig
-    from minilora.detector import Detector
-    generator = torch.Generator().manual_seed(0)
-    clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
-                           text_width=64, text_layers=1)).initialise(generator)
-    good = 0.5 + 0.05 * torch.randn(4, 3, 64, 96, generator=generator).clamp(-1, 1)
-    detector = Detector(clip, "plate", DetectorConfig(steps=0)).fit(good)
+    from minilora.toy_detector import toy_detector
+    detector, _ = toy_detector()
     for k, score in enumerate(detector.shot_scores):
         card = good_card(detector, k, f"{k}.png")
         print(f"good picture {k}: score {score:.3f}, {len(card):,} characters on the page")

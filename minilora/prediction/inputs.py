@@ -1,11 +1,11 @@
-"""What scoring needs: a detector with a threshold, and pictures that are read ahead.
+"""Open a detector that has a threshold, and read pictures ahead of their scoring.
 
 Claim: a picture that cannot be read is an error of its own and never stops the others, so reading
 returns the error in place of the picture.  While one picture is scored, a thread reads the next.
 
 Left out: which pictures (data/given_paths.py), the score (prediction/picture.py).
 """
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,13 +14,14 @@ from PIL import Image
 from minilora.checkpoint.detector_files import read_detector
 from minilora.checkpoint.published import BUNDLED_MODEL
 from minilora.detector import Detector
+from minilora.io.cli import finite_number
 from minilora.io.prefetch import prefetch
 from minilora.io.text import shown
 from minilora.prediction.thresholds import override_threshold
 
 READ_AHEAD = 10**7                              # pixels that wait at most; then reading pauses
-SMALL_MODEL = (f"The run uses {BUNDLED_MODEL}, a small model for trying things out: what it says "
-               "is no base for decisions about real products.")
+SMALL_MODEL = (f"The run uses {BUNDLED_MODEL}, a small model for trying things out: do not "
+               "base decisions about real products on it.")
 
 
 def open_with_threshold(run: str | Path, model: str | Path | None = None, device: str = "cpu",
@@ -39,6 +40,17 @@ def open_with_threshold(run: str | Path, model: str | Path | None = None, device
         raise ValueError(f"{shown(run)} has no threshold, because it was fitted without shots; fit "
                          "with --shots 4 or more")
     return detector
+
+
+def threshold_options(add: Callable) -> None:
+    """The two options that replace the fitted threshold.
+
+    add: add_argument of a parser or of a group of options.
+    """
+    add("--threshold", metavar="T", type=finite_number(0, 1e6),
+        help="NG above this score, in place of the fitted threshold")
+    add("--fpr", "--false-positive-rate", dest="false_positive_rate", metavar="RATE",
+        type=finite_number(1e-4, 0.5), help="the threshold for this false-positive rate")
 
 
 def uses_small_model(run: str | Path) -> bool:

@@ -1,8 +1,8 @@
 """predictions.html: one page about the pictures that were scored, NG first.
 
-Claim: a list of scores does not tell whether to believe them.  The page shows for each picture the
-suspicious region, how far the score is from the threshold, and the worst patch beside the nearest
-good patch; and for the threshold what other choices would do.  It has no script and loads nothing.
+Claim: a list of scores does not tell whether they can be trusted.  The page shows for each picture
+the suspicious region, how far the score is from the threshold, and the worst patch beside the
+nearest good patch; and what other thresholds would do.  It has no script and loads nothing.
 
 The page shows at most MOST_SHOWN pictures, small; others are rows of a table.  While pictures are
 scored, only what the page will show is kept, so memory does not grow with their number.
@@ -10,16 +10,17 @@ Left out: the good pictures themselves (prediction/good_page.py), pictures in fu
 overlays beside the page).
 """
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from minilora.charts.drawing import AnyShape, Drawing, Polyline, Rectangle
+from minilora.charts.plots import histogram_plot
 from minilora.charts.writers import inline_svg
 from minilora.prediction.picture import Prediction, ScoredPicture
 from minilora.prediction.thresholds import Choice
-from minilora.report.html import Markup, cell, document, html_text, inline_image, pair_figure
-from minilora.report.svg import histogram
+from minilora.report.html import (Markup, document, facts_list, html_text, inline_image,
+                                  pair_figure, plain_table)
 
 MOST_SHOWN, MOST_ROWS = 200, 1000       # pictures with a thumbnail; rows of the table of others
 THUMBNAIL = 320                         # pixels of the longer side
@@ -73,7 +74,7 @@ def picture_card(scored: ScoredPicture) -> str:
                if p["framing"] else "")
     words = f"Worst patch at x {p['x']}, y {p['y']}"
     if scored.nearest:
-        turned = f", turned by {90 * scored.nearest.quarter_turns}°"
+        turned = f", rotated by {90 * scored.nearest.quarter_turns}°"
         words += (f"; the nearest good patch is in good picture {scored.nearest.shot + 1}"
                   f"{turned if scored.nearest.quarter_turns else ''}, cosine distance "
                   f"{scored.nearest.distance:.3f}")
@@ -103,24 +104,6 @@ def score_bar(score: float, threshold: float, style: str) -> str:
 
 # ---- parts of both pages ------------------------------------------------------------------------
 
-def plain_table(head: Sequence[str], rows: Iterable[Sequence[Any]], kind: str = "wide",
-                words: Sequence[int] = ()) -> str:
-    """A table whose order stays.  rows: cells as plain text or Markup;  kind, words: as in
-    `sortable_table` of html.py."""
-    def line(tag, row):
-        return "<tr>" + "".join(f'<{tag}{" class=words" * (k in words)}>{cell(c)}</{tag}>'
-                                for k, c in enumerate(row)) + "</tr>"
-    body = "".join(line("td", row) for row in rows)
-    return (f'<div class="{kind}" tabindex="0"><table><thead>{line("th", head)}</thead>'
-            f"<tbody>{body}</tbody></table></div>")
-
-
-def facts_list(facts: Mapping[str, Any]) -> str:
-    """How something was made, as a list of terms."""
-    return "<dl>" + "".join(f"<dt>{html_text(k)}</dt><dd>{html_text(v)}</dd>"
-                            for k, v in facts.items()) + "</dl>"
-
-
 def threshold_part(good_scores: Sequence[float], choices: Sequence[Choice], threshold: float,
                    n_scored: int = 0) -> str:
     """The scores of the good pictures as a histogram, and what each threshold would do.
@@ -136,10 +119,10 @@ def threshold_part(good_scores: Sequence[float], choices: Sequence[Choice], thre
                      f"{choice.scored_ng} of {n_scored}"])
     columns = len(head) if n_scored else len(head) - 1
     table = plain_table(head[:columns], [row[:columns] for row in rows])
-    chart = histogram("Scores of the good pictures", "score", {"good": good_scores}, ["good"],
-                      threshold) if good_scores else ""
+    chart = inline_svg(histogram_plot("Scores of the good pictures", "score", {"good": good_scores},
+                                      ["good"], threshold)) if good_scores else ""
     return (f'<h2>The threshold</h2><div class="charts">{chart}<div>{table}<p class="soft">Each '
-            "good picture is scored without itself in the memory. Rate: the share of new good "
+            "good picture is scored with a memory bank without it. Rate: the share of new good "
             "pictures that are expected to be NG. Another threshold: --threshold, "
             "--false-positive-rate.</p></div></div>")
 
@@ -162,15 +145,15 @@ def predictions_page(cards: PictureCards, predictions: Sequence[Prediction],
     body += f'<p class="soft">{PHOTOGRAPH}</p>'
     if failed:
         body += f"<h2>Not scored: {len(failed)}</h2>" + plain_table(
-            ("file", "reason"), [(p["file"], p["error"]) for p in failed[:MOST_ROWS]], "scroll",
-            (1,))
+            ("file", "reason"), [(p["file"], p["error"]) for p in failed[:MOST_ROWS]], (1,),
+            "scroll")
     body += threshold_part(good_scores, choices, scored[0]["threshold"], len(scored))
     body += cards.galleries()
     if others := cards.others(predictions):
         body += "<h2>All other pictures</h2>" + plain_table(
             ("file", "decision", "score", "framing"),
             [(p["file"], p["decision"], f"{p['score']:.3f}", p["framing"] or "")
-             for p in others[:MOST_ROWS]], "scroll", (1, 3))
+             for p in others[:MOST_ROWS]], (1, 3), "scroll")
         if len(others) > MOST_ROWS:
             body += f"<p>and {len(others) - MOST_ROWS} more in predictions.csv</p>"
     return document(f"{n_ng} of {len(scored)} NG",

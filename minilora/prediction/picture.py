@@ -1,7 +1,7 @@
-"""One picture: score, OK or NG, worst patch, overlay, and the line and row that say so.
+"""One picture: score, OK or NG, worst patch, overlay, its printed line and its row in CSV.
 
-Claim: a decision should come with its evidence: where the worst patch is, which good patch is
-nearest to it, and whether the picture is framed like the good pictures at all.
+Claim: a decision should come with its reasons: where the worst patch is, which good patch is
+nearest to it, and whether the picture is framed like the good pictures.
 
 Symbols: H x W pixels.
 Left out: reading files (prediction/inputs.py), many pictures (predict.py), pages.
@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from minilora.data.framing import framing_remarks, measure_framing
+from minilora.data.images import to_pil
 from minilora.detector import Detector
 from minilora.io.derived_name import derived_stem
 from minilora.io.text import csv_cell, shown, utf8_text
@@ -117,20 +118,10 @@ def csv_lines(predictions: Iterable[Prediction], columns: Sequence[str] = CSV_CO
 
 def demo() -> None:
     """A toy detector scores a good picture, and one with a dark spot."""
-    import torch
-
-    from minilora.clip import CLIP, CLIPConfig
-    from minilora.config import DetectorConfig
-    generator = torch.Generator().manual_seed(0)
-    clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
-                           text_width=64, text_layers=1)).initialise(generator)
-    good = 0.5 + 0.05 * torch.randn(4, 3, 64, 96, generator=generator).clamp(-1, 1)
-    detector = Detector(clip, "plate", DetectorConfig(steps=0)).fit(good)
-    picture = Image.fromarray((good[0] * 255).byte().permute(1, 2, 0).numpy())
-    spot = picture.copy()
-    spot.paste((10, 10, 10), (36, 20, 46, 30))
-    for name, each in (("good.png", picture), ("spot.png", spot)):
-        print(prediction_line(predict_picture(detector, name, each).prediction))
+    from minilora.toy_detector import toy_detector, with_spot
+    detector, good = toy_detector()
+    for name, pixels in (("good.png", good[0]), ("spot.png", with_spot(good[:1])[0])):
+        print(prediction_line(predict_picture(detector, name, to_pil(pixels)).prediction))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Another threshold than the fitted one, and what each choice would do.
 
-Claim: a threshold is a price: a lower one finds more defects and stops more good pictures.  Only
-the user knows what either costs, so a table shows both, as far as they are known: how many of the
-good pictures would be NG (each scored without itself in the memory), and how many of the pictures
-that were scored now.
+Claim: a lower threshold finds more defects and causes more false alarms.  Only the user knows what
+each of them costs.  So a table shows for each threshold how many of the good pictures would be NG
+(leave-one-out), and how many of the pictures that were scored.
 
 Symbols: K shots.
 Left out: the rule from a false-positive rate to a threshold (anomaly_map.py), how many defects are

@@ -1,15 +1,15 @@
-"""The table watch.csv: one row for each judged picture, on the disk before anything is said of it.
+"""The table watch.csv: one row for each scored picture, on the disk before its line is printed.
 
 Claim: after `kill -9` or a power cut, what is on the disk decides which pictures are done.  Every
 row is one line and ends with the key of the picture (`picture_key`); it is appended in one write
 and reaches the disk (fsync) before `append` returns.  A kill can cut the last row only: that half
-row is removed at the next start, and the picture is judged again.
+row is removed at the next start, and the picture is scored again.
 
 The table grows, so the record of the folder (io/record.py) cannot list its digest.  It lists the
 purpose "watch" from before the table exists; a watch.csv in a folder without that entry, or with
 other columns, is a user's, and is refused.  The overlays are listed when watching ends.
 
-Left out: rows that somebody deletes (those pictures are judged again).
+Left out: rows that somebody deletes (those pictures are scored again).
 """
 import contextlib
 import csv
@@ -18,6 +18,7 @@ import itertools
 import os
 import re
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -33,6 +34,7 @@ WATCH_FILE, WATCH_PURPOSE = "watch.csv", "watch"
 WATCH_COLUMNS = ("time", *CSV_COLUMNS, "latency_s", "scoring_ms", "key")
 WATCH_HEAD = csv_lines([], WATCH_COLUMNS).encode()
 WHOLE_ROW = re.compile(rb"[^\0\n]*,([0-9a-f]{32})\r?\n")
+OVERLAY = re.compile(r"NG-[^/\\\0]*\.png")
 MOST_LISTED = 100_000           # overlays in the record, which is read as a whole
 
 
@@ -75,17 +77,16 @@ class WatchLog:
                 self.file.truncate(state.st_size)
             raise OSError(f"{shown(self.path)}: the row of {one_line['file']} cannot be written "
                           f"({error.strerror}); free some space or correct the rights, and run "
-                          "the same command again, which judges this picture") from error
+                          "the same command again, which scores this picture") from error
         self.known.add(key)
 
     def list_overlays(self) -> None:
         """Enter the overlays in the record of the folder, so that no command takes them for
-        pictures to judge."""
+        new pictures."""
         results = read_record(self.folder)
         listed = results.get(WATCH_PURPOSE, {})
-        with open(self.path, encoding="utf-8", newline="") as file:
-            names = (row["overlay"] for row in csv.DictReader(file) if row["overlay"])
-            for name in itertools.islice(names, MOST_LISTED):
+        with open(self.path, encoding="utf-8", errors="replace", newline="") as file:
+            for name in itertools.islice(overlay_names(file), MOST_LISTED):
                 if name not in listed and (digest := regular_digest(self.folder / name)):
                     listed[name] = digest
         write_record(self.folder, results | {WATCH_PURPOSE: listed})
@@ -93,9 +94,20 @@ class WatchLog:
     def __enter__(self) -> "WatchLog":
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None,
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  traceback: TracebackType | None) -> None:
         self.file.close()
+
+
+def overlay_names(rows: Iterable[str]) -> Iterator[str]:
+    """The overlays that are named in the rows, which are one line each.  Somebody may have changed
+    them, so a name that leads out of the folder is left out."""
+    column = WATCH_COLUMNS.index("overlay")
+    for row in rows:
+        with contextlib.suppress(csv.Error):
+            for name in next(csv.reader([row]))[column:column + 1]:
+                if OVERLAY.fullmatch(name):
+                    yield name
 
 
 def check_watch_log(folder: str | Path) -> None:

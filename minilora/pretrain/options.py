@@ -18,8 +18,8 @@ import shlex
 from pathlib import Path
 
 from minilora.clip import CLIPConfig
-from minilora.io.cli import (device_name, finite_number, option_parser, positive_int, seed_value,
-                             whole, whole_number)
+from minilora.io.cli import (device_name, finite_number, non_negative_int, option_parser,
+                             positive_int, seed_value, whole_number)
 from minilora.io.files import sha256_of
 from minilora.io.parser import OneLineParser
 from minilora.io.text import shown
@@ -54,7 +54,8 @@ def parser(tower: CLIPConfig = MINI) -> OneLineParser:
     rare("--every", metavar="N", type=positive_int, default=20, help="steps: progress line")
     rare("--save-steps", "--save-every", metavar="N", type=positive_int, default=200,
          help="steps: resume point")
-    rare("--measure-every", metavar="N", type=whole, default=500, help="steps: held-out pictures")
+    rare("--measure-every", metavar="N", type=non_negative_int, default=500,
+         help="steps: held-out pictures")
     rare("--products", metavar="FOLDER", help="measure AUROC on these (layout of MVTec AD)")
     rare("--views", metavar="FOLDER", default="data/photo-views", help="store; '': none")
     rare("--crops", metavar="N", type=positive_int, default=3, help="per photograph")
@@ -68,8 +69,9 @@ def parser(tower: CLIPConfig = MINI) -> OneLineParser:
     rare("--full", metavar="P", type=share, default=0.03, help="last steps use whole pictures")
     rare("--minutes", metavar="N", type=finite_number(0, 1e6), default=0.0,
          help="in place of --steps")
-    rare("--stop", metavar="N", type=whole, default=0, help="stop after this step; 0: at the end")
-    rare("--fresh", metavar="N", type=whole, default=16,
+    rare("--stop", metavar="N", type=non_negative_int, default=0,
+         help="stop after this step; 0: at the end")
+    rare("--fresh", metavar="N", type=non_negative_int, default=16,
          help="new scenes per step; 0: all at first")
     rare("--buffer", metavar="N", type=positive_int, default=16384, help="scenes kept, 150 kB each")
     rare(f"--{LOSSES[0]}", metavar="WEIGHT", type=finite_number(0, 1e6), default=LOSS_WEIGHTS[0],

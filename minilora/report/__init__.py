@@ -2,7 +2,7 @@
 
 Start with `results.py` (numbers) and `panels.py` (a picture, its mask and its map); `run_page.py`
 writes the page of a run, `run_pictures.py` its parts with pictures, out of the HTML parts of
-`html.py`, the style of `style.py` and the charts of `svg.py`.  `nearest_patch.py` finds the good
+`html.py` and the style of `style.py`.  `nearest_patch.py` finds the good
 patch nearest to the worst one; `overlays.py` outlines the suspicious region in a picture;
 `contours.py` turns masks into boxes and polygons; `explain_parts.py` and `score_parts.py` are the
 stages of the method for one picture.

@@ -7,7 +7,6 @@ Symbols: P patches, L tokens, H heads, D head width, W width.
 Left out: the score and its parts (report/score_parts.py).
 """
 import math
-from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -56,17 +55,6 @@ def enlarged(picture: Image.Image,
     """The picture with PAGE_SIDE pixels on its shorter side."""
     return picture.resize([round(PAGE_SIDE * side / min(picture.size)) for side in picture.size],
                           resampling)
-
-
-def html_table(head: Sequence[str], rows: Iterable[Sequence[Any]], words: int = 0) -> str:
-    """A table of cells, plain text or Markup.  words: how many columns after the first hold words.
-    """
-    def line(tag, row):
-        return "<tr>" + "".join(
-            f'<{tag} class="words">{html.cell(c)}</{tag}>' if k <= words
-            else f"<{tag}>{html.cell(c)}</{tag}>" for k, c in enumerate(row)) + "</tr>"
-    return (f'<div class="wide" tabindex="0"><table><thead>{line("th", head)}</thead><tbody>'
-            f'{"".join(line("td", row) for row in rows)}</tbody></table></div>')
 
 
 def picture_row(pictures: list[tuple[Image.Image, str, str]]) -> str:
@@ -126,7 +114,7 @@ def prompts_part(detector: Any) -> str:
     return (heading(3, "The prompts", "bpe.py, text.py, coop.py", "The text is cut into tokens, "
                     "pieces of words, and each has a number. The first words are then replaced by "
                     "context vectors, which training changes.")
-            + html_table(("text", "tokens", "ids"), rows, 2)
+            + html.plain_table(("text", "tokens", "ids"), rows, (0, 1, 2))
             + "<p>The context vectors were initialised with the words “"
             + escape(detector.config.context) + "”. The tokens nearest to them after training are “"
             + escape("”, “".join(words)) + f"”. Cosine of the two text features: {cosine:.3f}; "
@@ -150,8 +138,8 @@ def shapes_part(detector: Any, pixels: Tensor, frozen: list[Tensor]) -> str:
                      detector.banks["adapted"].tokens.shape))
     return (heading(4, "Shapes", "features.py", "How many numbers there are at each stage: a patch "
                     "is one token, and each token is a row of numbers.")
-            + html_table(("stage", "module", "shape"),
-                         [(stage, module, str(tuple(shape))) for stage, module, shape in rows], 1))
+            + html.plain_table(("stage", "module", "shape"), [
+                (stage, module, str(tuple(shape))) for stage, module, shape in rows], (0, 1)))
 
 
 def attention_part(visual: VisionTransformer, frozen: list[Tensor], adapted: list[Tensor],
@@ -196,17 +184,16 @@ def lora_part(visual: VisionTransformer) -> str:
                     "W. Its size ‖ΔW‖; this as a share of ‖W‖; the share of its largest singular "
                     "value, which is 100 % if one direction does everything; its cosine with W, "
                     "which is near 0 if LoRA does something new.")
-            + html_table(("projection, blocks from 0", "‖ΔW‖", "of ‖W‖", "largest singular value",
-                          "cosine with W"), rows))
+            + html.plain_table(("projection, blocks from 0", "‖ΔW‖", "of ‖W‖",
+                                "largest singular value", "cosine with W"), rows, (0,)))
 
 
 def demo() -> None:
     """Weight changes by LoRA, and attention weights, in an untrained toy tower."""
-    from minilora.clip import CLIPConfig
     from minilora.lora import add_lora
+    from minilora.toy_detector import toy_clip
     generator = torch.Generator().manual_seed(0)
-    clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
-                           text_width=64, text_layers=1)).initialise(generator)
+    clip = toy_clip(generator)
     add_lora(clip.visual, ("q", "v"), (2,), generator=generator)
     for layer in lora_layers(clip.visual).values():
         torch.nn.init.normal_(layer.lora_B, std=0.02, generator=generator)

@@ -1,7 +1,7 @@
 """Parts of a self-contained HTML page: the document, pictures inside it, tables of numbers.
 
 Claim: a page that loads nothing can be read in any browser and sent by e-mail.  Pictures are inline
-JPEGs, charts are inline SVG (report/svg.py), and the style follows the reader's light or dark
+JPEGs, charts are inline SVG (charts/writers.py), and the style follows the reader's light or dark
 setting.  A script is in a page only if it has a table that can be sorted, and then it is
 `style.SORT_SCRIPT`.
 
@@ -11,7 +11,7 @@ import base64
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,15 @@ def cell(value: Any) -> str:
 
 def sortable_table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "",
                    words: Iterable[int] = (), kind: str = "wide") -> Markup:
-    """A table that is sorted by a click on a heading, or by its key.
+    """A table that is sorted by a click on a heading, or by its key.  See `plain_table`."""
+    caption = f"<caption>{html_text(caption)}</caption>" if caption else ""
+    table = plain_table(head, rows, words, kind)
+    return Markup(table.replace("<table>", f'<table class="sortable">{caption}', 1))
+
+
+def plain_table(head: Sequence[str], rows: Iterable[Sequence[Any]], words: Iterable[int] = (),
+                kind: str = "wide") -> Markup:
+    """A table in a fixed order.
 
     rows: cells as plain text, or as Markup;  words: numbers of the columns that hold words and not
     numbers, besides the first one;  kind: "wide" or, for a long table, "scroll".
@@ -98,10 +106,9 @@ def sortable_table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: 
             f'<{tag} class="words">{cell(c)}</{tag}>' if k in words else f"<{tag}>{cell(c)}</{tag}>"
             for k, c in enumerate(row)) + "</tr>"
     words = set(words)
-    caption = f"<caption>{html_text(caption)}</caption>" if caption else ""
     body = "".join(line("td", row) for row in rows)
-    return Markup(f'<div class="{kind}" tabindex="0"><table class="sortable">{caption}<thead>'
-                  f"{line('th', head)}</thead><tbody>{body}</tbody></table></div>")
+    return Markup(f'<div class="{kind}" tabindex="0"><table><thead>{line("th", head)}</thead>'
+                  f"<tbody>{body}</tbody></table></div>")
 
 
 def explained_table(head: Sequence[str], rows: Sequence[tuple[Any, Sequence[Any]]],
@@ -143,6 +150,12 @@ def number_or_none(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) else None
+
+
+def facts_list(facts: Mapping[str, Any]) -> Markup:
+    """How something was made, as a list of terms: {term: value}."""
+    return Markup("<dl>" + "".join(f"<dt>{html_text(k)}</dt><dd>{html_text(v)}</dd>"
+                                   for k, v in facts.items()) + "</dl>")
 
 
 # ---- heat maps ----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from minilora.data.images import from_png
+from minilora.data.images import from_png, to_pil
 from minilora.features import Features
 
 SURROUNDINGS = 2.0                      # patches shown on each side of the patch itself
@@ -68,8 +68,7 @@ def patch_pair(detector: Any, picture: Image.Image,
                found: NearestPatch) -> tuple[Image.Image, Image.Image]:
     """Two crops with a frame around the patch: of the picture (PIL RGB) and of the good one."""
     good = torch.rot90(from_png(detector.shot_pictures[found.shot]), found.quarter_turns, (1, 2))
-    good = Image.fromarray((good * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
-    return framed_crop(picture, found.box), framed_crop(good, found.shot_box)
+    return framed_crop(picture, found.box), framed_crop(to_pil(good), found.shot_box)
 
 
 def framed_crop(picture: Image.Image, box: Box) -> Image.Image:
@@ -90,18 +89,10 @@ def framed_crop(picture: Image.Image, box: Box) -> Image.Image:
 
 def demo() -> None:
     """A toy detector: the nearest good patch to the worst patch of a picture with a spot."""
-    from minilora.clip import CLIP, CLIPConfig
-    from minilora.config import DetectorConfig
-    from minilora.detector import Detector
-    generator = torch.Generator().manual_seed(0)
-    clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
-                           text_width=64, text_layers=1)).initialise(generator)
-    good = 0.5 + 0.05 * torch.randn(4, 3, 64, 96, generator=generator).clamp(-1, 1)
-    detector = Detector(clip, "plate", DetectorConfig(steps=0)).fit(good)
-    defective = good[:1].clone()
-    defective[0, :, 20:30, 36:46] = 0.1
+    from minilora.toy_detector import toy_detector, with_spot
+    detector, good = toy_detector()
     with torch.no_grad():
-        features = detector.encode(defective)
+        features = detector.encode(with_spot(good[:1]))
         maps, _ = detector.map_and_score(features, "adapted")
     found = nearest_good_patch(detector, features, maps[0])
     print("worst patch", *(f"{value:.2f}" for value in found.box))

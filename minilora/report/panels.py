@@ -1,7 +1,7 @@
 """Panels: a picture, its mask, its anomaly map and both together, under a bar that says the result.
 
 Claim: a table alone hides mistakes; a map shows whether the score comes from the defect.  The bar
-is green if the decision is right and red if it is wrong; where nobody has said what is right, it is
+is green if the decision is right and red if it is wrong; for a picture without a label it is
 green for OK and red for NG.  Words say the same as the colour.
 
     maps/     one JPEG file for each test picture; PNG files would be seven times as large
@@ -34,7 +34,7 @@ TITLE_HEIGHT, NAMES_HEIGHT, SCALE_WIDTH, GAP = 20, 16, 44, 2    # pixels
 
 
 def verdict(label: int | None, is_ng: bool | None) -> str:
-    """What a decision is worth: "miss", "false alarm", "defect found", "good"; or ""."""
+    """Whether a decision is right: "miss", "false alarm", "defect found", "good"; or ""."""
     if label is None or is_ng is None:
         return ""
     return ("defect found" if is_ng else "miss") if label else "false alarm" if is_ng else "good"

@@ -1,6 +1,6 @@
 """report.html: one self-contained page about a run, for a browser or an e-mail.
 
-Claim: to trust a detector, a reader needs to see its mistakes first. So the page shows in this
+Claim: to trust a detector, a reader needs to see its mistakes first.  So the page shows in this
 order: the table with all rows, the curves, the false alarms and misses, an example of each kind of
 defect, all test pictures in a table, and how the run was made.
 
@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minilora.charts.plots import histogram_plot, line_plot
+from minilora.charts.writers import inline_svg
 from minilora.data.mvtec import Sample
 from minilora.io.files import atomic_write
+from minilora.metrics.curves import precision_recall_points, roc_points
 from minilora.report.html import (Markup, bold_best, colour_scale, document, explained_table,
-                                  html_percent, html_text)
+                                  facts_list, html_percent, html_text)
 from minilora.report.run_pictures import Scored, kind_examples, mistakes, picture_table
-from minilora.report.svg import histogram, line_chart, precision_recall_points, roc_points
 
 REPORT_COLUMNS = {"image_auroc": "image AUROC", "image_ap": "AP", "image_f1_max": "best F1",
                   "pixel_auroc": "pixel AUROC", "pixel_ap": "pixel AP", "aupro": "AUPRO"}
@@ -61,8 +63,7 @@ def run_facts(metrics: dict[str, Any], command: str) -> str:
             "duration": f"{metrics['seconds']:.0f} s"
                         + (f", peak memory {memory / 2**20:,.0f} MB" if memory else "")}
     rows |= made_facts(metrics.get("made", {}))
-    return "<dl>" + "".join(f"<dt>{html_text(k)}</dt><dd>{html_text(v)}</dd>"
-                            for k, v in rows.items()) + "</dl>"
+    return facts_list(rows)
 
 
 def rows_table(rows: dict[str, dict[str, float | None]], explain: dict[str, str]) -> str:
@@ -86,21 +87,22 @@ def charts(metrics: dict[str, Any], scores: dict[str, list[float]],
     shown = {name: scores[name] for name in (last, "memory", "zero-shot") if name in scores}
     drawn = []
     if {0, 1} == set(labels):
-        drawn = [line_chart("ROC curve", "false-positive rate", "true-positive rate",
-                            {k: roc_points(v, labels) for k, v in shown.items()}, (0, 1), (0, 1)),
-                 line_chart("Precision over recall", "recall", "precision",
-                            {k: precision_recall_points(v, labels) for k, v in shown.items()},
-                            (0, 1), (0, 1))]
+        drawn = [line_plot("ROC curve", "false-positive rate", "true-positive rate",
+                           {k: roc_points(v, labels) for k, v in shown.items()}, (0, 1), (0, 1)),
+                 line_plot("Precision over recall", "recall", "precision",
+                           {k: precision_recall_points(v, labels) for k, v in shown.items()},
+                           (0, 1), (0, 1))]
     groups = {name: ([s for s, own in zip(scores[last], labels) if own == label], style)
               for name, label, style in (("good", 0, "good"), ("defective", 1, "bad"),
                                          ("not labelled", None, "line-0")) if label in labels}
-    drawn.append(histogram("Scores of the test pictures", f"score of row {last}",
-                           {name: values for name, (values, _) in groups.items()},
-                           [style for _, style in groups.values()], metrics["threshold"]))
+    drawn.append(histogram_plot("Scores of the test pictures", f"score of row {last}",
+                                {name: values for name, (values, _) in groups.items()},
+                                [style for _, style in groups.values()], metrics["threshold"]))
     if metrics["losses"]:
-        drawn.append(line_chart("Training loss", "step", "loss",
-                                {"loss": list(enumerate(metrics["losses"]))}))
-    return '<div class="charts">' + "".join(f"<figure>{d}</figure>" for d in drawn) + "</div>"
+        drawn.append(line_plot("Training loss", "step", "loss",
+                               {"loss": list(enumerate(metrics["losses"]))}))
+    return ('<div class="charts">' + "".join(f"<figure>{inline_svg(d)}</figure>" for d in drawn)
+            + "</div>")
 
 
 def decision_sentence(metrics: dict[str, Any]) -> str:

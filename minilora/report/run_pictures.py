@@ -54,7 +54,7 @@ def nearest_pair(detector: Any, path: Path, drawn: Sequence[str]) -> str:
 def pair_words(found: NearestPatch, drawn: Sequence[str]) -> str:
     """A sentence about the two patches.  drawn: names of the good pictures."""
     name = drawn[found.shot] if found.shot < len(drawn) else f"good picture number {found.shot + 1}"
-    turned = f", turned by {90 * found.quarter_turns}°" if found.quarter_turns else ""
+    turned = f", rotated by {90 * found.quarter_turns}°" if found.quarter_turns else ""
     return (f"Worst patch, and the nearest good patch, of {name}{turned}. Cosine distance "
             f"{found.distance:.3f}; 0 would be equal.")
 

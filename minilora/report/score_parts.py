@@ -21,8 +21,8 @@ from torch import Tensor
 
 from minilora.anomaly_map import text_map, to_pixels
 from minilora.features import Features
-from minilora.report.explain_parts import heading, heat_figure, html_table, picture_row
-from minilora.report.html import Markup
+from minilora.report.explain_parts import heading, heat_figure, picture_row
+from minilora.report.html import Markup, plain_table
 from minilora.rows import ROWS
 
 
@@ -91,23 +91,16 @@ def score_part(detector: Any, features: Features, name: str, score: float) -> st
         ("text map", parts.text_map), ("their sum: the anomaly map", total)]
     return (heading(1, "How the parts add up to the score", "detector.py", "A high score means: "
                     "unlike the good pictures, or like the text “damaged”.")
-            + html_table(("part", "what it is", "module", "value"), rows, 2)
+            + plain_table(("part", "what it is", "module", "value"), rows, (0, 1, 2))
             + picture_row([heat_figure(values, words, low, high) for words, values in maps]))
 
 
 def demo() -> None:
     """A toy detector: the parts of the score of a picture with a spot, and their sum."""
-    from minilora.clip import CLIP, CLIPConfig
-    from minilora.config import DetectorConfig
-    from minilora.detector import Detector
-    generator = torch.Generator().manual_seed(0)
-    clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
-                           text_width=64, text_layers=1)).initialise(generator)
-    good = 0.5 + 0.05 * torch.randn(4, 3, 64, 96, generator=generator).clamp(-1, 1)
-    detector = Detector(clip, "plate", DetectorConfig(steps=0)).fit(good)
-    good[:1, :, 20:30, 36:46] = 0.1
+    from minilora.toy_detector import toy_detector, with_spot
+    detector, good = toy_detector()
     with torch.no_grad():
-        features = detector.encode(good[:1])
+        features = detector.encode(with_spot(good[:1]))
         score = detector.map_and_score(features, "adapted")[1].item()
     parts = score_parts(detector, features, "adapted")
     print(f"memory {parts.memory:.6f} + text {parts.text:.6f} + whole {parts.whole:.6f} = "

@@ -67,6 +67,7 @@ figure img, svg { width: 100%; height: auto; display: block; }
   table { min-width: 0; } th, td { padding: .25rem .3rem; }
   .wide table, .scroll table { font-size: .85rem; } 
   .wide td, .wide th { overflow-wrap: break-word; }
+  .wide td.words { min-width: 3.8rem; }            /* short words stay whole */
   .gallery { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .5rem; }
   .panel { overflow-x: auto; } .panel img { min-width: 34rem; }
   table.explained { font-size: .75rem; }           /* the words go below their numbers */

@@ -81,10 +81,9 @@ def evaluate(detector: Detector, samples: list[Sample],
 
 def demo() -> None:
     """An untrained tower scores pictures of two shapes; each gets a map of its own shape."""
-    from minilora.clip import CLIP, CLIPConfig
+    from minilora.toy_detector import toy_clip
     generator = torch.Generator().manual_seed(0)
-    clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
-                           text_width=64, text_layers=1)).initialise(generator)
+    clip = toy_clip(generator)
     pictures = [torch.rand(3, 64, width, generator=generator) for width in (64, 96, 64)]
     for row, (maps, scores) in score_pictures(Detector(clip, "plate"), [pictures]).items():
         print(f"row {row}: maps {[tuple(m.shape) for m in maps]}, "

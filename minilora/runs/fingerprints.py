@@ -6,6 +6,7 @@ same fingerprint continues.
 
     run_fingerprint        weights, settings, data; of its files the path, size and time
     training_fingerprint   what the trained weights depend on, down to the last bit
+    digest_of_test         content of the test pictures and masks
 
 Left out: what a run writes (runs/run_class.py), versions and hardware (runs/provenance.py).
 """
@@ -32,7 +33,7 @@ METRICS_SCHEMA = Record(
     {"fingerprint": Text(64), "class": Text()},
     optional={"threshold": OneOf(Nothing(), Number()), "seconds": Number(), "skipped": COUNT,
               "rows": MapOf(MapOf(SHARE)), "kinds": MapOf(SHARE),
-              "data": Record({"name": Text()}, others=True),
+              "data": Record({"name": Text()}, {"test": Text(64)}, others=True),
               "decisions": OneOf(Nothing(), Record(dict.fromkeys(
                   ("good", "false_alarms", "defective", "found", "unlabelled", "called"), COUNT)))},
     others=True)
@@ -52,6 +53,13 @@ def files_of(data: Dataset) -> list[Path]:
     """The pictures and masks of a dataset."""
     return [path for s in data.train + data.test
             for path in (s.path, *mask_files(s.mask_path))]
+
+
+def digest_of_test(data: Dataset) -> str:
+    """A hash of labels and bytes of all test pictures and masks, without their places: two runs
+    that have the same one were measured on the same pictures."""
+    return digest_of(sorted([str(s.label), *map(sha256_of, (s.path, *mask_files(s.mask_path)))]
+                            for s in data.test))
 
 
 def adapter_files(options: argparse.Namespace) -> list[Path]:

@@ -74,7 +74,7 @@ def choose_name(folder_name: str) -> tuple[str, str]:
     """(name for the prompts, where it comes from); on a terminal the user is asked."""
     noun = noun_in(folder_name)
     if all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
-        answer = asked(noun or GENERAL_NAME)
+        answer = ask_user(noun or GENERAL_NAME)
         if answer:
             return answer, "as you said"
     if noun:
@@ -82,7 +82,7 @@ def choose_name(folder_name: str) -> tuple[str, str]:
     return GENERAL_NAME, f"the folder's name, {shown(folder_name, 40)}, is taken for no noun"
 
 
-def asked(default: str) -> str:
+def ask_user(default: str) -> str:
     """The user's answer; "" for the default or at the end of the input."""
     try:
         answer = input(QUESTION.format(default))

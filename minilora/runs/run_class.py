@@ -22,8 +22,8 @@ from torch import Tensor
 
 from minilora.checkpoint.detector_files import DETECTOR_FILE, EARLIER_FILE, MEMORY_FILE
 from minilora.checkpoint.peft_layout import ADAPTER_CONFIG, ADAPTER_MODEL, read_peft
-from minilora.checkpoint.weights import Weights, load_clip
-from minilora.clip import CLIP, CLIPConfig
+from minilora.checkpoint.weights import Weights, load_clip, save_official
+from minilora.clip import CLIP
 from minilora.config import DetectorConfig
 from minilora.data import own_and_visa
 from minilora.data.mvtec import Dataset, Sample, check_shots, few_shot, find_data
@@ -48,6 +48,7 @@ from minilora.runs.run_report import (EMBEDDED_DATA, OWN_DATA, ROW_DESCRIPTIONS,
                                       print_good_results, print_inputs, print_introduction,
                                       print_results, print_summary, run_metadata)
 from minilora.scenes import scene
+from minilora.toy_detector import toy_clip
 
 RUN_FILES = (ADAPTER_MODEL, ADAPTER_CONFIG, DETECTOR_FILE, MEMORY_FILE, "metrics.json",
              "scores.csv", "maps/*.jpg", "report.html")
@@ -147,7 +148,7 @@ def made_by_fit(options: argparse.Namespace, shots: list[Sample], root: Path) ->
 
 def fit_shots(detector: Detector, shots: list[Sample], weights: Weights, staging: Path,
               options: argparse.Namespace, say: Callable[[str], None]) -> list[str]:
-    """Looks at the shots and fits the detector to them; returns what it found, as lines.
+    """Checks the shots and fits the detector to them; returns the warnings about them.
 
     An interrupted training in the staging folder continues.
     """
@@ -159,10 +160,17 @@ def fit_shots(detector: Detector, shots: list[Sample], weights: Weights, staging
     if done:
         say(f"continues at step {done}, where the same training was stopped")
     pictures = prepare_pictures(shots, detector.prepare, detector.read)
-    lines = shot_warnings([s.path.name for s in shots], pictures, frozen_tokens(detector, pictures))
-    for line in lines:
-        say(f"look at  {line}")
+    lines = tell_warnings(detector, [s.path.name for s in shots], pictures, say)
     detector.fit(pictures, ProgressLine(detector.config.steps, done), resume)
+    return lines
+
+
+def tell_warnings(detector: Detector, names: list[str], pictures: list[Tensor],
+                  say: Callable[[str], None]) -> list[str]:
+    """Prints the warnings about the good pictures (3, H, W), and returns them."""
+    lines = shot_warnings(names, pictures, frozen_tokens(detector, pictures))
+    for line in lines:
+        say(f"warning  {line}")
     return lines
 
 
@@ -198,22 +206,23 @@ def write_results(folder: Path, detector: Detector, samples: list[Sample],
     return metrics
 
 
+def toy_options(root: Path, shots: int | str, steps: int) -> argparse.Namespace:
+    """Options as of fit.py, for a toy CLIP and a drawn gear, which are written to `root`."""
+    weights = root / "toy.safetensors"
+    save_official(toy_clip(torch.Generator().manual_seed(0)), weights)
+    scene.write_class(root, "gear", good=3, test_good=2, defective=1, resolution=64)
+    return argparse.Namespace(
+        name="gear", names=["gear"], shots=shots, data=str(root), good=None, test=None,
+        class_name=None, arguments=[], activation=None, model=str(weights), device="cpu",
+        adapter=None, out=root / "run", save_every=10.0, command="demo",
+        config=DetectorConfig(steps=steps))
+
+
 def demo() -> None:
     """A whole run on six small pictures with an untrained tower."""
     import tempfile
-
-    from minilora.checkpoint.weights import save_official
     with tempfile.TemporaryDirectory() as folder:
-        root, weights = Path(folder), Path(folder) / "toy.safetensors"
-        clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
-                               text_width=64, text_layers=1))
-        save_official(clip.initialise(torch.Generator().manual_seed(0)), weights)
-        scene.write_class(root, "gear", good=3, test_good=2, defective=1, resolution=64)
-        options = argparse.Namespace(          # as fit.py makes them from the command line
-            name="gear", names=["gear"], shots=2, data=folder, good=None, test=None,
-            class_name=None, arguments=[], activation=None, model=str(weights), device="cpu",
-            adapter=None, out=root / "run", save_every=10.0, command="demo",
-            config=DetectorConfig(steps=2))
+        options = toy_options(Path(folder), shots=2, steps=2)
         run_class(options, say=lambda line: None)
         print("a run folder:", ", ".join(sorted(p.name for p in options.out.iterdir())))
         same = run_class(options, say=lambda line: print(line.replace(folder, "…")), again=False)

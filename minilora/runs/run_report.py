@@ -26,6 +26,7 @@ from minilora.io.text import shown
 from minilora.lora import TARGETS, lora_layers
 from minilora.report import results
 from minilora.rows import ROWS
+from minilora.runs.fingerprints import digest_of_test
 from minilora.scenes import scene
 
 EMBEDDED_DATA = "embedded scenes (drawn)"               # name of the data without a data folder
@@ -89,7 +90,8 @@ def run_metadata(detector: Detector, weights: Weights, data: Dataset, data_name:
     trained, total = detector.count_parameters()
     return {"version": __version__, "class": data.name, "shots": options.shots,
             "seed": options.config.seed, "model": {"name": weights.name, "sha256": weights.sha256},
-            "data": {"name": data_name, "root": str(data.root)}, "device": options.device,
+            "data": {"name": data_name, "root": str(data.root), "test": digest_of_test(data)},
+            "device": options.device,
             "resolution": detector.resolution, "trainable_parameters": trained,
             "total_parameters": total, "threshold": detector.threshold,
             "adapter": str(options.adapter) if options.adapter else None,
@@ -129,14 +131,14 @@ def print_results(metrics: dict[str, Any], say: Callable[[str], None]) -> None:
 
 def print_good_results(metrics: dict[str, Any], following: str,
                        say: Callable[[str], None]) -> None:
-    """Scores of the good pictures, each with a memory that does not contain it.
+    """Scores of the good pictures, each with a memory bank that does not contain it.
 
     following: the command to go on with.
     """
     scores, threshold = metrics["shot_scores"], metrics["threshold"]
     highest = max(range(len(scores)), key=scores.__getitem__)
     ng = sum(score > threshold for score in scores)
-    say(f"scores of the good pictures, each without itself in the memory: lowest "
+    say(f"scores of the good pictures by leave-one-out: lowest "
         f"{min(scores):.3f}, median {statistics.median(scores):.3f}, highest {max(scores):.3f} "
         f"({shown(metrics['drawn'][highest])})")
     say(f"threshold {threshold:.3f}: {ng} of {len(scores)} good pictures would be NG; next: "

@@ -2,8 +2,8 @@
 
     python -m minilora.fit --update RUN PICTURES...
 
-Claim: a good picture that was called NG shows what the memory lacks.  With it in the memory the
-same goes right the next time, within seconds, since LoRA and the context vectors stay as they are.
+Claim: a good picture that was NG shows what the memory bank lacks.  With it in the memory bank,
+similar pictures get lower scores.  This takes seconds: LoRA and context vectors stay as they are.
 
 The earlier good pictures come from the run folder, which keeps them at the detector's resolution,
 as PNG files: without loss, so calibrating them again gives the threshold of the fit.  (JPEG files
@@ -34,14 +34,15 @@ from minilora.io.text import shown, shown_path
 from minilora.io.transaction import atomic_folder
 from minilora.runs.fingerprints import COUNT, stored_metrics
 from minilora.runs.provenance import provenance, shot_files
-from minilora.runs.run_class import RUN_FILES, write_results
+from minilora.runs.run_class import RUN_FILES, tell_warnings, write_results
 
 NEEDED = Record({"model": Record({"name": Text(), "sha256": Text(64)}),
-                 "data": Record({"name": Text(), "root": Text(10_000)}), "device": Text(),
-                 "seed": Whole(0, 2**63 - 1),
+                 "data": Record({"name": Text(), "root": Text(10_000)}, others=True),
+                 "device": Text(), "seed": Whole(0, 2**63 - 1),
                  "resolution": COUNT, "trainable_parameters": COUNT, "total_parameters": COUNT,
                  "seconds": Number(0), "drawn": ListOf(Text(10_000))}, others=True)
 TEST_RESULTS = ("rows", "kinds", "decisions", "masks", "map_scale")     # keys of metrics.json
+MUCH_HIGHER = 1.5                   # times the threshold before
 STORED_DIFFERENCE = 1e-3            # mean; the same file, resized by two versions of Pillow
 
 
@@ -59,11 +60,16 @@ def update_run(options: argparse.Namespace, say: Callable[[str], None] = print) 
         detector, weights = open_run(run, options.model, options.device)
         metrics = metrics_of(run)
         earlier = [from_png(data) for data in detector.shot_pictures]
+        if len(metrics["drawn"]) != len(earlier):
+            raise ValueError(f"{shown(run)}: metrics.json names {len(metrics['drawn'])} good "
+                             f"pictures, expected {len(earlier)}, which it keeps; fit again")
         new = new_pictures(detector, found.pictures, earlier, say)
         if not new:
             say(f"nothing to add; {shown(run)} is unchanged")
             return 0
         say(f"run      {shown(run)}: {len(earlier)} good pictures, {len(new)} more")
+        names = [Path(name).name for name in metrics["drawn"]] + [path.name for path in new]
+        metrics["shot_warnings"] = tell_warnings(detector, names, [*earlier, *new.values()], say)
         add_pictures(detector, earlier, new, say)
         if "rows" in metrics and options.out == run:
             say("results  on test pictures are those of the earlier memory and leave the run")
@@ -119,9 +125,12 @@ def add_pictures(detector: Detector, earlier: list[Tensor], new: dict[Path, Tens
     after = [detector.score(pixels[None])[1].item() for pixels in new.values()]
     say(f"threshold {threshold:.3f} before, {detector.threshold:.3f} after, from "
         f"{len(detector.shot_pictures)} good pictures")
+    if detector.threshold > MUCH_HIGHER * threshold:
+        say(f"warning  the threshold is {detector.threshold / threshold:.1f} times as high, so "
+            "defects may be OK; is one of the new pictures defective? Then fit again without it")
     for path, old, now, alone in zip(new, before, after, detector.shot_scores[len(earlier):]):
         say(f"  {shown(path.name)}: {decided(old, threshold)} before, "
-            f"{decided(now, detector.threshold)} after ({alone:.3f} without itself in the memory)")
+            f"{decided(now, detector.threshold)} after (leave-one-out {alone:.3f})")
 
 
 def decided(score: float, threshold: float) -> str:
@@ -146,25 +155,10 @@ def demo() -> None:
     """A run of an untrained tower on three good pictures gets two more, one of them twice."""
     import tempfile
 
-    import torch
-
-    from minilora.checkpoint.weights import save_official
-    from minilora.clip import CLIP, CLIPConfig
-    from minilora.config import DetectorConfig
-    from minilora.runs.run_class import run_class
-    from minilora.scenes import scene
+    from minilora.runs.run_class import run_class, toy_options
     with tempfile.TemporaryDirectory() as folder:
-        root, weights = Path(folder), Path(folder) / "toy.safetensors"
-        clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
-                               text_width=64, text_layers=1))
-        save_official(clip.initialise(torch.Generator().manual_seed(0)), weights)
-        scene.write_class(root, "gear", good=3, test_good=2, defective=1, resolution=64)
-        options = argparse.Namespace(          # as fit.py makes them from the command line
-            name="gear", names=["gear"], shots="all", data=folder, good=None, test=None,
-            class_name=None, arguments=[], activation=None, model=str(weights), device="cpu",
-            adapter=None, out=root / "run", save_every=10.0, command="demo",
-            config=DetectorConfig(steps=0))
-        run_class(options, say=lambda line: None)
+        root = Path(folder)
+        run_class(toy_options(root, shots="all", steps=0), say=lambda line: None)
         pictures = [root / "gear/train/good/000.png", root / "gear/test/good"]
         update_run(argparse.Namespace(run=root / "run", out=None, pictures=pictures, model=None,
                                       device="cpu", command="demo"),

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from minilora.data.images import to_pil
 from minilora.io.cli import option_parser
 from minilora.io.lock import make_folder
 from minilora.io.parser import OneLineParser
@@ -186,10 +187,9 @@ def filled_outline(mask: Tensor, reach: int = 4, least: int = 12) -> Tensor:
 
 def save_scene(scene: Scene, folder: Path, kind: str, number: int) -> None:
     """Write test/<kind>/NNN.png (or train/good/) and, for a defect, its mask, as in MVTec AD."""
-    pixels = (scene.picture * 255).round().byte().permute(1, 2, 0).numpy()
     picture = folder / ("train/good" if kind == "train" else f"test/{kind}") / f"{number:03d}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(picture)
+    to_pil(scene.picture).save(picture)
     if scene.flaw is not None:
         mask = folder / "ground_truth" / kind / f"{number:03d}_mask.png"
         mask.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Approximate nearest-neighbour search with faiss: which files are worth an exact comparison.
 
-    pip install minilora[faiss]
+    pip install ".[faiss]"
 
 An inverted file (Jegou et al. 2011) clusters the features around N_LISTS centroids; each centroid
 has a list of its features.  A query is compared only with the N_PROBES lists of the nearest
@@ -40,7 +40,7 @@ def import_faiss() -> ModuleType:
         import faiss
         return faiss
     except ImportError as error:
-        raise ValueError("--fast needs faiss; pip install minilora[faiss]") from error
+        raise ValueError('--fast needs faiss; in the clone: pip install ".[faiss]"') from error
 
 
 def inverted_index_path(index: Index) -> Path | None:

@@ -1,6 +1,6 @@
 """Optical character recognition, optional: rapidocr, which ships its models and runs offline.
 
-    pip install minilora[ocr]
+    pip install ".[ocr]"
 
 It makes a serial number on a part searchable: `python -m minilora.search index PATHS --ocr`, then
 `query INDEX --reads 4821`.  It takes about half a second per frame on one core.
@@ -17,7 +17,7 @@ class TextReader:
         try:
             from rapidocr_onnxruntime import RapidOCR
         except ImportError as error:
-            raise ValueError("--ocr needs rapidocr_onnxruntime; pip install minilora[ocr]"
+            raise ValueError('--ocr needs rapidocr_onnxruntime; in the clone: pip install ".[ocr]"'
                              ) from error
         self.engine = RapidOCR()
 

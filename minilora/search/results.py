@@ -9,9 +9,11 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
+from minilora.charts.plots import line_plot
+from minilora.charts.writers import inline_svg
 from minilora.data.frames import frames_at
 from minilora.io.text import shown
-from minilora.report import html, svg
+from minilora.report import html
 from minilora.search.events import Event
 
 MAX_PATH = 1000                 # characters of a path that are shown
@@ -96,9 +98,9 @@ def result_page(title: str, found: list[Event], curves: dict[str, tuple[Tensor, 
     for path in videos:
         times, values = curves[path]
         points = list(zip(times.tolist(), values.tolist()))
-        chart = svg.line_chart(f"similarity over time, {names[path]}", "seconds", "similarity",
-                               {"similarity": points}, None,
-                               (values.min().item(), values.max().item()))
+        chart = inline_svg(line_plot(f"similarity over time, {names[path]}", "seconds",
+                                     "similarity", {"similarity": points}, None,
+                                     (values.min().item(), values.max().item())))
         gallery = event_gallery([e for e in found if e.file == path], pictures, names)
         parts.append(f'<h2>{html.escape(names[path])}</h2><div class="charts"><figure>{chart}'
                      f"</figure></div>{gallery}")

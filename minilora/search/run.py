@@ -182,7 +182,7 @@ def index_options(p: OneLineParser) -> None:
     add("--out", metavar="FOLDER", type=Path, default=Path("index"), help="the index")
     add("--frame-rate", "--rate", metavar="N", type=finite_number(1e-6, 1e6), default=1.0,
         help="at most so many frames per second")
-    add("--ocr", action="store_true", help="store texts, 0.5 s a frame; needs minilora[ocr]")
+    add("--ocr", action="store_true", help="store texts, 0.5 s a frame; needs the extra ocr")
     rare("--change", metavar="D", type=finite_number(0, 255), default=0.0,
          help="skip a frame that differs less in grey")
     model_options(p)
@@ -207,8 +207,8 @@ def query_options(p: OneLineParser) -> None:
          help="window of the moving average")
     rare("--gap", metavar="SECONDS", type=finite_number(0, 1e9), default=EVENT_GAP,
          help="longest dip inside an event")
-    rare("--fast", action="store_true", help="for millions of frames; needs minilora[faiss]")
-    rare("--speak", action="store_true", help="speak the result; needs minilora[speech]")
+    rare("--fast", action="store_true", help="for millions of frames; needs the extra faiss")
+    rare("--speak", action="store_true", help="speak the result; needs the extra speech")
     rare("--speak-to", type=Path, metavar="FILE", help="the spoken result as a sound file")
     model_options(p)
 

@@ -1,6 +1,6 @@
 """Speech output of search results, optional.
 
-    pip install minilora[speech]        pyttsx3, offline; on Linux it also needs espeak-ng
+    pip install ".[speech]"             pyttsx3, offline; on Linux it also needs espeak-ng
     pip install gTTS                    the alternative: needs a network, can only write files
 
 Left out: languages other than English.
@@ -66,8 +66,8 @@ def speak_with_gtts(text: str, path: str | Path | None, error: Exception,
     except ImportError:
         gTTS = None
     if gTTS is None or path is None:
-        raise ValueError(f"no speech engine ({error}); pip install minilora[speech], on Linux "
-                         "also espeak-ng; or pip install gTTS and give --speak-to FILE.mp3"
+        raise ValueError(f'no speech engine ({error}); in the clone: pip install ".[speech]", on '
+                         "Linux also espeak-ng; or pip install gTTS and give --speak-to FILE.mp3"
                          ) from error
     with atomic_output(path, "query", inputs=inputs) as file:
         gTTS(text).write_to_fp(file)

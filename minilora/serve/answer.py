@@ -78,13 +78,8 @@ def demo() -> None:
     """A toy detector scores a picture, and bytes that are none."""
     import io
 
-    from minilora.clip import CLIP, CLIPConfig
-    from minilora.config import DetectorConfig
-    generator = torch.Generator().manual_seed(0)
-    clip = CLIP(CLIPConfig(embed=32, resolution=64, vision_layers=3, vision_width=64, patch=16,
-                           text_width=64, text_layers=1)).initialise(generator)
-    good = 0.5 + 0.05 * torch.randn(4, 3, 64, 96, generator=generator).clamp(-1, 1)
-    detector = Detector(clip, "plate", DetectorConfig(steps=0)).fit(good)
+    from minilora.toy_detector import toy_detector
+    detector, _ = toy_detector()
     file = io.BytesIO()
     Image.new("RGB", (96, 64)).save(file, "PNG")
     for name, content in (("plate.png", file.getvalue()), ("text.png", b"no picture")):

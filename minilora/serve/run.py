@@ -19,7 +19,8 @@ from minilora.io.cli import device_name, finite_number, option_parser, run_comma
 from minilora.io.notes import take_notes
 from minilora.io.parser import OneLineParser
 from minilora.io.text import shown
-from minilora.prediction.inputs import SMALL_MODEL, open_with_threshold, uses_small_model
+from minilora.prediction.inputs import (SMALL_MODEL, open_with_threshold, threshold_options,
+                                        uses_small_model)
 from minilora.serve.access import LOCAL_NAMES, is_everywhere
 from minilora.serve.page import PageFacts
 from minilora.serve.server import PictureServer
@@ -34,6 +35,7 @@ def run_serve(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         try:
             server.serve_forever()
         except KeyboardInterrupt:
+            server.ending = True
             with server.scoring:                            # the picture at hand is finished
                 count = server.history.count
             say(f"\nstopped: {count} picture{'s' * (count != 1)}; the page's history has ended")
@@ -42,7 +44,8 @@ def run_serve(options: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 def start_server(options: argparse.Namespace, say: Callable[[str], None]) -> PictureServer:
     """Opens the run, listens, and prints the address."""
-    detector = open_with_threshold(options.run, options.model, options.device)
+    detector = open_with_threshold(options.run, options.model, options.device, None,
+                                   options.threshold, options.false_positive_rate)
     small = uses_small_model(options.run)
     facts = PageFacts(detector.class_name, shown(options.run), len(detector.shot_pictures),
                       detector.threshold, options.max_megabytes, SMALL_MODEL if small else "")
@@ -94,12 +97,14 @@ def parser() -> OneLineParser:
     p = option_parser("minilora.serve", __doc__, "runs/mine")
     add, rare = p.add_argument, p.rare.add_argument
     add("run", help="a run folder of minilora fit")
-    add("--port", type=whole_number(0, 65535), default=DEFAULT_PORT, help="0: a free one")
-    add("--host", default=LOCAL_NAMES[0], help="who can open the page; 0.0.0.0: the whole network")
+    add("--port", metavar="N", type=whole_number(0, 65535), default=DEFAULT_PORT,
+        help="0: a free port")
+    add("--host", default=LOCAL_NAMES[0], help="address to listen on; 0.0.0.0: all")
     add("--max-megabytes", metavar="M", type=finite_number(0.001, 2000), default=MAX_MEGABYTES,
-        help="largest file that is taken")
+        help="largest upload")
     add("--device", metavar="NAME", default="auto", type=device_name, help="auto, cuda, mps, cpu")
-    rare("--model", metavar="WEIGHTS", help="if they are no longer where fit found them")
+    threshold_options(add)
+    rare("--model", metavar="WEIGHTS", help="base weights, if the file of the fit has moved")
     megapixel_option(rare)
     return p
 

@@ -49,6 +49,7 @@ class PictureServer(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = os.name != "nt"   # on Windows it would share a port that is in use
     request_queue_size = MAX_CONNECTIONS
+    ending = False                          # True: pictures that wait are not scored any more
 
     def __init__(self, detector: Detector, facts: PageFacts, host: str, port: int, max_bytes: int,
                  say: Callable[[str], None] = lambda line: None) -> None:
@@ -87,6 +88,8 @@ class PictureServer(ThreadingHTTPServer):
     def score(self, name: str, content: bytes) -> dict[str, Any]:
         """Scores one picture, keeps it in the history.  Returns what the page shows."""
         with self.scoring:
+            if self.ending:
+                raise ConnectionAbortedError("minilora serve has been stopped")
             prediction, scored, notes = score_upload(self.detector, name, content)
             self.say(prediction_line(prediction))
             entry = self.history.add(prediction, scored and scored.overlay)

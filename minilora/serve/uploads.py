@@ -29,10 +29,15 @@ NAME_HEADER = "X-File-Name"         # percent-encoded, because headers are ASCII
 
 def read_upload(headers: Mapping[str, str], file: IO[bytes], clock: TimedReader,
                 max_bytes: int) -> bytes:
-    """The body of a request.  Raises RequestRefused if it has no length, is too long, or stops.
+    """The body of a request.  Raises RequestRefused for a form, or if it has no length, is too
+    long, or stops.
 
     clock: what `file` reads from; its deadline is set by the announced length.
     """
+    if headers.get("Content-Type", "").lower().startswith("multipart/"):
+        raise RequestRefused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "found a form (multipart), "
+                             "expected the bytes of a picture; curl sends them with "
+                             "--data-binary @picture.jpg")
     length = headers.get("Content-Length", "")
     if not (length.isdecimal() and len(length) < 19):
         raise RequestRefused(HTTPStatus.LENGTH_REQUIRED, "an upload needs its length in bytes; "

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from minilora.charts import colours, plots, writers
-from minilora.charts.drawing import (STYLES, Dot, Drawing, Polyline, Raster, Rectangle, Words,
+from minilora.charts.drawing import (STYLES, Dot, Drawing, Polyline, Raster, Rectangle, Label,
                                      side_by_side)
 
 CURVES = {"ours": [(1, 90, 2), (4, 95, 1)], "text alone & more": [(1, 80), (4, 80)]}
@@ -80,7 +80,7 @@ def test_bars_are_as_high_as_their_values_and_a_missing_one_leaves_a_gap():
 @pytest.mark.parametrize("name", ["line", "bar", "histogram"])
 def test_two_series_get_a_legend_below_the_chart(name):
     drawing = DRAWINGS[name]
-    words = [s for s in drawing.shapes if isinstance(s, Words) and s.y > plots.CHART_HEIGHT]
+    words = [s for s in drawing.shapes if isinstance(s, Label) and s.y > plots.CHART_HEIGHT]
     assert len(words) == 2 and all(s.y < drawing.height for s in words)
 
 

@@ -8,14 +8,20 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from minilora import fit
+from minilora.charts.drawing import Label
+from minilora.charts.plots import PLOT_BOTTOM
 from minilora.compare import run
+from minilora.compare.page import curves
 from minilora.compare.run_results import (check_comparable, differing_facts, find_runs,
                                           read_result_of)
-from minilora.compare.seed_statistics import ALL_CLASSES, compared
-from minilora.compare.tables import latex_escaped, latex_text, markdown_text
+from minilora.compare.seed_statistics import ALL_CLASSES, Comparison, Values, compared
+from minilora.compare.tables import latex_escaped, latex_text, markdown_escaped, markdown_text
+from minilora.rows import ROWS
 from minilora.runs import run_class
+from minilora.runs.run_report import EMBEDDED_DATA
 from minilora.scenes import scene
 
 
@@ -124,6 +130,35 @@ def test_other_test_pictures_are_refused(runs, tmp_path):
         check_comparable(results, differing_facts(results))
 
 
+def test_test_pictures_with_other_bytes_are_refused_by_the_names_of_the_runs(runs, tmp_path):
+    results = [r for r in results_of(runs) if r.folder.name != "nut-2-2"]
+    assert len({r.test_digest for r in results}) == 2, "one for each class"
+    results.append(read_result_of(copied(runs, tmp_path, lambda metrics: metrics["data"].update(
+        test="0" * 16))))
+    with pytest.raises(ValueError, match="nut-1-1 and .*nut-2-2 have other bytes"):
+        check_comparable(results, differing_facts(results))
+
+
+def test_embedded_pictures_are_compared_by_name(runs, tmp_path):
+    """Drawn pictures are the same everywhere, but not always the bytes of their files."""
+    def drawn(metrics):
+        metrics["data"]["name"] = EMBEDDED_DATA
+    assert read_result_of(copied(runs, tmp_path, drawn)).test_digest == ""
+
+
+def test_a_setting_that_is_not_the_default_is_named(runs):
+    results = results_of(runs)
+    assert run.equal_facts(results, []).endswith("resolution 64, steps 1.")
+
+
+def test_the_chart_has_its_numbers_where_shots_were_measured(runs):
+    results = results_of(runs)
+    (drawing, *_) = curves(compared(results, differing_facts(results))).values()
+    numbers = [w.text for w in drawing.shapes if isinstance(w, Label) and w.y > PLOT_BOTTOM
+               and w.text.isdigit()]
+    assert numbers == ["1", "2"]
+
+
 def test_what_is_no_run_is_named_and_the_others_are_compared(runs, tmp_path, monkeypatch, capsys):
     (tmp_path / "notes").mkdir()
     damaged = copied(runs, tmp_path, lambda metrics: metrics.update(rows="all"), "gear-1-1")
@@ -158,6 +193,7 @@ def test_the_files_hold_the_same_numbers(runs, tmp_path, monkeypatch, capsys):
     assert shown in (out / "compare.md").read_text() and shown in capsys.readouterr().out
     page = (out / "compare.html").read_text()
     assert shown in page and page.count("<svg") == 3
+    assert "How it was made" in page and f"torch {torch.__version__}" in page
     assert not re.search(r"(src|href)=.?https?:", page)
     assert sorted(p.name for p in out.glob("curve-*")) == [
         f"curve-{name}.{ending}" for name in ("gear", "mean", "nut") for ending in ("png", "svg")]
@@ -167,12 +203,42 @@ def test_the_files_hold_the_same_numbers(runs, tmp_path, monkeypatch, capsys):
 def test_the_latex_tables_compile(runs, tmp_path, monkeypatch):
     out = compare(monkeypatch, tmp_path, runs)
     text = latex_text(compared(results_of(runs), []), r"Odd: 50 % of a_b & {c} \ ~ ^ # $ < > | é 漢")
-    (out / "thesis.tex").write_text(r"\documentclass{article}\begin{document}"
+    (out / "thesis.tex").write_text(r"\documentclass[twocolumn]{article}\usepackage{array}"
+                                    r"\usepackage{graphicx}\begin{document}"
                                     + (out / "compare.tex").read_text() + text
+                                    + latex_text(many(15, ("1 shot", "2 shots, rank 2")), "")
                                     + r"\end{document}", "utf-8")
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "thesis.tex"],
                           cwd=out, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and (out / "thesis.pdf").is_file(), done.stdout[-1000:]
+    assert "Overfull" not in done.stdout and "too large" not in done.stdout
+
+
+def many(classes, columns=("8 shots",)):
+    """A comparison of many classes."""
+    names = [f"class {k:02d}" for k in range(classes)]
+    cells = {(name, row, column): Values({1: 0.9}) for name in names for row in ROWS
+             for column in columns}
+    return Comparison(names, list(ROWS), list(columns), dict.fromkeys(columns, 8),
+                      {"aupro": cells})
+
+
+def test_many_classes_become_tables_that_fit_on_a_page():
+    text = latex_text(many(15), "")
+    sizes = [part.count(r"\\") - 1 for part in text.split(r"\begin{table}")[1:]]
+    assert sum(sizes) == 15 * len(ROWS) and max(sizes) <= 40
+    assert "(1 of 3)" in text and "{tab:aupro-3}" in text
+    assert r"\begin{table*}" in latex_text(many(2, ("1 shot", "2 shots", "4 shots")), "")
+    assert r"\shortstack[r]{8 shots \\ rank 2}" in latex_text(many(1, ("8 shots, rank 2",)), "")
+
+
+def test_one_seed_has_no_deviation_and_the_caption_says_so():
+    assert markdown_text(many(1), "x" * 300 + " end").startswith("AUPRO in per cent, seed 1; the")
+    assert "x end" in latex_text(many(1), "x" * 300 + " end"), "a long caption is complete"
+
+
+def test_a_cell_of_markdown_holds_no_html():
+    assert markdown_escaped("<b>a|b</b> & c") == r"&lt;b>a\|b&lt;/b> &amp; c"
 
 
 def test_letters_with_a_meaning_in_latex_are_escaped():

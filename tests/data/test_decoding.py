@@ -104,6 +104,13 @@ def test_only_formats_that_people_save_are_opened(tmp_path):
         read_image(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("name", ["IMG_1.HEIC", "renamed.jpg"])
+def test_a_picture_of_a_phone_is_refused_with_the_remedy_whatever_it_is_called(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(ValueError, match=f"{name}: found HEIC.* export as JPEG"):
+        read_image(tmp_path / name)
+
+
 def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ValueError, match="pipe.png is a named pipe"):

@@ -14,7 +14,7 @@ from test_house import MECHANISMS
 
 from minilora import lora
 from minilora.bpe import default_tokenizer
-from minilora.charts.drawing import Dot, Polyline, Raster, Words
+from minilora.charts.drawing import Dot, Polyline, Raster, Label
 from minilora.charts.writers import standalone_svg
 from minilora.figures.embedded import drawn
 from minilora.figures.write import FIGURES, write_figure
@@ -29,7 +29,7 @@ def figure(name):
 
 
 def texts(name):
-    return [shape.text for shape in figure(name).shapes if isinstance(shape, Words)]
+    return [shape.text for shape in figure(name).shapes if isinstance(shape, Label)]
 
 
 def rasters(name):
@@ -59,10 +59,10 @@ def test_a_figure_is_an_svg_with_a_title_labels_and_data(name):
     assert root.findtext(f"{SVG}title") and len(texts(name)) >= 6
     width, height = figure(name).width, figure(name).height
     for shape in figure(name).shapes:
-        if isinstance(shape, Words):
+        if isinstance(shape, Label):
             length = 5.5 * len(shape.text) * shape.size / 11
             low = shape.x - {"start": 0, "middle": length / 2, "end": length}[shape.anchor]
-            assert shape.turned or (0 <= low and low + length <= width + 8), shape
+            assert shape.rotated or (0 <= low and low + length <= width + 8), shape
             assert 0 < shape.y <= height
     data = [len(np.unique(pixels.reshape(-1, 3), axis=0)) for pixels in rasters(name)]
     data += [len(np.unique(points[:, 1].round(1))) for points in curves(name)]
@@ -178,7 +178,7 @@ def test_a_figure_can_be_a_png_and_replaces_its_earlier_self(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["--plot", "a.txt"], "--plot a.txt: expected the name of a file that ends in .svg or .png"),
+    (["--plot", "a.txt"], "a.txt: expected the name of a file that ends in .svg or .png"),
     (["--plot", "mine.svg"], "mine.svg was not written by minilora"),
     (["--plot"], "expected one argument"), (["--plot", ""], "expected a value"),
     (["a.svg"], "the following arguments are required: --plot")])

@@ -1,4 +1,5 @@
 """Errors in one line, exit statuses, Ctrl-C without a traceback, checked options."""
+import argparse
 import errno
 import io
 import os
@@ -82,10 +83,10 @@ def test_a_note_about_a_file_is_printed_once_at_the_end(capsys):
 
 @pytest.mark.parametrize("kind, text", [
     (cli.positive_int, "0"), (cli.positive_int, "2.5"), (cli.positive_int, "9" * 5000),
-    (cli.whole, "-1"), (cli.seed_value, str(2**63)), (cli.seed_value, "-1"),
+    (cli.non_negative_int, "-1"), (cli.seed_value, str(2**63)), (cli.seed_value, "-1"),
     (cli.finite_number(0, 10), "nan"), (cli.finite_number(0, 10), "inf"),
     (cli.finite_number(0, 10), "-0.5"), (cli.device_name, "cdua"), (cli.device_name, "cuda:99"),
-    (cli.device_name, ""), (cli.whole, "\x1b[2J")])
+    (cli.device_name, ""), (cli.non_negative_int, "\x1b[2J")])
 def test_a_wrong_value_is_refused_by_argparse_in_one_line(kind, text, capsys):
     p = cli.option_parser("minilora.fit", "Fits.")
     p.add_argument("--number", type=kind)
@@ -97,8 +98,13 @@ def test_a_wrong_value_is_refused_by_argparse_in_one_line(kind, text, capsys):
 
 
 def test_the_limits_of_an_option_are_allowed():
-    assert cli.seed_value(str(2**63 - 1)) == 2**63 - 1 and cli.whole("0") == 0
+    assert cli.seed_value(str(2**63 - 1)) == 2**63 - 1 and cli.non_negative_int("0") == 0
     assert cli.positive_int("1") == 1 and cli.finite_number(0, 10)("1e1") == 10
+
+
+def test_a_refused_number_is_told_the_limits_as_people_write_them():
+    with pytest.raises(argparse.ArgumentTypeError, match="a number from 0 to 1,000,000, found"):
+        cli.finite_number(0, 1e6)("-1")
     assert cli.device_name("cpu") == "cpu" and cli.checked_device("cpu").type == "cpu"
 
 
@@ -149,7 +155,8 @@ def test_suggested_commands_are_quoted_and_in_the_form_that_was_used(monkeypatch
 def test_auto_is_the_fastest_device(monkeypatch):
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert cli.device_name("auto") == "cpu" and cli.device_text("cpu").startswith("cpu (no GPU found), ")
+    assert cli.device_name("auto") == "cpu"
+    assert cli.device_text("cpu").startswith("cpu (no GPU found), ")
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     assert cli.device_name("auto") == "mps"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

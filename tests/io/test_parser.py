@@ -1,5 +1,4 @@
-"""Every --help fits one screen, starts with an example that can be run, and has one line per option.
-"""
+"""Every --help fits one screen: an example that can be run, then one line per option."""
 import argparse
 import re
 import shlex

@@ -75,6 +75,7 @@ def test_a_block_that_writes_nothing_replaces_nothing(tmp_path):
     write(tmp_path, one="old")
     write(tmp_path)
     assert visible(tmp_path) == {"one": "old"} and "one" in read_record(tmp_path)["test"]
+    assert list(tmp_path.glob(f"{transaction.STAGING}*")) == []
 
 
 @pytest.mark.parametrize("name", ["one", "maps/mine.png"])

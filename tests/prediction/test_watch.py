@@ -23,7 +23,7 @@ from minilora.io.files import load_tensors, save_tensors
 from minilora.io.lock import lock_folder
 from minilora.io.notes import note
 from minilora.io.record import read_record
-from minilora.prediction import arrivals, watch
+from minilora.prediction import new_files, watch
 from minilora.prediction.picture import empty_prediction
 from minilora.prediction.watch import StopRequest, watch_folder
 
@@ -120,10 +120,19 @@ def test_a_broken_picture_is_listed_once_and_again_after_a_change(gear, belt, mo
     (folder / "a.png").write_bytes(whole[:200])
     add(gear, folder / "b.png")
     assert run(None, None, None)[0] == 1 and rows() == [("b.png", "NG")], "its end may follow"
-    monkeypatch.setattr(arrivals, "GIVE_UP_AFTER", 0.0)
+    monkeypatch.setattr(new_files, "GIVE_UP_AFTER", 0.0)
     status, lines = run(None, None, None, lambda: (folder / "a.png").write_bytes(whole), None, None)
     assert status == 2 and rows()[1:] == [("a.png", ""), ("a.png", "NG")]
     assert lines[0].startswith("--  not scored: cannot read picture") and lines[1][:2] == "NG"
+
+
+def test_a_picture_of_a_phone_that_cannot_be_read_is_said_once_with_the_remedy(gear, belt, capsys):
+    folder, run, rows = belt
+    add(gear, folder / "a.png")
+    assert run(lambda: (folder / "IMG_1.HEIC").write_bytes(b"x"), None, None)[0] == 1
+    assert rows() == [("a.png", "NG")]
+    said = capsys.readouterr().err
+    assert said.count("IMG_1.HEIC is HEIC; export as JPEG, which can be read\n") == 1
 
 
 def test_a_picture_that_changes_while_it_is_read_waits(gear, belt, monkeypatch):
@@ -354,11 +363,14 @@ def test_kills_at_random_moments_lose_no_picture_and_repeat_none(all_ng_run, gea
             process.kill()
             process.join()
             kills += process.exitcode == -signal.SIGKILL
-    process, end = start(), time.monotonic() + 60
-    while (out / "watch.csv").read_bytes().count(b"\n") <= count and time.monotonic() < end:
+    errors = tmp_path / "errors"
+    begun, end = errors.read_text().count("watching "), time.monotonic() + 60
+    process = start()
+    while (errors.read_text().count("watching ") == begun           # its handler of SIGTERM is set
+           or (out / "watch.csv").read_bytes().count(b"\n") <= count) and time.monotonic() < end:
         time.sleep(0.05)
     process.terminate()
     process.join(30)
     assert process.exitcode in (0, 1) and kills >= 3
-    assert "pictures: " in (tmp_path / "errors").read_text()
+    assert "pictures: " in errors.read_text()
     check_rows(out, count, printed)

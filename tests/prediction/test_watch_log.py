@@ -126,3 +126,17 @@ def test_the_overlays_enter_the_record_and_the_growing_table_does_not(tmp_path):
         log.append({"file": "b.png", "overlay": "NG-deleted.png"}, KEYS[1])
         log.list_overlays()
     assert list(read_record(tmp_path)["watch"]) == ["NG-a.png"]
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../NG-a.png", ".minilora.json", "NG-x/../a.png",
+                                  '"NG-' + "x" * 200_000, "caf\udce9.png", ""])
+def test_a_changed_row_brings_no_name_of_a_file_elsewhere_into_the_record(tmp_path, name):
+    """One such name would make the record unreadable, and every later command refuse the folder."""
+    (tmp_path / "NG-a.png").write_bytes(b"overlay")
+    with WatchLog(tmp_path) as log:
+        for key, overlay in zip(KEYS, ("NG-other.png", "NG-a.png")):
+            log.append({"file": "a.png", "overlay": overlay}, key)
+    log.path.write_bytes(log.path.read_bytes().replace(b"NG-other.png", os.fsencode(name)))
+    with WatchLog(tmp_path) as log:
+        log.list_overlays()
+    assert list(read_record(tmp_path)["watch"]) == ["NG-a.png"]

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from minilora.charts.plots import ticks
+from minilora.charts.plots import histogram_plot, ticks
+from minilora.charts.writers import inline_svg
 from minilora.data.mvtec import Sample
-from minilora.report import html, run_page, run_pictures, style, svg
+from minilora.metrics import curves as metric_curves
+from minilora.report import html, run_page, run_pictures, style
 from minilora.runs.run_report import ROW_DESCRIPTIONS
 
 VOID = {"meta", "img", "line", "rect", "polyline", "circle", "image"}
@@ -105,15 +107,15 @@ def test_the_page_has_a_light_and_a_dark_style_and_fits_a_phone(written):
 
 def test_curves_equal_those_of_scikit_learn():
     rate, found, _ = roc_curve(LABELS, SCORES, drop_intermediate=False)
-    assert np.allclose(svg.roc_points(SCORES, LABELS), list(zip(rate, found)))
+    assert np.allclose(metric_curves.roc_points(SCORES, LABELS), list(zip(rate, found)))
     precision, recall, _ = precision_recall_curve(LABELS, SCORES, drop_intermediate=False)
-    ours = svg.precision_recall_points(SCORES, LABELS)
+    ours = metric_curves.precision_recall_points(SCORES, LABELS)
     assert np.allclose(ours, list(zip(recall, precision))[::-1][:len(ours)])
 
 
 def test_a_histogram_counts_every_score_once():
-    drawing = svg.histogram("t", "x", {"good": [0.0, 0.0, 1.0], "bad": [1.0]}, ("good", "bad"),
-                            mark=0.5, bins=4)
+    drawing = inline_svg(histogram_plot("t", "x", {"good": [0.0, 0.0, 1.0], "bad": [1.0]},
+                                        ("good", "bad"), mark=0.5, bins=4))
     heights = [float(h) for h in re.findall(r'<rect [^>]*height="([\d.]+)"', drawing)]
     assert len(heights) == 3 + 2, "three bars, and two squares in the legend"
     assert heights[0] == pytest.approx(2 * heights[1], rel=1e-2)

@@ -54,6 +54,19 @@ def test_a_good_picture_that_was_ng_becomes_ok_and_nothing_is_trained(run, tmp_p
         assert after.delta_norms()[name] == norm
 
 
+def test_a_new_picture_unlike_the_others_is_warned_about(run, tmp_path, monkeypatch):
+    folder, data = run
+    _, text = update(folder, data / "test" / "good" / "000.png", out=tmp_path / "similar")
+    assert "warning" not in text
+    monkeypatch.setattr(update_run, "MUCH_HIGHER", 1.1)         # the tiny model knows little
+    picture = tmp_path / "other product.png"
+    Image.effect_noise((96, 96), 120).convert("RGB").save(picture)
+    _, text = update(folder, picture, out=tmp_path / "new")
+    assert "warning  other product.png: differs from the others" in text
+    assert "times as high, so defects may be OK" in text
+    assert "other product.png: differs" in (tmp_path / "new" / "report.html").read_text("utf-8")
+
+
 def test_the_threshold_is_that_of_a_calibration_with_all_pictures(run, tiny_weights):
     """The claim of `build_memory`: the same memory, whoever asks for it."""
     folder, data = run
@@ -124,6 +137,10 @@ def test_what_cannot_be_updated_is_refused_and_nothing_changes(run, tmp_path):
         update(folder, picture, broken)
     assert contents(folder) == before
     metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    wrong = metrics | {"drawn": metrics["drawn"][:-1]}
+    (folder / "metrics.json").write_text(json.dumps(wrong))
+    with pytest.raises(ValueError, match="names 3 good pictures, expected 4|was changed since"):
+        update(folder, picture)
     del metrics["model"]
     (folder / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(ValueError, match="expected the key model.*fit again|was changed since"):

@@ -126,7 +126,7 @@ def test_a_file_without_pictures_and_a_missing_package_are_reported(tmp_path, mo
     with pytest.raises(ValueError, match="only sound"):
         list(frames.all_frames(sound(tmp_path / "a.mkv")))
     monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(ValueError, match=r"pip install minilora\[video\]"):
+    with pytest.raises(ValueError, match=r'pip install "\.\[video\]"'):
         list(frames.all_frames(tmp_path / "a.mkv"))
 
 

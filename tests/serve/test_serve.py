@@ -141,6 +141,13 @@ def test_an_upload_needs_its_length(gear, length):
         assert b" 411 " in connection.makefile("rb").readline()
 
 
+def test_a_form_is_refused_with_the_way_that_works(gear):
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    status, reply = upload(gear, b"--x", headers=headers)
+    assert status == 415 and "found a form" in reply["entry"]["error"]
+    assert "--data-binary" in reply["entry"]["error"]
+
+
 def test_an_upload_that_stops_is_refused(gear, good):
     with socket.create_connection(("127.0.0.1", gear.access.port), 30) as connection:
         connection.sendall((f"POST /score?token={gear.access.token} HTTP/1.1\r\nContent-Length: "
@@ -316,12 +323,34 @@ def test_a_port_in_use_and_a_foreign_host_are_refused_with_the_remedy(gear, gear
 
 
 def test_ctrl_c_ends_with_one_line(gear_run, monkeypatch):
-    lines = []
+    lines, servers = [], []
     def interrupted(self):
+        servers.append(self)
         raise KeyboardInterrupt
     monkeypatch.setattr(serve_server.PictureServer, "serve_forever", interrupted)
     assert run_serve(parser().parse_args([str(gear_run[0]), "--port", "0"]), lines.append) == 0
     assert lines[-1] == "\nstopped: 0 pictures; the page's history has ended"
+    assert servers[0].ending
+
+
+def test_pictures_that_wait_at_the_end_are_not_scored(gear_run, good):
+    """Else Ctrl-C would wait for up to fifteen of them, and their lines would follow its own."""
+    refused = []
+    def send_one():
+        with contextlib.suppress(http.client.RemoteDisconnected, ConnectionError):
+            upload(server, good)
+            return
+        refused.append(1)
+    with serving(gear_run[0]) as server:
+        with server.scoring:
+            threads = [threading.Thread(target=send_one) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            time.sleep(0.3)                                 # until they wait
+            server.ending = True
+        for thread in threads:
+            thread.join()
+        assert len(refused) == 3 and server.history.count == 0
 
 
 @pytest.mark.slow
@@ -349,6 +378,18 @@ def test_the_command_ends_cleanly_and_has_written_nothing(gear_run, good, tmp_pa
     assert process.returncode == 0 and errors == ""
     assert printed.splitlines()[-1] == "stopped: 1 picture; the page's history has ended"
     assert list(tmp_path.iterdir()) == [temporary] and list(temporary.iterdir()) == []
+
+
+def test_a_given_threshold_or_rate_decides(gear_run):
+    def noise_with(*options):
+        with serving(gear_run[0], *options) as server:
+            return upload(server, encoded(noise()))[1]["entry"]
+    assert (entry := noise_with("--threshold", "9999"))["decision"] == "OK"
+    assert entry["threshold"] == 9999
+    assert noise_with("--fpr", "0.01")["threshold"] > noise_with("--fpr", "0.5")["threshold"]
+    with (pytest.raises(ValueError, match="exclude each other"),
+          serving(gear_run[0], "--fpr", "0.01", "--threshold", "1")):
+        pass
 
 
 def test_a_run_that_is_none_is_one_line(tmp_path, monkeypatch):

@@ -6,20 +6,20 @@ import os
 import pytest
 
 from minilora.data.listing import list_pictures
-from minilora.prediction import arrivals
-from minilora.prediction.arrivals import Arrivals
+from minilora.prediction import new_files
+from minilora.prediction.new_files import NewFiles
 
 
 @pytest.fixture
 def belt(tmp_path):
-    """(watched folder, Arrivals without known pictures)."""
+    """(watched folder, NewFiles without known pictures)."""
     folder = tmp_path / "belt"
     folder.mkdir()
-    return folder, Arrivals(folder, tmp_path / "out", set())
+    return folder, NewFiles(folder, tmp_path / "out", set())
 
 
 def names(found):
-    return [arrival.name for arrival in found]
+    return [file.name for file in found]
 
 
 def test_a_file_that_grows_is_complete_when_two_polls_find_it_equal(belt):
@@ -88,7 +88,7 @@ def test_the_output_folder_inside_the_watched_one_is_not_watched(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "NG-a.png").write_bytes(b"x")
     (tmp_path / "link").symlink_to(tmp_path / "out")
-    found = Arrivals(tmp_path, tmp_path / "out", set())
+    found = NewFiles(tmp_path, tmp_path / "out", set())
     assert found.poll() == found.poll() == []
 
 
@@ -98,7 +98,7 @@ def test_what_failed_is_tried_again_after_a_change_or_when_it_is_final(belt, mon
     found.poll()
     found.poll()[0].failed = True
     assert found.poll() == []
-    monkeypatch.setattr(arrivals, "GIVE_UP_AFTER", 0.0)
+    monkeypatch.setattr(new_files, "GIVE_UP_AFTER", 0.0)
     assert names(found.poll()) == ["a.png"]
     monkeypatch.undo()
     (folder / "a.png").write_bytes(b"all of it")
@@ -109,10 +109,13 @@ def test_what_cannot_be_looked_at_is_a_problem_and_no_picture(belt):
     folder, found = belt
     (folder / "lost.png").symlink_to("nowhere")
     os.mkfifo(folder / "pipe.png")
+    (folder / "circle.png").symlink_to("circle.png")
+    (folder / "good.png").write_bytes(b"x")
     found.poll()
-    assert found.poll() == []
+    assert names(found.poll()) == ["good.png"]
     assert found.problems == {"lost.png": "cannot be read (No such file or directory)",
-                              "pipe.png": "is a named pipe, expected a file"}
+                              "pipe.png": "is a named pipe, expected a file",
+                              "circle.png": "cannot be read (Too many levels of symbolic links)"}
 
 
 def test_a_poll_opens_no_file(belt, monkeypatch):
@@ -134,7 +137,7 @@ def test_the_oldest_picture_comes_first_and_is_complete_when_it_was_last_written
     for name, written in (("a.png", start + 0.002), ("b.png", start + 0.001), ("c.png", 1e9)):
         (folder / name).write_bytes(b"x")
         os.utime(folder / name, (written, written))
-    while arrivals.time.time() < start + 0.002:
+    while new_files.time.time() < start + 0.002:
         pass
     found.poll()
     complete = found.poll()
@@ -144,4 +147,4 @@ def test_the_oldest_picture_comes_first_and_is_complete_when_it_was_last_written
 
 
 def test_a_name_that_is_not_utf8_has_a_key():
-    assert len(arrivals.picture_key("caf\udce9.png", 1, 2)) == 16
+    assert len(new_files.picture_key("caf\udce9.png", 1, 2)) == 16

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from minilora.data.listing import IMAGE_SUFFIXES
+from minilora.data.listing import IMAGE_SUFFIXES, PHONE_REMEDY, PHONE_SUFFIXES
 from minilora.io.record import identity
 from minilora.io.regular_file import kind_of
 
@@ -29,8 +29,8 @@ GIVE_UP_AFTER = 10.0            # seconds without a change; then an undecodable 
 
 
 @dataclass
-class Arrival:
-    """A picture that is not known yet."""
+class NewFile:
+    """A picture file that is not known yet."""
     name: str                   # path inside the watched folder, with "/"
     key: bytes                  # of `picture_key`
     completed: float            # when it was last written, as a value of time.time()
@@ -43,8 +43,8 @@ class Arrival:
         return time.monotonic() - self.seen >= GIVE_UP_AFTER
 
 
-class Arrivals:
-    """The pictures that arrive in a folder.
+class NewFiles:
+    """The new picture files of a folder, which `poll` finds.
 
     folder: the watched one;  unwatched: a folder whose pictures do not count, wherever it is;
     known: keys of pictures that do not count; the caller adds those that are done.
@@ -52,11 +52,11 @@ class Arrivals:
 
     def __init__(self, folder: str | Path, unwatched: str | Path, known: set[bytes]) -> None:
         self.folder, self.unwatched, self.known = Path(folder), Path(unwatched), known
-        self.waiting: dict[str, Arrival] = {}
-        self.problems: dict[str, str] = {}      # {name: why it cannot be looked at}, of this poll
+        self.waiting: dict[str, NewFile] = {}
+        self.problems: dict[str, str] = {}      # {name: why it cannot be read}, of this poll
         self.polled = time.time()
 
-    def poll(self) -> list[Arrival]:
+    def poll(self) -> list[NewFile]:
         """The pictures that are complete and not known, the oldest first."""
         now, clock, waiting, self.problems = time.time(), time.monotonic(), {}, {}
         for name, size, changed in scan(self.folder, self.unwatched, self.problems):
@@ -64,20 +64,20 @@ class Arrivals:
             if key not in self.known:
                 before = self.waiting.get(name)
                 # The time is that of the file; of a file that is moved here only the poll is known
-                waiting[name] = before if before and before.key == key else Arrival(
+                waiting[name] = before if before and before.key == key else NewFile(
                     name, key, min(max(changed / 1e9, self.polled), now), clock)
         complete = [a for name, a in waiting.items() if a is self.waiting.get(name)
                     and (not a.failed or a.is_final)]
         self.waiting, self.polled = waiting, now
         return sorted(complete, key=lambda a: (a.completed, a.name))
 
-    def is_unchanged(self, arrival: Arrival) -> bool:
-        """Whether the file still has the size and time that the arrival was found with."""
+    def is_unchanged(self, file: NewFile) -> bool:
+        """Whether the file still has the size and time with which it was found."""
         try:
-            state = os.stat(self.folder / arrival.name)
+            state = os.stat(self.folder / file.name)
         except OSError:
             return False
-        return picture_key(arrival.name, state.st_size, state.st_mtime_ns) == arrival.key
+        return picture_key(file.name, state.st_size, state.st_mtime_ns) == file.key
 
 
 def picture_key(name: str, size: int, changed: int) -> bytes:
@@ -90,7 +90,7 @@ def scan(folder: Path, unwatched: Path, problems: dict[str, str]
          ) -> Iterator[tuple[str, int, int]]:
     """(name, size, modification time in nanoseconds) of every picture in a folder and below it.
 
-    problems: what cannot be looked at is entered here, {name: reason}; "." is the folder itself.
+    problems: what cannot be read is entered here, {name: reason}; "." is the folder itself.
     """
     visited, waiting, links = {identity(unwatched)}, [""], []
     while waiting or links:
@@ -106,16 +106,26 @@ def scan(folder: Path, unwatched: Path, problems: dict[str, str]
                     if entry.name.startswith("."):
                         continue
                     name = inside + entry.name
-                    if entry.is_dir():
+                    if leads_to_folder(entry):
                         (links if entry.is_symlink() else waiting).append(name + "/")
                     elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-                        yield from look_at(entry, name, problems)
+                        yield from state_of_entry(entry, name, problems)
+                    elif entry.name.lower().endswith(PHONE_SUFFIXES):
+                        problems[name] = f"is HEIC; {PHONE_REMEDY}"
             links.sort(reverse=True)
         except OSError as error:
             problems[inside.rstrip("/") or "."] = f"cannot be read ({error.strerror})"
 
 
-def look_at(entry: os.DirEntry, name: str, problems: dict[str, str]
+def leads_to_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder, or a link to one.  A link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:                                 # `state_of_entry` says why
+        return False
+
+
+def state_of_entry(entry: os.DirEntry, name: str, problems: dict[str, str]
             ) -> Iterator[tuple[str, int, int]]:
     """(name, size, time) if the entry is a regular file, for `scan`."""
     try:
@@ -134,14 +144,14 @@ def demo() -> None:
     """A picture that grows, is complete, is known, and gets another content."""
     with tempfile.TemporaryDirectory() as root:
         known = set()
-        arrivals = Arrivals(root, Path(root) / "out", known)
+        watched = NewFiles(root, Path(root) / "out", known)
         for content in (b"half", b"half and half", None, None, b"another one", None):
             if content:
                 (Path(root) / "a.png").write_bytes(content)
-            complete = arrivals.poll()
-            known.update(arrival.key for arrival in complete)
+            complete = watched.poll()
+            known.update(file.key for file in complete)
             state = f"{len(content):2d} bytes written" if content else "no change"
-            print(f"{state:16s} -> complete and new: {[arrival.name for arrival in complete]}")
+            print(f"{state:16s} -> complete and new: {[file.name for file in complete]}")
 
 
 if __name__ == "__main__":
