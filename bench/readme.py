@@ -20,7 +20,7 @@ READMES = (HERE.parent / "README.md", PACKAGE / "README.md")
 LAST_MECHANISM = "auroc.py"     # of the reading order; after it come the parts of the product
 READING = r"^    (\w+\.py) +(\d+) +(\d+)  (.+)$"          # a line of the reading order
 LINES_A_MINUTE = 10             # an estimate for a student who reads with care
-ROWS = ("zero-shot", "memory", "text", "lora-off", "adapted")
+ROWS = ("zero-shot", "lora-only", "memory", "text", "lora-off", "adapted")
 SHOWN = ("image_auroc", "pixel_auroc")
 METHODS = ("full, image tower", "LoRA r=4 q,k,v,out all blocks", "minilora, plain step",
            "minilora, with reuse", "CoOp", "linear probe")
