@@ -180,20 +180,20 @@ def run_export(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     if options.format == "onnx":
         return write_onnx(options, say)
     detector = open_with_threshold(options.run, options.model, options.device)
-    found, coco = find_pictures(options.paths), CocoWriter(options.rle)
     check_bits(detector, options.bits)
-    paths, stems, n_regions, failed = found.pictures, [], 0, len(found.skipped)
+    found, coco, stems, n_regions = find_pictures(options.paths), CocoWriter(options.rle), [], 0
+    paths, failed = found.pictures, len(found.skipped)
     for path, reason in found.skipped:
         say(f"--  not scored: {shown(path, MAX_ERROR)}: {reason}")
-    with atomic_folder(options.out, "export", EXPORT_FILES, paths) as staging:
-        pairs = stage("scoring", zip(paths, read_ahead(detector, paths)), len(paths))
-        for number, (path, picture) in enumerate(pairs):
+    with (atomic_folder(options.out, "export", EXPORT_FILES, paths) as staging,
+          read_ahead(detector, paths) as pictures):
+        for k, (path, picture) in enumerate(stage("scoring", zip(paths, pictures), len(paths))):
             if isinstance(picture, Exception):
                 say(f"--  not scored: {shown(picture, MAX_ERROR)}")
                 failed += 1
                 continue
             mask, regions = suspicious_regions(detector, picture, options.min_area)
-            stems.append(f"{number:04d}-{derived_stem(path.stem)}")
+            stems.append(f"{k:04d}-{derived_stem(path.stem)}")
             name, n_regions = f"{stems[-1]}.png", n_regions + len(regions)
             write_annotation(staging, options.format, name, picture, mask, regions)
             if options.pictures:

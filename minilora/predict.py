@@ -80,17 +80,17 @@ def predict_all(detector: Detector, found: Found, staging: Path, options: argpar
     out, predictions, cards, begun = Path(options.out), [], PictureCards(), time.time()
     errors = [ValueError(f"{path}: {reason}") for path, reason in found.skipped]
     paths = found.pictures + [path for path, _ in found.skipped]
-    pictures = itertools.chain(read_ahead(detector, found.pictures), errors)
-    pairs = stage("scoring", zip(paths, pictures), len(paths))
-    for number, (path, picture) in enumerate(pairs):
-        prediction, scored = predict_or_error(detector, path, picture)
-        if scored:
-            prediction["overlay"] = overlay_name(number, prediction)
-            with atomic_write(staging / prediction["overlay"]) as file:
-                scored.overlay.save(file, "PNG")
-            cards.add(number, scored)
-        predictions.append(prediction)
-        say(prediction_line(prediction, options.json))
+    with read_ahead(detector, found.pictures) as pictures:
+        pairs = stage("scoring", zip(paths, itertools.chain(pictures, errors)), len(paths))
+        for number, (path, picture) in enumerate(pairs):
+            prediction, scored = predict_or_error(detector, path, picture)
+            if scored:
+                prediction["overlay"] = overlay_name(number, prediction)
+                with atomic_write(staging / prediction["overlay"]) as file:
+                    scored.overlay.save(file, "PNG")
+                cards.add(number, scored)
+            predictions.append(prediction)
+            say(prediction_line(prediction, options.json))
     n_ng = sum(prediction["decision"] == "NG" for prediction in predictions)
     n_failed = sum(prediction["error"] is not None for prediction in predictions)
     if n_failed == len(predictions):

@@ -71,6 +71,7 @@ def test_a_picture_gets_the_same_score_however_it_is_given(fitted, folder):
     scores = [fitted.predict(one).scores for one in given]
     assert all(torch.equal(scores[0], score) and score.shape == (1,) for score in scores)
     assert torch.equal(fitted.predict(given[:9]).scores, scores[0].expand(9)), "and in one list"
+    assert torch.equal(fitted.predict(folder.glob("2.png")).scores, scores[0])
 
 
 def test_grey_and_16_bit_pictures_are_treated_as_their_files_are(folder):

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from PIL import Image
 
 from minilora import fit, predict
 from minilora.detector import Detector
-from minilora.prediction import picture
+from minilora.prediction import inputs, picture
 from minilora.report import overlays
 from minilora.runs import run_class
 
@@ -186,6 +187,20 @@ def test_the_last_line_names_page_table_and_overlays(finished, tmp_path, capsys)
         assert str(tmp_path / "o" / name) in last
 
 
+def test_after_an_error_no_thread_is_left_that_keeps_the_process_alive(finished, tmp_path,
+                                                                       monkeypatch):
+    run, data, _ = finished
+    monkeypatch.setattr(inputs, "READ_AHEAD", 1)                # the reading thread waits
+    before = set(threading.enumerate())
+
+    def full_disk(line):
+        raise OSError("no space left")
+    options = predict.parser().parse_args([str(run), str(data / "test"), "--out", str(tmp_path)])
+    with pytest.raises(OSError) as kept:                        # its frames keep the generator
+        predict.run_predict(options, full_disk)
+    assert kept.value and set(threading.enumerate()) <= before
+
+
 def test_a_run_that_is_deleted_meanwhile_costs_no_result(finished, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(finished[0], copy)
@@ -221,5 +236,5 @@ def test_the_small_model_is_no_base_for_decisions_and_that_is_said_once(finished
         monkeypatch.setattr(predict, "uses_small_model", lambda run: small)
         predicted(run, [path, path], tmp_path)
         page = (tmp_path / "predictions.html").read_text()
-        assert capsys.readouterr().err.count("no base for decisions") == times
-        assert page.count("no base for decisions") == times
+        assert capsys.readouterr().err.count("do not base decisions") == times
+        assert page.count("do not base decisions") == times

@@ -95,22 +95,22 @@ def latex_heading(column: str) -> str:
 
 
 def latex_table(caption: str, label: str, head: list[str], groups: list[list[list[str]]],
-                words: int = 1) -> str:
+                words: int = 1, wide: bool = False) -> str:
     r"""One table in LaTeX, without a package.
 
     head: cells;  groups: lines of cells, all in LaTeX's spelling, ruled off from each other;
-    words: how many of the first columns hold words.  With more than four columns it takes the whole
-    width of a page that has two columns of text.
+    words: how many of the first columns hold words;  wide: on a page that has two columns of text
+    it takes the width of both.
     """
-    wide = "*" * (len(head) > 4)
+    kind = "table*" if wide else "table"
     body = [line for group in groups for line in (
         r"\hline", *(" & ".join(cells) + r" \\" for cells in group))]
     return "\n".join([
-        rf"\begin{{table{wide}}}", r"\centering", rf"\caption{{{latex_escaped(caption)}}}",
+        rf"\begin{{{kind}}}", r"\centering", rf"\caption{{{latex_escaped(caption)}}}",
         rf"\label{{tab:{label}}}",
         rf"\begin{{tabular}}{{{'l' * words}{'r' * (len(head) - words)}}}", r"\hline",
         " & ".join(head) + r" \\", *body, r"\hline", r"\end{tabular}",
-        rf"\end{{table{wide}}}", ""])
+        rf"\end{{{kind}}}", ""])
 
 
 def latex_text(comparison: Comparison, equal: str) -> str:
@@ -129,7 +129,8 @@ def latex_text(comparison: Comparison, equal: str) -> str:
         for k, groups in enumerate(pages, 1):
             more = (f"({k} of {len(pages)})", f"-{k}") if len(pages) > 1 else ("", "")
             parts.append(latex_table(table_caption(comparison, metric, equal) + more[0],
-                                     metric.replace("_", "-") + more[1], head, groups, words=2))
+                                     metric.replace("_", "-") + more[1], head, groups, words=2,
+                                     wide=len(comparison.columns) > 2))
     return "\n".join(parts)
 
 

@@ -58,7 +58,7 @@ def named_pictures(given: Given, check: Callable[[Tensor, str], None],
     `open_image`.  Raises ValueError, TypeError or OSError in one line.
     """
     found: list[Named] = []
-    for item in given if isinstance(given, (list, tuple)) else [given]:
+    for item in given if isinstance(given, (list, tuple, Iterator)) else [given]:
         number = f"picture {len(found) + 1}"
         if isinstance(item, (str, Path)):
             found += [(str(path), path) for path in picture_files(Path(item))]

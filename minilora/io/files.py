@@ -62,9 +62,10 @@ def atomic_write(path: str | Path, mode: str = "wb",
         WRITTEN.append(path)
     except BaseException as error:                  # Ctrl-C too: no incomplete file remains
         temporary.unlink(missing_ok=True)
-        cause = error.__context__ or error          # closing the file may fail too
-        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
-            raise OSError(cause.errno, f"no space left to write {path}; the earlier file is "
+        # closing the file may fail too, or the error occurred while Pillow handled another
+        codes = [getattr(each, "errno", None) for each in (error, error.__context__)]
+        if full := [code for code in codes if code in DISK_FULL]:
+            raise OSError(full[0], f"no space left to write {path}; the earlier file is "
                           "unchanged; free some space and run the same command again") from error
         raise
 

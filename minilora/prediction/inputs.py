@@ -5,7 +5,8 @@ returns the error in place of the picture.  While one picture is scored, a threa
 
 Left out: which pictures (data/given_paths.py), the score (prediction/picture.py).
 """
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -68,11 +69,14 @@ def check_bits(detector: Detector, bits: int | None) -> None:
                          f"out, or fit with --bits {bits}")
 
 
-def read_ahead(detector: Detector, paths: list[Path]) -> Iterator[Image.Image | Exception]:
-    """The pictures in order, or errors.  A thread decodes up to four, or one large one, ahead."""
+def read_ahead(detector: Detector, paths: list[Path]) -> closing:
+    """The pictures in order, or errors.  A thread decodes up to four, or one large one, ahead.
+
+    For a `with` block: after an error in it, a thread that waits would keep the process alive.
+    """
     def pixels(picture):
         return 0 if isinstance(picture, Exception) else picture.width * picture.height
-    return prefetch(partial(read_or_error, detector), paths, 4, pixels, READ_AHEAD)
+    return closing(prefetch(partial(read_or_error, detector), paths, 4, pixels, READ_AHEAD))
 
 
 def read_or_error(detector: Detector, path: Path) -> Image.Image | Exception:
@@ -94,9 +98,10 @@ def demo() -> None:
         for path in paths:
             Image.new("RGB", (8, 6)).save(path)
         paths[1].write_bytes(b"no picture")
-        for path, picture in zip(paths, read_ahead(SimpleNamespace(read=read_image), paths)):
-            said = str(picture).replace(folder, "…")
-            print(path.name, picture.size if isinstance(picture, Image.Image) else said)
+        with read_ahead(SimpleNamespace(read=read_image), paths) as pictures:
+            for path, picture in zip(paths, pictures):
+                said = str(picture).replace(folder, "…")
+                print(path.name, picture.size if isinstance(picture, Image.Image) else said)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ def print_introduction(detector: Detector, weights: Weights, data: Dataset, data
         say(f"prompts  with the name “{shown(detector.class_name)}” ({options.name_source}); "
             "--class-name WORDS changes it")
     unseen = data_name == EMBEDDED_DATA and data.name in scene.UNSEEN_CLASSES
-    say(f"data     {data_name}: {shown(data.root)}, class {shown(data.name)}, "
+    of_class = "" if options.good else f", class {shown(data.name)}"   # else a folder's name
+    say(f"data     {data_name}: {shown(data.root)}{of_class}, "
         f"{len(data.train)} good pictures, {len(data.test)} test pictures"
         f"{'; a class never in pretraining' if unseen else ''}")
     say(f"device   {device_text(options.device)}, resolution {detector.resolution}")

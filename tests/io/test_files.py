@@ -249,9 +249,20 @@ class FullDisk:
         self.file.close()
 
 
+def save_after_an_error(path):
+    """As Pillow does: the disk is full while another error is handled."""
+    with files.atomic_write(path) as file:
+        try:
+            raise AttributeError("no encoder of lines")
+        except AttributeError:
+            file.write(b"x" * 100_000)
+
+
 @pytest.mark.parametrize("write", [
+    save_after_an_error,
     lambda path: save_tensors(path, {"A": torch.ones(100_000)}),
-    lambda path: files.write_json(path, {"losses": [0.5] * 100_000})], ids=["tensors", "text"])
+    lambda path: files.write_json(path, {"losses": [0.5] * 100_000})],
+    ids=["picture", "tensors", "text"])
 def test_a_full_disk_is_reported_and_leaves_the_earlier_file(tmp_path, monkeypatch, write):
     path = tmp_path / "file"
     path.write_bytes(b"before")

@@ -1,6 +1,7 @@
 """Search: frames and their times, an index that encodes no file twice, events, the commands."""
 import json
 import math
+import re
 import sys
 import types
 from pathlib import Path
@@ -382,9 +383,9 @@ def test_faiss_finds_the_files_that_hold_the_nearest_frames(tmp_path, cache):
     assert faiss_index.nearest_files(fresh(tmp_path / "empty"), query) == set()
 
 
-EXTRAS = {"faiss": (lambda: faiss_index.import_faiss(), "minilora[faiss]"),
-          "rapidocr_onnxruntime": (lambda: TextReader(), "minilora[ocr]"),
-          "pyttsx3": (lambda: speech.speak("two events"), "minilora[speech]")}
+EXTRAS = {"faiss": (lambda: faiss_index.import_faiss(), '".[faiss]"'),
+          "rapidocr_onnxruntime": (lambda: TextReader(), '".[ocr]"'),
+          "pyttsx3": (lambda: speech.speak("two events"), '".[speech]"')}
 
 
 @pytest.mark.parametrize("name", EXTRAS)
@@ -392,7 +393,7 @@ def test_a_missing_extra_says_what_to_install(name, monkeypatch):
     use, words = EXTRAS[name]
     for module_name in (name, "gtts"):
         monkeypatch.setitem(sys.modules, module_name, None)
-    with pytest.raises(ValueError, match="pip install " + words.replace("[", r"\[")):
+    with pytest.raises(ValueError, match="pip install " + re.escape(words)):
         use()
 
 
