@@ -5,8 +5,8 @@ written again as a valid file with the right digests; or its bytes.  A reader mu
 refuse it by a documented exception.  A run that is taken also has to score a picture, to show the
 nearest good patch, and to give its good pictures back.
 """
-import argparse
 import copy
+import functools
 import hashlib
 import io
 import json
@@ -18,6 +18,7 @@ import torch
 from mutations import mutated, odd_tensor
 from PIL import Image
 
+from minilora import reproduce
 from minilora.checkpoint.base_model import BaseModel
 from minilora.checkpoint.detector_files import (ADAPTER_CONFIG, ADAPTER_MODEL, DETECTOR_FILE,
                                                 MEMORY_FILE, make_detector, read_run)
@@ -39,7 +40,6 @@ from minilora.mae.checkpoint import load_mae, save_mae
 from minilora.mae.model import MAEConfig, MaskedAutoencoder
 from minilora.prediction.picture import predict_picture
 from minilora.prediction.thresholds import override_threshold, threshold_choices
-from minilora.reproduce import fit_options, numbers, read_metrics
 from minilora.runs.fingerprints import finished_metrics
 from minilora.runs.summary import summary_csv, summary_text
 from minilora.search.index import Index, contains_text, similarity_to
@@ -54,7 +54,8 @@ METRICS = {"fingerprint": "a", "class": "plate", "threshold": 1.5, "seconds": 3.
                          "called": 0}}
 VERSIONS = dict.fromkeys(("minilora", "python", "torch", "numpy", "pillow"), "1")
 RESULTS = METRICS | {
-    "shots": 2, "resolution": 64, "skipped": 0, "shot_scores": [0.5, 1.0], "seed": 1,
+    "shots": 2, "drawn": ["a.png"], "resolution": 64, "skipped": 0, "shot_scores": [0.5, 1.0],
+    "seed": 1,
     "made": {"command": "minilora fit", "commit": None, "device": "cpu", "threads": 1,
              "date": "2026-01-31", "platform": "", "processor": "", "seed": 1, **VERSIONS,
              "arguments": ["--class", "plate", "--shots", "2", "--steps", "0"],
@@ -69,6 +70,20 @@ def tensor_file_bytes(content):
     tensors = {}
     structure = json.dumps(to_json(content, "", tensors, 0))
     return b"".join(safetensors_chunks(tensors, {"format": FORMAT, "content": structure}))
+
+
+def odd_shot(draw):
+    """The bytes of a picture of any size and mode."""
+    return blank(draw.choice(("RGB", "L", "I;16", "1", "P", "RGBA", "LA")),
+                 draw.choice((1, 15, 64, 64, 80, 640, 6000)), draw.choice((15, 64, 64, 128, 6000)),
+                 draw.choice(("PNG", "PNG", "TIFF")))
+
+
+@functools.cache                                        # a large one takes half a second
+def blank(mode, width, height, kind):
+    file = io.BytesIO()
+    Image.new(mode, (width, height)).save(file, kind)
+    return file.getvalue()
 
 
 class RunFolder:
@@ -158,18 +173,17 @@ class RunFolder:
     def attempt_shots(self, draw):
         """Good pictures of any size and mode, with damaged bytes, or of another format."""
         shots = [bytes(shot.tolist()) for shot in self.memory["shots"]]
-        file = io.BytesIO()
-        size = [draw.choice((1, 15, 64, 64, 80, 128, 640, 6000)) for _ in range(2)]
-        Image.new(draw.choice(("RGB", "L", "I;16", "1", "P", "RGBA", "LA")), size).save(
-            file, draw.choice(("PNG", "PNG", "PNG", "TIFF")))
-        other = draw.choice((file.getvalue(), self.damaged(shots[0], draw),
-                             self.damaged(shots[0][:24], draw) + shots[0][24:]))
-        shots = draw.choice(([other, *shots[1:]], [other], shots * draw.choice((0, 3, 300))))
         sources = self.memory["bank"]["sources"].clone()
-        sources[draw.randrange(len(sources))] = draw.choice((-1, -2**31, 2**31 - 1, 10**6))
-        bank = self.memory["bank"] | ({"sources": sources} if draw.random() < 0.5 else {})
-        self.read(MEMORY_FILE, tensor_file_bytes({"bank": bank, "shots": [
-            torch.frombuffer(bytearray(shot or b"?"), dtype=torch.uint8) for shot in shots]}))
+        if draw.random() < 0.95:
+            other = draw.choice((odd_shot(draw), self.damaged(shots[0], draw),
+                                 self.damaged(shots[0][:24], draw) + shots[0][24:]))
+            shots = draw.choice(([other, *shots[1:]], [other], shots * draw.choice((0, 3, 300))))
+        if draw.random() < 0.5:
+            sources[draw.randrange(len(sources))] = draw.choice((-1, -2**31, 2**31 - 1, 10**6))
+        self.read(MEMORY_FILE, tensor_file_bytes({
+            "bank": self.memory["bank"] | {"sources": sources},
+            "shots": [torch.frombuffer(bytearray(shot or b"?"), dtype=torch.uint8)
+                      for shot in shots]}))
 
     def attempt_lora(self, draw):
         def write():
@@ -218,12 +232,14 @@ class RunFolder:
     def attempt_made(self, draw):
         """What reproduce reads of a run, up to the command that it would run again."""
         path = self.write_results(draw)
-        metrics = read_metrics(self.run)
-        scores = SCORES if draw.random() < 0.5 else self.damaged(SCORES, draw)
+        metrics = reproduce.read_metrics(self.run)
+        scores = self.damaged(SCORES, draw) if draw.random() < 0.5 else SCORES
         path.with_name("scores.csv").write_bytes(scores)
-        numbers(self.run, metrics)
-        options = argparse.Namespace(data="/data", device="cpu", model="/model.safetensors")
-        options = fit_options(metrics, options, BaseModel("tiny", "0" * 64), Path("/out"))
+        reproduce.numbers(self.run, metrics)
+        options = reproduce.parser().parse_args([
+            str(self.run), "--data", str(self.folder), "--device", "cpu", "--model",
+            "/model.safetensors"])
+        options = reproduce.fit_options(metrics, options, BaseModel("tiny", "0" * 64), Path("/out"))
         if (str(options.out), options.model) != ("/out", "/model.safetensors"):
             raise RuntimeError(f"the results or the weights would be elsewhere: {options}")
 

@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from conftest import TINY
 from hostile_archives import BUDGET
+from PIL import Image
 
 from minilora.checkpoint.detector_files import (ADAPTER_CONFIG, ADAPTER_MODEL, DETECTOR_FILE,
                                                 MEMORY_FILE)
@@ -342,6 +343,20 @@ def adapter_with(change, file=DETECTOR_FILE):
     return write
 
 
+@functools.cache
+def blank_png(width, height):
+    """A grey picture as the bytes of a PNG file."""
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), (99, 99, 99)).save(file, "PNG")
+    return file.getvalue()
+
+
+def shots_of(pictures):
+    """A kind: a valid run with other good pictures, the bytes that pictures() returns."""
+    return adapter_with(lambda c: c.update(shots=[
+        torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in pictures()]), MEMORY)
+
+
 def lora_with(change):
     """A kind: a valid run in which the first tensor of adapter_model.safetensors is changed."""
     def write(folder):
@@ -487,6 +502,24 @@ ADAPTERS |= {
     "a memory without tokens": adapter_with(lambda c: c["bank"].__delitem__("tokens"), MEMORY),
     "a memory without places": adapter_with(lambda c: c["bank"].__delitem__("sources"), MEMORY),
     "a good picture that is text": adapter_with(lambda c: c.update(shots=["picture"]), MEMORY),
+    "a good picture of 50 megapixels": shots_of(lambda: [blank_png(7000, 7100)]),
+    "a good picture that claims 900 megapixels": shots_of(
+        lambda: [blank_png(64, 64).replace(struct.pack(">II", 64, 64),
+                                           struct.pack(">II", 30_000, 30_000))]),
+    "a good picture smaller than a patch": shots_of(lambda: [blank_png(8, 8)]),
+    "a good picture of another resolution": shots_of(lambda: [blank_png(80, 80)]),
+    "a good picture that ends after its header": shots_of(lambda: [blank_png(64, 64)[:24]]),
+    "good pictures of 10^5 pixels, 2,000 times": shots_of(lambda: 2000 * [blank_png(64, 2048)]),
+    "19,000 good pictures of one byte": shots_of(lambda: 19_000 * [b"x"]),
+    **{f"{what} that are {kind}": adapter_with(lambda c, what=what, value=value: c.update(
+        {what: value})) for what in ("shot_scores", "rotated_scores")
+       for kind, value in (("NaN", [float("nan")]), ("10^300", [1e300]), ("text", ["1"]),
+                           ("nested", [[1.0]]), ("a million", [0.5] * 10**6))},
+    "measures that are negative": adapter_with(
+        lambda c: c.update(shot_measures={"aspect": [-1.0]})),
+    "measures of 500,000 pictures": adapter_with(
+        lambda c: c.update(shot_measures={"aspect": [1.0] * 500_000})),
+    "30 measures": adapter_with(lambda c: c.update(shot_measures={str(k): [] for k in range(30)})),
     "a memory that is text": adapter_with(lambda c: c["bank"].update(tokens="all"), MEMORY),
     "a memory of an earlier version": adapter_with(
         lambda c: {"tokens": c["bank"]["tokens"]}, MEMORY),

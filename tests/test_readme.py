@@ -12,9 +12,8 @@ from minilora.scenes import scene
 
 README = (REPO / "README.md").read_text("utf-8")
 DETAILS = (REPO / "minilora" / "README.md").read_text("utf-8")
-DOCUMENTS = sorted(p for p in REPO.rglob("*.md") if not any(
-    part.startswith(".") or part in ("runs", "pictures", "predictions") for part in
-    p.relative_to(REPO).parts))
+DOCUMENTS = sorted([*REPO.glob("*.md"), *(path for folder in ("bench", "minilora", "weights")
+                                           for path in (REPO / folder).rglob("*.md"))])
 
 
 @pytest.mark.slow

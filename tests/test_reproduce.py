@@ -88,6 +88,26 @@ def test_what_cannot_be_repeated_is_one_line(run, edit, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("content", [
+    b"file,label\na/b.png,good\n", b"file,score\na/b.png\n", b"file,score\na/b.png,much\n",
+    b"file,score\na\rb.png,1\n", b"file,score\n\"" + b"a" * 200_000 + b",1\n"],
+    ids=["no score", "short", "text", "line end", "long"])
+def test_scores_that_fit_did_not_write_are_refused_before_the_work(run, content, monkeypatch):
+    (run[0] / "scores.csv").write_bytes(content)
+    monkeypatch.setattr(reproduce, "run_class", None)
+    with pytest.raises(ValueError, match="scores.csv: expected the columns") as caught:
+        repeat(run[0])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["losses", "shot_scores"])
+@pytest.mark.parametrize("value", [["x"], [[[1]]], {"a": 1}, [10**400]])
+def test_numbers_of_another_kind_are_refused(run, name, value):
+    change(run[0], lambda metrics: metrics.update({name: value}))
+    with pytest.raises(ValueError, match=f"metrics.json: {name}.*expected"):
+        repeat(run[0])
+
+
 def test_data_that_moved_is_found_by_option(run, tmp_path):
     folder, data = run
     moved = shutil.copytree(data.parent, tmp_path / "moved")

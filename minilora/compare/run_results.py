@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from minilora.checkpoint.detector_files import read_detector
 from minilora.io.files import read_json
-from minilora.io.schema import Record, check
+from minilora.io.schema import ListOf, OneOf, Record, Text, check
 from minilora.io.text import shown
 from minilora.io.transaction import result_path
 from minilora.runs.fingerprints import COUNT, METRICS_SCHEMA
@@ -21,8 +21,8 @@ from minilora.runs.run_report import EMBEDDED_DATA
 SHOWN_METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 NOT_COMPARED = ("seed",)                        # settings over which the mean is taken
 RESULT_SCHEMA = Record(
-    METRICS_SCHEMA.keys | {"shots": COUNT, "resolution": COUNT,
-                           "data": METRICS_SCHEMA.optional["data"]},
+    METRICS_SCHEMA.keys | {"shots": OneOf(COUNT, Text(choices=("all",))), "resolution": COUNT,
+                           "drawn": ListOf(Text(10_000)), "data": METRICS_SCHEMA.optional["data"]},
     METRICS_SCHEMA.optional, others=True)
 RUNS_DEPTH = 2                                   # folders of runs: runs/, runs/8shot-seed1/
 
@@ -78,8 +78,9 @@ def read_result_of(folder: Path) -> RunResult:
                 "an unknown number")
     # the drawn pictures are the same everywhere, but not always the bytes of their files
     digest = "" if facts["data"] == EMBEDDED_DATA else metrics["data"].get("test", "")
-    return RunResult(folder, shown(metrics["class"]), metrics["shots"], detector["config"]["seed"],
-                     facts, pictures, digest, rows)
+    shots = len(metrics["drawn"]) if metrics["shots"] == "all" else metrics["shots"]
+    return RunResult(folder, shown(metrics["class"]), shots, detector["config"]["seed"], facts,
+                     pictures, digest, rows)
 
 
 def setting_text(value: Any) -> str:

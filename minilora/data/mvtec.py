@@ -160,8 +160,8 @@ def parse_shots(text: str) -> int | str:
     """The value of --shots: a whole number from 0, or "all".  Raises ValueError for other text."""
     if text == "all":
         return text
-    if not text.isdecimal():
-        raise ValueError(f"--shots {text}: expected a whole number from 0 upwards, or 'all'; "
+    if not text.isdecimal() or len(text) > 9:
+        raise ValueError(f"--shots {shown(text, 60)}: expected a whole number from 0 upwards, or 'all'; "
                          "correct the option")
     return int(text)
 

@@ -170,6 +170,33 @@ def test_what_is_no_run_is_named_and_the_others_are_compared(runs, tmp_path, mon
         run.main()
 
 
+@pytest.mark.parametrize("key, value", [
+    ("shots", None), ("shots", "8"), ("shots", [8]), ("shots", -1), ("resolution", None),
+    ("resolution", "x"), ("data", None), ("data", "mvtec"), ("drawn", None), ("class", "x" * 9999)])
+def test_metrics_that_fit_did_not_write_are_refused_in_one_line(runs, tmp_path, key, value):
+    folder = copied(runs, tmp_path, lambda metrics: metrics.pop(key) if value is None else
+                    metrics.update({key: value}))
+    with pytest.raises(ValueError, match=f"metrics.json.*{key}") as caught:
+        read_result_of(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_texts_of_a_stranger_are_printable_and_not_html(runs, tmp_path, monkeypatch, capsys):
+    """A control sequence in a name would else reach the terminal."""
+    def change(metrics):
+        metrics |= {"class": "\x1b[2J<b>\nOK"}
+        metrics["data"]["name"] = "\x1b[2J<script>"
+    out = compare(monkeypatch, tmp_path, copied(runs, tmp_path, change))
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable() and "\\x1b[2J&lt;script>" in printed
+    assert "<script>" not in (out / "compare.md").read_text("utf-8")
+
+
+def test_a_run_on_all_pictures_of_a_folder_counts_them(runs, tmp_path):
+    folder = copied(runs, tmp_path, lambda metrics: metrics.update(shots="all"))
+    assert read_result_of(folder).shots == 2
+
+
 def test_the_best_of_each_class_and_column_is_bold_in_every_format(runs):
     results = results_of(runs)
     found = compared(results, [])

@@ -89,3 +89,11 @@ def test_sharpness_does_not_depend_on_contrast():
     faint = 0.5 + 0.5 * (sharp - 0.5)
     a, b = (measure_framing(p)["sharpness"] for p in (sharp, faint))
     assert a == pytest.approx(b, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9, 1e9])
+def test_measures_of_a_stranger_give_a_remark_and_no_error(value):
+    """A run folder may hold any number from 0 on."""
+    measures = dict.fromkeys(FRAMING_LIMITS, 1.0)
+    shots = dict.fromkeys(FRAMING_LIMITS, 5 * [value])
+    assert any("instead of" in remark for remark in framing_remarks(measures, shots))
