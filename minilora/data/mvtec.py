@@ -161,8 +161,8 @@ def parse_shots(text: str) -> int | str:
     if text == "all":
         return text
     if not text.isdecimal() or len(text) > 9:
-        raise ValueError(f"--shots {shown(text, 60)}: expected a whole number from 0 upwards, or 'all'; "
-                         "correct the option")
+        raise ValueError(f"--shots {shown(text, 60)}: expected a whole number from 0 upwards, or "
+                         "'all'; correct the option")
     return int(text)
 
 

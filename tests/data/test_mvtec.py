@@ -11,7 +11,8 @@ from PIL import Image
 
 from minilora.data import summary
 from minilora.data.masks import read_mask
-from minilora.data.mvtec import Sample, few_shot, find_data, list_classes, load_class
+from minilora.data.mvtec import (Sample, few_shot, find_data, list_classes, load_class,
+                                  parse_shots)
 from minilora.data.summary import data_summary
 
 
@@ -139,6 +140,13 @@ def test_the_error_for_too_many_shots_gives_the_number_of_pictures():
     for wrong in (-1, 2.0, "8", True, None):
         with pytest.raises(ValueError, match="expected a whole number from 0 upwards, or 'all'"):
             few_shot(numbered(9), wrong, 1)
+
+
+@pytest.mark.parametrize("text", ["a\nOK", "\u202e8", "9" * 5000, "-1", "", "²"])
+def test_a_number_of_shots_that_is_none_is_shown_in_one_line(text):
+    with pytest.raises(ValueError, match="--shots .*expected a whole number") as caught:
+        parse_shots(text)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 200
 
 
 # Where the data is
