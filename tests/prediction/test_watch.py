@@ -286,7 +286,7 @@ def test_memory_holds_a_key_per_picture_and_nothing_else(gear, tmp_path, monkeyp
     finally:
         tracemalloc.stop()
     assert len(list((tmp_path / "out").glob("NG-*.png"))) == 700
-    assert (held[1] - held[0]) / 300 < 100
+    assert (held[1] - held[0]) / 300 < 150                  # with the paths it would be some 250
 
 
 # ---- kills --------------------------------------------------------------------------------------
