@@ -82,6 +82,7 @@ class PromptLearner(nn.Module):
         else:
             context = table[initial_token_ids(tokenizer, init, n_ctx)].expand(rows, -1, -1).clone()
         self.context = nn.Parameter(context.to(table))                  # (1 or 2, M, W)
+        self.register_buffer("initial_context", self.context.detach().clone(), persistent=False)
 
     def forward(self) -> Tensor:
         """Text features (2, E), [normal, anomalous], each of length one."""

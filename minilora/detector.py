@@ -83,7 +83,6 @@ class Detector(DetectorBase):
         tokenizer = default_tokenizer()
         n_ctx = len(tokenizer.encode(config.context))
         self.prompts = PromptLearner(clip, tokenizer, self.class_name, n_ctx, config.context)
-        self.initial_context = self.prompts.context.detach().clone()
         self.text_features, self.banks, self.threshold, self.losses = None, {}, None, []
         self.memory_scale, self.text_weight = 1.0, config.max_text_weight
         self.shot_pictures: list[bytes] = []                # the good pictures, as PNG files
@@ -124,7 +123,7 @@ class Detector(DetectorBase):
         self.generator.manual_seed(self.config.seed)
         for layer in lora_layers(self.clip.visual).values():
             layer.reset_lora(self.generator)
-        self.prompts.context.data.copy_(self.initial_context)
+        self.prompts.context.data.copy_(self.prompts.initial_context)
 
     @torch.no_grad()
     def build_memory(self, pictures: list[Tensor] | Tensor) -> None:
