@@ -21,6 +21,7 @@ from minilora.prediction.picture import Prediction, ScoredPicture
 from minilora.prediction.thresholds import Choice
 from minilora.report.html import (Markup, document, facts_list, html_text, inline_image,
                                   pair_figure, plain_table)
+from minilora.report.run_pictures import pair_words
 
 MOST_SHOWN, MOST_ROWS = 200, 1000       # pictures with a thumbnail; rows of the table of others
 THUMBNAIL = 320                         # pixels of the longer side
@@ -74,10 +75,7 @@ def picture_card(scored: ScoredPicture) -> str:
                if p["framing"] else "")
     words = f"Worst patch at x {p['x']}, y {p['y']}"
     if scored.nearest:
-        turned = f", rotated by {90 * scored.nearest.quarter_turns}°"
-        words += (f"; the nearest good patch is in good picture {scored.nearest.shot + 1}"
-                  f"{turned if scored.nearest.quarter_turns else ''}, cosine distance "
-                  f"{scored.nearest.distance:.3f}")
+        words = f"x {p['x']}, y {p['y']}. {pair_words(scored.nearest, ())}"
     pair = pair_figure(scored.pair, words) if scored.pair else f'<p class="soft">{words}</p>'
     name = short_name(p["file"])
     image = inline_image(scored.overlay, f"{p['decision']}: {name}", THUMBNAIL)
