@@ -24,6 +24,7 @@ def serving(folder, *options):
     try:
         yield server
     finally:
+        server.ending = True        # as Ctrl-C does: connections that wait get no answer any more
         server.shutdown()
         server.server_close()
         thread.join()
