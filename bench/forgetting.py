@@ -12,6 +12,7 @@ import time
 from argparse import Namespace
 
 from bench import accuracy
+from bench.tables import write
 from minilora import __version__
 from minilora.baselines.finetuned import FULL_RATE, CoOp, FullFineTuning
 from minilora.bpe import default_tokenizer
@@ -20,9 +21,8 @@ from minilora.config import DetectorConfig
 from minilora.data.images import load_squares
 from minilora.data.mvtec import Dataset, few_shot, find_data, load_class
 from minilora.detector import Detector
-from minilora.io.files import atomic_write, digest_of
+from minilora.io.files import digest_of
 from minilora.pretrain.held_out import measure_scenes
-from minilora.report import results
 from minilora.scenes import scene
 from minilora.train import adapt
 
@@ -77,11 +77,9 @@ def main() -> None:
             f"{' '.join(map(str, options.seeds))}, {options.steps} steps; full fine-tuning at rate "
             f"{FULL_RATE}); weights {weights.name} (sha256 {weights.sha256[:12]}…); minilora "
             f"{__version__}; {time.strftime('%Y-%m-%d')}")
-    columns = ("method", "class names, accuracy %", "damaged, AUROC %")
-    text = f"{head}\n\n{results.markdown_table(columns, lines)}\n"
-    with atomic_write(options.out / f"{options.name}.md", "w") as file:
-        file.write(text)
-    print(text)
+    header = ("method", "class names, accuracy %", "damaged, AUROC %")
+    write(options.out, options.name, [("held-out scenes after adapting", header, lines)], [head],
+          (header, lines))
 
 
 if __name__ == "__main__":

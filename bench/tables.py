@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from bench.defaults import defaults_line
 from minilora.io.files import atomic_write
 from minilora.report import results
 
@@ -41,12 +42,14 @@ def as_csv(header: Sequence, rows: Iterable[Sequence]) -> str:
 
 def write(folder: Path, name: str, made: Sequence[tuple], head: Sequence[str], numbers: tuple,
           more: Sequence[tuple] = ()) -> None:
-    """Writes NAME.txt, .md and .csv into a folder and prints the first.
+    """Writes NAME.txt, .md and .csv into a folder and prints the first.  The text and the Markdown
+    also state the commit and the defaults (defaults.py).
 
     made, head: as in `as_text`;  numbers: (header, rows) of the CSV file, unrounded;  more: wide
     tables, only for Markdown.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    head = [*head, defaults_line()]
     for ending, text in (("txt", as_text(made, head)), ("md", as_markdown([*made, *more], head)),
                          ("csv", as_csv(*numbers))):
         with atomic_write(folder / f"{name}.{ending}", "w") as file:
