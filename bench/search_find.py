@@ -1,103 +1,38 @@
-"""Search in videos, part "find": how well events are found on drawn belts.
-
-Each seed draws new belts (minilora/scenes/belts.py): MIXED_BELTS with four products each, searched
-by name and by another picture of a product, and one belt for every family in LINE_FAMILIES,
-searched for damaged parts.  gear and mesh are unseen: the embedded model was trained on neither
-their pictures nor their names.
+"""Search in videos, part "find": how well events are found on drawn belts (search_belts.py).
 
 Events are compared with three baselines: every frame is an event as long as a part is in view (a
 user would have to know this length; frames closer than that to a higher one are left out), every
 frame is an event as long as a frame, and random events.
 
-Metrics: mean average precision (mAP) at several overlaps, top-k, AUROC of single frames.
-Left out: real videos; none with known events is at hand.
+Metrics: mean average precision (mAP) at several overlaps; R@1 at IoU 0.5 and 0.7, R@5, mean IoU of
+the best event, F1 of the K best events (search/moment_metrics.py).  Without events: AUC, the area
+under the ROC curve of single frames.
+Left out: real videos; none with known events is at hand; queries for what is not there
+(search_nothing.py).
 """
 import statistics
-import tempfile
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from bench import measure
 from bench.accuracy import cell, spread
-from minilora.auroc import auroc
-from minilora.checkpoint.base_model import BaseModel
+from bench.search_belts import (ALL_EVENTS, INDEX_RATE, KINDS, LINE_FAMILIES, MIXED_BELTS,
+                                code_version, features_version, index_belts, picture_queries,
+                                text_queries)
 from minilora.checkpoint.weights import load_clip
-from minilora.clip import CLIP
-from minilora.data.frames import save_video
-from minilora.io.files import atomic_write, digest_of
-from minilora.scenes import belts
-from minilora.scenes.scene import UNSEEN_CLASSES, draw, seed_for
-from minilora.search import events
+from minilora.io.files import digest_of
+from minilora.scenes.scene import UNSEEN_CLASSES
+from minilora.search import events, moment_metrics
 from minilora.search import query as search
 from minilora.search.events import Event
-from minilora.search.index import Index, similarity_to
-from minilora.search.indexing import FrameEncoder, update_index
+from minilora.search.index import similarity_to
 
-MIXED_BELTS = 12
-LINE_FAMILIES = ("bottle", "nut", "cookie", "button", "board", "knob", "washer", "cable",
-                 "gear", "gear", "mesh", "mesh")
-INDEX_RATE, VIDEO_RATE = 4, 8   # frames a second in the index, and in the videos
 IN_VIEW = 2.5                   # seconds that a part of such a belt is in view
 OVERLAPS = (0.3, 0.5, 0.7)
-KINDS = ("by name", "by picture", "damaged, by name", "damaged part")
-
-
-def code_version() -> str:
-    """Fingerprint of the code that decides which events are found."""
-    folder = measure.REPO / "minilora"
-    return digest_of(*[(folder / f"{name}.py").read_text() for name in
-                       ("scenes/belts", "search/events", "search/index", "search/indexing",
-                        "search/query", "data/frames")])
-
-
-# ---- belts and queries --------------------------------------------------------------------------
-
-def index_belts(folder: Path, clip: CLIP, sha256: str,
-                seed: int) -> tuple[Index, dict[str, belts.Belt]]:
-    """(Index, {path: Belt}) of the belts of one seed, written to video files and read again."""
-    belt_of = {}
-    plans = [belts.mixed_belt(k, seed=seed) for k in range(MIXED_BELTS)]
-    plans += [belts.product_belt(k, family, seed=seed) for k, family in enumerate(LINE_FAMILIES)]
-    for k, belt in enumerate(plans):
-        path = folder / f"belt-{k:02d}.mp4"
-        with atomic_write(path) as file:
-            save_video(file, belt.frames(VIDEO_RATE), VIDEO_RATE)
-        belt_of[str(path.resolve())] = belt
-    index = Index(folder / "index", BaseModel("bench", sha256),
-                  {"rate": float(INDEX_RATE), "change": 0.0})
-    failed = update_index(index, belt_of, FrameEncoder(clip))
-    if failed:
-        raise RuntimeError(f"belts: expected every video to be read again, these failed: {failed}")
-    return index, belt_of
-
-
-def labelled_queries(clip: CLIP, belt_of: dict[str, belts.Belt], seed: int) -> list[tuple]:
-    """[(kind, class name, query, files to search, true events [(file, start, end)])]."""
-    text = partial(search.query_features, clip)
-    mixed, lines = list(belt_of)[:MIXED_BELTS], list(belt_of)[MIXED_BELTS:]
-    true = lambda path, fits: [(path, p.start, p.end) for p in belt_of[path].passes() if fits(p)]
-    out = []
-    for class_name in sorted({p.class_name for path in mixed for p in belt_of[path].passes()}):
-        found = [t for path in mixed for t in true(path, lambda p: p.class_name == class_name)]
-        out.append(("by name", class_name, text([f"a {class_name}"]), mixed, found))
-    encoder = FrameEncoder(clip)
-    for path in mixed:
-        for class_name in sorted({p.class_name for p in belt_of[path].passes()}):
-            style = next(s.style for s in belt_of[path].slots if s.style.family == class_name)
-            other = draw(style, seed_for("asked", seed, class_name)).picture   # from another camera
-            picture = Image.fromarray((other * 255).byte().permute(1, 2, 0).numpy())
-            out.append(("by picture", class_name, encoder.encode([picture])[0].float(), mixed,
-                        true(path, lambda p: p.class_name == class_name)))
-    for path in lines:
-        class_name, bad = belt_of[path].passes()[0].class_name, true(path, lambda p: p.flaw)
-        for kind, name in (("damaged, by name", class_name), ("damaged part", "part")):
-            query = text([f"a damaged {name}"], [f"a flawless {name}"])
-            out.append((kind, class_name, query, [path], bad))
-    return out
+FIRST = (1, 5, 10)              # K of F1@K
 
 
 # ---- baselines ----------------------------------------------------------------------------------
@@ -137,59 +72,78 @@ METHODS = ("events", *BASELINES)
 
 # ---- metrics ------------------------------------------------------------------------------------
 
-def frame_auroc(curves: dict, true: list) -> float:
-    """AUROC of single frames: does the value tell frames inside a true event from the others?"""
-    inside = [(times[:, None] >= torch.tensor([t[1] for t in true if t[0] == path])).logical_and(
-        times[:, None] <= torch.tensor([t[2] for t in true if t[0] == path])).any(1)
-        for path, (times, _) in curves.items()]
-    return auroc(torch.cat([v for _, v in curves.values()]), torch.cat(inside))
+def moment_figures(queries: moment_metrics.Answers) -> dict[str, float]:
+    """{metric: value} of queries [(found, true)], shares from 0 to 1."""
+    return {"mIoU": moment_metrics.mean_top_iou(queries),
+            **{f"mAP {o}": events.mean_average_precision(queries, o) for o in OVERLAPS},
+            **{f"R@1 {o}": moment_metrics.recall_at_one(queries, o) for o in OVERLAPS[1:]},
+            "R@5 0.5": events.hit_at_k(queries, 5),
+            **{f"F1@{k}": moment_metrics.f1_at_k(queries, k) for k in FIRST}}
 
 
-def evaluate_seed(seed: int, threads: int) -> dict[str, dict]:
-    """{kind: {method: {"seen" or "unseen": [mAP at 0.3, 0.5, 0.7, top-1, top-5, AUROC]}}}."""
+def evaluate_seed(seed: int, threads: int, store: str) -> dict[str, dict]:
+    """{kind: {method: {"seen" or "unseen": {metric: value}}}} of one seed."""
     torch.set_num_threads(threads)
     clip, weights = load_clip()
     generator, scored = torch.Generator().manual_seed(seed), {}
-    with tempfile.TemporaryDirectory() as folder:
-        index, belt_of = index_belts(Path(folder), clip.eval(), weights.sha256, seed)
-        for kind, class_name, query, files, true in labelled_queries(clip, belt_of, seed):
-            grouped, curves = search.find_events(index, similarity_to(query), 10_000,
-                                                 files=set(files))
-            single_frames = frame_auroc(curves, true)
-            finds = {"events": grouped, **{name: make(curves, generator)
-                                           for name, make in BASELINES.items()}}
-            for method, found in finds.items():
-                group = scored.setdefault(kind, {}).setdefault(method, {}).setdefault(
-                    "unseen" if class_name in UNSEEN_CLASSES else "seen", [])
-                group.append((found, true, single_frames))
-    figures = lambda rows: [*(events.mean_average_precision([r[:2] for r in rows], o)
-                              for o in OVERLAPS),
-                            *(events.hit_at_k([r[:2] for r in rows], k) for k in (1, 5)),
-                            statistics.mean(r[2] for r in rows)]
+    index, belt_of = index_belts(Path(store), clip.eval(), weights.sha256, seed)
+    for query in [*text_queries(clip, belt_of), *picture_queries(clip, belt_of, seed)]:
+        grouped, curves = search.find_events(index, similarity_to(query.asked.feature), ALL_EVENTS,
+                                             files=set(query.files))
+        single_frames = moment_metrics.frame_auroc(curves, query.true)
+        finds = {"events": grouped, **{name: make(curves, generator)
+                                       for name, make in BASELINES.items()}}
+        for method, found in finds.items():
+            group = scored.setdefault(query.kind, {}).setdefault(method, {}).setdefault(
+                "unseen" if query.class_name in UNSEEN_CLASSES else "seen", [])
+            group.append((found, query.true, single_frames))
+    figures = lambda rows: {**moment_figures([row[:2] for row in rows]),
+                            "AUC": statistics.mean(row[2] for row in rows)}
     return {kind: {method: {group: figures(rows) for group, rows in groups.items()}
                    for method, groups in methods.items()} for kind, methods in scored.items()}
 
 
+# ---- tables -------------------------------------------------------------------------------------
+
+RANKING = {"seen": ("mAP 0.3", "mAP 0.5", "mAP 0.7"), "unseen": ("mAP 0.5",)}
+MOMENTS = {group: ("R@1 0.5", "R@1 0.7", "R@5 0.5", "mIoU", *(f"F1@{k}" for k in FIRST))
+           for group in ("seen", "unseen")}
+
+
+def group_table(title: str, cells: list[dict], columns: dict[str, tuple], both: str) -> tuple:
+    """(title, header, rows): one row a method, mean and spread over seeds.
+
+    cells: of each seed, {method: {group: {metric: value}}};  columns: {group: metrics};  both: a
+    metric whose harmonic mean over seen and unseen products is the last column.
+    """
+    pairs = [(group, metric) for group, metrics in columns.items() for metric in metrics]
+    header = ["", *(f"{group}: {metric}" if metric == columns[group][0] else metric
+                    for group, metric in pairs), f"harmonic mean of {both}"]
+    rows = [[method, *(spread([c[method][group][metric] for c in cells])
+                       for group, metric in pairs),
+             spread([events.harmonic_mean(*(c[method][group][both] for group in columns))
+                     for c in cells])] for method in METHODS]
+    return title, header, rows
+
+
 def find_tables(options: Namespace) -> tuple[list, list]:
     """(tables, lines for the head), mean and spread over the seeds."""
-    cells = [cell(options.out / "search" / f"find-{seed}.json",
-                  digest_of("find", seed, code_version()), partial(
-                      measure.fresh, evaluate_seed, seed, options.threads))
+    store = options.out / "search"
+    cells = [cell(store / f"find-{seed}.json",
+                  digest_of("find", seed, load_clip()[1].sha256, features_version(),
+                            code_version()), partial(
+                      measure.fresh, evaluate_seed, seed, options.threads, str(store.resolve())))
              for seed in options.seeds]
-    header = ["", "seen: mAP 0.3", "0.5", "0.7", "top-1", "top-5", "unseen: mAP 0.5", "top-1",
-              "top-5", "harmonic mean of mAP 0.5", "of top-1"]
     tables = []
     for kind in KINDS:
-        rows = []
-        for method in METHODS:
-            seen, unseen = ([c[kind][method][g] for c in cells] for g in ("seen", "unseen"))
-            both = lambda k: [events.harmonic_mean(s[k], u[k]) for s, u in zip(seen, unseen)]
-            rows.append([method, *(spread([s[k] for s in seen]) for k in range(5)),
-                         *(spread([u[k] for u in unseen]) for k in (1, 3, 4)),
-                         spread(both(1)), spread(both(3))])
-        single = [spread([c[kind]["events"][g][5] for c in cells]) for g in ("seen", "unseen")]
-        tables.append((f"{kind}; AUROC of single frames: seen {single[0]}, unseen {single[1]}",
-                       header, rows))
+        of_kind = [c[kind] for c in cells]
+        auc = ", ".join(f"{group} " + spread([c["events"][group]["AUC"] for c in of_kind])
+                        for group in ("seen", "unseen"))
+        tables += [group_table(f"{kind}; AUC of single frames: {auc}", of_kind, RANKING, "mAP 0.5"),
+                   group_table(f"{kind}: the best events", of_kind, MOMENTS, "R@1 0.5")]
     return tables, [f"{MIXED_BELTS} belts with four products and {len(LINE_FAMILIES)} lines of "
-                    f"60 s a seed, 12 parts each; index of {INDEX_RATE} frames a second; an event "
-                    "counts from an overlap of 0.5 for top-k"]
+                    f"60 s a seed, 12 parts each; index of {INDEX_RATE} frames a second",
+                    "find: mAP, R@1 and R@5 (a correct event is the best, among the best five) at "
+                    "the overlap (IoU) that is named; mIoU: mean overlap of the best event; F1@K: "
+                    "harmonic mean of precision and recall of the K best events, IoU 0.5; AUC: "
+                    "area under the ROC curve, frames inside an event against all others"]

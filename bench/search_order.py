@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.accuracy import spread
-from bench.search_find import INDEX_RATE, code_version
+from bench.search_belts import INDEX_RATE, features_version
 from minilora.baselines.recurrent import RECURRENT_CELLS, SequenceClassifier
 from minilora.checkpoint.weights import load_clip
 from minilora.io.files import digest_of, load_tensors, save_tensors
@@ -64,7 +64,8 @@ def encode_belts(threads: int) -> dict[str, Tensor]:
 
 def cached_features(options: Namespace) -> dict[str, Tensor]:
     """`encode_belts`, from a file if there is one."""
-    key = digest_of(code_version(), TRAIN_BELTS, TEST_BELTS, PARTS_ON_BELT, PERIOD)
+    key = digest_of(load_clip()[1].sha256, features_version(), INDEX_RATE, TRAIN_BELTS, TEST_BELTS,
+                    PARTS_ON_BELT, PERIOD)
     path = options.out / "search" / f"order-{key}.pt"
     if not path.exists():
         save_tensors(path, encode_belts(options.threads))

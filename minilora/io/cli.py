@@ -5,7 +5,7 @@ Claim: a user needs the cause of an error and the remedy, not a traceback; a dev
 
     0     done (predict: every picture is OK)
     1     done, and something is wrong with what was looked at (predict: a picture is NG; fit with
-          several classes: one of them failed)
+          several classes: one of them failed; search query: nothing was found)
     2     not done, or not all of it: a wrong option, an error, an output that was closed or full
     130   stopped by Ctrl-C
 

@@ -174,7 +174,8 @@ class TensorOf:
                 or not all(fits(size, n) for size, n in zip(self.shape, value.shape)):
             sizes = ", ".join(size_text(size) for size in self.shape)
             raise mismatch(where, f"a tensor ({sizes}) of {kinds}", value)
-        if self.finite and value.is_floating_point() and not value.isfinite().all():
+        if self.finite and value.is_floating_point() and value.numel() \
+                and not torch.stack(value.aminmax()).isfinite().all():
             raise SchemaError(f"{where}: expected finite numbers, found NaN or inf")
         if self.largest < math.inf and value.numel() and value.abs().max() > self.largest:
             raise SchemaError(f"{where}: expected numbers up to {self.largest:g}, found "

@@ -33,14 +33,15 @@ class Event(NamedTuple):
 def smooth(times: Tensor, values: Tensor, width: float) -> Tensor:
     """Moving average: the mean of all values within width / 2 seconds of each moment.
 
-    times: (T,) ascending seconds;  values: (T,).  Returns (T,).
+    times: (T,) ascending seconds;  values: (T,), or (T, K) for K curves.  Returns the same shape.
     """
     if width <= 0 or len(values) < 3:
         return values
-    total = torch.nn.functional.pad(values.double().cumsum(0), (1, 0))
+    total = torch.cat([torch.zeros_like(values[:1], dtype=torch.double), values.double().cumsum(0)])
     first = torch.searchsorted(times, times - width / 2 - 1e-9)
     last = torch.searchsorted(times, times + width / 2 + 1e-9, right=True)
-    return ((total[last] - total[first]) / (last - first)).to(values.dtype)
+    count = (last - first).view(-1, *[1] * (values.ndim - 1))
+    return ((total[last] - total[first]) / count).to(values.dtype)
 
 
 def localise_events(file: str, times: Tensor, values: Tensor, width: float = 0.0, gap: float = 0.0,

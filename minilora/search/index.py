@@ -135,6 +135,12 @@ class Index:
         self.width = content["features"].shape[1]
         return content
 
+    def check_rows(self, name: str, found: int, expected: int) -> None:
+        """Raise ValueError if a part with `found` rows has fewer than index.json says."""
+        if expected > found:
+            raise ValueError(f"{shown(self.part_path(name))} has {found} rows, index.json expects "
+                             f"{expected}; make the index again")
+
     def part_names(self) -> list[str]:
         """Names of all parts in use, in order, without duplicates."""
         return list(dict.fromkeys(piece[0] for e in self.entries.values() for piece in e.pieces))
@@ -143,8 +149,9 @@ class Index:
                ) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield the curve of each file: (path, times (T,), values (T,)).
 
-        score_part: from a part (see `load_part`) to one value per row (M,), as returned by
-        `similarity_to` and `contains_text`;  files: only these paths, None: all.
+        score_part: from a part (see `load_part`) to one value per row (M,), or K of them (M, K),
+        as returned by `similarity_to`, `products_with` and `contains_text`;  files: only these
+        paths, None: all.
         """
         cache = {}
         for entry in self.entries.values():
@@ -155,9 +162,7 @@ class Index:
                 if name not in cache:       # holds one part, which many still images may share
                     part = self.load_part(name)
                     cache = {name: (part["times"], score_part(part))}
-                if last > len(cache[name][0]):
-                    raise ValueError(f"{shown(self.part_path(name))} has {len(cache[name][0])} "
-                                     f"rows, index.json expects {last}; make the index again")
+                self.check_rows(name, len(cache[name][0]), last)
                 times.append(cache[name][0][first:last])
                 values.append(cache[name][1][first:last])
             if values:
@@ -185,13 +190,19 @@ def similarity_to(query: Tensor) -> Callable[[dict], Tensor]:
 
     The returned function raises ValueError if the rows have another E.
     """
-    query = F.normalize(query.float(), dim=-1)
+    return products_with(F.normalize(query.float(), dim=-1))
 
+
+def products_with(vectors: Tensor) -> Callable[[dict], Tensor]:
+    """For `Index.curves`: scalar products of every row with one vector (E,) or with K, (E, K).
+
+    The returned function raises ValueError if the rows have another E.
+    """
     def score_part(part):
-        if part["features"].shape[1] != len(query):
+        if part["features"].shape[1] != len(vectors):
             raise ValueError(f"the index holds features of {part['features'].shape[1]} numbers, "
-                             f"the query has {len(query)}; make the index again with this model")
-        return part["features"].float() @ query
+                             f"the query has {len(vectors)}; make the index again with this model")
+        return part["features"].float() @ vectors
     return score_part
 
 

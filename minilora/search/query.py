@@ -3,14 +3,15 @@
 Claim: CLIP puts features of frames and of texts into one space (Radford et al. 2021).  The
 similarity between a text and the frames of a video therefore has a peak where the video shows what
 the text describes; search/events.py turns peaks into events.  Scores only rank the content of an
-index; they do not tell whether the object occurs in it at all.
+index.  Whether the object occurs in it at all is decided by search/floor.py.
 
 "A without B" subtracts half of the similarity to B from the similarity to A, because CLIP itself
-does not understand "without".
+does not understand "without".  A text that ends in ":NUMBER" has this weight, others have 1.
 
-Symbols: E embedding, T moments of a file.
+Symbols: E embedding, T moments of a file, K values of each.
 Left out: the command (search/run.py), approximate search (search/faiss_index.py).
 """
+import re
 from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
@@ -31,18 +32,49 @@ from minilora.search.indexing import FrameEncoder
 
 QUERY_TEMPLATES = ("{}.", "a photo of {}.", "a close-up photo of {}.")
 SEPARATOR = " without "                 # in a query: "a gear without a cable"
-NEGATIVE_WEIGHT = 0.5                   # weight of the texts after "without"
+NEGATIVE_WEIGHT = 0.5                   # of the texts after "without", times their own weight
+WEIGHTED = re.compile(r"(.*):([+-]?(?:\d+\.?\d*|\.\d+))", re.DOTALL)
+MAX_WEIGHT = 1000.0
 SMOOTHING_WIDTH, EVENT_GAP = 1.0, 0.5   # seconds, for `localise_events`; chosen with bench.search
 
 Curves = dict[str, tuple[Tensor, Tensor]]               # {file: (times (T,), similarities (T,))}
+Weighted = list[tuple[str, float]]                      # texts and their weights
+
+
+def text_and_weight(text: str) -> tuple[str, float]:
+    """("a gear", 0.5) from "a gear:0.5"; without ":NUMBER" at the end the weight is 1.
+
+    A text that itself ends like that needs a weight: "a ratio of 4:3:1".
+    Raises ValueError for a weight that is not positive.
+    """
+    found = WEIGHTED.fullmatch(text.strip())
+    if not found:
+        return text, 1.0
+    weight = float(found[2])
+    if not 0 < weight <= MAX_WEIGHT:
+        raise ValueError(f"'{shown(text, 60)}': expected a weight above 0 and up to {MAX_WEIGHT:g} "
+                         f"after the colon, found {shown(found[2], 30)}; what must not be visible "
+                         "is given with --without")
+    return found[1], weight
+
+
+def wanted_and_unwanted(texts: Iterable[str], without: Iterable[str]) -> tuple[Weighted, Weighted]:
+    """The texts to find and those to avoid, with weights.  "a without b" is one of each."""
+    wanted, unwanted = [], list(without)
+    for text in texts:
+        first, *others = text.split(SEPARATOR)
+        wanted.append(first)
+        unwanted += others
+    return [*map(text_and_weight, wanted)], [*map(text_and_weight, unwanted)]
 
 
 def check_query(texts: Iterable[str] = (), without: Iterable[str] = (),
                 like: Iterable[str | Path] = (), reads: str | None = None) -> None:
     """Raise ValueError or OSError, before any work, for a query that cannot be answered.
 
-    Such are a text that is empty or has more tokens than the text tower reads, and a picture that
-    is missing.  reads: text in the pictures; with it nothing else may be searched for.
+    Such are a text that is empty or has more tokens than the text tower reads, a weight that is
+    not positive, and a picture that is missing.  reads: text in the pictures; with it nothing else
+    may be searched for.
     """
     texts, without, like = list(texts), list(without), list(like)
     if reads is not None:
@@ -54,7 +86,7 @@ def check_query(texts: Iterable[str] = (), without: Iterable[str] = (),
     if not texts and not like:
         raise ValueError('nothing to look for; give a text, for example "a damaged gear", or '
                          "--like PICTURE")
-    for text in (*SEPARATOR.join(texts).split(SEPARATOR), *without) if texts else without:
+    for text, _ in sum(wanted_and_unwanted(texts, without), []):
         if not text.strip():
             raise ValueError('an empty text finds nothing; give a text, for example "a damaged '
                              'gear"')
@@ -78,55 +110,96 @@ def query_features(clip: CLIP, texts: Iterable[str] = (), without: Iterable[str]
                    like: Iterable[str | Path] = (), bits: int = 0) -> Tensor:
     """The query (E,): mean feature of texts and pictures, minus the texts after "without".
 
-    like: paths of pictures;  bits: as in `read_image`.  Raises ValueError as `check_query` does.
+    like: paths of pictures, each of weight 1;  bits: as in `read_image`.
+    Raises ValueError as `check_query` does.
     """
-    texts, like = list(texts), list(like)
-    positive, negative = [], list(without)
-    check_query(texts, negative, like)
-    for text in texts:
-        first, *others = text.split(SEPARATOR)
-        positive.append(text_features(clip, first))
-        negative += others
+    return encode_query(clip, texts, without, like, bits)[0]
+
+
+def opposite_features(clip: CLIP, without: Iterable[str]) -> Tensor:
+    """What `query_features` subtracts (E,): NEGATIVE_WEIGHT times the weighted sum of the texts."""
+    return NEGATIVE_WEIGHT * weighted_sum(clip, [*map(text_and_weight, without)])
+
+
+def weighted_sum(clip: CLIP, texts: Weighted) -> Tensor:
+    """Sum of the features of texts times their weights, (E,)."""
+    return torch.stack([weight * text_features(clip, text) for text, weight in texts]).sum(0)
+
+
+def encode_query(clip: CLIP, texts: Iterable[str] = (), without: Iterable[str] = (),
+                 like: Iterable[str | Path] = (), bits: int = 0) -> tuple[Tensor, Tensor | None]:
+    """(query of `query_features`, what was subtracted from a vector of length one or None)."""
+    texts, without, like = list(texts), list(without), list(like)
+    check_query(texts, without, like)
+    wanted, unwanted = wanted_and_unwanted(texts, without)
+    positive = [weight * text_features(clip, text) for text, weight in wanted]
     if like:
         positive += FrameEncoder(clip).encode([read_image(path, bits) for path in like]).float()
     query = F.normalize(torch.stack(positive).mean(0), dim=-1)
-    for text in negative:
-        query = query - NEGATIVE_WEIGHT * text_features(clip, text)
-    return query
+    if not unwanted:
+        return query, None
+    opposite = NEGATIVE_WEIGHT * weighted_sum(clip, unwanted)
+    return query - opposite, opposite
 
 
-def find_events(index: Index, score_part: Callable[[dict], Tensor], count: int,
-                width: float = SMOOTHING_WIDTH, gap: float = EVENT_GAP,
+def find_curves(index: Index, score_part: Callable[[dict], Tensor],
                 files: Container[str] | None = None,
-                baseline: float | None = None) -> tuple[list[Event], Curves]:
-    """The best `count` events, best first, and the curves of all compared files.
+                window: tuple[float, float] | None = None) -> Curves:
+    """{file: (times (T,), values (T,) or (T, K))} of an index.  score_part, files: as for
+    `Index.curves`.
 
-    score_part, files: as for `Index.curves`;  width, gap, baseline: as for `localise_events`.
-    A file whose curve has no peak gives one event without length, at its best frame.
+    window: only moments from, to (seconds).  It has no meaning for a file with a single frame, such
+    as a picture, so these are left out then.
     Raises ValueError if the index holds no frame.
     """
     curves = {path: (times, values) for path, times, values in index.curves(score_part, files)}
     if not curves:
         raise ValueError(f"{shown(index.folder)} holds no frame; add files with "
                          + shell_command("search", "index", "PATHS", "--out", index.folder))
+    if window is None:
+        return curves
+    inside = {path: (times >= window[0]) & (times <= window[1])
+              for path, (times, _) in curves.items() if len(times) > 1}
+    return {path: (curves[path][0][keep], curves[path][1][keep])
+            for path, keep in inside.items() if keep.any()}
+
+
+def events_in(curves: Curves, count: int, width: float, gap: float,
+              baseline: float | None = None) -> list[Event]:
+    """The events of all files, best first, at most `count` of each; options of `localise_events`.
+
+    A file whose curve has no peak gives one event without length, at its best frame.
+    """
     events = []
     for path, (times, values) in curves.items():
         best = int(values.argmax())
         moment = times[best].item()
         best_frame = Event(path, moment, moment, moment, values[best].item())
         events += localise_events(path, times, values, width, gap, count, baseline) or [best_frame]
-    return sorted(events, key=lambda event: -event.score)[:count], curves
+    return sorted(events, key=lambda event: -event.score)
 
 
-def find_text(index: Index, text: str, count: int,
-              gap: float = EVENT_GAP) -> tuple[list[Event], Curves]:
+def find_events(index: Index, score_part: Callable[[dict], Tensor], count: int,
+                width: float = SMOOTHING_WIDTH, gap: float = EVENT_GAP,
+                files: Container[str] | None = None, baseline: float | None = None,
+                window: tuple[float, float] | None = None) -> tuple[list[Event], Curves]:
+    """The best `count` events, best first, and the curves of all compared files.
+
+    score_part, files, window: as for `find_curves`;  width, gap, baseline: as for `events_in`.
+    """
+    curves = find_curves(index, score_part, files, window)
+    return events_in(curves, count, width, gap, baseline)[:count], curves
+
+
+def find_text(index: Index, text: str, count: int, gap: float = EVENT_GAP,
+              window: tuple[float, float] | None = None) -> tuple[list[Event], Curves]:
     """As `find_events`, for frames that contain a text.  A file without it gives no event.
 
     Raises ValueError if the index was made without OCR.
     """
     if not index.ocr:
         raise ValueError(f"{shown(index.folder)} was made without --ocr; make a new index with it")
-    events, curves = find_events(index, contains_text(text), count, 0.0, gap, baseline=0.0)
+    events, curves = find_events(index, contains_text(text), count, 0.0, gap, None, 0.0, window)
     return [event for event in events if event.score > 0], curves
 
 

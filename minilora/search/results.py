@@ -3,9 +3,11 @@
 Left out: the search itself (search/query.py).
 """
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
+import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
@@ -15,16 +17,12 @@ from minilora.data.frames import frames_at
 from minilora.io.text import shown
 from minilora.report import html
 from minilora.search.events import Event
+from minilora.search.times import format_time
 
 MAX_PATH = 1000                 # characters of a path that are shown
 TILE, CAPTION = 240, 40         # of the contact sheet: side of a tile, height of a caption, pixels
 
 Frames = dict[tuple[str, float], Image.Image]           # {(file, time): PIL RGB}
-
-
-def format_time(seconds: float) -> str:
-    """Minutes and seconds, as video players show them: 75.5 -> 1:15.5."""
-    return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
 
 
 def event_line(rank: int, event: Event) -> str:
@@ -33,6 +31,16 @@ def event_line(rank: int, event: Event) -> str:
             f"  {format_time(event.start)} to {format_time(event.end)}, "
             f"best at {format_time(event.peak)}")
     return f"{rank:3d}  {event.score:6.3f}  {shown(event.file, MAX_PATH)}{when}"
+
+
+def nothing_line(words: str, below: Event | None, floor: float | None) -> str:
+    """One line for a query without an answer.  below: its best event, if there is one, and its
+    floor."""
+    if below is None or floor is None:
+        return f"nothing found for {shown(words)}"
+    when = "" if below.start == below.end == 0 else f"at {format_time(below.peak)} "
+    return (f"nothing found (best {below.score:.3f} {when}in {shown(below.file, MAX_PATH)}, floor "
+            f"{floor:.3f}); --any shows it")
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:
@@ -81,10 +89,12 @@ def event_gallery(found: list[Event], pictures: Frames, names: dict[str, str]) -
 
 
 def result_page(title: str, found: list[Event], curves: dict[str, tuple[Tensor, Tensor]],
-                pictures: Frames) -> str:
+                pictures: Frames, floors: Mapping[str, Tensor] = MappingProxyType({}),
+                note: str = "") -> str:
     """A self-contained HTML page: the events, the curves of their files, the peak frames.
 
-    curves: {file: (times (T,), values (T,))};  pictures: of `peak_frames`.
+    curves: {file: (times (T,), values (T,))};  pictures: of `peak_frames`;  floors: {file: (T,)},
+    if there are any;  note: a line below the title.
     """
     title, names = shown(title, MAX_PATH), short_names(e.file for e in found)
     rows = "".join(f"<tr><td>{k}</td><td>{e.score:.3f}</td>"
@@ -92,15 +102,17 @@ def result_page(title: str, found: list[Event], curves: dict[str, tuple[Tensor, 
                    f"<td>{format_time(e.end)}</td><td>{format_time(e.peak)}</td></tr>"
                    for k, e in enumerate(found, 1))
     head = "".join(f"<th>{h}</th>" for h in ("", "score", "file", "from", "to", "best at"))
-    parts = [f"<h1>{html.escape(title)}</h1>",
+    parts = [f"<h1>{html.escape(title)}</h1>", note and f"<p>{html.escape(note)}</p>",
              f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>']
     videos = [path for path in dict.fromkeys(e.file for e in found) if len(curves[path][0]) > 1]
     for path in videos:
         times, values = curves[path]
-        points = list(zip(times.tolist(), values.tolist()))
-        chart = inline_svg(line_plot(f"similarity over time, {names[path]}", "seconds",
-                                     "similarity", {"similarity": points}, None,
-                                     (values.min().item(), values.max().item())))
+        lines = {"similarity": values} | ({"floor": floors[path]} if path in floors else {})
+        low, high = torch.cat([*lines.values()]).aminmax()
+        chart = inline_svg(line_plot(
+            f"similarity over time, {names[path]}", "seconds", "similarity",
+            {name: list(zip(times.tolist(), line.tolist())) for name, line in lines.items()}, None,
+            (low.item(), high.item())))
         gallery = event_gallery([e for e in found if e.file == path], pictures, names)
         parts.append(f'<h2>{html.escape(names[path])}</h2><div class="charts"><figure>{chart}'
                      f"</figure></div>{gallery}")

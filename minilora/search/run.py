@@ -2,6 +2,7 @@
 
     python -m minilora.search index PATHS --out INDEX        a second run encodes changes only
     python -m minilora.search query INDEX "a damaged gear" -k 10 --page found.html
+    python -m minilora.search query INDEX "a gear:2" "a wheel" --without rust --from 1:30 --to 2:00
     python -m minilora.search query INDEX --like PICTURE
     python -m minilora.search query INDEX --reads "SN 4821"             text in the picture
     python -m minilora.search remove INDEX PATHS
@@ -9,12 +10,9 @@
 Left out: how events are found (search/query.py), what is heard in a video.
 """
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-from torch import Tensor
 
 from minilora.checkpoint.base_model import base_of, open_base
 from minilora.checkpoint.weights import add_activation_option, load_clip
@@ -23,19 +21,20 @@ from minilora.data.bit_depth import bits_option
 from minilora.data.decoding import megapixel_option
 from minilora.data.frames import media_in
 from minilora.io.cli import device_name, device_text, finite_number, option_parser, positive_int
-from minilora.io.output import atomic_output, check_output
 from minilora.io.parser import OneLineParser
 from minilora.io.progress import print_line
 from minilora.io.text import shown
-from minilora.search import faiss_index, speech
-from minilora.search.events import Event
-from minilora.search.index import Index, similarity_to, with_index
+from minilora.search import faiss_index
+from minilora.search.floor import Answer, calibrate_floor, find_answer
+from minilora.search.index import Index, with_index
 from minilora.search.index_file import identity_of, refuse_foreign
 from minilora.search.indexing import FrameEncoder, remove_files, update_index
 from minilora.search.ocr import TextReader
-from minilora.search.query import (EVENT_GAP, SMOOTHING_WIDTH, Curves, check_query, find_events,
-                                   find_text, query_features)
-from minilora.search.results import contact_sheet, event_line, peak_frames, result_page
+from minilora.search.outputs import check_outputs, write_outputs
+from minilora.search.query import (EVENT_GAP, SMOOTHING_WIDTH, check_query, encode_query,
+                                   find_text)
+from minilora.search.results import event_line, nothing_line
+from minilora.search.times import time_option, time_window
 
 
 def run_index(options: argparse.Namespace, say: Callable[[str], None]) -> int:
@@ -82,62 +81,33 @@ def open_or_new_index(options: argparse.Namespace, sampling: dict[str, float],
 
 
 def run_query(options: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """The command `query`."""
+    """The command `query`.  Returns the exit status: 1 if nothing was found."""
     check_outputs(options)
     check_query(options.texts, options.without, options.like, options.reads)
+    window = time_window(options.start, options.end)
     opened = Index.open(options.index)
-    query = None
+    clip = query = opposite = None
     if options.reads is None:
         clip, _ = open_base(options.index, opened.base, options.model, options.device)
-        query = query_features(clip, options.texts, options.without, options.like, opened.bits)
-    found, curves = with_index(opened, lambda index: search_index(index, query, options))
+        query, opposite = encode_query(clip, options.texts, options.without, options.like,
+                                       opened.bits)
+
+    def work(index):
+        if query is None:
+            found, curves = find_text(index, options.reads, options.count, options.gap, window)
+            return Answer(found, None, curves, {})
+        floor = None if options.any or options.like else calibrate_floor(index, clip)
+        files = faiss_index.nearest_files(index, query) if options.fast else None
+        return find_answer(index, floor, query, options.count, options.smooth, options.gap, files,
+                           window, opposite)
+    answer = with_index(opened, work)
     words = options.reads or " and ".join(options.texts) or f"like {', '.join(options.like)}"
-    for rank, event in enumerate(found, 1):
+    for rank, event in enumerate(answer.found, 1):
         say(event_line(rank, event))
-    if not found:
-        say(f"nothing found for {shown(words)}")
-    write_outputs(words, found, curves, opened.bits, options)
-    return 0
-
-
-def search_index(index: Index, query: Tensor | None,
-                 options: argparse.Namespace) -> tuple[list[Event], Curves]:
-    """Events and curves for a query (E,); without one, for the text of --reads."""
-    if query is None:
-        return find_text(index, options.reads, options.count, options.gap)
-    files = faiss_index.nearest_files(index, query) if options.fast else None
-    return find_events(index, similarity_to(query), options.count, options.smooth, options.gap,
-                       files)
-
-
-def check_outputs(options: argparse.Namespace) -> None:
-    """Raise ValueError, before any work, if an output would replace what is not its own."""
-    outputs = [p for p in (options.json, options.sheet, options.page, options.speak_to) if p]
-    if len({path.absolute() for path in outputs}) < len(outputs):
-        raise ValueError("--json-file, --sheet, --page and --speak-to: expected different files, "
-                         "found the same twice; give each its own")
-    for path in outputs:
-        check_output(path, "query", options.like)
-
-
-def write_outputs(words: str, found: list[Event], curves: Curves, bits: int,
-                  options: argparse.Namespace) -> None:
-    """The outputs of --json-file, --sheet, --page, --speak.  words: the query in words."""
-    def output(path, mode="wb"):
-        return atomic_output(path, "query", mode, options.like)
-    if options.json:
-        with output(options.json, "w") as file:
-            json.dump({"query": words, "events": [e._asdict() for e in found]}, file,
-                      indent=1, allow_nan=False)
-    pictures = peak_frames(found, bits) if options.sheet or options.page else {}
-    if options.sheet:
-        with output(options.sheet) as file:
-            contact_sheet(found, pictures).save(file, "PNG")
-    if options.page:
-        with output(options.page, "w") as file:
-            file.write(result_page(words, found, curves, pictures))
-    if options.speak or options.speak_to:
-        speech.speak(speech.spoken_summary(words, found), options.speak_to, options.like)
+    if not answer.found:
+        say(nothing_line(words, answer.below, answer.below and answer.floor_of(answer.below)))
+    write_outputs(words, answer, opened.bits, options)
+    return 0 if answer.found else 1
 
 
 def run_remove(options: argparse.Namespace, say: Callable[[str], None]) -> int:
@@ -153,14 +123,15 @@ def parser() -> OneLineParser:
     jobs = p.add_subparsers(dest="job", required=True, metavar="index | query | remove",
                             prog=p.prog)
 
-    def job(name, function, text, example):
-        one = jobs.add_parser(name, help=text, description=text, example=example)
+    def job(name, function, text, example, epilog=None):
+        one = jobs.add_parser(name, help=text, description=text, example=example, epilog=epilog)
         one.set_defaults(run=function)
         return one
     index_options(job("index", run_index, "encode files that are new or have changed",
                       "videos/ pictures/ --out index"))
     query_options(job("query", run_query, "find events",
-                      'index "a damaged gear" --sheet a.png'))
+                      'index "a damaged gear" --sheet a.png',
+                      "exit status: 0 found, 1 nothing found, 2 an error"))
     one = job("remove", run_remove, "remove files from an index", "index old.mp4")
     one.add_argument("index", type=Path, help="folder of the index")
     one.add_argument("paths", nargs="+", help="files or folders")
@@ -194,8 +165,12 @@ def query_options(p: OneLineParser) -> None:
     """Options of the command `query`."""
     add, rare = p.add_argument, p.rare.add_argument
     add("index", type=Path, help="folder of the index")
-    add("texts", nargs="*", help='what to find: "a damaged gear"; several are averaged')
+    add("texts", nargs="*", help='what to find; the mean of several; weights: "a gear:2"')
     add("--without", nargs="+", default=[], metavar="TEXT", help="what must not be visible")
+    add("--any", action="store_true", help="show also what is below the floor")
+    add("--from", dest="start", metavar="TIME", type=time_option,
+        help="search videos from here: 90, 1:30 or 0:01:30")
+    add("--to", dest="end", metavar="TIME", type=time_option, help="search videos up to here")
     add("--like", nargs="+", default=[], metavar="PICTURE", help="find what looks like these")
     add("--reads", metavar="TEXT", help="find this text; needs index --ocr")
     add("-k", dest="count", metavar="N", type=positive_int, default=10, help="most events")

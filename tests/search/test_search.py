@@ -511,7 +511,9 @@ def test_index_and_query_from_the_command_line(tmp_path, files, tiny_weights, ca
     found = json.loads((tmp_path / "f.json").read_text())["events"]
     assert {Path(e["file"]).name for e in found[:2]} == {"red ö.png", "belt.mp4"}
     assert min(e["score"] for e in found[:2]) > 0.99
-    assert len(found) == 3 and set(found[0]) == {"file", "start", "end", "peak", "score"}
+    assert len(found) == 3
+    assert set(found[0]) == {"file", "start", "end", "peak", "score", "floor"}
+    assert found[0]["floor"] is None, "two pictures are more similar than a picture and a text"
     with Image.open(tmp_path / "f.png") as sheet:
         assert sheet.size == (5 * TILE, TILE + CAPTION)
     text = (tmp_path / "f.html").read_text()
@@ -528,7 +530,7 @@ def test_text_in_pictures_from_the_command_line(tmp_path, tiny_weights, capsys):
     assert run("query", out, "--reads", "4821") == 0
     assert "1   1.000  " in capsys.readouterr().out
     sheet, page = tmp_path / "f.png", tmp_path / "f.html"
-    assert run("query", out, "--reads", "9999", "--sheet", str(sheet), "--page", str(page)) == 0
+    assert run("query", out, "--reads", "9999", "--sheet", str(sheet), "--page", str(page)) == 1
     assert "nothing found for 9999" in capsys.readouterr().out
     assert Image.open(sheet).size == (5 * TILE, TILE + CAPTION) and "9999" in page.read_text()
 
