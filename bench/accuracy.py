@@ -10,7 +10,6 @@ Left out: timings (other modules of bench), choosing defaults by these numbers.
 """
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -19,11 +18,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.accuracy_tables import METRICS, numbers, spread, tables  # noqa: F401, for others
+from bench.extra_methods import EXTRA
 from bench.recipes import HEADER, recipes
 from bench.tables import write
 from minilora import __version__
 from minilora.baselines.anomalyclip import AnomalyCLIP
+from minilora.baselines.anomalydino import AnomalyDINO
 from minilora.baselines.finetuned import CoOp, FullFineTuning, LinearProbe
+from minilora.baselines.patchcore import PatchCore
 from minilora.baselines.winclip import WinCLIP
 from minilora.checkpoint.weights import load_clip
 from minilora.config import DetectorConfig
@@ -37,11 +40,9 @@ from minilora.report import results
 from minilora.runs.evaluation import SCORE_BATCH, score_pictures
 from minilora.scenes import scene
 
-METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
-DECISIONS = {"false_alarms": "good test pictures that the threshold calls NG",
-             "detected": "defective test pictures that the threshold calls NG"}
-TRAINED = {"coop": CoOp, "full fine-tuning": FullFineTuning, "linear probe": LinearProbe}
-METHODS = ("minilora", "winclip", "anomalyclip", *TRAINED)
+TRAINED = {"coop": CoOp, "full fine-tuning": FullFineTuning, "linear probe": LinearProbe} | EXTRA
+UNTRAINED = {"patchcore": "PatchCore", "anomalydino": "AnomalyDINO's recipe"}    # method: row
+METHODS = ("minilora", "winclip", "anomalyclip", *UNTRAINED, *TRAINED)
 
 
 def squares(samples: list[Sample], resolution: int) -> Tensor:
@@ -97,6 +98,9 @@ def maps_and_scores(method: str, data: Dataset, shots: int | str, config: Detect
         return {"AnomalyCLIP": in_batches(agnostic.score, test)}, None
     if not chosen:
         return {}, None
+    if method in UNTRAINED:
+        bank = PatchCore(clip, config.seed) if method == "patchcore" else AnomalyDINO(clip)
+        return {UNTRAINED[method]: in_batches(bank.fit(good).score, test)}, None
     trained = TRAINED[method](clip, data.name, config).fit(good)
     return {method: in_batches(trained.score, test)}, None
 
@@ -145,9 +149,9 @@ def cell(path: Path, fingerprint: str, compute: Callable, *arguments):
 
 
 def used_config(method: str, config: DetectorConfig) -> dict:
-    """The fields of the configuration that a method uses; the rest of WinCLIP's and AnomalyCLIP's
-    configuration is fixed in their modules."""
-    if method in ("winclip", "anomalyclip"):
+    """The fields of the configuration that a method uses; the rest of the configuration of WinCLIP,
+    AnomalyCLIP, PatchCore and AnomalyDINO is fixed in their modules."""
+    if method in ("winclip", "anomalyclip", *UNTRAINED):
         return {"resolution": config.resolution, "seed": config.seed}
     return asdict(config)
 
@@ -178,51 +182,10 @@ def collect(options: argparse.Namespace, say: Callable[[str], None] = print):
                 for row, metrics in rows.items():
                     found.setdefault((row, name), []).append(
                         {"seed": seed, **metrics, "shots": shots})
-                    say(f"{name:14s} seed {seed}  {row:16s} "
+                    say(f"{name:14s} seed {seed}  {row:20s} "
                         + "  ".join(f"{label} {results.percent(metrics[key]).strip()}"
                                     for key, label in METRICS.items()))
     return found, weights
-
-
-def spread(values: list[float | None]) -> str:
-    """Mean ± sample standard deviation, per cent."""
-    values = [100 * v for v in values if v is not None]
-    if not values:
-        return "--"
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{deviation}"
-
-
-def tables(found: dict, names: Sequence[str], apart: Sequence[str] = ()) -> list[tuple]:
-    """One table for each metric: [(title, header, rows)], all text.
-
-    apart: names of classes whose mean has a column of its own.
-    """
-    out = []
-    groups = {"mean": names, " and ".join(apart): apart} if len(names) > 1 else {}
-    groups = {title: group for title, group in groups.items() if group and set(group) <= set(names)}
-    for key, title in (METRICS | DECISIONS).items():
-        lines = []
-        for row in dict.fromkeys(row for (row, _), seeds in found.items() if key in seeds[0]):
-            values = {name: [m[key] for m in found.get((row, name), [])] for name in names}
-            means = {name: statistics.mean(v) for name, v in values.items() if v and None not in v}
-            whole = [spread([statistics.mean(means[n] for n in group if n in means)])
-                     if means.keys() & set(group) else "--" for group in groups.values()]
-            lines.append([row, *map(spread, values.values()), *whole])
-        if lines:
-            out.append((f"{title}, per cent", ["row", *names, *groups], lines))
-    return out
-
-
-def numbers(found: dict) -> tuple[Sequence[str], list[list]]:
-    """(header, rows) of the CSV file: one row per seed, metrics as shares from 0 to 1."""
-    keys = list(dict.fromkeys(k for seeds in found.values() for metrics in seeds for k in metrics))
-
-    def cells(metrics):
-        values = [metrics.get(key) for key in keys]
-        return [f"{v:.6f}" if isinstance(v, float) else "" if v is None else v for v in values]
-    return ("row", "class", *keys), [[row, name, *cells(metrics)]
-                                     for (row, name), seeds in found.items() for metrics in seeds]
 
 
 def publish(found: dict, head: list[str], options: argparse.Namespace,

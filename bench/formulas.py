@@ -1,10 +1,11 @@
-"""Memory of a training step, predicted by counting: parameters, and bytes at the peak.
+"""Memory of a training step, predicted by counting bytes at the peak.
 
     kept      what autograd saves in a block, per token, in units of the width W (float32):
                  2   inputs of the two layer norms
                  4   q, k, v and the output of attention (the kernel also keeps one number per head)
                  4   QuickGELU: its input
-                +1   input of LoRA's A, if q, k or v has LoRA
+                +1   input of LoRA's A, if q, k or v has LoRA; not with LoRA-FA or BitFit
+                +1   for each projection with DoRA: its result before the multiplication
                 +6   if all weights are trained: outputs of both norms and of QuickGELU
     passing   temporary tensors of the backward pass, largest in QuickGELU: 9 W, or 5 W if its
               output has already been freed
@@ -14,10 +15,13 @@
 A frozen block before all trained ones keeps nothing.  In bfloat16 the same tensors take half the
 bytes, except the inputs of the norms; q, k and v each cast their input; every cast weight is kept.
 Symbols: T = B L tokens, W width, H heads, r rank, n blocks.
-Left out: fragmentation, memory that libraries allocate for themselves.
+Left out: fragmentation, memory that libraries allocate for themselves; peft's layers.
 """
 from collections import namedtuple
 
+from bench.counts import (blocks_count, frozen_count, layer_count, rung_count, tower_counts,
+                          trainable)
+from bench.ladder import REDUCTION
 from bench.steps import Method
 from minilora.clip import CLIPConfig
 from minilora.vit import default_value_value_blocks
@@ -27,42 +31,17 @@ Stage = namedtuple("Stage", "kept forward back made")
 Shape = namedtuple("Shape", "batch tokens width bfloat16 written_out checkpointing")
 
 
-# ---- parameters ---------------------------------------------------------------------------------
-
-def blocks_count(width: int, layers: int) -> int:
-    """Parameters of `layers` transformer blocks."""
-    return layers * (12 * width**2 + 13 * width)
-
-
-def tower_counts(c: CLIPConfig) -> tuple[int, int]:
-    """Parameters of (image tower, text tower)."""
-    W, w = c.vision_width, c.text_width
-    image = (3 * c.patch**2 * W + (2 + (c.resolution // c.patch) ** 2) * W + 4 * W + W * c.embed
-             + blocks_count(W, c.vision_layers))
-    text = (c.vocab + c.context) * w + 2 * w + w * c.embed + blocks_count(w, c.text_layers)
-    return image, text
-
-
-def trainable(method: Method, config: CLIPConfig, length: int = 4) -> tuple[str, int]:
-    """(formula as text, its value).  length: M, context vectors of each of two prompts."""
-    image, text = tower_counts(config)
-    W, context = config.vision_width, 2 * length * config.text_width
-    if method.kind == "both":
-        return "image tower + text tower + 1", image + text + 1
-    if method.kind == "image":
-        return "image tower + 2 M w", image + context
-    if method.kind == "probe":
-        return "W + 1", W + 1
-    if method.kind == "context":
-        return "2 M w", context
-    layers = config.vision_layers - method.first(config.vision_layers)
-    each = len(method.targets)
-    words = " + 2 M w" if method.context else ""
-    return (f"{2 * each} r W n{words}",
-            2 * each * method.rank * W * layers + (context if method.context else 0))
-
-
 # ---- one block ----------------------------------------------------------------------------------
+
+def kept_for(method: Method, width: int) -> tuple[bool, tuple, int]:
+    """(whole, inputs, more) of the functions below: all weights are trained; projections whose
+    input a gradient needs; further numbers that are kept per token."""
+    if method.kind != "lora":
+        return method.kind in ("image", "both"), (), 0
+    scaled = width * (method.variant == "DoRA")         # for the gradient of the magnitude
+    inputs = () if method.variant == "LoRA-FA" else method.targets
+    return False, inputs, (method.rank + scaled) * len(method.targets)
+
 
 def attention_kept(s: Shape, whole: bool, targets: tuple) -> int:
     """Bytes per token kept from q, k, v to the output of attention, and of inputs that a gradient
@@ -78,32 +57,33 @@ def attention_kept(s: Shape, whole: bool, targets: tuple) -> int:
     return 2 * ((3 + answer + inputs) * W + heads * s.tokens)
 
 
-def block_kept(s: Shape, whole: bool = False, targets: tuple = (), rank: int = 0) -> int:
+def block_kept(s: Shape, whole: bool = False, inputs: tuple = (), more: int = 0) -> int:
     """Bytes that autograd saves in one block.  whole: all weights are trained."""
     size, W = (2 if s.bfloat16 else 4), s.width
-    token = (attention_kept(s, whole, targets) + size * (4 + 5 * whole) * W + 4 * 2 * W
-             + size * rank * len(targets))
+    token = attention_kept(s, whole, inputs) + size * ((4 + 5 * whole) * W + more) + 4 * 2 * W
     return s.batch * s.tokens * token + (2 * 12 * W**2 if s.bfloat16 else 0)
 
 
-def block_stage(s: Shape, whole: bool = False, targets: tuple = (), rank: int = 0,
+def block_stage(s: Shape, whole: bool = False, inputs: tuple = (), more: int = 0,
                 made: int = 0) -> Stage:
     """One block that a gradient passes through."""
     size, T = (2 if s.bfloat16 else 4), s.batch * s.tokens
-    kept, way = block_kept(s, whole, targets, rank), size * T * s.width
+    kept, way = block_kept(s, whole, inputs, more), size * T * s.width
     back = (5 if whole else 9) * way
     if s.checkpointing:
         return Stage(4 * T * s.width, kept, kept + back, made)
     return Stage(kept, 4 * way, back, made)
 
 
-def value_value_stage(s: Shape, whole: bool, targets: tuple, made: int) -> Stage:
+def value_value_stage(s: Shape, method: Method, made: int) -> Stage:
     """Value-value attention; its input is kept by the ordinary block with the same weights."""
     size, T, W = (2 if s.bfloat16 else 4), s.batch * s.tokens, s.width
-    heads, trained = W // 64, whole or {*targets} & {"v", "out"}
-    token = size * 3 * W + 4 * heads
+    heads, (whole, inputs, _) = W // 64, kept_for(method, W)
+    trained = method.kind != "lora" or {*method.targets} & {"v", "out"}
+    scaled = len({*method.targets} & {"v", "out"}) * (method.variant == "DoRA")
+    token = size * (2 + bool(whole or inputs) + scaled) * W + 4 * heads
     if s.bfloat16 and s.written_out:
-        token = 2 * (5 * W + heads * s.tokens)
+        token = 2 * ((4 + bool(whole or inputs) + scaled) * W + heads * s.tokens)
     kept = T * token + (2 * 2 * W**2 if s.bfloat16 and not whole else 0)
     back = size * T * (5 * W + (2 * heads * s.tokens if s.written_out else 0))
     if not trained:
@@ -113,10 +93,12 @@ def value_value_stage(s: Shape, whole: bool, targets: tuple, made: int) -> Stage
     return Stage(kept, 3 * size * T * W, back, made)
 
 
-def first_token_stage(s: Shape, made: int) -> Stage:
+def first_token_stage(s: Shape, method: Method, made: int) -> Stage:
     """The last block for the CLS token only: k and v of all tokens, everything else of one."""
     size, T, W = (2 if s.bfloat16 else 4), s.batch * s.tokens, s.width
-    inputs = 2 if s.bfloat16 else 1
+    whole, inputs, _ = kept_for(method, W)
+    inputs = (2 if s.bfloat16 else 1) * bool(whole or inputs)
+    inputs += len({*method.targets} & {"k", "v"}) * (method.variant == "DoRA")
     kept = T * W * (size * (2 + inputs) + 4) + (2 * 12 * W**2 if s.bfloat16 else 0)
     back = 4 * size * T * W
     if s.checkpointing:
@@ -142,8 +124,20 @@ def entering_stage(method: Method, s: Shape, config: CLIPConfig) -> Stage:
     if method.kind in ("image", "both"):        # the convolution keeps pixels, ln_pre its input
         return Stage(state + 2 * 4 * picture, 2 * state, 3 * state,
                      4 * (3 * config.patch**2 + s.tokens) * W)
+    if method.kind == "bias":                   # ln_pre keeps its input
+        return Stage(state, 2 * state + 2 * 4 * picture, 3 * state, 4 * W)
     blocks = method.first(config.vision_layers)
     return Stage(state, (2 + 2 * 4) * picture + blocks * state + 15 * size * T * W, 0, 0)
+
+
+def side_stages(s: Shape, config: CLIPConfig) -> list[Stage]:
+    """The ladder: all states of the frozen tower, then a small block beside each of its blocks."""
+    T, W, small = s.batch * s.tokens, s.width, s.width // REDUCTION
+    rung = block_stage(s._replace(width=small), whole=True, made=4 * rung_count(W))
+    rung = rung._replace(kept=rung.kept + 2 * 4 * T * small)        # both factors of the gate
+    states = Stage(4 * T * W * (config.vision_layers - 1), 15 * 4 * T * W, 0, 0)
+    last = Stage(2 * 4 * T * config.embed, 4 * 4 * T * W, 0, 0)     # CLS: norm, k and v, no graph
+    return [states] + [rung] * config.vision_layers + [last]
 
 
 def image_stages(method: Method, s: Shape, config: CLIPConfig) -> tuple[list[Stage], list[Stage]]:
@@ -154,17 +148,28 @@ def image_stages(method: Method, s: Shape, config: CLIPConfig) -> tuple[list[Sta
     if method.kind in ("probe", "context"):             # nothing in the tower is trained
         states = 4 * T * W * (method.kind == "probe")
         return before + [Stage(states, 0, 0, 0)], [Stage(0, 8 * T * W * size, 0, 0)]
-    whole = method.kind in ("image", "both")
-    lora = 4 * 2 * method.rank * W * len(method.targets)
-    block, pair = (4 * blocks_count(W, 1), 4 * 2 * W**2) if whole else (lora, lora // 2)
-    blocks = [block_stage(s, whole, method.targets, method.rank, block)] * (n - method.first(n) - 1)
-    if blocks and not (whole or s.checkpointing):       # the first norm's input needs no gradient
-        blocks[0] = blocks[0]._replace(kept=blocks[0].kept - 4 * T * W)
-    values = [value_value_stage(s, whole, method.targets, pair)]
+    if method.kind == "ladder":
+        return before + side_stages(s, config), []
+    whole, inputs, more = kept_for(method, W)
+    block, pair = gradients_of(method, W)
+    blocks = [block_stage(s, whole, inputs, more, block)] * (n - method.first(n) - 1)
+    if blocks and method.kind == "lora" and not s.checkpointing:    # the first norm's input
+        blocks[0] = blocks[0]._replace(kept=blocks[0].kept - 4 * T * W)     # needs no gradient
+    values = [value_value_stage(s, method, pair)]
     head = Stage(T * (4 * W + size * (W * whole + 2 * config.embed)), 4 * T * W, 2 * 4 * T * W,
                  4 * W * config.embed * whole)
-    return (before + blocks,
-            values * min(last, n - method.first(n)) + [head, first_token_stage(s, block)])
+    return (before + blocks, values * min(last, n - method.first(n))
+            + [head, first_token_stage(s, method, block)])
+
+
+def gradients_of(method: Method, W: int) -> tuple[int, int]:
+    """Bytes of the gradients of a block, and of its v and out."""
+    if method.kind in ("image", "both"):
+        return 4 * blocks_count(W, 1), 4 * 2 * W**2
+    if method.kind == "bias":
+        return 4 * 11 * W, 4 * 2 * W
+    block = 4 * layer_count(method, W)[1] * len(method.targets)
+    return block, block // 2
 
 
 def stages(method: Method, config: CLIPConfig, batch: int, prompt: int, bfloat16: bool,
@@ -174,7 +179,7 @@ def stages(method: Method, config: CLIPConfig, batch: int, prompt: int, bfloat16
     how = bfloat16, bfloat16 and device == "cpu", checkpointing     # attention.fused_attention
     before, after = image_stages(method, Shape(batch, tokens, config.vision_width, *how), config)
     words = []
-    if method.context or method.kind in ("image", "both", "context"):
+    if method.context or method.kind not in ("lora", "probe"):
         words = text_stages(Shape(2, prompt, config.text_width, *how), config,
                             method.kind == "both")
     return before + words + after
@@ -208,11 +213,14 @@ def held(method: Method, config: CLIPConfig, pool: int, device: str) -> int:
 
 def predicted(method: Method, config: CLIPConfig, batch: int, pool: int, prompt: int,
               bfloat16: bool = False, checkpointing: bool = False,
-              device: str = "cpu") -> dict[str, int]:
-    """{"weights", "pool", "gradients", "optimiser", "activations"}: bytes at the peak.
+              device: str = "cpu") -> dict[str, int] | None:
+    """{"weights", "pool", "gradients", "optimiser", "activations"}: bytes at the peak.  None for
+    peft's layers.
 
     prompt: tokens of a prompt;  pool: number of pictures in the pool.
     """
+    if method.peft:
+        return None
     moving = 4 * trainable(method, config)[1]
     table, matrix = config.vocab * config.text_width, 4 * config.vision_width**2
     largest = 4 * (table if method.kind == "both" else matrix)
@@ -220,6 +228,7 @@ def predicted(method: Method, config: CLIPConfig, batch: int, pool: int, prompt:
     activations, gradients, moments = walk(
         stages(method, config, batch, prompt, bfloat16, checkpointing, device),
         2 * moving, updating)
-    weights = 4 * (sum(tower_counts(config)) + 1) + moving * (method.kind == "lora")
+    added = moving * (method.kind in ("lora", "ladder")) + 4 * frozen_count(method, config)
+    weights = 4 * (sum(tower_counts(config)) + 1) + added
     return {"weights": weights, "pool": held(method, config, pool, device),
             "gradients": gradients, "optimiser": moments, "activations": activations}

@@ -1,7 +1,8 @@
 """The same model with the code of another library and the same weights.
 
     transformers   its CLIPModel with our weights (tests/test_transformers_parity.py)
-    peft           its LoRA layers in our image tower (tests/test_lora.py)
+    peft           its layers in our image tower: LoRA (tests/test_lora.py), LoRA-FA and DoRA
+                   (tests/bench/test_bench_methods.py)
 
 Left out: transformers' preprocessing and tokenizer; peft's trainer.
 """
@@ -77,16 +78,33 @@ def transformers_twin(clip: CLIP) -> nn.Module:
 
 
 def add_peft_lora(visual: nn.Module, targets: Sequence[str], blocks: Iterable[int], rank: int,
-                  alpha: float) -> None:
+                  alpha: float, dora: bool = False) -> None:
     """Does the same as `add_lora` with peft: puts its layers around the same projections, in place.
 
-    visual: VisionTransformer;  blocks: numbers counted from 0.
+    visual: VisionTransformer;  blocks: numbers counted from 0;  dora: peft's DoRA layers.
     """
     import peft
     numbers = "|".join(str(n) for n in blocks)
     wanted = rf"blocks\.({numbers})\.attn\.({'|'.join(targets)})"
-    peft.inject_adapter_in_model(
-        peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=wanted, lora_dropout=0.0), visual)
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=wanted, lora_dropout=0.0,
+                             use_dora=dora)
+    peft.inject_adapter_in_model(config, visual)
+
+
+def add_peft_dora(visual: nn.Module, targets: Sequence[str], blocks: Iterable[int], rank: int,
+                  alpha: float) -> None:
+    """peft's DoRA layers, as `add_peft_lora`."""
+    add_peft_lora(visual, targets, blocks, rank, alpha, dora=True)
+
+
+def add_peft_lora_fa(visual: nn.Module, targets: Sequence[str], blocks: Iterable[int], rank: int,
+                     alpha: float) -> None:
+    """peft's LoRA layers with A frozen.  Its optimiser create_lorafa_optimizer does the same, and
+    rescales the gradient of B, which changes neither memory nor shape."""
+    add_peft_lora(visual, targets, blocks, rank, alpha)
+    for name, parameter in visual.named_parameters():
+        if "lora_A" in name:
+            parameter.requires_grad_(False)
 
 
 def trained(visual: nn.Module) -> list[nn.Parameter]:

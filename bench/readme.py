@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.accuracy import UNTRAINED
 from minilora.io.files import atomic_write
 from minilora.report.results import markdown_table
 from minilora.scenes.scene import UNSEEN_CLASSES
@@ -20,10 +21,22 @@ READMES = (HERE.parent / "README.md", PACKAGE / "README.md")
 LAST_MECHANISM = "auroc.py"     # of the reading order; after it come the parts of the product
 READING = r"^    (\w+\.py) +(\d+) +(\d+)  (.+)$"          # a line of the reading order
 LINES_A_MINUTE = 10             # an estimate for a student who reads with care
-ROWS = ("zero-shot", "lora-only", "memory", "text", "lora-off", "adapted")
+ROWS = ("zero-shot", "lora-only", "memory", "text", "lora-off", "adapted",
+        *UNTRAINED.values())            # those that are in the results
 SHOWN = ("image_auroc", "pixel_auroc")
-METHODS = ("full, image tower", "LoRA r=4 q,k,v,out all blocks", "minilora, plain step",
-           "minilora, with reuse", "CoOp", "linear probe")
+PRODUCTS = ("bottle", "cookie", "magnetic_tile", "commutator")
+# row of rows.py: (file, row) of its accuracy.  Checkpointing and reuse change no result.
+FULL, HALF = ("methods-real", "full fine-tuning"), ("methods-real", "full fine-tuning bf16")
+OURS = ("accuracy-real", "text")
+MEMORY_ROWS = {
+    "full": FULL, "full, bf16": HALF, "full, checkpointing": FULL,
+    "full, bf16, checkpointing": HALF, "BitFit": ("methods-real", "bitfit"),
+    "LoRA, all blocks": ("methods-real", "lora"),
+    "LoRA-FA, all blocks": ("methods-real", "lora-fa"),
+    "DoRA, all blocks": ("methods-real", "dora"), "LoRA, last 4 (minilora, plain step)": OURS,
+    "LoRA, last 4, checkpointing": OURS, "LoRA, last 4, reuse (minilora)": OURS,
+    "ladder side network": ("methods-real", "ladder"), "CoOp": ("methods-real", "coop"),
+    "linear probe": ("methods-real", "linear probe")}
 
 
 def records(name: str) -> list[dict[str, str]]:
@@ -80,20 +93,50 @@ def accuracy() -> str:
 
 
 def memory() -> str:
-    """Parameters, memory and time of a training step, batch 8, float32, no checkpointing."""
-    found = {r["method"]: r for r in records("memory") if (r["batch"], r["precision"],
-             r["checkpointing"]) == ("8", "float32", "off")}
-    whole = found["full, image tower"]
+    """Parameters, memory, time and accuracy of each method; a step on 8 pictures."""
+    found = {r["row"]: r for r in records("memory") if r.get("row") and r["batch"] == "8"}
     lines = []
-    for name in (n for n in METHODS if n in found):
-        r = found[name]
-        lines.append([name, f"{int(r['trainable']):,}", f"{int(r['file']) / 1e6:,.2f} MB",
-                      f"{int(r['allocated']) / 1e6:,.0f} MB",
-                      f"{int(r['allocated']) / int(whole['allocated']):.0%}",
-                      f"{int(r['predicted']) / int(r['allocated']) - 1:+.1%}",
-                      f"{float(r['median_s']):.2f} s"])
-    return markdown_table(("method", "trained", "file", "peak above the weights", "of full",
-                           "prediction off by", "a step"), lines)
+    for name, source in MEMORY_ROWS.items():
+        r = found.get(name, {})
+        share = r | {"share": float(r["allocated"]) / float(found["full"]["allocated"])
+                     if r.get("allocated") and "full" in found else ""}
+        line = [name, shown(r, "blocks", "{:.0f}"), shown(r, "trainable", "{:,.0f}"),
+                shown(r, "file", "{:,.2f} MB"), shown(r, "allocated", "{:,.0f} MB"),
+                shown(share, "share", "{:.0%}"), shown(r, "median_s", "{:.2f} s"),
+                shown(r, "peft_allocated", "{:,.0f} MB"), image_auroc(*source)]
+        if "minilora" in name:
+            line[3] += run_size()
+            line[-1] += f"; with memory bank {image_auroc('accuracy-real', 'adapted')}"
+        lines.append(line)
+    lines.append(["PatchCore, nothing trained", "0", "0", *["--"] * 5,
+                  image_auroc("accuracy-real", UNTRAINED["patchcore"])])
+    return markdown_table(("method", "blocks with a gradient", "trained", "file",
+                           "peak above the weights", "of full", "a step", "peak with peft",
+                           "image AUROC"), lines)
+
+
+def shown(r: dict, key: str, form: str) -> str:
+    """One number of a row, bytes as MB = 10^6 bytes; "--" if the file lacks it."""
+    unit = 1e6 if form.endswith("MB") else 1
+    return form.format(float(r[key]) / unit) if r.get(key) else "--"
+
+
+def image_auroc(name: str, row: str) -> str:
+    """Image AUROC of a row, mean of the four products, per cent; "--" if one is missing."""
+    if not (HERE / "results" / f"{name}.csv").exists():
+        return "--"
+    return class_mean(means(name), row, PRODUCTS).split(" / ")[0]
+
+
+def run_size() -> str:
+    """The size of a whole run of minilora on disk: adapter and memory bank."""
+    if not (HERE / "results" / "whole-fit.csv").exists():
+        return ""
+    sizes = {r["what"].split(".")[0]: r["measured"] for r in records("whole-fit")}
+    adapter = sizes.get("adapter_model") or sizes.get("adapter")
+    if not adapter or "memory" not in sizes:
+        return ""
+    return f"; with memory bank {float(adapter) + float(sizes['memory']):.1f} MB"
 
 
 def reading() -> str:

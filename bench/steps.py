@@ -19,13 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from minilora.baselines.finetuned import FULL_RATE, PROBE_RATE, CoOp, FullFineTuning, LinearProbe
+from bench import peers
+from bench.bitfit import train_biases
+from bench.dora import add_dora
+from bench.ladder import add_side_network
+from bench.lora_fa import add_lora_fa
+from minilora.baselines.finetuned import (FULL_RATE, PROBE_RATE, CoOp, FullFineTuning, LinearProbe,
+                                          TowerTraining, TrainedBaseline)
 from minilora.bpe import default_tokenizer
 from minilora.checkpoint.adapter import adapter_state
 from minilora.clip import CLIP
 from minilora.config import DetectorConfig
 from minilora.coop import STATE_WORDS
-from minilora.detector import Detector
+from minilora.lora import add_lora
 from minilora.train import MIN_COVERAGE, adaptation_loss, frozen_states
 from minilora.training_steps import training_steps
 from minilora.vit import default_value_value_blocks
@@ -35,7 +41,10 @@ CLASS_NAME = "bottle"
 
 @dataclass(frozen=True)
 class Method:
-    """The weights that are trained.  kind: "image", "both", "probe", "context" or "lora"."""
+    """The weights that are trained.
+
+    kind: "image", "both", "probe", "context", "lora", "bias" or "ladder".
+    """
 
     kind: str
     rank: int = 0
@@ -43,6 +52,8 @@ class Method:
     share: int = 0                  # LoRA in the last 1 / share of the blocks; 0: the default
     context: bool = False           # with LoRA: the context vectors, too
     reuse: bool = False             # tokens of the frozen blocks are computed once
+    variant: str = "LoRA"           # with kind "lora": a key of ADD
+    peft: bool = False              # the layers of the library peft
 
     def blocks(self, layers: int) -> int:
         """Number of blocks with LoRA, as in `DetectorConfig.blocks`; 0: the default."""
@@ -51,18 +62,30 @@ class Method:
     def first(self, layers: int) -> int:
         """Number of the first block that a training step runs with gradient."""
         last = self.blocks(layers) or default_value_value_blocks(layers)
-        return {"image": 0, "both": 0, "probe": layers}.get(self.kind, layers - last)
+        return {"image": 0, "both": 0, "bias": 0, "probe": layers,
+                "ladder": layers}.get(self.kind, layers - last)
+
+    def gradient_blocks(self, layers: int) -> int:
+        """Number of blocks that the backward pass goes through."""
+        return 0 if self.kind == "context" else layers - self.first(layers)
 
 
+# {variant: function (tower, targets, blocks, rank, alpha) that adds its layers}: ours, and peft's
+ADD = {"LoRA": add_lora, "LoRA-FA": add_lora_fa, "DoRA": add_dora}
+ADD_PEFT = {"LoRA": peers.add_peft_lora, "LoRA-FA": peers.add_peft_lora_fa,
+            "DoRA": peers.add_peft_dora}
 LORA = {f"LoRA r={r} {','.join(t)} {where}": Method("lora", r, t, share)
         for where, share in (("all blocks", 1), ("last third", 3))
         for t in (("q", "v"), ("q", "k", "v", "out")) for r in (1, 4, 16)}
 DEFAULT = Method("lora", DetectorConfig().rank, DetectorConfig().targets, context=True)
+VARIANTS = {f"{kind}, all blocks": replace(DEFAULT, share=1, variant=kind) for kind in ADD}
+PEFT = {f"peft {name}": replace(method, peft=True)
+        for name, method in {**VARIANTS, "LoRA, last third": DEFAULT}.items()}
 METHODS = {"full, both towers": Method("both"), "full, image tower": Method("image"),
-           "linear probe": Method("probe"), "CoOp": Method("context"), **LORA,
+           "BitFit": Method("bias"), "ladder": Method("ladder"),
+           "linear probe": Method("probe"), "CoOp": Method("context"), **LORA, **VARIANTS, **PEFT,
            "minilora, plain step": DEFAULT, "minilora, with reuse": replace(DEFAULT, reuse=True)}
 FULL, PLAIN, REUSE = "full, image tower", "minilora, plain step", "minilora, with reuse"
-MAIN = (FULL, "linear probe", "CoOp", "LoRA r=4 q,k,v,out all blocks", PLAIN, REUSE)
 
 
 class Training:
@@ -82,7 +105,7 @@ class Training:
                               n_train_images=max(pool, batch))
         self.first = method.first(clip_config.vision_layers)
         {"image": self.full, "both": self.full, "probe": self.probe, "context": self.coop,
-         "lora": self.lora}[method.kind]()
+         "lora": self.lora, "bias": self.biases, "ladder": self.ladder}[method.kind]()
         if checkpointing:
             checkpoint_blocks(self.clip)
 
@@ -119,18 +142,29 @@ class Training:
         self.prompts, self.loss = self.owner.prompts, self.adaptation
 
     def lora(self):
-        m, layers = self.method, len(self.clip.visual.blocks)
-        self.config = replace(self.config, rank=m.rank, targets=m.targets,
-                                blocks=m.blocks(layers))
-        self.owner = Detector(self.clip, CLASS_NAME, self.config)
+        m, visual = self.method, self.clip.visual
+        self.owner = TrainedBaseline(self.clip, CLASS_NAME, self.config)
+        add = (ADD_PEFT if m.peft else ADD)[m.variant]
+        add(visual, m.targets, range(self.first, len(visual.blocks)), m.rank, self.config.alpha)
         self.prompts, self.loss = self.owner.prompts, self.adaptation
-        self.trained = [p for p in self.clip.visual.parameters() if p.requires_grad]
+        self.trained = peers.trained(visual)
         if m.context:
             self.trained.append(self.prompts.context)
         else:
             with torch.no_grad():
                 text = self.prompts()
             self.prompts = lambda: text
+
+    def biases(self):
+        self.tower(train_biases)
+
+    def ladder(self):
+        self.tower(add_side_network)
+
+    def tower(self, choose):
+        self.owner = TowerTraining(self.clip, CLASS_NAME, self.config)
+        choose(self.clip.visual)
+        self.trained, self.loss = self.owner.trained(), self.owner.loss
 
     # ---- steps --------------------------------------------------------------------------------
 
@@ -171,7 +205,7 @@ class Training:
 
     def adapter(self):
         """The tensors that would be stored, for `files.save_tensors`."""
-        if self.method.kind != "lora":
+        if self.method.kind != "lora" or self.method.peft:
             return {"trained": self.trained}
         state = {"lora": adapter_state(self.clip.visual)}
         return state | ({"context": self.prompts.context} if self.method.context else {})

@@ -31,7 +31,7 @@ PROBE_RATE = 1e-2               # a convex problem on standardised features
 
 
 class TrainedBaseline:
-    """What the three share: from patch scores to maps and image scores.  clip may be changed."""
+    """What all share: from patch scores to maps and image scores.  clip may be changed."""
 
     def __init__(self, clip: CLIP, class_name: str,
                  config: DetectorConfig = DetectorConfig()) -> None:
@@ -67,20 +67,32 @@ class CoOp(TrainedBaseline):
         return self
 
 
-class FullFineTuning(TrainedBaseline):
-    """All weights of the image tower are trained, so no block can be computed in advance."""
+class TowerTraining(TrainedBaseline):
+    """Weights of the image tower and the context vectors are trained; every step starts from
+    pixels.  A subclass says which weights: `choose`."""
 
-    def fit(self, pictures: Tensor) -> "FullFineTuning":
+    RATE = FULL_RATE
+
+    def choose(self) -> None:
+        """Changes the tower if needed, and makes the trained weights require a gradient."""
+        raise NotImplementedError(f"{type(self).__name__}.choose must mark the trained weights")
+
+    def fit(self, pictures: Tensor) -> "TowerTraining":
         """Train on good pictures (K, 3, R, R) in [0, 1].  Returns self."""
-        visual = self.clip.visual.requires_grad_(True)
+        self.choose()
+        visual = self.clip.visual
         pool = [(p.half(), F.avg_pool2d(m, visual.patch).flatten(1))
                 for p, m in synthetic_batches(pictures, self.config, self.generator)]
         pixels, coverage = (torch.cat(column) for column in zip(*pool))
-        trained = [*visual.parameters(), self.prompts.context]
-        run_training(lambda rows: self.loss(pixels[rows], coverage[rows]), trained, len(pixels),
-                     replace(self.config, rate=FULL_RATE), self.generator)
+        run_training(lambda rows: self.loss(pixels[rows], coverage[rows]), self.trained(),
+                     len(pixels), replace(self.config, rate=self.RATE), self.generator)
         visual.requires_grad_(False)
         return self
+
+    def trained(self) -> list[Tensor]:
+        """The trained weights of the tower, and the context vectors."""
+        return [*(p for p in self.clip.visual.parameters() if p.requires_grad),
+                self.prompts.context]
 
     def loss(self, pixels: Tensor, coverage: Tensor) -> Tensor:
         """pixels: (B, 3, R, R) in [0, 1], float16 is allowed;  coverage: (B, P).  A scalar."""
@@ -88,6 +100,14 @@ class FullFineTuning(TrainedBaseline):
         entering = visual.embed(normalise(pixels.float().to(visual.proj.device)))
         return adaptation_loss(self.clip, self.prompts, entering, coverage.to(visual.proj.device),
                                0, self.config.loss_weights)
+
+
+class FullFineTuning(TowerTraining):
+    """All weights of the image tower are trained, so no block can be computed in advance."""
+
+    def choose(self) -> None:
+        """All weights of the image tower."""
+        self.clip.visual.requires_grad_(True)
 
 
 class LinearProbe(TrainedBaseline):

@@ -49,6 +49,12 @@ def date_of(metrics: dict[str, Any]) -> str:
     return f"{day} {hour[:5]}{' UTC' if hour.endswith('+00:00') else ''}"
 
 
+def disk_text(metrics: dict[str, Any]) -> str:
+    """Size of the adapter and of the whole run: memory, good pictures and settings too."""
+    return (f"adapter {metrics['adapter_bytes'] / 1e6:,.2f} MB, whole run "
+            f"{metrics['run_bytes'] / 1e6:,.2f} MB: all that predict reads beside the weights")
+
+
 def run_facts(metrics: dict[str, Any], command: str) -> str:
     """How the run was made: command, weights, data, device, duration, as an HTML list of terms."""
     model, data = metrics["model"], metrics["data"]
@@ -62,6 +68,8 @@ def run_facts(metrics: dict[str, Any], command: str) -> str:
                        "parameters",
             "duration": f"{metrics['seconds']:.0f} s"
                         + (f", peak memory {memory / 2**20:,.0f} MB" if memory else "")}
+    if "run_bytes" in metrics:                          # not in runs of earlier versions
+        rows["on disk"] = disk_text(metrics)
     rows |= made_facts(metrics.get("made", {}))
     return facts_list(rows)
 

@@ -44,9 +44,10 @@ from minilora.runs.fingerprints import (adapter_files, files_of, finished_metric
                                         stored_metrics, training_fingerprint)
 from minilora.runs.product_name import check_class_name
 from minilora.runs.provenance import provenance, shot_files
-from minilora.runs.run_report import (EMBEDDED_DATA, OWN_DATA, ROW_DESCRIPTIONS, peak_memory,
-                                      print_good_results, print_inputs, print_introduction,
-                                      print_results, print_summary, run_metadata)
+from minilora.runs.run_report import (EMBEDDED_DATA, OWN_DATA, ROW_DESCRIPTIONS, bytes_on_disk,
+                                      peak_memory, print_good_results, print_inputs,
+                                      print_introduction, print_results, print_summary,
+                                      run_metadata)
 from minilora.scenes import scene
 from minilora.toy_detector import toy_clip
 
@@ -187,7 +188,8 @@ def write_results(folder: Path, detector: Detector, samples: list[Sample],
     """Evaluates the test pictures, if any; writes metrics.json, scores.csv, maps/ and report.html.
 
     Without test pictures the page shows the good pictures.
-    metrics: from `run_metadata`;  begun: time.time() at the start.  Returns them with the results.
+    folder: holds the files of `Detector.save`;  metrics: from `run_metadata`;  begun: time.time()
+    at the start.  Returns the metrics with the results.
     """
     following = shell_command("predict", options.out, "PICTURES")
     if samples:
@@ -196,7 +198,8 @@ def write_results(folder: Path, detector: Detector, samples: list[Sample],
         print_results(metrics, say)
     elif detector.shot_scores:
         print_good_results(metrics, following, say)
-    metrics |= {"seconds": time.time() - begun, "peak_memory_bytes": peak_memory(options.device)}
+    metrics |= {"seconds": time.time() - begun, "peak_memory_bytes": peak_memory(options.device),
+                **bytes_on_disk(folder)}
     write_json(folder / "metrics.json", metrics)
     if samples:
         run_page.write_page(folder / "report.html", metrics, ROW_DESCRIPTIONS, scores, samples,

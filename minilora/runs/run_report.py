@@ -11,11 +11,14 @@ import argparse
 import platform
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from minilora import __version__
+from minilora.checkpoint.detector_files import RUN_FILE_BYTES
+from minilora.checkpoint.peft_layout import ADAPTER_MODEL
 from minilora.checkpoint.weights import Weights
 from minilora.data.given_paths import not_taken
 from minilora.data.mvtec import Dataset
@@ -25,6 +28,7 @@ from minilora.io.cli import device_text
 from minilora.io.text import shown
 from minilora.lora import TARGETS, lora_layers
 from minilora.report import results
+from minilora.report.run_page import disk_text
 from minilora.rows import ROWS
 from minilora.runs.fingerprints import digest_of_test
 from minilora.scenes import scene
@@ -110,6 +114,13 @@ def peak_memory(device: str) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def bytes_on_disk(folder: Path) -> dict[str, int]:
+    """{"adapter_bytes": size of LoRA's file, "run_bytes": of all files that predict reads}."""
+    sizes = {name: (folder / name).stat().st_size for name in RUN_FILE_BYTES
+             if (folder / name).exists()}               # without shots there is no memory
+    return {"adapter_bytes": sizes[ADAPTER_MODEL], "run_bytes": sum(sizes.values())}
+
+
 def print_results(metrics: dict[str, Any], say: Callable[[str], None]) -> None:
     """The table of rows, image AUROC of each defect kind, and the decisions by the threshold."""
     if any(value is not None for row in metrics["rows"].values() for value in row.values()):
@@ -147,10 +158,11 @@ def print_good_results(metrics: dict[str, Any], following: str,
 
 
 def print_summary(metrics: dict[str, Any], out: Any, say: Callable[[str], None]) -> None:
-    """The last lines: size of LoRA's weight changes, run folder, seconds, memory."""
+    """The last lines: size of LoRA's weight changes, of the files, run folder, seconds, memory."""
     norms = list(metrics["delta_norms"].values())
     if any(norms):
         say(f"LoRA     |ΔW| {min(norms):.3f} to {max(norms):.3f} over {len(norms)} projections")
+    say(f"on disk  {disk_text(metrics)}")
     say(f"written  {shown(out)}  ({metrics['seconds']:.0f} s, peak memory "
         f"{(metrics['peak_memory_bytes'] or 0) / 2**20:,.0f} MB)")
 
@@ -160,7 +172,8 @@ def demo() -> None:
     row = {"image_auroc": 0.95, "pixel_auroc": 0.9, "aupro": 0.8}
     metrics = {"rows": {"memory": row, "adapted": row}, "kinds": {"dent": 0.95}, "threshold": 1.2,
                "data": {"name": EMBEDDED_DATA}, "delta_norms": {"q": 0.5, "v": 0.8}, "seconds": 14,
-               "peak_memory_bytes": 2**29, "decisions": {
+               "peak_memory_bytes": 2**29, "adapter_bytes": 34_000, "run_bytes": 1_420_000,
+               "decisions": {
                    "unlabelled": 0, "found": 9, "defective": 10, "false_alarms": 1, "good": 20}}
     print_results(metrics, print)
     print_summary(metrics, "runs/bottle", print)

@@ -32,6 +32,7 @@ from minilora.io.files import digest_of
 from minilora.io.schema import ListOf, Number, Record, SchemaError, Text, Whole, check
 from minilora.io.text import shown, shown_path
 from minilora.io.transaction import atomic_folder
+from minilora.report.run_page import disk_text
 from minilora.runs.fingerprints import COUNT, stored_metrics
 from minilora.runs.provenance import provenance, shot_files
 from minilora.runs.run_class import RUN_FILES, tell_warnings, write_results
@@ -76,8 +77,9 @@ def update_run(options: argparse.Namespace, say: Callable[[str], None] = print) 
         detector.save(staging, weights)
         metrics = updated_metrics(metrics, detector, list(new), options)
         begun -= metrics["seconds"]                     # of the fit
-        write_results(staging, detector, [], metrics, begun, options, say)
+        metrics = write_results(staging, detector, [], metrics, begun, options, say)
     tell_left_out(found)
+    say(f"on disk  {disk_text(metrics)}")
     say(f"written  {shown(options.out)}")
     return 0
 

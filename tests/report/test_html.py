@@ -89,6 +89,16 @@ def test_mistakes_come_before_examples_and_the_worst_mistake_comes_first(written
     assert text.index("4.png, score 0.800") < text.index("Kinds of defect")
 
 
+def test_a_run_of_an_earlier_version_has_a_page_without_sizes(written):
+    metrics = {"model": {"name": "tiny", "sha256": "0" * 64}, "data": {"name": "a", "root": "b"},
+               "shots": 4, "seed": 1, "device": "cpu", "resolution": 64, "seconds": 1.0,
+               "trainable_parameters": 1, "total_parameters": 2, "peak_memory_bytes": None}
+    assert "on disk" not in written[0] and "on disk" not in run_page.run_facts(metrics, "fit")
+    sizes = {"adapter_bytes": 30_000, "run_bytes": 1_420_000}
+    facts = run_page.run_facts(metrics | sizes, "fit")
+    assert "on disk" in facts and "adapter 0.03 MB, whole run 1.42 MB" in facts
+
+
 def test_every_picture_and_chart_has_a_description_in_words(written):
     text, checker = written
     assert len(checker.images) == 1 + 2 + 1 and all(image["alt"] for image in checker.images)

@@ -45,7 +45,7 @@ def test_a_good_picture_that_was_ng_becomes_ok_and_nothing_is_trained(run, tmp_p
     status, text = update(folder, picture)
     after = Detector.open(folder)
     assert status == 0 and f"{before.threshold:.3f} before" in text
-    assert f"{after.threshold:.3f} after, from 5 good pictures" in text
+    assert f"{after.threshold:.3f} after, from 5 good pictures" in text and "whole run" in text
     assert before.score(pixels)[1] > before.threshold and "NG before" in text
     assert after.score(pixels)[1] <= after.threshold and "OK after" in text
     assert len(after.shot_pictures) == 5 and after.shot_pictures[:4] == before.shot_pictures
