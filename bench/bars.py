@@ -1,63 +1,82 @@
 """Stacked horizontal bars: the predicted parts of the memory, and a tick at the measured total.
 
-Left out: other charts (shots.py draws curves).
+A row without a prediction has its weights, and one grey bar for all the rest.
+Left out: other charts (minilora/charts/plots.py).
 """
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from minilora.charts.drawing import AnyShape, Drawing, Label, Polyline, Rectangle
+from minilora.charts.plots import LETTER, ticks
 
-from minilora.charts.plots import ticks
+UNKNOWN = "measured, parts not known"
+STYLES = {"weights": "line-2", "pool": "line-4", "gradients": "line-1", "optimiser": "line-5",
+          "activations": "line-0", UNKNOWN: "grid"}
+WIDTH, LEFT, RIGHT, TOP, BOTTOM, ROW = 900, 290, 64, 66, 44, 34         # pixels
+NAME_SIZE, SMALL_SIZE, MB = 12.5, 11, 1e6
 
-COLOURS = {"weights": "#9aa5b1", "pool": "#7a4fb5", "gradients": "#b3450b", "optimiser": "#e0a030",
-           "activations": "#0b62c4"}
-ROW, LEFT, RIGHT, TOP, BOTTOM, WIDTH = 40, 400, 130, 150, 80, 1400
-MARK, MB = "#111111", 1e6
+
+class Bar(NamedTuple):
+    """One row.  parts: {part: bytes}, None if they are not known;  weights, total: bytes; total
+    is measured, with the weights."""
+    name: str
+    note: str
+    parts: dict[str, float] | None
+    weights: float
+    total: float
 
 
-def bars(rows: list[tuple], title: str) -> Image.Image:
-    """The chart.  rows: [(label, {part: bytes}, measured total in bytes or None)]."""
-    height = TOP + ROW * len(rows) + BOTTOM
-    image = Image.new("RGB", (WIDTH, height), "white")
-    draw = ImageDraw.Draw(image)
-    font, small = ImageFont.load_default(22), ImageFont.load_default(18)
-    most = max(max(sum(parts.values()), measured or 0) for _, parts, measured in rows) / MB
-    x_of = lambda value: LEFT + (WIDTH - LEFT - RIGHT) * value / most
+def known_parts(bar: Bar) -> dict[str, float]:
+    """{part: bytes}, from left to right."""
+    if bar.parts:
+        return {part: bar.parts[part] for part in STYLES if part in bar.parts}
+    return {"weights": bar.weights, UNKNOWN: bar.total - bar.weights}
+
+
+def bars(rows: Sequence[Bar], title: str, axis: str) -> Drawing:
+    """The chart, with the smallest total first.  axis: words below the numbers."""
+    rows = sorted(rows, key=lambda bar: bar.total)
+    most = max(max(sum(known_parts(bar).values()), bar.total) for bar in rows) / MB
+    bottom = TOP + ROW * len(rows)
+    shapes: list[AnyShape] = [Label(12, 24, title, size=15, bold=True), *legend(rows)]
     for value in ticks(0, most):
-        x = x_of(value)
-        draw.line((x, TOP - 8, x, height - BOTTOM), "#d5dbe1")
-        draw.text((x, height - BOTTOM + 10), f"{value:,.0f}", "black", small, anchor="ma")
-    for number, (label, parts, measured) in enumerate(rows):
-        y = TOP + ROW * number
-        draw.text((LEFT - 14, y + ROW / 2 - 3), label, "black", font, anchor="rm")
-        end = stacked(draw, parts, x_of, y)
-        if measured is not None:
-            x = x_of(measured / MB)
-            draw.line((x, y - 2, x, y + ROW - 6), MARK, 4)
-            draw.text((max(end, x) + 12, y + ROW / 2 - 3), f"{measured / MB:,.0f}", MARK, small,
-                      anchor="lm")
-    draw.text(((LEFT + WIDTH - RIGHT) / 2, height - 14), "MB", "black", font, anchor="ms")
-    draw.text((20, 20), title, "black", font)
-    legend(draw, font)
-    return image
+        x = x_of(value, most)
+        shapes += [Polyline([(x, TOP - 4), (x, bottom)], "grid"),
+                   Label(x, bottom + 15, f"{value:,.0f}", "middle")]
+    shapes.append(Label((LEFT + WIDTH - RIGHT) / 2, bottom + 34, axis, "middle", NAME_SIZE))
+    for number, bar in enumerate(rows):
+        shapes += row_shapes(bar, TOP + ROW * number, most)
+    words = "; ".join(f"{bar.name}: {bar.note}, {bar.total / MB:,.0f} MB" for bar in rows)
+    return Drawing(title, f"{title}. {axis}. {words}", WIDTH, bottom + BOTTOM, shapes)
 
 
-def stacked(draw: ImageDraw.ImageDraw, parts: dict[str, int], x_of: Callable[[float], float],
-            y: float) -> float:
-    """Draws one bar from left to right.  Returns the x coordinate of its right end."""
-    value = 0
-    for part, size in parts.items():
-        start, value = value, value + size / MB
-        if x_of(value) - x_of(start) >= 1:              # a part thinner than a pixel is not drawn
-            draw.rectangle((x_of(start), y + 4, x_of(value), y + ROW - 12), COLOURS[part])
-    return x_of(value)
+def x_of(value: float, most: float) -> float:
+    """The x coordinate of a number of MB."""
+    return LEFT + (WIDTH - LEFT - RIGHT) * value / most
 
 
-def legend(draw: ImageDraw.ImageDraw, font) -> None:
-    """A square for each part, and the tick."""
-    x, y = 20, 84
-    for part, colour in COLOURS.items():
-        draw.rectangle((x, y, x + 22, y + 22), colour)
-        draw.text((x + 32, y + 11), part, "black", font, anchor="lm")
-        x += 60 + draw.textlength(part, font)
-    draw.line((x + 4, y - 2, x + 4, y + 24), MARK, 4)
-    draw.text((x + 18, y + 11), "measured total (number at the right)", "black", font, anchor="lm")
+def row_shapes(bar: Bar, y: float, most: float) -> list[AnyShape]:
+    """Name, note, parts, tick and number of one row; y: its upper end."""
+    shapes = [Label(LEFT - 10, y + 14, bar.name, "end", NAME_SIZE, bold=True),
+              Label(LEFT - 10, y + 28, bar.note, "end", SMALL_SIZE)]
+    value = 0.0
+    for part, size in known_parts(bar).items():
+        start, value = x_of(value, most), value + size / MB
+        width = x_of(value, most) - start
+        if width >= 0.5:                            # a thinner part cannot be seen
+            shapes.append(Rectangle(start, y + 6, width, ROW - 12, STYLES[part]))
+    x = x_of(bar.total / MB, most)
+    for side in (x - 0.5, x + 0.5):                 # two lines beside each other: a thicker tick
+        shapes.append(Polyline([(side, y + 2), (side, y + ROW - 2)], "mark", dashed=False))
+    return [*shapes, Label(max(x, x_of(value, most)) + 7, y + ROW / 2 + 4,
+                           f"{bar.total / MB:,.0f}", size=SMALL_SIZE)]
+
+
+def legend(rows: Sequence[Bar]) -> list[AnyShape]:
+    """A square for each part that occurs, and the tick."""
+    shapes, x, y = [], 12.0, 48
+    for part in (p for p in STYLES if any(p in known_parts(bar) for bar in rows)):
+        shapes += [Rectangle(x, y - 10, 12, 12, STYLES[part]), Label(x + 17, y, part, size=12)]
+        x += 34 + LETTER * len(part)
+    return [*shapes, Polyline([(x + 5, y - 12), (x + 5, y + 4)], "mark", dashed=False),
+            Label(x + 12, y, "and number: measured total", size=12)]

@@ -1,19 +1,15 @@
-"""Cells of bench.memory: one measurement of one method under one condition, made once and stored.
+"""The conditions of one measurement of bench.memory, and what the formulas predict for them.
 
 A case is (batch, precision, checkpointing), with the values of the command line.
-Left out: the measurements themselves (cost.py), tables (memory.py).
+Left out: the measurements (cost.py), storing them (turns.py), tables (memory_tables.py).
 """
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import asdict
 
 import torch
 
 from bench import cost, measure
-from bench.accuracy import cell
 from bench.formulas import predicted
 from bench.steps import METHODS
-from minilora.io.files import digest_of
 
 
 def conditions_of(case: tuple, options: Namespace) -> dict:
@@ -29,25 +25,9 @@ def machine(device: str) -> str:
     return where if torch.device(device).type == "cpu" else torch.cuda.get_device_name(device)
 
 
-def measured_once(options: Namespace, quantity: str, name: str | list[str], case: tuple,
-                  compute: Callable, *more):
-    """Result of compute(name, shape, conditions, *more) in a fresh process, or from its file.
-
-    name: one method, or several;  quantity: what is measured; for "memory" the process returns
-    freed memory to the system at once (`measure.fresh`).
-    """
-    conditions, shape = conditions_of(case, options), asdict(options.shape)
-    words = "".join(c if c.isalnum() else " " for c in f"{options.device} {quantity} {name} {case}")
-    mark = digest_of(quantity, name, conditions, shape, more, cost.code_version(),
-                     torch.__version__, machine(options.device))
-    return cell(options.out / "cells" / f"{'-'.join(words.split())}.json", mark,
-                lambda: measure.fresh(compute, name, shape, conditions, *more,
-                                      returning=quantity == "memory"))
-
-
 def prediction(name: str, case: tuple, options: Namespace,
-               device: str | None = None) -> dict[str, float]:
-    """Predicted bytes of each part, see `formulas.predicted`."""
+               device: str | None = None) -> dict[str, float] | None:
+    """Predicted bytes of each part, or None, see `formulas.predicted`."""
     c = conditions_of(case, options)
     return predicted(METHODS[name], options.shape, c["batch"], max(c["pool"], c["batch"]),
                      cost.prompt_length(), c["bfloat16"], c["checkpointing"],

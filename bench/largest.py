@@ -1,20 +1,21 @@
 """The largest batch that fits on common GPUs: found by trying on a GPU, predicted without one.
 
-On a GPU a fresh process may use as many bytes as the card has, minus those in use by the driver and
-other programs; the bisection starts at the batch that formulas.py predicts.  On a CPU the table
-shows this prediction and says "predicted".  Of the LoRA methods only those in MAIN are included.
+On a GPU, torch may use as many bytes as the card has, minus those in use by the driver and other
+programs; the bisection starts at the batch that formulas.py predicts.  On a CPU the table shows
+this prediction and says "predicted".  Only the methods in TRIED are included.
 Left out: pictures of other sizes.
 """
-import itertools
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bench import cost
-from bench.cells import is_measured, measured_once, prediction
-from bench.steps import MAIN, METHODS
+from bench.cells import prediction
+from bench.rows import Row
+from bench.steps import FULL, PLAIN, REUSE
+from bench.turns import GIB, NotMeasured, Turns
 
-GIB = 2**30
 CARDS = {"4 GB": 4 * GIB, "12 GB (RTX 3060)": 12 * GIB, "16 GB (T4)": 16 * GIB}
+TRIED = (FULL, "LoRA, all blocks", PLAIN, REUSE)
 MOST = 4096                     # larger batches of pictures are not used in practice
 
 
@@ -38,39 +39,37 @@ def bisected(succeeds: Callable[[int], bool], guess: int = 1, most: int = MOST) 
     return low
 
 
-def by_formula(name: str, precision: str, checkpointing: str, card: int,
-               options: Namespace) -> Callable[[int], bool]:
-    """Function of a batch: does the predicted total fit into the bytes of the card?"""
+def by_formula(row: Row, card: int, options: Namespace) -> int | None:
+    """The largest batch whose predicted total fits into the bytes of the card."""
+    def parts(batch):
+        return prediction(row.method, (batch, row.precision, row.checkpointing), options, "cuda")
+    if parts(1) is None:
+        return None
+    return bisected(lambda batch: sum(parts(batch).values()) <= card)
+
+
+def by_trying(row: Row, card: int, turns: Turns) -> str:
+    """The largest batch for which two steps succeed, or why there is none."""
+    if card > turns.capacity():
+        return f"-- (this GPU: {turns.capacity() / GIB:.0f} GB)"
     def succeeds(batch):
-        parts = prediction(name, (batch, precision, checkpointing), options, "cuda")
-        return sum(parts.values()) <= card
-    return succeeds
+        return turns.result(f"fits {card}", row.method, (batch, row.precision, row.checkpointing),
+                            cost.fits, card)
+    try:
+        return str(bisected(succeeds, by_formula(row, card, turns.options) or 1))
+    except NotMeasured as reason:
+        return str(reason)
 
 
-def by_trying(name: str, precision: str, checkpointing: str, card: int,
-              options: Namespace) -> Callable[[int], bool]:
-    """The same, tried on the GPU, each time in a fresh process."""
-    return lambda batch: measured_once(options, f"fits {card}", name,
-                                       (batch, precision, checkpointing), cost.fits, card)
-
-
-def largest(name: str, precision: str, checkpointing: str, card: int, options: Namespace) -> int:
-    """Largest batch for one card: predicted on a CPU, found by trying on a GPU."""
-    condition = name, precision, checkpointing, card, options
-    guess = bisected(by_formula(*condition))
-    return guess if options.device == "cpu" else bisected(by_trying(*condition), guess)
-
-
-def table(options: Namespace, say: Callable[[str], None] = print) -> tuple:
-    """(title, header, rows): one row for each method and condition, one column for each card."""
-    rows, main = [], [m for m in options.methods if METHODS[m].kind != "lora" or m in MAIN]
-    for case in itertools.product(options.precision, options.checkpointing):
-        for name in main:
-            if not is_measured(name, (0, *case)):
-                continue
-            batches = [largest(name, *case, card, options) for card in CARDS.values()]
-            say(f"largest batch: {name}, {case[0]}, checkpointing {case[1]}: {batches}")
-            rows.append([name, *case, *map(str, batches)])
-    how = "predicted" if options.device == "cpu" else "found by trying"
-    return (f"largest batch that fits, {how}, pool of {options.pool} included",
-            ("method", "precision", "checkpointing", *CARDS), rows)
+def tables(rows: Sequence[Row], turns: Turns, say: Callable[[str], None] = print) -> list[tuple]:
+    """[(title, header, rows)], one column for each card; [] if no method in TRIED is among them."""
+    made = []
+    for row in (row for row in rows if row.method in TRIED):
+        batches = [by_trying(row, card, turns) if turns.on_gpu
+                   else str(by_formula(row, card, turns.options) or "--")
+                   for card in CARDS.values()]
+        say(f"largest batch: {row.name}: {', '.join(batches)}")
+        made.append([row.name, row.precision, row.checkpointing, *batches])
+    how = "found by trying" if turns.on_gpu else "predicted"
+    title = f"largest batch that fits, {how}, pool of {turns.options.pool} included"
+    return [(title, ("method", "precision", "checkpointing", *CARDS), made)] if made else []

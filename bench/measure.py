@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from minilora import __version__
 
 REPO = Path(__file__).resolve().parent.parent
 ROUNDS = 5
+OUT_OF_MEMORY = ("OutOfMemoryError", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+                 "can't allocate memory")       # in the messages of torch and its libraries
 RETURNING = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}
 
 
@@ -61,8 +64,21 @@ def fresh(function: Callable, *arguments, returning: bool = False):
     done = subprocess.run([sys.executable, "-c", code, json.dumps(arguments)], cwd=REPO, text=True,
                           capture_output=True, env=os.environ | (RETURNING if returning else {}))
     if done.returncode:
-        raise RuntimeError(f"{function.__name__}{arguments}: {done.stderr.strip()[-2000:]}")
+        why = "killed: out of memory" if done.returncode == -signal.SIGKILL else done.stderr.strip()
+        raise RuntimeError(f"{function.__name__}{arguments}: {why[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """True if torch, one of its libraries or a fresh process ran out of memory."""
+    return any(words in f"{type(error).__name__}: {error}" for words in OUT_OF_MEMORY)
+
+
+def device_bytes(device: str = "cpu") -> int:
+    """Memory of the GPU, or of the machine, in bytes."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def resident(field: str = "VmRSS") -> int:

@@ -41,7 +41,8 @@ def standalone_svg(drawing: Drawing) -> str:
     """The text of an SVG file: it has its own style and a white background."""
     size = f'width="{drawing.width:g}" height="{drawing.height:g}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} '
-    inside = (f"<title>{escape(drawing.title)}</title><style>{style_sheet(dark=False)}\n"
+    inside = (f"<title>{escape(drawing.title)}</title><desc>{escape(drawing.description)}</desc>"
+              f"<style>{style_sheet(dark=False)}\n"
               "text { font-family: system-ui, sans-serif; }</style>"
               f'<rect {size} fill="#fff"/>')
     start, rest = inline_svg(drawing).split(">", 1)

@@ -1,17 +1,22 @@
 """The memory benchmark: its formulas agree with autograd, and its steps are minilora's own."""
 
 import csv
-import io
+import math
+import signal
 import statistics
 from dataclasses import asdict
 
 import pytest
 import torch
 from conftest import TINY
+from scipy import stats
 
-from bench import bars, cost, formulas, largest, measure, memory
-from bench.steps import FULL, MAIN, METHODS, PLAIN, REUSE, Training, saved_bytes
-from bench.tables import as_csv
+from bench import bars, cost, findings, formulas, largest, measure, memory, memory_tables
+from bench.rows import ROWS, Row
+from bench.steps import FULL, METHODS, PLAIN, REUSE, Training, saved_bytes
+from bench.turns import Turns
+from minilora.charts.drawing import Label, Polyline, Rectangle
+from minilora.charts.plots import LETTER
 from minilora.clip import CLIP, VIT_B_16, CLIPConfig
 from minilora.train import adaptation_loss, frozen_states
 
@@ -22,6 +27,8 @@ LORA = "LoRA r=4 q,v all blocks"
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_formula_gives_the_number_of_trained_parameters(name):
+    if METHODS[name].peft:
+        pytest.importorskip("peft")
     made = Training(METHODS[name], SMALL, batch=1, pool=1)
     text, value = formulas.trainable(METHODS[name], SMALL)
     assert sum(p.numel() for p in made.trained) == value, text
@@ -103,7 +110,7 @@ def test_a_measured_peak_is_near_the_predicted_one(name):
                   "device": "cpu"}
     found = measure.fresh(cost.memory, name, asdict(shape), conditions, 1, returning=True)
     parts = formulas.predicted(METHODS[name], shape, 8, 256, cost.prompt_length())
-    assert memory.above(parts) == pytest.approx(found["allocated"], rel=0.2)
+    assert memory_tables.above(parts) == pytest.approx(found["allocated"], rel=0.2)
     assert found["trainable"] == formulas.trainable(METHODS[name], shape)[1]
     assert 4 * found["trainable"] < found["file"] < 4 * found["trainable"] + 30_000
 
@@ -118,18 +125,17 @@ def test_the_largest_batch_is_found_from_any_guess(limit, guess):
 
 def test_a_larger_card_holds_a_larger_batch_and_minilora_more_than_full_fine_tuning(options):
     for card in largest.CARDS.values():
-        full, ours = (largest.largest(n, "float32", "off", card, options) for n in (FULL, PLAIN))
+        full, ours = (largest.by_formula(Row(n, n), card, options) for n in (FULL, PLAIN))
         assert ours > 2 * full
-    sizes = [largest.largest(FULL, "float32", "off", c, options) for c in largest.CARDS.values()]
+    sizes = [largest.by_formula(Row(FULL, FULL), c, options) for c in largest.CARDS.values()]
     assert sizes == sorted(sizes)
 
 
 @pytest.fixture
 def options(tmp_path):
     o = memory.parser().parse_args(["--batch", "2", "--methods", FULL, PLAIN, REUSE, "--threads",
-                                    "1", "--precision", "float32", "--checkpointing", "off",
-                                    "--rounds", "2", "--out", str(tmp_path)])
-    o.shape, o.pool = VIT_B_16, 320
+                                    "1", "--rounds", "2", "--out", str(tmp_path)])
+    o.shape, o.pool, o.peft = VIT_B_16, 320, False
     return o
 
 
@@ -139,7 +145,8 @@ def test_a_second_run_measures_nothing_and_prints_the_same_tables(options, monke
     def stand_in(function, name, shape, conditions, threads, *more, returning=False):
         calls.append((function.__name__, name))
         if function is cost.memory:
-            return {"allocated": 2_000_000_000 if name == FULL else 500_000_000,
+            assert returning, "freed memory must return to the system"
+            return {"allocated": 2_000_000_000 if name == FULL else 500_000_000, "blocks": 4,
                     "trainable": 10, "total": 1000, "file": 4_000_000}
         return {n: [k] * 2 for k, n in enumerate(name, 1)} if isinstance(name, list) else [0.5, 1.5]
     monkeypatch.setattr(measure, "fresh", stand_in)
@@ -147,39 +154,146 @@ def test_a_second_run_measures_nothing_and_prints_the_same_tables(options, monke
     assert len(calls) == 3 * 2 + 1, "memory and time of each, and all in turn"
     printed = capsys.readouterr().out
     assert f"{PLAIN} against {FULL}: 25.0% of the memory" in printed
-    assert "2.000 x the time" in printed and "predicted" in printed
+    assert "2.000 x the time" in printed and "largest batch that fits, predicted" in printed
     memory.run(options, lambda line: None)
     assert len(calls) == 7 and capsys.readouterr().out == printed
-    found = memory.measured(options, lambda line: None)
-    rows = list(csv.DictReader(io.StringIO(as_csv(*memory.numbers(found)))))
+    rows = list(csv.DictReader((options.out / "memory.csv").open()))
     assert [r["method"] for r in rows] == [FULL, PLAIN, REUSE]
-    assert float(rows[0]["median_s"]) == statistics.median([0.5, 1.5])
+    assert float(rows[0]["median_s"]) == statistics.median([0.5, 1.5]) == 2 / float(
+        rows[0]["pictures_s"])
     assert (options.out / "memory.png").stat().st_size > 1000
+    assert memory_tables.TITLE in (options.out / "memory.svg").read_text()
     options.threads = 2
-    memory.measured(options, lambda line: None)
-    assert len(calls) == 13, "other conditions are measured again"
+    memory.run(options, lambda line: None)
+    assert len(calls) == 14, "other conditions are measured again"
 
 
-def test_a_method_that_does_not_fit_has_a_row_without_numbers(options, monkeypatch, capsys):
+def test_the_counterpart_in_peft_is_measured_too_and_its_time_in_turn(options, monkeypatch):
+    def stand_in(function, name, *rest, returning=False):
+        if function is cost.memory:
+            return {"allocated": 3e6 if name == "peft LoRA, all blocks" else 2e6, "blocks": 12,
+                    "trainable": 10, "total": 1000, "file": 4_000_000}
+        return {name[0]: [2, 2], name[1]: [5, 6]} if isinstance(name, list) else [2, 2]
+    monkeypatch.setattr(measure, "fresh", stand_in)
+    row, case = Row("a", "LoRA, all blocks", peft="peft LoRA, all blocks"), (2, "float32", "off")
+    options.peft = True
+    texts = memory_tables.texts_of(memory.measured(row, case, Turns(options)))
+    assert [v for k, v in texts.items() if k.startswith("peft")] == [
+        "3", "2.750", "2.500 to 3.000"]
+    options.peft = False
+    texts = memory_tables.texts_of(memory.measured(row, case, Turns(options)))
+    assert [v for k, v in texts.items() if k.startswith("peft")] == ["--"] * 3
+
+
+def test_a_process_that_runs_out_of_memory_is_a_row_and_another_error_is_not(options, monkeypatch,
+                                                                             capsys):
+    error = "torch.OutOfMemoryError: CUDA out of memory"
+
     def fails(function, name, *rest, returning=False):
-        raise RuntimeError("torch.OutOfMemoryError: CUDA out of memory")
+        raise RuntimeError(error)
     monkeypatch.setattr(measure, "fresh", fails)
-    found = memory.measured(options, print)
-    assert found == {} and "does not fit" in capsys.readouterr().out
-    *_, (_, header, rows) = memory.tables(found, options)
-    assert rows[0] == [FULL, *["--"] * (len(header) - 1)]
+    monkeypatch.setattr(measure, "device_bytes", lambda device: 4 * 2**30)
+    memory.run(options, lambda line: None)
+    rows = list(csv.DictReader((options.out / "memory.csv").open()))
+    assert {r["reason"] for r in rows} == {"does not fit in 4 GB"} and rows[0]["allocated"] == ""
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith(PLAIN))
+    assert line.count("does not fit in 4 GB") == 1 and "--" in line
+    assert not (options.out / "memory.svg").exists(), "a chart without a bar"
+    error = "KeyError: 'x'"
+    with pytest.raises(RuntimeError, match="KeyError"):
+        memory.run(options, lambda line: None)
+
+
+def test_a_killed_process_counts_as_out_of_memory():
+    with pytest.raises(RuntimeError) as caught:
+        measure.fresh(signal.raise_signal, int(signal.SIGKILL))
+    assert measure.is_out_of_memory(caught.value)
+    assert measure.is_out_of_memory(torch.OutOfMemoryError("tried to allocate 2 GiB"))
+    assert not measure.is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_conditions_of_the_command_line_apply_to_each_method_once():
+    o = memory.parser().parse_args(["--batch", "1", "8", "--precision", "float32", "bfloat16",
+                                    "--methods", "full", "full, bf16", "linear probe", "CoOp",
+                                    "--checkpointing", "on"])
+    found = [(row.method, case) for row, case in memory.cases(o)]
+    assert found == [(method, (batch, precision, "on")) for batch in (1, 8)
+                     for precision in ("float32", "bfloat16") for method in (FULL, "CoOp")]
+    rows = [row for row, _ in memory.cases(memory.parser().parse_args([]))]
+    assert rows == list(ROWS)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--device", "cuda", "--all"], "expected a GPU that torch can use, found none"),
+    (["--methods", "LoRA 5"], "found 'LoRA 5'")])
+def test_a_wrong_option_is_one_line_and_status_2(arguments, words, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stop:
+        memory.parser().parse_args(arguments)
+    text = capsys.readouterr().err
+    assert stop.value.code == 2 and words in text and text.count("\n") == 1
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name, blocks", [
+    (FULL, 12), ("BitFit", 12), ("LoRA, all blocks", 12), (PLAIN, 4), (REUSE, 4), ("ladder", 0),
+    ("CoOp", 0), ("linear probe", 0)])
+def test_the_blocks_with_a_gradient_are_counted_during_a_step(name, blocks, checkpointing):
+    made = Training(METHODS[name], SMALL, 1, 1, checkpointing=checkpointing)
+    seen = cost.blocks_with_gradient(made.clip.visual)
+    next(made.steps())
+    assert seen == set(range(12 - blocks, 12))
+
+
+# ---- the chart and its claim --------------------------------------------------------------------
+
+PARTS = {"weights": 2e9, "pool": 0, "gradients": 1e9, "optimiser": 1e9, "activations": 4e9}
 
 
 def test_the_bars_are_as_long_as_their_parts_and_stay_in_the_frame():
-    parts = {"weights": 2e9, "pool": 0, "gradients": 1e9, "optimiser": 1e9, "activations": 4e9}
-    image = bars.bars([("a", parts, 8.2e9), ("b", parts, None)], "title")
-    row = [image.getpixel((x, bars.TOP + 10)) for x in range(bars.WIDTH)]
-    lengths = {part: row.count(tuple(bytes.fromhex(colour[1:])))
-               for part, colour in bars.COLOURS.items()}
-    assert lengths["pool"] == 0 and lengths["activations"] == pytest.approx(
-        4 * lengths["gradients"], rel=0.05)
-    assert row[-bars.RIGHT // 2] in {(255, 255, 255), (0x11, 0x11, 0x11)}
+    drawing = bars.bars([bars.Bar("a", "n", PARTS, 2e9, 8.2e9), bars.Bar("b", "n", None, 1e9, 4e9)],
+                        "title", "MB")
+    parts = {style: [s.width for s in drawing.shapes if isinstance(s, Rectangle)
+                     and s.style == style and s.y > bars.TOP] for style in bars.STYLES.values()}
+    assert parts[bars.STYLES["pool"]] == [] and len(parts[bars.STYLES["weights"]]) == 2
+    length = parts[bars.STYLES["gradients"]][0]
+    assert parts[bars.STYLES["activations"]] == pytest.approx([4 * length])
+    assert parts[bars.STYLES[bars.UNKNOWN]] == pytest.approx([3 * length]), "4 GB less 1 of weights"
+    right = [s.x + LETTER * len(s.text) * (s.anchor == "start") for s in drawing.shapes
+             if isinstance(s, Label)]
+    assert max(right) < drawing.width == 900
+    assert min(s.x - LETTER * len(s.text) for s in drawing.shapes
+               if isinstance(s, Label) and s.anchor == "end") > 0
 
 
-def test_the_quick_selection_is_a_part_of_the_whole():
-    assert set(MAIN) <= set(METHODS)
+def test_the_bars_are_sorted_and_the_tick_is_at_the_measured_total():
+    drawing = bars.bars([bars.Bar("large", "n", PARTS, 2e9, 6e9),
+                         bars.Bar("small", "n", None, 1e9, 4e9)], "title", "MB")
+    names = [s.text for s in drawing.shapes if isinstance(s, Label) and s.bold][1:]
+    assert names == ["small", "large"]
+    ticks = [s.points[0][0] for s in drawing.shapes
+             if isinstance(s, Polyline) and s.style == "mark" and s.points[0][1] > bars.TOP]
+    width = bars.WIDTH - bars.LEFT - bars.RIGHT
+    assert [statistics.mean(ticks[:2]), statistics.mean(ticks[2:])] == pytest.approx(
+        [bars.LEFT + width / 2, bars.LEFT + width * 6 / 8])
+    assert drawing.description == "title. MB. small: n, 4,000 MB; large: n, 6,000 MB"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_rank_correlation_is_that_of_scipy(seed):
+    numbers = torch.randint(0, 9, (2, 20), generator=torch.Generator().manual_seed(seed)).tolist()
+    assert findings.spearman(*numbers) == pytest.approx(stats.spearmanr(*numbers).statistic)
+    assert math.isnan(findings.spearman([1, 1], [1, 2]))
+
+
+def test_the_two_pairs_are_those_with_the_largest_difference():
+    Point = findings.Point
+    points = [Point("a", 100, 12, 700, True), Point("b", 150, 4, 200, True),
+              Point("c", 90_000, 12, 1400, True), Point("d", 40, 0, 100, True),
+              Point("e", 120, 12, 50, False)]
+    *ranks, same, similar = findings.lines(points)
+    assert '"c" (12 blocks) trains 900 times the parameters of "a"' in same and "2.00" in same
+    assert '"a" (12 blocks) trains 0.67 times the parameters of "b"' in similar
+    assert "needs 3.50 times" in similar
+    assert "4 rows in float32" in ranks[0] and "5 rows of all conditions" in ranks[1]
+    assert findings.lines(points[:1]) == []
