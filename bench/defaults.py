@@ -10,9 +10,12 @@ of today:
 
     python -m bench.defaults    prints today's line
 
-Left out: the code itself; the line names its commit.
+Left out: the code itself; the line names its commit, with "-dirty" if code or weights differ from
+it.  Tables may differ: they are written one after another, and no number depends on them.
 """
 import re
+import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import lru_cache
 
@@ -20,36 +23,60 @@ from minilora import coop, memory_bank, prompts, train
 from minilora.checkpoint.weights import load_clip
 from minilora.config import DetectorConfig
 from minilora.io.files import digest_of
+from minilora.io.paths import checkout_folder
 from minilora.runs.provenance import commit
-from minilora.search import query
+from minilora.search import floor, query, unrelated_texts
 
 DIGITS = 8                      # hexadecimal digits of each digest
 LINE = re.compile(r"commit (\S+); defaults of (.+)")
+CODE = ("minilora", "weights", "bench", ":(exclude)bench/results")
 
 
-@lru_cache
+@lru_cache(maxsize=1)
+def embedded_digest() -> str:
+    """SHA-256 of the embedded model."""
+    return load_clip()[1].sha256
+
+
+@lru_cache(maxsize=1)
+def code_commit() -> str:
+    """The first digits of the commit, with "-dirty" if code or weights differ from it."""
+    name = (commit() or "unknown").removesuffix("-dirty")[:7]
+    if name == "unknown":
+        return name
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *CODE],
+                             cwd=checkout_folder()).returncode
+    return name + ("-dirty" if changed else "")
+
+
 def default_digests() -> dict[str, str]:
     """{"detector", "search", "weights": digest} of this checkout."""
     detector = digest_of(asdict(DetectorConfig()), train.MIN_COVERAGE, memory_bank.CORESET_SHARE,
                          memory_bank.MAX_BYTES, memory_bank.PROJECTION_DIM, coop.STATE_WORDS,
                          prompts.NORMAL_STATES, prompts.ANOMALOUS_STATES, prompts.TEMPLATES)
     search = digest_of(query.QUERY_TEMPLATES, query.NEGATIVE_WEIGHT, query.SMOOTHING_WIDTH,
-                       query.EVENT_GAP)
+                       query.EVENT_GAP, floor.ODDS, floor.OPPOSITE_ODDS,
+                       unrelated_texts.UNRELATED_TEXTS)
     return {"detector": detector[:DIGITS], "search": search[:DIGITS],
-            "weights": load_clip()[1].sha256[:DIGITS]}
+            "weights": embedded_digest()[:DIGITS]}
 
 
 def defaults_line() -> str:
     """The line of a table: commit, and the digest of each group of defaults."""
-    name, dirty, _ = (commit() or "unknown").partition("-dirty")
-    return (f"commit {name[:7]}{dirty}; defaults of "
-            + ", ".join(f"{name} {digest}" for name, digest in default_digests().items()))
+    return f"commit {code_commit()}; defaults of " + ", ".join(
+        f"{group} {digest}" for group, digest in default_digests().items())
 
 
 def stated_defaults(text: str) -> dict[str, str]:
     """{group: digest} that a table states; empty if it states none."""
     found = LINE.search(text)
-    return dict(pair.split(" ") for pair in found[2].split(", ")) if found else {}
+    return dict(re.findall(r"(\w+) ([0-9a-f]+)", found[2])) if found else {}
+
+
+def changed_groups(text: str, groups: Iterable[str]) -> list[str]:
+    """Those of the groups for which a table states other digests than today's, or none."""
+    stated, today = stated_defaults(text), default_digests()
+    return [group for group in groups if stated.get(group) != today[group]]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How time and memory grow with shots, resolution, steps, adapted blocks and processes.
+"""How time and memory grow with shots, resolution, steps and adapted blocks.
 
     python -m bench.scaling
     python -m bench.scaling --grows shots --rounds 5
@@ -15,15 +15,11 @@ Expected exponents, with P = (R / patch)^2 patches and K shots:
 
 Each number is the median over fresh processes; in each round all sizes run in turn.  The slope is
 fitted by least squares in logarithms.  Steps and training pictures are fewer than by default, which
-only changes `adapt`.  Left out: reading and writing pictures.
+only changes `adapt`.  Left out: reading and writing pictures; more products (growth.py).
 """
 import argparse
 import math
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,12 +27,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench import measure
+from bench import cost, measure
+from bench.accuracy import cell
 from bench.tables import write
 from minilora.checkpoint.weights import load_clip
 from minilora.config import DetectorConfig
 from minilora.detector import Detector
-from minilora.scenes import scene
+from minilora.io.files import digest_of
 from minilora.train import adapt
 
 BASE = {"shots": 4, "resolution": 0, "steps": 10, "blocks": 0}
@@ -47,7 +44,6 @@ GROWTH = {
     "resolution": ((224, 336, 448), ("2 to 4", "2 to 4", "2 to 4", "2", "2")),
     "steps": ((10, 20, 40), ("0 to 1", "0", "0", "0", "0")),
     "blocks": ((1, 2, 4), ("0 to 1", "0", "0", "0", "0 to 1"))}
-CLASSES = ("bottle", "nut", "gear", "metal")
 POOL = 16               # training pictures
 
 
@@ -106,14 +102,26 @@ def grown(what: str, options: argparse.Namespace,
     found = {size[what]: {part: [] for part in PARTS} for size in sizes}
     for k in range(options.rounds):
         for size in sizes:
-            cost = measure.fresh(times, size, options.model, options.threads)
+            result = measured_once(times, size, k, options)
             if not k:                                   # bytes are the same in every round
-                cost |= measure.fresh(peak, size, options.model, options.threads, returning=True)
-            for part, value in cost.items():
+                result |= measured_once(peak, size, k, options)
+            for part, value in result.items():
                 found[size[what]][part].append(value)
-            say(f"round {k + 1}  {what} {size[what]}: adapt {cost['adapt']:.1f} s, remember "
-                f"{cost['remember']:.1f} s, score {cost['score']:.3f} s")
+            say(f"round {k + 1}  {what} {size[what]}: adapt {result['adapt']:.1f} s, remember "
+                f"{result['remember']:.1f} s, score {result['score']:.3f} s")
     return found
+
+
+def measured_once(function: Callable, size: dict, round_: int,
+                  options: argparse.Namespace) -> dict[str, float]:
+    """Result of `times` or `peak` in a fresh process, or from its file: a run that was stopped
+    goes on where it was."""
+    mark = digest_of(size, options.threads, load_clip(options.model)[1].sha256,
+                     cost.code_version(), torch.__version__, measure.processor())
+    words = "-".join(map(str, (function.__name__, *size.values(), "round", round_ + 1)))
+    return cell(options.out / "cells" / f"{words}.json", mark,
+                lambda: measure.fresh(function, size, options.model, options.threads,
+                                      returning=function is peak))
 
 
 def table(what: str, found: dict[int, dict[str, list]]) -> tuple:
@@ -128,31 +136,6 @@ def table(what: str, found: dict[int, dict[str, list]]) -> tuple:
     return f"growing {what}", ("part", *map(str, sizes), "slope", "expected"), rows
 
 
-def processes(count: int, folder: Path, rounds: int) -> list[float]:
-    """Seconds of fitting CLASSES with `count` processes of one thread, start included."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-               str(count), "-m", "minilora.fit", "--class", "all", "--shots", "4", "--steps", "10",
-               "--data", str(folder), "--out", str(folder / f"runs{count}"), "--force"]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    return [measure.seconds(lambda: subprocess.run(command, cwd=measure.REPO, env=one_thread,
-                                                   check=True, capture_output=True))
-            for _ in range(rounds)]
-
-
-def over_processes(rounds: int) -> tuple:
-    """(title, header, rows): the same classes with one process and with two."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name in CLASSES:
-            scene.write_class(folder, name, good=4, test_good=4, defective=1)
-        taken = [[processes(count, Path(folder), 1)[0] for count in (1, 2)] for _ in range(rounds)]
-    one, two = map(list, zip(*taken))
-    middle, low, high = measure.ratio(two, one)
-    return ("processes", ("classes", "1 process, s", "2 processes, s", "ratio",
-                          "lowest to highest", "expected"),
-            [[str(len(CLASSES)), f"{statistics.median(one):.1f}", f"{statistics.median(two):.1f}",
-              f"{middle:.2f}", f"{low:.2f} to {high:.2f}", "0.5, and what starting up takes"]])
-
-
 def numbers(found: dict) -> tuple[tuple, list[tuple]]:
     """(header, rows) of the CSV file, one row for each round."""
     return ("grows", "size", "part", "unit", "value"), [
@@ -164,8 +147,7 @@ def numbers(found: dict) -> tuple[tuple, list[tuple]]:
 def main() -> None:
     p = argparse.ArgumentParser(prog="python -m bench.scaling", description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--grows", nargs="+", default=[*GROWTH, "processes"],
-                   choices=[*GROWTH, "processes"])
+    p.add_argument("--grows", nargs="+", default=list(GROWTH), choices=GROWTH)
     p.add_argument("--model", help="official name or checkpoint file; else the embedded mini-clip")
     p.add_argument("--rounds", type=int, default=measure.ROUNDS)
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -174,10 +156,8 @@ def main() -> None:
     options = p.parse_args()
     _, weights = load_clip(options.model)
     found = {what: grown(what, options, lambda line: print(line, flush=True))
-             for what in options.grows if what in GROWTH}
+             for what in options.grows}
     made = [table(what, sizes) for what, sizes in found.items()]
-    if "processes" in options.grows:
-        made.append(over_processes(options.rounds))
     head = [f"{measure.conditions()}; {options.threads} threads; weights {weights.name} (sha256 "
             f"{weights.sha256[:12]}…); {options.rounds} rounds",
             f"unless varied: {BASE['shots']} shots, {DetectorConfig().batch} a step, "
