@@ -75,8 +75,8 @@ JOBS = (
     # memory and time
     Job("memory", "bench.memory", 40, SHAPE, "memory"),
     Job("memory-cuda", "bench.memory --device cuda --all", 8, SHAPE, "memory", "cuda"),
-    Job("gpu", "bench.gpu", 8, SHAPE, "gpu", "cuda"),
-    Job("speed", "bench.speed", 20, SHAPE, "speed"),
+    Job("gpu", "bench.gpu", 6, DETECTOR, "gpu", "cuda"),
+    Job("speed", "bench.speed --data FOLDER", 45, DETECTOR, "speed"),
     Job("against-peft", "bench.against_peft --steps 20 --pool 32", 25, SHAPE, "against-peft"),
     Job("whole-fit", "bench.whole_fit --data FOLDER", 8, SHAPE, "whole-fit"),
     Job("growth", "bench.growth", 12, SHAPE, "growth"),         # after whole-fit, which it cites

@@ -1,261 +1,174 @@
-"""Time of minilora and of the libraries it replaces, in turn, with the same weights and inputs.
+"""Everything about time in one table: minilora and what it replaces, in turn, in one run.
 
-    python -m bench.speed
+    python -m bench.speed --data FOLDER
     python -m bench.speed --pairs image memory --batch 1 --rounds 9 --threads 1
 
-    image    encode_image against transformers' CLIPModel ("sdpa")
-    text     encode_text against the same: short prompts padded to the context length (transformers
-             with its attention mask), and texts that fill it; ours removes the padding
-    lora     a training step from pixels against the same tower with peft's LoRA layers: the same
-             loss, AdamW and batch; the text features are computed beforehand
-    load     an archive in the official format: to a CLIP in float32, with the file hashed, against
-             torch.jit.load (a scripted module, float16), alone and with its state dict in float32
-    memory   scoring a picture with a memory of 32 pictures, against the text map only
-    import   minilora against the five packages that it imports, in fresh processes
+    fit      the command `minilora.fit` in a fresh process, with 8 shots: start of Python, fit,
+             scores of all test pictures, pages; embedded model, and ViT-B/16's shape
+    score    scoring one picture against the tower's forward pass alone, PatchCore, AnomalyDINO
+             (speed_scores.py)
+    auroc    AUROC against scikit-learn and torchmetrics (auroc.py has the detailed table)
+    image, text, lora, load, memory, import
+             two ways to the same result (speed_pairs.py)
 
-Random weights of ViT-B/16's shape: time does not depend on their values.  A pair whose results
-differ by more than the stated tolerance raises an error.  Left out: autocast, torch.compile.
+Times are medians over the rounds.  A ratio is taken within each round, then its median.  Where the
+results of both ways can be compared, a difference above the stated tolerance raises an error.  Each
+part is stored in a file, each fit in one of its own, so that a run that was stopped goes on there;
+a stored part is measured again if code, options or machine differ.
+Left out: autocast, torch.compile; GPUs (gpu.py).
 """
 import argparse
-import itertools
+import hashlib
 import statistics
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from bench import measure, peers
+from bench import anomalib_peer, auroc, measure
+from bench.accuracy import cell
+from bench.cells import machine
+from bench.speed_pairs import PAIRS, Pair
+from bench.speed_scores import TOWERS, score_rows
 from bench.tables import write
-from minilora.bpe import END, START, default_tokenizer
-from minilora.checkpoint.openai_layout import official_state_dict
-from minilora.checkpoint.weights import load_clip
-from minilora.clip import CLIP, VIT_B_16
-from minilora.config import DetectorConfig
-from minilora.detector import Detector
+from bench.whole_fit import SHOTS, fit_seconds, random_weights
 from minilora.io.cli import device_name
-from minilora.lora import add_lora
-from minilora.memory_bank import CORESET_SHARE, MemoryBank
-from minilora.prompts import prompt_ensemble
-from minilora.train import adaptation_loss
-from minilora.vit import default_value_value_blocks
+from minilora.io.files import digest_of
 
-SHAPE = VIT_B_16
-MEMORY_PICTURES = 8 * 4         # shots times rotated copies of each
-TOLERANCE = 1e-4                # of the largest value: float32 sums in a different order
-
-
-@dataclass
-class Pair:
-    """Two ways to the same result.  same(ours(), theirs()): their difference."""
-    label: str
-    ours: Any
-    theirs: Any
-    same: Callable | None
-    tolerance: float = TOLERANCE
-    clock: Callable = measure.seconds
-
-
-def apart(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> float:
-    """Largest difference of two lists of tensors, relative to the largest value of each tensor."""
-    return max(((a - b).abs().max() / b.abs().max().clamp(min=1e-12)).item()
-               for a, b in zip(ours, theirs, strict=True))
-
-
-def seeded_clip(device: str) -> CLIP:
-    return CLIP(SHAPE).initialise(torch.Generator().manual_seed(0)).to(device).requires_grad_(False)
-
-
-def random_pixels(count: int, device: str) -> Tensor:
-    side = SHAPE.resolution
-    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1)).to(device)
-
-
-def tensor_of(output) -> Tensor:
-    """The features: transformers 5 wraps them, transformers 4 does not."""
-    return output if isinstance(output, torch.Tensor) else output.pooler_output
-
-
-def image_pairs(o: argparse.Namespace) -> Iterator[Pair]:
-    clip = seeded_clip(o.device)
-    peer = peers.transformers_twin(clip)
-    for batch in o.batch:
-        pixels = random_pixels(batch, o.device)
-        yield Pair(f"encode_image, batch {batch}: transformers",
-                   lambda: [clip.encode_image(pixels)],
-                   lambda: [tensor_of(peer.get_image_features(pixel_values=pixels))], apart)
-
-
-def ids_of(count: int, full: bool) -> Tensor:
-    """Token ids (N, 77): padded sentences, or texts of random tokens that fill the context."""
-    if full:
-        ids = torch.randint(1, START, (count, SHAPE.context),
-                            generator=torch.Generator().manual_seed(2))
-        ids[:, 0], ids[:, -1] = START, END
-        return ids
-    sentences = itertools.cycle(itertools.chain(*prompt_ensemble("bottle")))
-    return default_tokenizer().tokenize(list(itertools.islice(sentences, count)), SHAPE.context)
-
-
-def text_pairs(o: argparse.Namespace) -> Iterator[Pair]:
-    clip = seeded_clip(o.device)
-    peer = peers.transformers_twin(clip)
-    for batch, full in itertools.product(o.batch, (False, True)):
-        ids = ids_of(batch, full).to(o.device)
-        mask = ids != 0
-        padded = dict(input_ids=ids.where(mask, END),           # as from transformers' tokenizer
-                      attention_mask=mask.long())
-        what = "texts that fill the context" if full else "padded prompts"
-        yield Pair(f"encode_text, batch {batch}, {what}: transformers",
-                   lambda: [clip.encode_text(ids)],
-                   lambda: [tensor_of(peer.get_text_features(**padded))], apart)
-
-
-def training_step(clip, pixels, coverage, text, config):
-    """A function that makes one step from pixels and returns the loss and the gradients."""
-    parameters = peers.trained(clip.visual)
-    optimiser = torch.optim.AdamW(parameters, lr=config.rate, weight_decay=0.01)
-
-    @torch.enable_grad()
-    def step():
-        loss = adaptation_loss(clip, lambda: text, clip.visual.embed(pixels), coverage, 0,
-                               config.loss_weights)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        return [loss.detach(), *(p.grad for p in parameters)]
-    return step
-
-
-def lora_pairs(o: argparse.Namespace) -> Iterator[Pair]:
-    config, layers = DetectorConfig(), SHAPE.vision_layers
-    ours, theirs = seeded_clip(o.device), seeded_clip(o.device)
-    adapted = range(layers - default_value_value_blocks(layers), layers)
-    add_lora(ours.visual, config.targets, adapted, config.rank, config.alpha,
-             torch.Generator().manual_seed(3))
-    peers.add_peft_lora(theirs.visual, config.targets, adapted, config.rank, config.alpha)
-    for p in peers.trained(ours.visual):
-        p.data.normal_(0, 0.02)                                 # with B = 0, A has no gradient
-    peers.copy_lora(ours.visual, theirs.visual)
-    pixels = random_pixels(config.batch, o.device)
-    coverage = (torch.rand(config.batch, (SHAPE.resolution // SHAPE.patch) ** 2,
-                           generator=torch.Generator().manual_seed(4)) < 0.1).float().to(o.device)
-    text = F.normalize(ours.encode_text(ids_of(2, False).to(o.device)), dim=-1)
-    yield Pair(f"LoRA training step, batch {config.batch}: peft",
-               *(training_step(clip, pixels, coverage, text, config) for clip in (ours, theirs)),
-               apart, 1e-3)                     # gradients accumulate more rounding errors
-
-
-def load_pairs(o: argparse.Namespace) -> Iterator[Pair]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = o.archive or Path(folder) / "official.pt"
-        if not path.exists():
-            sys.path.append(str(measure.REPO / "tests"))
-            from official_archive import write_archive
-            write_archive(official_state_dict(seeded_clip("cpu")), path)
-
-        def scripted():
-            return torch.jit.load(str(path), map_location="cpu").eval()
-
-        def float_state():
-            return {key: value.float() for key, value in scripted().state_dict().items()}
-
-        def same(ours, theirs):
-            state = official_state_dict(ours[0])
-            found = theirs if isinstance(theirs, dict) else theirs.state_dict()
-            return apart(state.values(), [found[key].float() for key in state])
-
-        yield Pair("load an official archive: torch.jit.load", lambda: load_clip(path), scripted,
-                   same, 0)
-        yield Pair("load an official archive: torch.jit.load, float32 state dict",
-                   lambda: load_clip(path), float_state, same, 0)
-
-
-def detector_with_memory(device: str) -> Detector:
-    """A Detector with a memory bank of random tokens, as large as that of MEMORY_PICTURES."""
-    detector = Detector(seeded_clip(device), "bottle")
-    width = SHAPE.vision_width * len(detector.memory_states) + SHAPE.embed
-    count = int(CORESET_SHARE * MEMORY_PICTURES * (SHAPE.resolution // SHAPE.patch) ** 2)
-    tokens = torch.randn(count, width, generator=torch.Generator().manual_seed(5))
-    detector.banks = {"adapted": MemoryBank(F.normalize(tokens, dim=-1).to(device))}
-    detector.text_features = detector.prompts()
-    return detector
-
-
-def memory_pairs(o: argparse.Namespace) -> Iterator[Pair]:
-    pixels, detector = random_pixels(1, o.device), detector_with_memory(o.device)
-
-    def without():
-        return detector.map_and_score(detector.encode(pixels), "text")
-
-    def same(both, text):
-        seen, weight = detector.encode(pixels), detector.text_weight
-        detector.text_weight = 0.0
-        memory = detector.map_and_score(seen, "adapted")[0]
-        detector.text_weight = weight
-        return apart([both[0]], [memory + weight * text[0]])
-
-    yield Pair(f"score a picture, memory of {MEMORY_PICTURES}: without",
-               lambda: detector.score(pixels), without, same)
-
-
-def import_pairs(o: argparse.Namespace) -> Iterator[Pair]:
-    yield Pair("import: its five packages",
-               "from minilora import Detector, load_clip, load_pictures",
-               "import torch, numpy, PIL.Image, regex, ftfy", None, clock=measure.import_seconds)
-
-
-PAIRS = {"image": image_pairs, "text": text_pairs, "lora": lora_pairs, "load": load_pairs,
-         "memory": memory_pairs, "import": import_pairs}
+FIT_SECONDS = {"embedded": 25, "ViT-B/16": 8 * 60}      # goals, on two cores
+AUROC_GOAL = (0.45, "times")                            # of scikit-learn's time
+AUROC_SHARE = 0.02                                      # of positives
+GROUPS = ("fit", "score", "auroc", *PAIRS)
+HEADER = ["what: against", "minilora", "lowest to highest", "other", "ratio", "lowest to highest",
+          "results differ by", "goal", "reached"]
 
 
 @torch.no_grad()
 def timed(pair: Pair, rounds: int, device: str) -> dict:
-    """{"label", "apart", "ours", "theirs"}.  Raises ValueError if the results differ."""
+    """A row of the table: {"label", "apart": difference of the results or None, "ours", "theirs":
+    seconds of each round (theirs: or None), "goal": (limit, "times" or "s") or None}.
+
+    Raises ValueError if the results differ.
+    """
     difference = pair.same(pair.ours(), pair.theirs()) if pair.same else None
     if pair.same and not difference <= pair.tolerance:
         raise ValueError(f"{pair.label}: expected one result to {pair.tolerance}, found a "
                          f"difference of {difference}")
     taken = measure.side_by_side({"ours": pair.ours, "theirs": pair.theirs}, rounds, device,
                                  pair.clock)
-    return {"label": pair.label, "apart": difference, **taken}
+    return {"label": pair.label, "apart": difference, "goal": pair.goal, **taken}
+
+
+def auroc_rows(o: argparse.Namespace) -> list[dict]:
+    """Rows for each number of scores, all different, and each of the two libraries."""
+    rows = []
+    for count in o.counts:
+        found = measure.fresh(auroc.times, count, AUROC_SHARE, 0, o.rounds)
+        rows += [{"label": f"AUROC of {count:,} scores: {name}", "ours": seconds["minilora"],
+                  "theirs": seconds[name], "apart": abs(values["minilora"] - values[name]),
+                  "goal": AUROC_GOAL if name == "scikit-learn" else None}
+                 for seconds, values in [(found["seconds"], found["values"])]
+                 for name in auroc.RIVALS if name != "minilora"]
+    return rows
+
+
+def fit_rows(o: argparse.Namespace) -> list[dict]:
+    """A row for each model; each round is stored in a file of its own."""
+    rows = []
+    for name in o.towers:
+        model = "mini-clip" if name == "embedded" else str(random_weights(o.out))
+        options = ["--class", o.product, "--shots", str(SHOTS), "--model", model, "--device",
+                   o.device, *(["--data", str(o.data)] if o.data else [])]
+        seconds = [cell(o.out / "cells" / f"fit-{name.replace('/', '-')}-{k}.json",
+                        fingerprint(o, "fit", name, k, options),
+                        fit_seconds, o.out / "runs" / name.replace("/", "-"), *options)
+                   for k in range(1, o.fit_rounds + 1)]
+        rows.append({"label": f"fit of {o.product}, {SHOTS} shots, {name}", "apart": None,
+                     "ours": seconds, "theirs": None, "goal": (FIT_SECONDS[name], "s")})
+    return rows
+
+
+def group_rows(name: str, o: argparse.Namespace) -> list[dict]:
+    """The rows of one group, from its file if they are stored."""
+    def compute() -> list[dict]:
+        if name in PAIRS:
+            return [timed(pair, o.rounds, o.device) for pair in PAIRS[name](o)]
+        return {"auroc": auroc_rows, "score": lambda o: list(score_rows(o))}[name](o)
+    if name == "fit":
+        return fit_rows(o)
+    return cell(o.out / "cells" / f"{name}.json", fingerprint(o, name), compute)
+
+
+def fingerprint(o: argparse.Namespace, *what) -> str:
+    """Changes with what is measured, how, on which machine, and with the code."""
+    code = hashlib.sha256()
+    for folder in ("minilora", "bench"):
+        for path in sorted((measure.REPO / folder).rglob("*.py")):
+            if folder == "minilora" or path.stem in ("auroc", "measure", "peers", "anomalib_peer") \
+                    or path.stem.startswith("speed"):
+                code.update(path.read_bytes())
+    return digest_of(what, o.rounds, o.threads, o.batch, o.counts, o.resolutions, o.towers,
+                     anomalib_peer.is_installed(), torch.__version__, torch.get_num_threads(),
+                     machine(o.device), code.hexdigest())
+
+
+def shown_time(seconds: float) -> str:
+    """Three digits, in ms below a second."""
+    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def reached(row: dict) -> tuple[str, str]:
+    """(goal, "yes" or "no") of a row, ("", "") without a goal.  The median counts."""
+    if row["goal"] is None:
+        return "", ""
+    limit, unit = row["goal"]
+    found = (measure.ratio(row["ours"], row["theirs"])[0] if unit == "times"
+             else statistics.median(row["ours"]))
+    return f"at most {limit:g} {unit}", "yes" if found <= limit else "no"
 
 
 def table(rows: list[dict]) -> tuple:
     """(title, header, rows), all text."""
     lines = []
     for row in rows:
-        middle, low, high = measure.ratio(row["ours"], row["theirs"])
-        lines.append([row["label"], *(f"{1e3 * statistics.median(row[side]):.4g}"
-                                      for side in ("ours", "theirs")), f"{middle:.3f}",
-                      f"{low:.3f} to {high:.3f}",
-                      "--" if row["apart"] is None else f"{row['apart']:.0e}"])
-    return ("time", ["what: against", "minilora, ms", "other, ms", "ratio", "lowest to highest",
-                     "results differ by"], lines)
+        other, middle, spread = "--", "--", "--"
+        if row["theirs"]:
+            ratio, low, high = measure.ratio(row["ours"], row["theirs"])
+            other, middle = shown_time(statistics.median(row["theirs"])), f"{ratio:.3f}"
+            spread = f"{low:.3f} to {high:.3f}"
+        lines.append([row["label"], shown_time(statistics.median(row["ours"])),
+                      f"{shown_time(min(row['ours']))} to {shown_time(max(row['ours']))}", other,
+                      middle, spread, "--" if row["apart"] is None else f"{row['apart']:.0e}",
+                      *reached(row)])
+    return "time", HEADER, lines
 
 
 def numbers(rows: list[dict]) -> tuple[tuple, list[tuple]]:
     """(header, rows) of the CSV file, one row for each round."""
-    return ("pair", "round", "ours_seconds", "theirs_seconds"), [
-        (row["label"], round_, f"{a:.6f}", f"{b:.6f}") for row in rows
-        for round_, (a, b) in enumerate(zip(row["ours"], row["theirs"]), 1)]
+    return ("what", "round", "ours_seconds", "theirs_seconds"), [
+        (row["label"], round_, f"{ours:.6f}", f"{row['theirs'][round_ - 1]:.6f}"
+         if row["theirs"] else "")
+        for row in rows for round_, ours in enumerate(row["ours"], 1)]
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m bench.speed", description=__doc__.split("\n")[0],
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=PAIRS)
+    p.add_argument("--pairs", nargs="+", default=list(GROUPS), choices=GROUPS)
     p.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32],
                    help="batch sizes of image and text")
+    p.add_argument("--towers", nargs="+", default=list(TOWERS), choices=TOWERS,
+                   help="of fit and score")
+    p.add_argument("--resolutions", type=int, nargs="+", default=[224, 448], help="of score")
+    p.add_argument("--counts", type=int, nargs="+", default=[10**4, 10**6], help="of auroc")
+    p.add_argument("--class", dest="product", default="bottle", help="of fit")
+    p.add_argument("--data", type=Path, help="for fit: folder in MVTec AD's layout; else $MINILORA_"
+                                             "DATA, data/mvtec, or the embedded scenes")
     p.add_argument("--rounds", type=int, default=7)
-    p.add_argument("--threads", type=int, help="of torch; else its own choice")
+    p.add_argument("--fit-rounds", type=int, default=measure.ROUNDS)
+    p.add_argument("--threads", type=int, help="of torch in this process; else its own choice")
     p.add_argument("--device", default="auto", type=device_name)
     p.add_argument("--archive", type=Path, help="official archive for load; written if not there")
+    p.add_argument("--anomalib", type=Path, help="folder with anomalib, see anomalib_peer.py")
     p.add_argument("--out", type=Path, default=Path("runs/speed"))
     p.add_argument("--name", default="speed", help="of the tables: NAME.txt, .md, .csv")
     return p
@@ -263,15 +176,22 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> None:
     o = parser().parse_args(arguments)
+    o.out, o.data = o.out.resolve(), o.data and o.data.resolve()
     if o.threads:
         torch.set_num_threads(o.threads)
+    if o.anomalib:
+        anomalib_peer.add_folder(o.anomalib.resolve())
     rows = []
     for name in o.pairs:
-        for pair in PAIRS[name](o):
-            rows.append(timed(pair, o.rounds, o.device))
-            print("  ".join(table(rows)[2][-1]), flush=True)
-    head = [measure.conditions(o.device, ("transformers", "peft"))
-            + f"; ViT-B/16 shape, float32, {o.rounds} rounds"]
+        found = group_rows(name, o)
+        for line in table(found)[2]:
+            print("  ".join(line), flush=True)
+        rows += found
+    head = [measure.conditions(o.device, ("transformers", "peft", "sklearn", "torchmetrics"))
+            + f"; ViT-B/16's shape unless the row says otherwise, float32; {o.rounds} rounds, "
+            f"{o.fit_rounds} of fit"]
+    if not anomalib_peer.is_installed():
+        head.append("anomalib is not installed; see bench/anomalib_peer.py")
     write(o.out, o.name, [table(rows)], head, numbers(rows))
 
 

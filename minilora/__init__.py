@@ -17,7 +17,7 @@ Reading order.  Each file but the commands shows its mechanism: `python -m minil
     auroc.py              120       12  the exact area under the ROC curve
     rows.py                40        4  the rows of the result table: which parts make the score
     config.py              90        9  every hyperparameter, its default and limits
-    features.py           100       10  all features of a picture in one pass, LoRA on or off
+    features.py           130       13  all features of a picture in one pass, LoRA on or off
     training_steps.py      80        8  AdamW steps with a one-cycle learning rate
     train.py              170       17  LoRA and context vectors learn from synthetic defects
     calibration.py        130       13  threshold and weights, from the good pictures only

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minilora.attention import MultiHeadAttention, fused_attention
 from minilora.data.images import MAX_ASPECT, cut_strips, normalise, strip_bounds
 from minilora.lora import disable_lora, lora_layers
 from minilora.memory_bank import patch_descriptors
@@ -54,16 +55,44 @@ def extract_features(visual: VisionTransformer, pixels: Tensor, memory_states: t
     with (nullcontext() if lora else disable_lora(visual),
           torch.autocast(device.type, dtype, enabled=reduced)):
         x = visual.embed(normalise(pixels.to(device)))
-        hidden = visual.hidden_states(x, len(visual.blocks) - 1)    # up to the last block's input
+        hidden, patches, image = both_paths(visual, x, n_adapted_blocks)
         frozen = hidden
         # An adapter from PEFT may have LoRA in the blocks before the memory states, too
         if lora and lora_layers(visual.blocks[:max(memory_states, default=0)]):
             with disable_lora(visual):
                 frozen = visual.hidden_states(x, max(memory_states))
-        patches = visual.value_value(hidden, n_adapted_blocks)
-        image = visual.pool(visual.blocks[-1].cls_only(hidden[-1]))
     return Features(patch_descriptors(frozen, memory_states), patches.float(), image.float(),
                     pixels.shape[-2:])
+
+
+def both_paths(visual: VisionTransformer, x: Tensor,
+               n_blocks: int) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The ordinary and the value-value path in one pass, so that v is computed once for both.
+
+    x: (B, L, W) from `embed`;  n_blocks: how many of the last blocks the value-value path uses.
+    Returns hidden states 0 to the input of the last block, `value_value` of them (B, P, E), and the
+    feature of the whole image (B, E).  Both are exactly those of the separate methods of vit.py.
+    """
+    first = len(visual.blocks) - n_blocks
+    hidden = visual.hidden_states(x, first)
+    y = state = hidden[-1]                                      # where the second path branches off
+    for block in visual.blocks[first:]:
+        last = block is visual.blocks[-1]                       # of its output, only CLS is used
+        tokens = block.ln_1(state)
+        ordinary, between_values = both_attentions(
+            block.attn, tokens[:, :1].contiguous() if last else tokens, tokens)
+        state = (state[:, :1] if last else state) + ordinary    # as in Block.forward
+        state = state + block.mlp(block.ln_2(state))
+        y = y + between_values                                  # as in value_value
+        hidden.append(state)
+    return hidden[:-1], visual.ln_post(y[:, 1:]) @ visual.proj, visual.pool(state)
+
+
+def both_attentions(attn: MultiHeadAttention, query: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Ordinary attention of queries (B, n, W), and value-value attention of tokens x (B, L, W)."""
+    q, k, v = attn.split(attn.q(query)), attn.split(attn.k(x)), attn.split(attn.v(x))
+    ordinary, between_values = fused_attention(q, k, v), fused_attention(v, v, v)
+    return attn.out(attn.join(ordinary)), attn.out(attn.join(between_values))
 
 
 def join_strips(strips: list[Features], size: tuple[int, int], patch: int) -> Features:

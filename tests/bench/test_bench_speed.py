@@ -1,13 +1,17 @@
 """The timed rivals do the same work; here on small shapes."""
 import csv
 import io
+import subprocess
+import sys
 from dataclasses import astuple
 
 import pytest
 import torch
 
-from bench import against_peft, auroc, measure, peers, speed, tables
+from bench import (against_peft, anomalib_peer, auroc, measure, peers, speed, speed_pairs,
+                   speed_scores, tables)
 from minilora.clip import CLIPConfig
+from minilora.lora import lora_layers
 from minilora.train import adapt
 from minilora.vit import default_value_value_blocks
 
@@ -61,36 +65,134 @@ def test_a_different_auroc_raises_an_error(monkeypatch):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(speed, "SHAPE", TINY)
+    monkeypatch.setattr(speed_pairs, "SHAPE", TINY)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated")     # the peer of one pair
-@pytest.mark.parametrize("name", speed.PAIRS)
+@pytest.mark.parametrize("name", speed_pairs.PAIRS)
 def test_both_sides_of_every_pair_give_the_same_result(name, tiny, tmp_path, monkeypatch):
     for package in ("transformers", "peft"):
         pytest.importorskip(package)
     monkeypatch.setattr(measure, "import_seconds", lambda statement, device: len(statement) / 1e3)
+    monkeypatch.setattr(speed_pairs, "process_seconds", lambda arguments, device: 0.1)
     speed.main(["--pairs", name, "--batch", "1", "3", "--rounds", "2", "--out", str(tmp_path),
                 "--archive", str(tmp_path / "official.pt")])
     rows = list(csv.DictReader(io.StringIO((tmp_path / "speed.csv").read_text())))
-    assert len({row["pair"] for row in rows}) == len(rows) / 2 == {
-        "image": 2, "text": 4, "lora": 1, "load": 2, "memory": 1, "import": 1}[name]
+    assert len({row["what"] for row in rows}) == len(rows) / 2 == {
+        "image": 2, "text": 4, "lora": 1, "load": 2, "memory": 1, "import": 3}[name]
     assert "ratio" in (tmp_path / "speed.md").read_text()
 
 
 def test_a_pair_with_different_results_raises_an_error():
     a, b = torch.ones(3), torch.ones(3) + 0.01
-    pair = speed.Pair("wrong", lambda: [a], lambda: [b], speed.apart)
+    pair = speed_pairs.Pair("wrong", lambda: [a], lambda: [b], speed_pairs.apart)
     with pytest.raises(ValueError, match="wrong: expected one result"):
         speed.timed(pair, 1, "cpu")
-    pair = speed.Pair("nan", lambda: [a * torch.nan], lambda: [b], speed.apart)
+    pair = speed_pairs.Pair("nan", lambda: [a * torch.nan], lambda: [b], speed_pairs.apart)
     with pytest.raises(ValueError, match="nan: expected one result"):
         speed.timed(pair, 1, "cpu")
+
+
+def test_every_rival_of_scoring_scores_the_same_picture(tiny, monkeypatch):
+    """All give one score; only anomalib may be missing.  The rivals' tower is without LoRA."""
+    def adapted(clip, resolution):
+        detector = speed_pairs.detector_with_memory(clip, resolution)
+        for layer in lora_layers(clip.visual).values():
+            layer.lora_B.data.normal_()
+        return detector
+    monkeypatch.setattr(speed_scores, "detector_with_memory", adapted)
+    found = speed_scores.scorers(speed_scores.tower_of("ViT-B/16", "cpu"), 96, "cpu")
+    assert set(found) >= {"minilora", "features", "tower", "CLS only", "PatchCore", "AnomalyDINO"}
+    for name in ("minilora", "PatchCore", "AnomalyDINO"):
+        maps, scores = found[name]()
+        assert maps.shape == (1, 96, 96) and scores.shape == (1,)
+    pixels = speed_scores.normalise(speed_pairs.random_pixels(1, "cpu", 96))
+    expected = speed_pairs.seeded_clip("cpu").encode_image(pixels)
+    assert torch.equal(found["CLS only"](), expected)
+    assert (found["tower"]() - expected).abs().max() < 1e-5
+    assert found["features"]().size == (96, 96)
+
+
+def test_scoring_has_a_row_for_each_tower_resolution_and_rival(tiny, monkeypatch):
+    monkeypatch.setattr(anomalib_peer, "is_installed", lambda: False)
+    options = speed.parser().parse_args(["--resolutions", "64", "96", "--rounds", "2", "--towers",
+                                         "ViT-B/16", "--device", "cpu"])
+    rows = list(speed_scores.score_rows(options))
+    assert len(rows) == len({row["label"] for row in rows}) == 2 * 5
+    assert [row["goal"] is not None for row in rows] == 2 * [False, True, False, False, False]
+
+
+def test_anomalibs_patchcore_gives_the_distances_of_ours(tiny):
+    """The same hidden states, the same memory: the same distances, and the same image score."""
+    pytest.importorskip("anomalib")
+    plain = speed_scores.tower_of("ViT-B/16", "cpu")
+    ours = speed_scores.PatchCore(plain)
+    ours.bank = torch.rand(20, 2 * TINY.vision_width, generator=torch.Generator().manual_seed(1))
+    pixels = speed_pairs.random_pixels(1, "cpu", 64)
+    theirs = anomalib_peer.patchcore(plain.visual, ours.states, ours.bank)
+    with torch.no_grad():
+        found = theirs(speed_scores.normalise(pixels))
+    assert found.pred_score.item() == pytest.approx(ours.score(pixels)[1].item(), rel=1e-4)
+
+
+def test_a_folder_without_anomalib_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(anomalib_peer, "is_installed", lambda: False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(ValueError, match="expected a folder with anomalib in it, found none"):
+        anomalib_peer.add_folder(tmp_path)
+
+
+def row_of(ours, theirs, goal):
+    return {"label": "a", "apart": None, "ours": ours, "theirs": theirs, "goal": goal}
+
+
+def test_a_goal_is_computed_from_the_median():
+    assert speed.reached(row_of([1, 2, 9], [2, 2, 2], (1.0, "times"))) == ("at most 1 times", "yes")
+    assert speed.reached(row_of([1, 2, 9], [2, 1, 2], (1.0, "times")))[1] == "no"
+    assert speed.reached(row_of([1, 26, 30], None, (25, "s"))) == ("at most 25 s", "no")
+    assert speed.reached(row_of([1], [1], None)) == ("", "")
+    (line,) = speed.table([row_of([20.0, 10.0, 0.5], None, (25, "s"))])[2]
+    assert line == ["a", "10 s", "500 ms to 20 s", "--", "--", "--", "--", "at most 25 s", "yes"]
+
+
+def test_a_stopped_run_goes_on_with_the_next_round_of_the_fit(tmp_path, monkeypatch):
+    """Each fit is stored as soon as it ends; only the rounds that are missing are measured."""
+    calls = []
+
+    def fit(run, *options):
+        calls.append(options)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return float(len(calls))
+    monkeypatch.setattr(speed, "fit_seconds", fit)
+    given = ["--pairs", "fit", "--towers", "embedded", "--fit-rounds", "3", "--out", str(tmp_path)]
+    with pytest.raises(KeyboardInterrupt):
+        speed.main(given)
+    speed.main(given)
+    assert len(calls) == 4 and "mini-clip" in calls[0]
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "speed.csv").read_text())))
+    assert [float(row["ours_seconds"]) for row in rows] == [1, 2, 4]
+    assert "at most 25 s" in (tmp_path / "speed.txt").read_text()
+
+
+def test_auroc_is_compared_with_both_libraries(monkeypatch):
+    monkeypatch.setattr(measure, "fresh", lambda function, *given: {
+        "seconds": {"minilora": [1.0], "torchmetrics": [2.0], "scikit-learn": [4.0]},
+        "values": dict.fromkeys(auroc.RIVALS, 0.75)})
+    rows = speed.auroc_rows(speed.parser().parse_args(["--counts", "100"]))
+    assert [line[4] for line in speed.table(rows)[2]] == ["0.500", "0.250"]
+    assert [speed.reached(row)[1] for row in rows] == ["", "yes"]
 
 
 def test_imports_are_timed_in_fresh_processes_without_the_start_of_python():
     assert 0 <= measure.import_seconds("pass") < 0.01
     assert measure.import_seconds("import time; time.sleep(0.05)") >= 0.05
+
+
+def test_a_command_is_timed_with_the_start_of_python_and_must_succeed():
+    assert speed_pairs.process_seconds(["-c", "import time; time.sleep(0.2)"]) > 0.2
+    with pytest.raises(subprocess.CalledProcessError):
+        speed_pairs.process_seconds(["-c", "raise SystemExit(1)"])
 
 
 def fitted(way, steps=8):
@@ -110,7 +212,7 @@ def test_three_ways_of_adapting_take_the_same_steps():
     ours, *others = ([p.detach() for p in peers.trained(clip.visual)] for _, clip in done.values())
     for theirs in others:
         assert len(ours) == len(theirs) == 2 * 4                # A and B of q, k, v, out
-        assert speed.apart(ours, theirs) < 0.05                 # AdamW divides by small gradients
+        assert speed_pairs.apart(ours, theirs) < 0.05                 # AdamW divides by small gradients
 
 
 def test_the_timed_fit_is_that_of_minilora():
