@@ -29,8 +29,9 @@ from minilora.baselines.finetuned import CoOp, FullFineTuning, LinearProbe
 from minilora.baselines.patchcore import PatchCore
 from minilora.baselines.winclip import WinCLIP
 from minilora.checkpoint.weights import load_clip
+from minilora.clip import CLIP
 from minilora.config import DetectorConfig
-from minilora.data.images import load_squares
+from minilora.data.images import load_squares, read_image, to_patches
 from minilora.data.mvtec import Dataset, Sample, few_shot, find_data, load_class
 from minilora.data.samples import load_masks, prepare_pictures
 from minilora.detector import Detector
@@ -46,7 +47,7 @@ METHODS = ("minilora", "winclip", "anomalyclip", *UNTRAINED, *TRAINED)
 
 
 def squares(samples: list[Sample], resolution: int) -> Tensor:
-    """Whole pictures resized to squares, (N, 3, R, R) in [0, 1]: the input of the other methods."""
+    """Whole pictures as squares, (N, 3, R, R) in [0, 1]: for WinCLIP, AnomalyCLIP, TRAINED."""
     return load_squares([s.path for s in samples], resolution)
 
 
@@ -58,6 +59,17 @@ def joined(parts: list[tuple]) -> tuple[Tensor, ...]:
 def in_batches(score: Callable, pictures: Tensor) -> tuple[Tensor, ...]:
     """(maps, scores) of all pictures, scored batch by batch."""
     return joined([score(part) for part in pictures.split(SCORE_BATCH)])
+
+
+def nearest_patches(method: str, clip: CLIP, shots: list[Sample], test: list[Sample],
+                    resolution: int, seed: int) -> tuple[list[Tensor], Tensor]:
+    """(maps, scores) of a method of UNTRAINED; pictures keep their aspect ratio, as minilora's."""
+    def prepared(samples):
+        return (to_patches(read_image(s.path), resolution, clip.visual.patch) for s in samples)
+    bank = PatchCore(clip, seed) if method == "patchcore" else AnomalyDINO(clip)
+    bank.fit(prepared(shots))
+    found = [bank.score(picture[None]) for picture in prepared(test)]
+    return [maps[0] for maps, _ in found], torch.cat([scores for _, scores in found])
 
 
 def other_products(name: str, resolution: int, folder: Path) -> tuple[Tensor, Tensor]:
@@ -84,6 +96,9 @@ def maps_and_scores(method: str, data: Dataset, shots: int | str, config: Detect
                  for k in range(0, len(data.test), SCORE_BATCH))
         return score_pictures(detector, parts), detector.threshold
     resolution = config.resolution or clip.config.resolution
+    if method in UNTRAINED:
+        return {UNTRAINED[method]: nearest_patches(method, clip, chosen, data.test, resolution,
+                                                   config.seed)} if chosen else {}, None
     test = squares(data.test, resolution)
     good = squares(chosen, resolution) if chosen else None
     if method == "winclip":
@@ -98,9 +113,6 @@ def maps_and_scores(method: str, data: Dataset, shots: int | str, config: Detect
         return {"AnomalyCLIP": in_batches(agnostic.score, test)}, None
     if not chosen:
         return {}, None
-    if method in UNTRAINED:
-        bank = PatchCore(clip, config.seed) if method == "patchcore" else AnomalyDINO(clip)
-        return {UNTRAINED[method]: in_batches(bank.fit(good).score, test)}, None
     trained = TRAINED[method](clip, data.name, config).fit(good)
     return {method: in_batches(trained.score, test)}, None
 
@@ -152,7 +164,8 @@ def used_config(method: str, config: DetectorConfig) -> dict:
     """The fields of the configuration that a method uses; the rest of the configuration of WinCLIP,
     AnomalyCLIP, PatchCore and AnomalyDINO is fixed in their modules."""
     if method in ("winclip", "anomalyclip", *UNTRAINED):
-        return {"resolution": config.resolution, "seed": config.seed}
+        used = {"resolution": config.resolution, "seed": config.seed}
+        return used | ({"aspect": "kept"} if method in UNTRAINED else {})
     return asdict(config)
 
 

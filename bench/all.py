@@ -56,7 +56,7 @@ JOBS = (
     Job("accuracy-real", f"bench.accuracy {REAL} --methods minilora patchcore anomalydino", 25),
     Job("accuracy-scenes", "bench.accuracy --methods minilora patchcore anomalydino", 30),
     Job("methods-real", f"bench.accuracy {REAL} --methods coop 'linear probe' 'full fine-tuning' "
-        "'full fine-tuning bf16' bitfit lora lora-fa dora ladder --seeds 1", 55),
+        "'full fine-tuning bf16' bitfit lora 'lora last third' lora-fa dora ladder --seeds 1", 55),
     Job("peers-real", f"bench.accuracy {REAL} --methods winclip anomalyclip --seeds 1", 20),
     Job("peers-scenes", "bench.accuracy --methods winclip anomalyclip", 100),
     Job("ablation-parts", "bench.ablation --variants parts --seeds 1 --data FOLDER --only default "

@@ -1,6 +1,7 @@
 """More ways to train the image tower, for the accuracy tables: each says which weights are trained.
 
-    lora                   LoRA in all blocks (minilora: in the last third)
+    lora                   LoRA in all blocks
+    lora last third        LoRA where minilora has it
     lora-fa                the same with A frozen (lora_fa.py)
     dora                   the same with magnitudes (dora.py)
     bitfit                 only the biases (bitfit.py)
@@ -36,6 +37,16 @@ class LoRA(TowerTraining):
         """A and B of every layer; in subclasses what `ADD` trains."""
         visual, c = self.clip.visual, self.config
         self.ADD(visual, c.targets, range(len(visual.blocks)), c.rank, c.alpha, self.generator)
+
+
+class LoRALastThird(LoRA):
+    """In the blocks of minilora's default."""
+
+    def choose(self) -> None:
+        """A and B of the last blocks."""
+        visual, c, n = self.clip.visual, self.config, len(self.clip.visual.blocks)
+        self.ADD(visual, c.targets, range(n - visual.n_value_value_blocks, n), c.rank, c.alpha,
+                 self.generator)
 
 
 class LoRAFA(LoRA):
@@ -79,5 +90,5 @@ class FullFineTuningBF16(FullFineTuning):
             return super().loss(pixels, coverage)
 
 
-EXTRA = {"lora": LoRA, "lora-fa": LoRAFA, "dora": DoRA, "bitfit": BitFit, "ladder": Ladder,
-         "full fine-tuning bf16": FullFineTuningBF16}
+EXTRA = {"lora": LoRA, "lora last third": LoRALastThird, "lora-fa": LoRAFA, "dora": DoRA,
+         "bitfit": BitFit, "ladder": Ladder, "full fine-tuning bf16": FullFineTuningBF16}

@@ -43,6 +43,7 @@ def recipes() -> list[tuple[str, str, str]]:
         ("full fine-tuning bf16", "--", "the same, forward pass in bfloat16 by autocast; scoring "
          "in float32"),
         ("lora", "language models, rank 4 on q and v; AdamW, rate 2e-4", f"{adapted}, all blocks"),
+        ("lora last third", "--", f"{adapted}, last third of the blocks"),
         ("lora-fa", "language models; AdamW, a rate for each task",
          f"{adapted}, all blocks, A frozen"),
         ("dora", "LLaMA 7B: rank 32 on q, k, v and the feed-forward layer; AdamW, rate 2e-4",

@@ -14,14 +14,15 @@ Claim of the paper: with good enough features, a nearest-neighbour search needs 
 the same tower as the other rows, the table shows what the recipe gives without DINOv2's features.
 Differs: CLIP's tower, whose last patch tokens were never trained (only CLS has a loss) and whose
 final layer norm, ln_post, was trained for CLS; the resolution of the other rows in place of 448
-pixels; pictures are squares; sigma is 4 pixels at resolution 224 and grows with it, in place of 4
+pixels; sigma is 4 pixels at resolution 224 and grows with it, in place of 4
 pixels of the original picture.
-Symbols: B images, K shots, P patches, R resolution, W width.
+Symbols: B images of H x W pixels, K shots, P patches, W width.
 Left out: the mask of the foreground. The authors threshold the first principal component of the
 features at 10, in DINOv2's units, and switch the mask on and off by product; other towers of
 their code have none.
 """
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -37,13 +38,15 @@ TOP_PATCHES = 0.01                      # share of the patches in the image scor
 
 
 def rotated_about_centre(picture: Tensor) -> Tensor:
-    """A square picture (3, R, R) rotated by each of the ANGLES: (8, 3, R, R).
+    """A picture (3, H, W) rotated by each of the ANGLES, in a frame of the same size: (8, 3, H, W).
 
     Bilinear; what enters at the corners is the picture, reflected at the outermost pixels.
     """
     angles = torch.tensor(ANGLES) * math.pi / 180
     cos, sin = angles.cos(), angles.sin()
-    theta = torch.stack([cos, -sin, 0 * cos, sin, cos, 0 * cos], 1).view(-1, 2, 3)   # out -> in
+    aspect = (picture.shape[1] - 1) / (picture.shape[2] - 1)    # the grid's units: half the sides
+    theta = torch.stack([cos, -sin * aspect, 0 * cos, sin / aspect, cos, 0 * cos], 1)   # out -> in
+    theta = theta.view(-1, 2, 3)
     pictures = picture.expand(len(ANGLES), -1, -1, -1)
     grid = F.affine_grid(theta.to(picture), list(pictures.shape), align_corners=True)
     return F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=True)
@@ -62,17 +65,17 @@ class AnomalyDINO:
         return F.normalize(visual.ln_post(visual.hidden_states(x)[-1][:, 1:]), dim=-1)
 
     @torch.no_grad()
-    def fit(self, pictures: Tensor) -> "AnomalyDINO":
-        """Fill the memory bank from good pictures, (K, 3, R, R) in [0, 1].  Returns self."""
+    def fit(self, pictures: Iterable[Tensor]) -> "AnomalyDINO":
+        """Fill the memory bank from good pictures, K of (3, H, W) in [0, 1].  Returns self."""
         tokens = [self.features(rotated_about_centre(p)).flatten(0, 1) for p in pictures]
         self.bank = MemoryBank(torch.cat(tokens))                        # (8 K P, W)
         return self
 
     @torch.no_grad()
     def score(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Anomaly maps (B, R, R) and image scores (B,).  pixels: (B, 3, R, R) in [0, 1]."""
+        """Anomaly maps (B, H, W) and image scores (B,).  pixels: (B, 3, H, W) in [0, 1]."""
         distances = self.bank.distances(self.features(pixels))           # (B, P)
-        sigma = 4 * pixels.shape[-1] / 224
+        sigma = 4 * min(pixels.shape[-2:]) / 224
         maps = to_pixels(distances, pixels.shape[-2:], sigma)
         return maps.cpu(), top_mean(distances, TOP_PATCHES).cpu()
 

@@ -18,9 +18,11 @@ Differs: a vision transformer in place of a WideResNet.  The states are those of
 memory (`default_memory_states`) in place of layers 2 and 3; both have the same grid and width, so
 neither is resized or pooled to 1,024 channels.  b = 9 neighbours as in anomalib; the authors' code
 leaves eq. 7 out.  sigma is 4 pixels at resolution 224 and grows with it.
-Symbols: B images, K shots, P patches, R resolution, W width, l patches in the coreset.
+Symbols: B images of H x W pixels, K shots, P patches, W width, l patches in the coreset.
 Left out: augmentation of the shots, an approximate search.
 """
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -80,8 +82,8 @@ class PatchCore:
         return torch.cat([neighbourhood_mean(hidden[n][:, 1:], rows) for n in self.states], -1)
 
     @torch.no_grad()
-    def fit(self, pictures: Tensor) -> "PatchCore":
-        """Fill the memory bank from good pictures, (K, 3, R, R) in [0, 1].  Returns self."""
+    def fit(self, pictures: Iterable[Tensor]) -> "PatchCore":
+        """Fill the memory bank from good pictures, K of (3, H, W) in [0, 1].  Returns self."""
         tokens = torch.cat([self.features(p[None])[0] for p in pictures])        # (K P, 2 W)
         count = max(1, round(CORESET_SHARE * len(tokens)))                       # l
         self.bank = tokens[coreset(tokens, count, self.generator)]
@@ -89,14 +91,14 @@ class PatchCore:
 
     @torch.no_grad()
     def score(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Anomaly maps (B, R, R) and image scores (B,).  pixels: (B, 3, R, R) in [0, 1]."""
+        """Anomaly maps (B, H, W) and image scores (B,).  pixels: (B, 3, H, W) in [0, 1]."""
         distances, scores = [], []
         for tokens in self.features(pixels):                             # (P, 2 W), one picture
             distance, nearest = torch.cdist(tokens, self.bank).min(1)    # eq. 6
             worst = distance.argmax()
             distances.append(distance)
             scores.append(reweighted(tokens[worst], nearest[worst], self.bank))
-        sigma = 4 * pixels.shape[-1] / 224
+        sigma = 4 * min(pixels.shape[-2:]) / 224
         maps = to_pixels(torch.stack(distances), pixels.shape[-2:], sigma)
         return maps.cpu(), torch.stack(scores).cpu()
 

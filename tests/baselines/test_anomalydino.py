@@ -69,3 +69,13 @@ def test_a_rotated_product_is_good_and_a_pasted_defect_is_found_where_it_is(tiny
     assert maps.shape == (3, 64, 64)
     row, column = divmod(maps[2].argmax().item(), 64)
     assert row < 24 and 28 < column < 52
+
+
+def test_a_picture_that_is_no_square_is_rotated_without_distortion():
+    picture = torch.zeros(3, 48, 96)
+    picture[:, 20:28, 40:90] = 1                            # a bar, nearer to the right
+    copies = rotated_about_centre(picture)
+    assert copies.shape == (8, 3, 48, 96)
+    inner = picture[:, :, 24:72].rot90(1, (1, 2))           # the square in the middle
+    torch.testing.assert_close(copies[2][:, :, 24:72], inner, atol=1e-4, rtol=0)
+    torch.testing.assert_close(copies[4], picture.rot90(2, (1, 2)), atol=1e-4, rtol=0)

@@ -74,6 +74,7 @@ def test_trained_parameters_in_vit_b_16(name, expected):
 def test_two_steps_change_every_trained_tensor_and_no_other(name):
     if METHODS[name].peft:
         pytest.importorskip("peft")
+    torch.manual_seed(0)                                        # weights and pictures
     made = Training(METHODS[name], SHALLOW, batch=2, pool=2)
     trained = {id(p) for p in made.trained}
     tensors = [*made.clip.parameters(), made.trained[-1]]       # the last one: context vectors
@@ -251,10 +252,7 @@ def results(monkeypatch, tmp_path):
             "full,8,12,86000000,344000000,2000000000,4,\nfull,32,12,86000000,344000000,9e9,9,\n"
             "\"DoRA, all blocks\",8,12,335872,1370000,1000000000,3,1200000000\n"
             "\"LoRA, last 4, reuse (minilora)\",8,4,102400,410000,500000000,0.5,\n")
-    lines = [f"{row},{name},1,{value},0.5" for row, value in (("text", 0.875), ("adapted", 0.925),
-             ("PatchCore", 0.9)) for name in readme.PRODUCTS]
     header = "row,class,seed,image_auroc,pixel_auroc"
-    written(tmp_path, "accuracy-real", "\n".join([header, *lines]))
     lines = [f"{row},{name},{seed},0.{8 + seed},0.5" for row in ("full fine-tuning", "dora")
              for seed in (0, 1) for name in readme.PRODUCTS[row == "dora":]]
     written(tmp_path, "methods-real", "\n".join([header, *lines]))
@@ -275,10 +273,9 @@ def test_the_table_of_the_readme_joins_memory_and_accuracy(results):
                                               "3.00 s", "1,200 MB", "--"]
     assert readme_row("LoRA, last 4, reuse (minilora)") == [
         "4", "102,400", "0.41 MB; with memory bank 3.0 MB", "500 MB", "25%", "0.50 s", "--",
-        "87.5; with memory bank 92.5"]
+        "--"]
     assert readme_row("full, checkpointing") == ["--"] * 7 + ["85.0"]
     assert readme_row("CoOp") == ["--"] * 8
-    assert readme_row("PatchCore, nothing trained")[-1] == "90.0"
     for name in ("methods-real", "whole-fit"):
         (results / "results" / f"{name}.csv").unlink()
     assert readme_row("full")[-1] == "--"
