@@ -45,19 +45,22 @@ def smooth(times: Tensor, values: Tensor, width: float) -> Tensor:
 
 
 def localise_events(file: str, times: Tensor, values: Tensor, width: float = 0.0, gap: float = 0.0,
-                    count: int = 10, baseline: float | None = None) -> list[Event]:
+                    count: int = 10, baseline: float | None = None,
+                    floor: Tensor | None = None) -> list[Event]:
     """The `count` events of one file with the highest peaks, highest first.
 
     times: (T,) ascending seconds;  values: (T,) similarities;  width: window of `smooth`, seconds;
-    gap: seconds;  baseline: similarity where there is no event, None: the first quartile of values.
+    gap: seconds;  baseline: similarity where there is no event, None: the first quartile of values;
+    floor: (T,), an event whose peak is below it is returned as well, but does not count.
     The highest moment that belongs to no event yet is the next peak.  The event extends to both
     sides while the curve stays above the middle between peak and baseline; a dip of at most `gap`
     seconds does not end it.  The falling flanks of an event cannot contain another event.
     """
     values = smooth(times, values, width)
     baseline = values.float().quantile(0.25).item() if baseline is None else baseline
-    free, events = torch.ones(len(values), dtype=torch.bool), []
-    while len(events) < count:
+    enough = torch.ones(len(values), dtype=torch.bool) if floor is None else values >= floor
+    free, events, counted = torch.ones(len(values), dtype=torch.bool), [], 0
+    while counted < count and (not events or (free & enough).any()):
         peak = int(values.masked_fill(~free, float("-inf")).argmax())
         height = values[peak].item()
         if not free[peak] or height <= baseline:
@@ -66,6 +69,7 @@ def localise_events(file: str, times: Tensor, values: Tensor, width: float = 0.0
         first, left = event_boundary(times, values, free, peak, -1, level, gap)
         last, right = event_boundary(times, values, free, peak, 1, level, gap)
         free[left:right + 1] = False
+        counted += int(enough[peak])
         events.append(Event(file, times[first].item(), times[last].item(), times[peak].item(),
                             height))
     return events

@@ -32,7 +32,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minilora.io.files import atomic_write, digest_of
+from minilora.io.notes import note
 from minilora.io.paths import cache_folder
+from minilora.io.progress import stage
+from minilora.io.temporary import remove_leftovers
+from minilora.search.floor import NOT_KEPT
 from minilora.search.index import Index
 from minilora.search.index_file import MAX_ROWS
 
@@ -105,22 +109,38 @@ def build_inverted_index(index: Index, group: dict[str, int]) -> Any:
     return inverted
 
 
-def open_inverted_indexes(index: Index) -> Iterator[tuple[list[str], Any]]:
+def load_inverted_index(path: Path | None, group: dict[str, int], width: int | None) -> Any:
+    """The inverted lists of a group from the cache; None without them, and for any other file.
+
+    width: E that they must have, None: any.
+    """
+    faiss = import_faiss()
+    with contextlib.suppress(RuntimeError, MemoryError, OSError):   # of another version, damaged
+        if path is not None and path.is_file():
+            found = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+            if isinstance(found, faiss.IndexIVF) and width in (None, found.d) \
+                    and found.ntotal >= sum(group.values()):
+                return found
+    return None
+
+
+def open_inverted_indexes(index: Index, width: int | None = None
+                          ) -> Iterator[tuple[list[str], Any]]:
     """Yield (names of the parts, inverted lists) of each group, from the cache or built now.
 
     Those built are stored if possible; then older ones of the same index are deleted.
+    width: as for `load_inverted_index`.
     """
-    faiss, groups = import_faiss(), groups_of_parts(index)
+    groups = groups_of_parts(index)
     paths = [inverted_index_path(index, group) for group in groups]
-    for group, path in zip(groups, paths):
-        inverted = None
-        if path is not None and path.is_file():
-            with contextlib.suppress(RuntimeError):     # of another version of faiss, or damaged
-                inverted = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    for group, path in stage("groups of frames", zip(groups, paths), len(groups)):
+        inverted = load_inverted_index(path, group, width)
         if inverted is None:
             inverted = build_inverted_index(index, group)
-            with contextlib.suppress(OSError):      # a full disk, a cache that cannot be written
+            try:
                 store_inverted_index(inverted, path, paths)
+            except (OSError, RuntimeError):         # a full disk is a RuntimeError of faiss
+                note(NOT_KEPT, path)
         yield list(group), inverted
 
 
@@ -130,6 +150,7 @@ def store_inverted_index(inverted: Any, path: Path | None, keep: Container[Path 
         return
     with atomic_write(path) as file:
         import_faiss().write_index(inverted, str(file.name))
+    remove_leftovers(path.parent)
     for old in path.parent.glob(f"{path.name.split('-')[0]}-*.faiss"):
         if old not in keep:
             old.unlink(missing_ok=True)
@@ -141,7 +162,7 @@ def nearest_files(index: Index, query: Tensor, rows: int = NEAREST_ROWS) -> set[
     Frames of more than NEAREST_PARTS parts are not followed: reading these would take too long.
     """
     nearest, query = [], F.normalize(query.float(), dim=-1)[None]           # (1, E)
-    for names, inverted in open_inverted_indexes(index):
+    for names, inverted in open_inverted_indexes(index, query.shape[1]):
         if inverted.d != query.shape[1]:
             raise ValueError(f"the index holds features of {inverted.d} numbers, the query has "
                              f"{query.shape[1]}; make the index again with this model")
@@ -149,7 +170,8 @@ def nearest_files(index: Index, query: Tensor, rows: int = NEAREST_ROWS) -> set[
         similarities, ids = inverted.search(query.numpy(), rows)
         nearest = heapq.nlargest(rows, nearest + [
             (similarity, names[n // PART_STRIDE], n % PART_STRIDE)
-            for similarity, n in zip(similarities[0].tolist(), ids[0].tolist()) if n >= 0])
+            for similarity, n in zip(similarities[0].tolist(), ids[0].tolist())
+            if 0 <= n < len(names) * PART_STRIDE])
         del inverted                                    # before the next group is opened or built
     wanted = {}
     for _, name, row in nearest:                        # the nearest first

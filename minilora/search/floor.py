@@ -6,7 +6,7 @@
 
 Claim: CLIP's similarities only rank.  How high they are depends on the model, on the index and on
 the moment: some frames are similar to every text.  Texts that have nothing to do with the index
-(search/unrelated_texts.py) show what is reached by chance, and an event must exceed that.
+(search/unrelated_texts.py) show what is reached by chance: an event needs a margin above that.
 
 An event at a moment t is answered if the query's similarity w reaches
 
@@ -43,10 +43,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minilora.clip import CLIP
-from minilora.io.files import digest_of, load_tensors, save_tensors
+from minilora.io.files import check_file_size, digest_of, load_tensors, save_tensors
+from minilora.io.notes import note
 from minilora.io.paths import cache_folder
 from minilora.io.progress import stage
 from minilora.io.schema import Record, TensorOf, check
+from minilora.io.temporary import remove_leftovers
 from minilora.search.events import Event, smooth
 from minilora.search.index import Index, products_with, similarity_to
 from minilora.search.query import (EVENT_GAP, QUERY_TEMPLATES, SMOOTHING_WIDTH, Curves, events_in,
@@ -55,6 +57,9 @@ from minilora.search.unrelated_texts import UNRELATED_TEXTS
 
 ODDS, OPPOSITE_ODDS = 5.0, 100.0        # chosen on the belts of seed 1 of bench.search
 BLOCK_ROWS = 4096                       # rows that are compared with all unrelated texts at once
+NOT_KEPT = ("could not be kept, so that every query computes it again; make this folder writable, "
+            "or set XDG_CACHE_HOME to another")
+MAX_FLOOR_BYTES, MAX_SIMILARITY = 1 << 20, 1e6          # of a calibration in the cache
 
 
 class Floor(NamedTuple):
@@ -89,12 +94,14 @@ def calibrate_floor(index: Index, clip: CLIP) -> Floor | None:
     if not index.part_names():
         return None
     path, scale = floor_path(index), clip.logit_scale.exp().item()
-    if (stored := load_floor(path)) is None:
+    if (stored := load_floor(path, clip.config.embed)) is None:
         texts = torch.stack([text_features(clip, text) for text in
                              stage("unrelated texts", UNRELATED_TEXTS, len(UNRELATED_TEXTS))])
         stored = {"peaks": highest_similarities(index, texts), "unrelated": texts.mean(0)}
-        with contextlib.suppress(OSError):          # a full disk, a cache that cannot be written
+        try:
             store_floor(stored, path)
+        except OSError:                             # a full disk, a cache that cannot be written
+            note(NOT_KEPT, path)
     return Floor(stored["peaks"].median().item(), stored["unrelated"], scale)
 
 
@@ -135,11 +142,14 @@ def floor_path(index: Index) -> Path | None:
     return cache and cache / "search" / f"{digest_of(str(index.folder.resolve()))}-{content}.floor"
 
 
-def load_floor(path: Path | None) -> dict[str, Tensor] | None:
+def load_floor(path: Path | None, embed: int) -> dict[str, Tensor] | None:
     """{"peaks": (N,), "unrelated": (E,)} of `store_floor`; None if it is missing or damaged."""
-    schema = Record({"peaks": TensorOf((len(UNRELATED_TEXTS),)), "unrelated": TensorOf((None,))})
+    schema = Record({name: TensorOf((size,), largest=MAX_SIMILARITY) for name, size in
+                     (("peaks", len(UNRELATED_TEXTS)), ("unrelated", embed))})
     with contextlib.suppress(ValueError, OSError):
-        return path and check(load_tensors(path), schema, str(path))
+        if path is not None:
+            check_file_size(path, MAX_FLOOR_BYTES)
+            return check(load_tensors(path), schema, str(path))
     return None
 
 
@@ -148,6 +158,7 @@ def store_floor(content: dict[str, Tensor], path: Path | None) -> None:
     if path is None:
         return
     save_tensors(path, content)
+    remove_leftovers(path.parent)
     for old in path.parent.glob(f"{path.name.split('-')[0]}-*.floor"):
         if old != path:
             old.unlink(missing_ok=True)
@@ -174,7 +185,7 @@ def find_answer(index: Index, floor: Floor | None, query: Tensor, count: int,
     curves = {path: (times, values[:, 0]) for path, (times, values) in compared.items()}
     floors = {path: floor_curve(floor, smooth(times, values[:, 1:], width), query, opposite)
               for path, (times, values) in compared.items()}
-    answer = Answer(events_in(curves, count, width, gap), None, curves, floors)
+    answer = Answer(events_in(curves, count, width, gap, floors=floors), None, curves, floors)
     above = [event for event in answer.found if event.score >= answer.floor_of(event)]
     below = answer.found[0] if answer.found and not above else None
     return answer._replace(found=above[:count], below=below)

@@ -24,6 +24,7 @@ from torch import Tensor
 from minilora.checkpoint.base_model import BaseModel
 from minilora.io.files import (TensorFileError, check_file_size, load_tensors, save_tensors,
                                sha256_of)
+from minilora.io.progress import stage
 from minilora.io.regular_file import kind_of
 from minilora.io.schema import ListOf, Nothing, OneOf, Record, SchemaError, TensorOf, Text, check
 from minilora.io.text import shown
@@ -153,13 +154,14 @@ class Index:
         as returned by `similarity_to`, `products_with` and `contains_text`;  files: only these
         paths, None: all.
         """
-        cache = {}
-        for entry in self.entries.values():
-            if files is not None and entry.path not in files:
-                continue
+        wanted = [e for e in self.entries.values() if files is None or e.path in files]
+        names = dict.fromkeys(name for e in wanted for name, _, _ in e.pieces)
+        cache, progress = {}, stage("parts of the index", names, len(names))
+        for entry in wanted:
             times, values = [], []
             for name, first, last in entry.pieces:
                 if name not in cache:       # holds one part, which many still images may share
+                    next(progress, None)
                     part = self.load_part(name)
                     cache = {name: (part["times"], score_part(part))}
                 self.check_rows(name, len(cache[name][0]), last)
@@ -171,6 +173,7 @@ class Index:
                     raise ValueError(f"{shown(self.folder)}: the times of {shown(entry.path)} do "
                                      "not ascend; make the index again in another folder")
                 yield entry.path, times, torch.cat(values)
+        next(progress, None)            # the line ends
 
 
 def with_index(index: Index, work: Callable[[Index], Any]) -> Any:
@@ -181,7 +184,11 @@ def with_index(index: Index, work: Callable[[Index], Any]) -> Any:
         except (ValueError, OSError):       # a part that the new index.json does not need is gone
             if not index.is_outdated():
                 raise
-        index = Index.open(index.folder)
+        found = Index.open(index.folder)
+        if found.base != index.base:        # the features of the query are of the other model
+            raise ValueError(f"{shown(index.folder)} was replaced by an index of another model "
+                             "during the query; run the same command again")
+        index = found
     return work(index)
 
 

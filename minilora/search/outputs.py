@@ -1,7 +1,7 @@
 """The outputs of a query: the files of --json-file, --sheet and --page, and speech.
 
 Claim: nothing found is an answer as well.  The JSON file is then written with an empty list and the
-best event below the floor, sheet and page without a picture.
+best event below the floor, sheet and page with the printed line instead of pictures.
 
 Left out: what they look like (search/results.py).
 """
@@ -26,6 +26,13 @@ def check_outputs(options: argparse.Namespace) -> None:
         check_output(path, "query", options.like)
 
 
+def note_of(words: str, answer: Answer) -> str:
+    """The line for an answer without events, "" for others.  words: the query in words."""
+    below = answer.below
+    return "" if answer.found else nothing_line(words, below, below and answer.floor_of(below),
+                                                bool(answer.curves))
+
+
 def answer_record(words: str, answer: Answer) -> dict[str, Any]:
     """The content of the JSON file.  words: the query in words."""
     def record(event: Event) -> dict[str, Any]:
@@ -42,12 +49,11 @@ def write_outputs(words: str, answer: Answer, bits: int, options: argparse.Names
         with output(options.json, "w") as file:
             json.dump(answer_record(words, answer), file, indent=1, allow_nan=False)
     pictures = peak_frames(answer.found, bits) if options.sheet or options.page else {}
+    note = note_of(words, answer)
     if options.sheet:
         with output(options.sheet) as file:
-            contact_sheet(answer.found, pictures).save(file, "PNG")
+            contact_sheet(answer.found, pictures, note=note).save(file, "PNG")
     if options.page:
-        note = "" if answer.found else nothing_line(words, answer.below,
-                                                    answer.below and answer.floor_of(answer.below))
         with output(options.page, "w") as file:
             file.write(result_page(words, answer.found, answer.curves, pictures, answer.floors,
                                    note))

@@ -12,8 +12,9 @@ Symbols: E embedding, T moments of a file, K values of each.
 Left out: the command (search/run.py), approximate search (search/faiss_index.py).
 """
 import re
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,8 @@ QUERY_TEMPLATES = ("{}.", "a photo of {}.", "a close-up photo of {}.")
 SEPARATOR = " without "                 # in a query: "a gear without a cable"
 NEGATIVE_WEIGHT = 0.5                   # of the texts after "without", times their own weight
 WEIGHTED = re.compile(r"(.*):([+-]?(?:\d+\.?\d*|\.\d+))", re.DOTALL)
-MAX_WEIGHT = 1000.0
+MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0   # beyond, rounding errors decide
+MIN_LENGTH = 1e-3                       # of a query after the subtraction
 SMOOTHING_WIDTH, EVENT_GAP = 1.0, 0.5   # seconds, for `localise_events`; chosen with bench.search
 
 Curves = dict[str, tuple[Tensor, Tensor]]               # {file: (times (T,), similarities (T,))}
@@ -45,16 +47,16 @@ def text_and_weight(text: str) -> tuple[str, float]:
     """("a gear", 0.5) from "a gear:0.5"; without ":NUMBER" at the end the weight is 1.
 
     A text that itself ends like that needs a weight: "a ratio of 4:3:1".
-    Raises ValueError for a weight that is not positive.
+    Raises ValueError for a weight outside MIN_WEIGHT to MAX_WEIGHT.
     """
     found = WEIGHTED.fullmatch(text.strip())
     if not found:
         return text, 1.0
     weight = float(found[2])
-    if not 0 < weight <= MAX_WEIGHT:
-        raise ValueError(f"'{shown(text, 60)}': expected a weight above 0 and up to {MAX_WEIGHT:g} "
-                         f"after the colon, found {shown(found[2], 30)}; what must not be visible "
-                         "is given with --without")
+    if not MIN_WEIGHT <= weight <= MAX_WEIGHT:
+        raise ValueError(f"'{shown(text, 60)}': expected a weight from {MIN_WEIGHT:g} to "
+                         f"{MAX_WEIGHT:g} after the colon, found {shown(found[2], 30)}; what must "
+                         "not be visible is given with --without")
     return found[1], weight
 
 
@@ -128,7 +130,10 @@ def weighted_sum(clip: CLIP, texts: Weighted) -> Tensor:
 
 def encode_query(clip: CLIP, texts: Iterable[str] = (), without: Iterable[str] = (),
                  like: Iterable[str | Path] = (), bits: int = 0) -> tuple[Tensor, Tensor | None]:
-    """(query of `query_features`, what was subtracted from a vector of length one or None)."""
+    """(query of `query_features`, what was subtracted from a vector of length one or None).
+
+    Raises ValueError as `check_query` does, and if nothing remains after the subtraction.
+    """
     texts, without, like = list(texts), list(without), list(like)
     check_query(texts, without, like)
     wanted, unwanted = wanted_and_unwanted(texts, without)
@@ -139,6 +144,9 @@ def encode_query(clip: CLIP, texts: Iterable[str] = (), without: Iterable[str] =
     if not unwanted:
         return query, None
     opposite = NEGATIVE_WEIGHT * weighted_sum(clip, unwanted)
+    if (query - opposite).norm() < MIN_LENGTH:
+        raise ValueError("the texts after --without cancel what is searched for: expected other "
+                         "texts, found the same; give others, or smaller weights")
     return query - opposite, opposite
 
 
@@ -165,8 +173,11 @@ def find_curves(index: Index, score_part: Callable[[dict], Tensor],
 
 
 def events_in(curves: Curves, count: int, width: float, gap: float,
-              baseline: float | None = None) -> list[Event]:
+              baseline: float | None = None,
+              floors: Mapping[str, Tensor] = MappingProxyType({})) -> list[Event]:
     """The events of all files, best first, at most `count` of each; options of `localise_events`.
+
+    floors: {file: (T,)}; events below them are returned as well, but do not count.
 
     A file whose curve has no peak gives one event without length, at its best frame.
     """
@@ -175,7 +186,8 @@ def events_in(curves: Curves, count: int, width: float, gap: float,
         best = int(values.argmax())
         moment = times[best].item()
         best_frame = Event(path, moment, moment, moment, values[best].item())
-        events += localise_events(path, times, values, width, gap, count, baseline) or [best_frame]
+        events += localise_events(path, times, values, width, gap, count, baseline,
+                                  floors.get(path)) or [best_frame]
     return sorted(events, key=lambda event: -event.score)
 
 

@@ -2,6 +2,7 @@
 
 Left out: the search itself (search/query.py).
 """
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -33,9 +34,16 @@ def event_line(rank: int, event: Event) -> str:
     return f"{rank:3d}  {event.score:6.3f}  {shown(event.file, MAX_PATH)}{when}"
 
 
-def nothing_line(words: str, below: Event | None, floor: float | None) -> str:
-    """One line for a query without an answer.  below: its best event, if there is one, and its
-    floor."""
+def nothing_line(words: str, below: Event | None, floor: float | None,
+                 compared: bool = True) -> str:
+    """One line for a query without an answer.
+
+    below: its best event, if there is one, and its floor;  compared: False if no frame lay between
+    --from and --to.
+    """
+    if not compared:
+        return (f"nothing found for {shown(words)}: no video has a frame between --from and --to; "
+                "give other times")
     if below is None or floor is None:
         return f"nothing found for {shown(words)}"
     when = "" if below.start == below.end == 0 else f"at {format_time(below.peak)} "
@@ -62,12 +70,15 @@ def peak_frames(found: list[Event], bits: int = 0) -> Frames:
             for time, picture in frames_at(file, moments, bits).items()}
 
 
-def contact_sheet(found: list[Event], pictures: Frames, columns: int = 5) -> Image.Image:
-    """A picture with the peak frame of each event.  pictures: of `peak_frames`."""
+def contact_sheet(found: list[Event], pictures: Frames, columns: int = 5,
+                  note: str = "") -> Image.Image:
+    """A picture with the peak frame of each event.  pictures: of `peak_frames`;  note: the text of
+    a sheet without events."""
     rows = max(1, -(-len(found) // columns))
     sheet = Image.new("RGB", (columns * TILE, rows * (TILE + CAPTION)), "white")
     draw, font, names = (ImageDraw.Draw(sheet), ImageFont.load_default(13),
                          short_names(e.file for e in found))
+    draw.text((6, 6), "\n".join(textwrap.wrap(note, columns * TILE // 9)), "black", font)
     for k, event in enumerate(found):
         left, top = k % columns * TILE, k // columns * (TILE + CAPTION)
         picture = ImageOps.contain(pictures[event.file, event.peak], (TILE - 8, TILE - 8))
@@ -103,7 +114,7 @@ def result_page(title: str, found: list[Event], curves: dict[str, tuple[Tensor, 
                    for k, e in enumerate(found, 1))
     head = "".join(f"<th>{h}</th>" for h in ("", "score", "file", "from", "to", "best at"))
     parts = [f"<h1>{html.escape(title)}</h1>", note and f"<p>{html.escape(note)}</p>",
-             f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>']
+             rows and f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>']
     videos = [path for path in dict.fromkeys(e.file for e in found) if len(curves[path][0]) > 1]
     for path in videos:
         times, values = curves[path]

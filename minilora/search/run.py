@@ -30,10 +30,10 @@ from minilora.search.index import Index, with_index
 from minilora.search.index_file import identity_of, refuse_foreign
 from minilora.search.indexing import FrameEncoder, remove_files, update_index
 from minilora.search.ocr import TextReader
-from minilora.search.outputs import check_outputs, write_outputs
+from minilora.search.outputs import check_outputs, note_of, write_outputs
 from minilora.search.query import (EVENT_GAP, SMOOTHING_WIDTH, check_query, encode_query,
                                    find_text)
-from minilora.search.results import event_line, nothing_line
+from minilora.search.results import event_line
 from minilora.search.times import time_option, time_window
 
 
@@ -85,6 +85,9 @@ def run_query(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     check_outputs(options)
     check_query(options.texts, options.without, options.like, options.reads)
     window = time_window(options.start, options.end)
+    if options.fast and window:
+        raise ValueError("--fast follows the nearest frames of all times and could miss those "
+                         "between --from and --to; leave out --fast, or the times")
     opened = Index.open(options.index)
     clip = query = opposite = None
     if options.reads is None:
@@ -101,13 +104,19 @@ def run_query(options: argparse.Namespace, say: Callable[[str], None]) -> int:
         return find_answer(index, floor, query, options.count, options.smooth, options.gap, files,
                            window, opposite)
     answer = with_index(opened, work)
-    words = options.reads or " and ".join(options.texts) or f"like {', '.join(options.like)}"
+    words = query_words(options)
     for rank, event in enumerate(answer.found, 1):
         say(event_line(rank, event))
     if not answer.found:
-        say(nothing_line(words, answer.below, answer.below and answer.floor_of(answer.below)))
+        say(note_of(words, answer))
     write_outputs(words, answer, opened.bits, options)
     return 0 if answer.found else 1
+
+
+def query_words(options: argparse.Namespace) -> str:
+    """The query of the command in words."""
+    wanted = options.texts + ([f"like {', '.join(options.like)}"] if options.like else [])
+    return options.reads or " without ".join([" and ".join(wanted), *options.without])
 
 
 def run_remove(options: argparse.Namespace, say: Callable[[str], None]) -> int:

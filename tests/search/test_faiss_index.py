@@ -1,10 +1,15 @@
 """Search with faiss: one inverted file for each group of parts, kept while its parts stay."""
+import io
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from minilora.checkpoint.base_model import BaseModel
 from minilora.io.files import save_tensors
+from minilora.io.notes import take_notes
+from minilora.io.progress import stages_on
 from minilora.search import faiss_index, query
 from minilora.search.index import Index, similarity_to
 from minilora.search.index_file import Entry
@@ -114,3 +119,73 @@ def test_k_means_sees_a_sample_of_the_rows(index, monkeypatch):
     monkeypatch.setattr(faiss, "index_factory", factory)
     inverted = faiss_index.build_inverted_index(index, {f"frames-{k}": 40 for k in range(7)})
     assert inverted.ntotal == 280 and inverted.nlist == 2 and 20 <= seen[0] <= 27
+
+
+# ---- cache --------------------------------------------------------------------------------------
+
+def inverted_file(width, ids, kind="IVF1,Flat"):
+    """Inverted lists of random rows, as a file of faiss could hold them."""
+    made = faiss.index_factory(width, kind, faiss.METRIC_INNER_PRODUCT)
+    rows = torch.randn(len(ids), width).numpy()
+    made.train(rows)
+    made.add_with_ids(rows, ids.numpy()) if "IVF" in kind else made.add(rows)
+    return made
+
+
+@pytest.mark.parametrize("other", [
+    lambda: inverted_file(9, torch.arange(80)), lambda: inverted_file(8, torch.arange(5)),
+    lambda: inverted_file(8, torch.arange(80), "Flat")], ids=["width", "rows", "kind"])
+def test_inverted_lists_of_something_else_are_made_again(index, other):
+    expected = faiss_index.nearest_files(index, torch.ones(8), rows=3)
+    group, *_ = faiss_index.groups_of_parts(index)
+    path = faiss_index.inverted_index_path(index, group)
+    faiss.write_index(other(), str(path))
+    assert faiss_index.nearest_files(index, torch.ones(8), rows=3) == expected
+    assert faiss_index.load_inverted_index(path, group, 8).ntotal == 80
+
+
+def test_rows_that_no_part_has_are_left_out(index):
+    faiss_index.nearest_files(index, torch.ones(8))
+    path = faiss_index.inverted_index_path(index, faiss_index.groups_of_parts(index)[0])
+    faiss.write_index(inverted_file(8, torch.arange(80) + 10**12), str(path))
+    found = faiss_index.nearest_files(index, torch.ones(8), rows=500)
+    assert found == {f"{k}.mp4" for k in range(2, 7)}
+
+
+@pytest.mark.parametrize("content", [b"", b"IwFl", bytes(5000), None])
+def test_a_damaged_file_or_a_folder_in_its_place_is_no_error(index, content):
+    expected = faiss_index.nearest_files(index, torch.ones(8), rows=3)
+    path = faiss_index.inverted_index_path(index, faiss_index.groups_of_parts(index)[0])
+    whole = path.read_bytes()
+    path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert faiss_index.nearest_files(index, torch.ones(8), rows=3) == expected
+    if content is not None:
+        for size in range(0, len(whole), 97):
+            path.write_bytes(whole[:size])
+            assert faiss_index.nearest_files(index, torch.ones(8), rows=3) == expected
+
+
+def test_a_full_disk_and_a_closed_cache_are_noted_and_the_search_goes_on(index, monkeypatch):
+    def full(*arguments):
+        raise RuntimeError("write error: No space left on device")
+
+    def closed(path):
+        if path.suffix == ".faiss":
+            raise PermissionError(13, "Permission denied")
+        return is_file(path)
+    expected, is_file = faiss_index.nearest_files(index, torch.ones(8), rows=3), Path.is_file
+    monkeypatch.setattr(Path, "is_file", closed)
+    monkeypatch.setattr(faiss, "write_index", full)
+    take_notes()
+    assert faiss_index.nearest_files(index, torch.ones(8), rows=3) == expected
+    line, = take_notes()
+    assert "3 more files: could not be kept" in line and "set XDG_CACHE_HOME" in line
+
+
+def test_building_shows_how_many_groups_are_done(index, monkeypatch):
+    monkeypatch.setattr("minilora.io.progress.EVERY_SECONDS", 0)
+    stream = io.StringIO()
+    with stages_on(stream):
+        faiss_index.nearest_files(index, torch.ones(8))
+    assert "groups of frames    4/4" in stream.getvalue()

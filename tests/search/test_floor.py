@@ -1,6 +1,7 @@
 """The floor of a search: what is answered, what is not, and what is kept in the cache."""
 import json
 import math
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +12,11 @@ from PIL import Image
 
 from minilora.checkpoint.base_model import BaseModel
 from minilora.io.files import load_tensors, save_tensors
+from minilora.io.notes import take_notes
 from minilora.scenes.outlines import FAMILIES
 from minilora.search import floor as module
 from minilora.search import run as search_run
-from minilora.search.events import Event
+from minilora.search.events import Event, localise_events
 from minilora.search.floor import Answer, Floor, calibrate_floor, find_answer
 from minilora.search.index import Index
 from minilora.search.index_file import Entry
@@ -41,7 +43,8 @@ def clip(tmp_path, monkeypatch):
     """A model that reads three unrelated texts; `clip.read` lists what it has read."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "UNRELATED_TEXTS", tuple(VECTORS))
-    clip = SimpleNamespace(logit_scale=torch.tensor(SCALE).log(), read=[])
+    clip = SimpleNamespace(logit_scale=torch.tensor(SCALE).log(), read=[],
+                           config=SimpleNamespace(embed=3))
 
     def text_features(clip, text):
         clip.read.append(text)
@@ -132,7 +135,9 @@ def test_another_model_or_list_is_calibrated_again(tmp_path, clip, monkeypatch):
 
 @pytest.mark.parametrize("damage", [
     b"", b"not a file of minilora", {"peaks": torch.zeros(2), "unrelated": torch.zeros(3)},
-    {"peaks": torch.full((3,), math.nan), "unrelated": torch.zeros(3)}, {"peaks": torch.zeros(3)}])
+    {"peaks": torch.full((3,), math.nan), "unrelated": torch.zeros(3)}, {"peaks": torch.zeros(3)},
+    {"peaks": torch.zeros(3), "unrelated": torch.zeros(2)},             # of another model
+    {"peaks": torch.full((3,), 3e38), "unrelated": torch.zeros(3)}])
 def test_a_damaged_file_in_the_cache_is_made_again(tmp_path, clip, damage):
     index = index_of(tmp_path / "i", FILES)
     calibrate_floor(index, clip)
@@ -155,6 +160,49 @@ def test_without_a_cache_the_floor_is_computed_each_time(tmp_path, clip, monkeyp
     file.write_text("in the place of the cache")
     monkeypatch.setattr(module, "cache_folder", lambda: file)
     assert calibrate_floor(index, clip).peak == 0.5, "a cache that cannot be written"
+
+
+def test_a_file_that_is_too_large_for_a_calibration_is_not_read(tmp_path, clip, monkeypatch):
+    index = index_of(tmp_path / "i", FILES)
+    path = module.floor_path(index)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(module.MAX_FLOOR_BYTES + 1))
+    monkeypatch.setattr(module, "load_tensors", lambda path: pytest.fail("it was read"))
+    assert calibrate_floor(index, clip).peak == 0.5
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_what_is_no_file_in_the_cache_is_not_read(tmp_path, clip, kind):
+    index = index_of(tmp_path / "i", FILES)
+    path, target = module.floor_path(index), tmp_path / "of somebody"
+    path.parent.mkdir(parents=True)
+    if kind == "pipe" and not hasattr(os, "mkfifo"):
+        pytest.skip("this system has no named pipes")
+    target.write_text("mine")
+    {"folder": lambda: path.mkdir(), "link": lambda: path.symlink_to(target),
+     "pipe": lambda: os.mkfifo(path)}[kind]()
+    assert calibrate_floor(index, clip).peak == 0.5
+    assert target.read_text() == "mine" and len(list(path.parent.iterdir())) == 1
+
+
+def test_a_calibration_that_cannot_be_kept_is_noted_with_the_remedy(tmp_path, clip, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+    take_notes()
+    monkeypatch.setattr(module, "save_tensors", refuse)
+    index = index_of(tmp_path / "i", FILES)
+    assert calibrate_floor(index, clip).peak == 0.5
+    line, = take_notes()
+    assert line.startswith(str(module.floor_path(index))) and "set XDG_CACHE_HOME" in line
+
+
+def test_what_a_killed_query_left_in_the_cache_is_deleted(tmp_path, clip):
+    left = tmp_path / "cache" / "minilora" / "search" / f".minilora-{'0' * 16}.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("half of it")
+    os.utime(left, (1e9, 1e9))
+    calibrate_floor(index_of(tmp_path / "i", FILES), clip)
+    assert not left.exists() and len(cached(tmp_path)) == 1
 
 
 # ---- the answer ---------------------------------------------------------------------------------
@@ -198,6 +246,30 @@ def test_of_several_events_those_below_the_floor_are_left_out(tmp_path):
     assert found(FLOOR) == ["belt.mp4", "c.png"] and found(FLOOR, 1) == ["belt.mp4"]
     assert found(None) == ["belt.mp4", "c.png", "b.png"]
     assert find_answer(index, None, query, 9).floor_of(Event("b.png", 0, 0, 0, 0.45)) is None
+
+
+def test_one_event_is_found_though_a_higher_one_is_below_its_floor(tmp_path):
+    """At 3 s 0.65 of a floor of 0.66, at 9 s 0.6 of a floor of 0.51: -k 1 finds the second."""
+    rows = belt(0.65, 0.5)["belt.mp4"] + belt(0.6, 0.2)["belt.mp4"]
+    index, query = index_of(tmp_path / "i", {"belt.mp4": rows}), torch.tensor([1.0, 0, 0])
+    for count in (1, 2, 9):
+        answer = find_answer(index, FLOOR, query, count)
+        assert [event.peak for event in answer.found] == [10] and answer.below is None
+    assert [event.peak for event in find_answer(index, None, query, 1).found] == [3]
+
+
+def test_events_are_the_same_with_a_floor_and_the_search_ends_where_all_is_below(tmp_path):
+    """Random curves: those at or above the floor of all events, however many are wanted."""
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        times, curve, floor = torch.arange(60.0), *torch.rand(2, 60, generator=generator)
+        every = localise_events("a", times, curve, count=99)
+        wanted = [e for e in every if e.score >= floor[int(e.peak)]]
+        for count in (1, 3, 99):
+            found = localise_events("a", times, curve, count=count, floor=floor)
+            assert found == every[:len(found)]
+            assert [e for e in found if e in wanted] == wanted[:count]
+        assert localise_events("a", times, curve, count=9, floor=curve + 1) == every[:1]
 
 
 def test_without_a_floor_scores_and_events_are_the_same(tmp_path):
@@ -267,7 +339,10 @@ def test_nothing_found_is_one_line_status_1_and_empty_outputs(run, tmp_path):
     assert saved["events"] == [] and saved["query"] == "a violin"
     assert saved["below"]["floor"] == pytest.approx(2 + math.log(5) / 100)
     assert f"{saved['below']['score']:.3f} " in printed
-    assert "nothing found (best" in (tmp_path / "f.html").read_text()
+    page = (tmp_path / "f.html").read_text()
+    assert "nothing found (best" in page and "<table" not in page
+    with Image.open(tmp_path / "f.png") as sheet:
+        assert sheet.convert("L").getextrema()[0] < 128, "the line is drawn on the sheet"
 
 
 def test_any_shows_what_is_below_the_floor(run, tmp_path):

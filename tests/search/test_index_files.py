@@ -1,10 +1,12 @@
 """An index among other processes, among a user's files, and from a stranger."""
 import errno
+import io
 import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,13 @@ from conftest import REPO
 from PIL import Image
 
 from minilora.checkpoint.base_model import BaseModel
+from minilora.io.progress import stages_on
 from minilora.search import faiss_index, index_changes, indexing, results
 from minilora.search import run as search_run
 from minilora.search.events import Event
 from minilora.search.index import Index, with_index
 from minilora.search.index_changes import end_run
+from minilora.search.index_file import write_index_file
 from minilora.search.indexing import remove_files, update_index
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
@@ -164,6 +168,29 @@ def test_a_query_that_had_read_the_earlier_index_reads_the_new_one(tmp_path, fil
         (_, _, values), = index.curves(lambda part: part["times"])
         return len(values)
     assert with_index(Index.open(tmp_path / "i"), work) == 9 and len(attempts) == 2
+
+
+def test_a_query_does_not_go_on_with_an_index_of_another_model(tmp_path, files):
+    """Its text was encoded by the model of the earlier one."""
+    update_index(fresh(tmp_path / "i"), [files / "a.gif"], Greys())
+
+    def work(index):
+        write_index_file(index.folder, {
+            "base": replace(index.base, sha256="1" * 64), "sampling": index.sampling,
+            "reads": False, "files": index.entries, "parts": index.parts, "unfinished": {}})
+        raise ValueError("a part is gone")
+    with pytest.raises(ValueError, match="replaced by an index of another model.*run the same"):
+        with_index(Index.open(tmp_path / "i"), work)
+
+
+def test_a_query_shows_how_many_parts_it_has_read(tmp_path, files, monkeypatch):
+    monkeypatch.setattr("minilora.io.progress.EVERY_SECONDS", 0)
+    index = fresh(tmp_path / "i")
+    update_index(index, sorted(files.iterdir()), Greys())
+    stream, parts = io.StringIO(), len(index.part_names())
+    with stages_on(stream):
+        assert len([*index.curves(lambda part: part["times"])]) == len(index.entries) > parts > 1
+    assert stream.getvalue().splitlines()[-1].startswith(f"parts of the index    {parts}/{parts}")
 
 
 def test_a_part_that_is_really_missing_is_named_at_once(tmp_path, files):

@@ -26,11 +26,11 @@ def test_a_number_after_the_last_colon_is_the_weight(text, expected):
 
 
 @pytest.mark.parametrize("text", ["a gear:0", "a gear:-0.5", "a gear:0.0", "a gear:1001",
-                                  "a gear:" + "9" * 400])
+                                  "a gear:.0009", "a gear:" + "9" * 400])
 @pytest.mark.parametrize("place", ["texts", "without"])
-def test_a_weight_that_is_not_positive_is_refused_with_the_remedy(text, place):
+def test_a_weight_outside_its_limits_is_refused_with_the_remedy(text, place):
     options = {"texts": ["a nut"], "without": []} | {place: [text]}
-    with pytest.raises(ValueError, match="'a gear:.* a weight above 0 .* found .*--without") as no:
+    with pytest.raises(ValueError, match="'a gear:.* a weight from 0.001 to 1000 .* found .*--without") as no:
         search.check_query(**options)
     assert len(str(no.value)) < 300
     with pytest.raises(ValueError, match="an empty text"):
@@ -61,6 +61,25 @@ def test_excluded_texts_have_weights_as_well(plane):
                             (query(["x without y:3"]), 1.5), (query(["x"], ["y", "y:2"]), 1.5)):
         assert asked[0].tolist() == [1, -expected] and asked[1].tolist() == [0, expected]
     assert search.opposite_features(None, ["y:3"]).tolist() == [0, 1.5]
+
+
+
+@pytest.mark.parametrize("texts, without", [(["x"], ["x:2"]), (["x without x:2"], []),
+                                            (["x", "y"], ["x:1.4142135", "y:1.4142135"])])
+def test_a_query_of_which_nothing_remains_is_refused(plane, texts, without):
+    """Half of the double weight is the text itself: rounding errors would decide what is found."""
+    with pytest.raises(ValueError, match="cancel what is searched for.*give others, or smaller"):
+        search.encode_query(None, texts, without)
+    search.encode_query(None, ["x"], ["x:1.9"])
+
+
+def test_the_query_in_words_names_all_its_parts():
+    words = lambda *arguments: search_run.query_words(
+        search_run.parser().parse_args(["query", "i", *arguments]))
+    assert words("a nut", "a washer:2") == "a nut and a washer:2"
+    assert words("a nut", "--without", "rust", "dirt") == "a nut without rust without dirt"
+    assert words("a nut", "--like", "a.png", "b.png") == "a nut and like a.png, b.png"
+    assert words("--reads", "SN 4821") == "SN 4821"
 
 
 # ---- times --------------------------------------------------------------------------------------
@@ -125,7 +144,12 @@ def test_from_and_to_of_the_command(tmp_path, tiny_weights, monkeypatch, capsys)
     assert lines and all("b.gif" in line for line in lines)
     assert all(2 <= times.time_option(line.split()[-1]) <= 4 for line in lines)
     assert run(*ask, "--from", "10:00") == 1
-    assert capsys.readouterr().out == "nothing found for a gear\n"
+    assert capsys.readouterr().out == ("nothing found for a gear: no video has a frame between "
+                                       "--from and --to; give other times\n")
+    assert run(*ask, "--from", "10:00", "--page", tmp_path / "o" / "p.html") == 1
+    assert "no video has a frame between" in (tmp_path / "o" / "p.html").read_text()
+    with pytest.raises(ValueError, match="--fast follows .* of all times .*leave out --fast"):
+        run(*ask, "--fast", "--to", "3")
     with pytest.raises(ValueError, match="--from 00:04.0 is not before --to 00:02.0"):
         run(*ask, "--from", "4", "--to", "2")
     with pytest.raises(SystemExit):
