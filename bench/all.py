@@ -31,7 +31,8 @@ from bench.defaults import changed_groups
 from minilora.io.files import atomic_write
 
 RESULTS = measure.REPO / "bench" / "results"
-ENDINGS = ("csv", "svg", "png", "md", "txt")    # the text, by which a job is known, comes last
+ENDINGS = ("-over-time.svg", "-over-time.png", ".csv", ".svg", ".png", ".md",
+           ".txt")                              # the text, by which a job is known, comes last
 PLACES = {"FOLDER": "--data", "PHOTOS": "--photos", "RESNET": "--resnet"}
 EXPECTED = {"--data": "a folder with bottle, cookie, magnetic_tile and commutator",
             "--photos": "the folder of Caltech-101", "--resnet": "the weights that `python -m "
@@ -73,7 +74,7 @@ JOBS = (
     Job("eye", "bench.eye --data FOLDER --photos PHOTOS --states 2 3", 10, ("weights",)),
     Job("eye-blocks", "bench.eye --data FOLDER --compare 1 2 12 13 23 14 24 34", 15, ("weights",)),
     # memory and time
-    Job("memory", "bench.memory", 40, SHAPE, "memory"),
+    Job("memory", "bench.memory --device cpu", 40, SHAPE, "memory"),
     Job("memory-cuda", "bench.memory --device cuda --all", 8, SHAPE, "memory", "cuda"),
     Job("gpu", "bench.gpu", 6, DETECTOR, "gpu", "cuda"),
     Job("speed", "bench.speed --data FOLDER", 45, DETECTOR, "speed"),
@@ -150,7 +151,7 @@ def run_job(job: Job, options: argparse.Namespace) -> bool:
     if subprocess.run(arguments_of(job, options), cwd=measure.REPO).returncode:
         return False
     for ending in ENDINGS:
-        made = options.out / job.out / f"{job.name}.{ending}"
+        made = options.out / job.out / f"{job.name}{ending}"
         if made.is_file():
             with atomic_write(RESULTS / made.name) as file:
                 file.write(made.read_bytes())

@@ -20,6 +20,8 @@ In the last block only CLS has a query, an output and a feed-forward layer.
 Left out: memory (bench.memory --device cuda), several GPUs, accuracy.
 """
 import argparse
+import gc
+import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -31,13 +33,13 @@ from bench import measure
 from bench.speed_pairs import random_pixels, seeded_clip
 from bench.tables import write
 from bench.whole_fit import SHOTS, fit_seconds, random_weights
-from minilora.clip import CLIPConfig
+from minilora.clip import VIT_B_16, CLIPConfig
 from minilora.pretrain import options as pretrain_options
 from minilora.pretrain.train import pretrain
 
 PROMISED = 30 * 60                          # seconds of a fit
-DATASHEET = {"A100": 312, "H100 PCIe": 756, "H100": 989, "H200": 989, "L40S": 362, "L4": 121,
-             "RTX 4090": 165, "B200": 2250}     # bfloat16, dense, TFLOP/s
+DATASHEET = {"A100": 312, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "H200": 989, "L40S": 362,
+             "L4": 121, "RTX 4090": 165, "B200": 2250}      # bfloat16, dense, TFLOP/s
 WARM_UP = 5                                 # steps, or calls
 UNKNOWN = "not known"
 
@@ -54,8 +56,9 @@ def tower_flops(shape: CLIPConfig) -> int:
 
 def datasheet_peak(name: str) -> int | None:
     """TFLOP/s of a card in bfloat16 without sparsity; None if it is not known."""
+    words = re.split(r"\W", name)               # "L4" is not in "NVIDIA L40"
     return next((peak for known, peak in DATASHEET.items()
-                 if all(word in name for word in known.split())), None)
+                 if all(word in words for word in known.split())), None)
 
 
 def product_peak(side: int, device: str, rounds: int = measure.ROUNDS) -> float:
@@ -75,7 +78,9 @@ def pictures_per_second(shape: CLIPConfig, batches: Sequence[int], device: str,
             with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16):
                 times = [measure.seconds(lambda: visual.encode_image(pixels), device)
                          for _ in range(WARM_UP + rounds)]
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not measure.is_out_of_memory(error):
+                raise
             break
         found[batch] = [batch / seconds for seconds in times[WARM_UP:]]
     return found
@@ -103,9 +108,10 @@ def fit_part(o: argparse.Namespace) -> list[tuple]:
              "yes" if seconds <= PROMISED else "no")]
 
 
-def encode_part(o: argparse.Namespace, shape: CLIPConfig | None = None) -> list[tuple]:
-    shape = shape or seeded_clip("cpu").config
+def encode_part(o: argparse.Namespace, shape: CLIPConfig = VIT_B_16) -> list[tuple]:
     found = pictures_per_second(shape, o.batch, o.device)
+    if not found:
+        return [(f"encode_image, batch {o.batch[0]}", "does not fit")]
     best = max(found, key=lambda batch: statistics.median(found[batch]))
     rate, flops, peak = (statistics.median(found[best]), tower_flops(shape),
                          product_peak(o.side, o.device))
@@ -163,6 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for row in PARTS[part](o):
             rows.append((part, *row))
             print("  ".join(rows[-1]), flush=True)
+        gc.collect()
+        torch.cuda.empty_cache()                # `fit` runs in a process of its own
     write(o.out, o.name, [("on a GPU", ["part", "what", "measured"], rows)],
           [measure.conditions(o.device)], (("part", "what", "measured"), rows))
     return 0

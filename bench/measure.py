@@ -28,8 +28,9 @@ from minilora import __version__
 
 REPO = Path(__file__).resolve().parent.parent
 ROUNDS = 5
-OUT_OF_MEMORY = ("OutOfMemoryError", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
-                 "can't allocate memory")       # in the messages of torch and its libraries
+# In the messages of torch and its libraries.  "Unable to find an engine": cuDNN found no memory.
+OUT_OF_MEMORY = ("OutOfMemoryError", "out of memory", "can't allocate memory", "_ALLOC_FAILED",
+                 "CUBLAS_STATUS_NOT_INITIALIZED", "unable to find an engine")
 RETURNING = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}
 
 
@@ -42,9 +43,15 @@ def processor() -> str:
 
 
 def conditions(device: str = "cpu", packages: Sequence[str] = ()) -> str:
-    """One line: date, hardware, versions.  packages: other packages whose version is included."""
-    hardware = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else (
-        processor() + f", threads {torch.get_num_threads()}")
+    """One line: date, hardware, versions.  packages: other packages whose version is included.
+
+    TF32: a GPU rounds the inputs of float32 products to 10 bits, which makes them faster.
+    """
+    hardware = f"{processor()}, threads {torch.get_num_threads()}"
+    if torch.device(device).type == "cuda":
+        products = "off" if torch.get_float32_matmul_precision() == "highest" else "on"
+        hardware = (f"{torch.cuda.get_device_name(device)}, TF32 {products} in matrix products, "
+                    f"{'on' if torch.backends.cudnn.allow_tf32 else 'off'} in convolutions")
     peers = "".join(f", {name} {importlib.import_module(name).__version__}" for name in packages)
     return (f"{time.strftime('%Y-%m-%d')}; {hardware}; Python {platform.python_version()}, torch "
             f"{torch.__version__}{peers}; minilora {__version__}")
@@ -114,7 +121,8 @@ def peak(work: Callable[[], object], device: str = "cpu") -> dict[str, int]:
 
 def seconds(work: Callable[[], object], device: str = "cpu") -> float:
     """Seconds of one call, until all of its GPU kernels are done."""
-    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else (lambda: None)
+    on_gpu = torch.device(device).type == "cuda"
+    wait = (lambda: torch.cuda.synchronize(device)) if on_gpu else (lambda: None)
     wait()
     begun = time.perf_counter()
     work()

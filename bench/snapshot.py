@@ -20,7 +20,7 @@ MOST_EVENTS, POINTS = 1_000_000, 300            # events kept; points of a curve
 def recorded(work: Callable[[], object], device: str) -> dict:
     """The allocator's record of work(): {"segments", "device_traces"}."""
     memory = torch.cuda.memory
-    memory._record_memory_history(context=None, max_entries=MOST_EVENTS)
+    memory._record_memory_history(context=None, stacks="python", max_entries=MOST_EVENTS)
     try:
         work()
         torch.cuda.synchronize(device)

@@ -35,6 +35,8 @@ def test_the_data_sheets_value_is_found_by_the_cards_name():
     assert gpu.datasheet_peak("NVIDIA H200") == gpu.datasheet_peak("NVIDIA H100 80GB HBM3") == 989
     assert gpu.datasheet_peak("NVIDIA H100 PCIe") == 756
     assert gpu.datasheet_peak("NVIDIA A100-SXM4-40GB") == 312
+    assert gpu.datasheet_peak("NVIDIA H100 NVL") == 835
+    assert gpu.datasheet_peak("NVIDIA L4") == 121 and gpu.datasheet_peak("NVIDIA L40") is None
     assert gpu.datasheet_peak("Tesla T4") is gpu.datasheet_peak("") is None
 
 
@@ -57,6 +59,8 @@ def test_a_batch_that_does_not_fit_ends_the_search(monkeypatch):
     monkeypatch.setattr(gpu, "random_pixels", random)
     found = gpu.pictures_per_second(TINY, [1, 2, 4, 8], "cpu", rounds=2)
     assert {batch: len(rates) for batch, rates in found.items()} == {1: 2, 2: 2}
+    o = argparse.Namespace(batch=[4, 8], device="cpu", side=64)
+    assert gpu.encode_part(o, TINY) == [("encode_image, batch 4", "does not fit")]
 
 
 def test_the_pieces_run_on_a_cpu_too():

@@ -123,6 +123,19 @@ def test_the_largest_batch_is_found_from_any_guess(limit, guess):
     assert found == min(limit, largest.MOST) and len(set(tried)) == len(tried) <= 26
 
 
+@pytest.mark.parametrize("limit", [3, 90, 1000])
+@pytest.mark.parametrize("guess", [1, 95, 1200])
+def test_a_search_may_end_before_the_exact_batch(limit, guess):
+    tried = []
+    found = largest.bisected(lambda batch: tried.append(batch) or batch <= limit, guess,
+                             exact=largest.EXACT)
+    failed = min(batch for batch in tried if batch > limit)
+    assert found in tried and found <= limit and failed - found <= max(1, found * largest.EXACT)
+    exactly = []
+    largest.bisected(lambda batch: exactly.append(batch) or batch <= limit, guess)
+    assert len(tried) < len(exactly) or limit < 1 / largest.EXACT
+
+
 def test_a_larger_card_holds_a_larger_batch_and_minilora_more_than_full_fine_tuning(options):
     for card in largest.CARDS.values():
         full, ours = (largest.by_formula(Row(n, n), card, options) for n in (FULL, PLAIN))

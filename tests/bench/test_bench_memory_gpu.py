@@ -1,13 +1,16 @@
 """The memory benchmark on a GPU: its logic, with stand-ins for CUDA."""
 
 import csv
+import inspect
 from argparse import Namespace
 
 import pytest
 import torch
 
+from bench import all as everything
 from bench import cost, largest, measure, memory, snapshot, turns
-from bench.rows import Row
+from bench.cells import prediction
+from bench.rows import ROWS, Row
 from bench.steps import FULL, PLAIN, REUSE
 from bench.turns import GIB, DoesNotFit, NotMeasured, Turns
 from minilora.clip import VIT_B_16
@@ -78,7 +81,8 @@ def illegal(name, shape, conditions):
 
 
 @pytest.mark.parametrize("error, answer", [(None, True), (torch.OutOfMemoryError("full"), False),
-                                           (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), False)])
+                                           (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), False),
+                                           (RuntimeError("unable to find an engine"), False)])
 def test_a_card_is_simulated_by_a_limit_that_is_lifted_afterwards(error, answer, monkeypatch):
     shares = []
 
@@ -115,9 +119,12 @@ def test_one_command_does_all_of_it_on_a_gpu(tmp_path, monkeypatch, capsys):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return {"allocated": 1e9, "reserved": 2e9, "blocks": 4, "trainable": 10, "total": 9,
                 "file": 1}
+
+    def fits(name, shape, conditions, card):
+        assert torch.cuda.memory._get_device_index(conditions["device"]) == 0, "needs a number"
+        return conditions["batch"] <= card // GIB
     gpu(monkeypatch, memory=peaks, duration=lambda *a: [1.0, 2.0, 3.0],
-        rivals=lambda names, *a: {name: [1.0] for name in names},
-        fits=lambda name, shape, conditions, card: conditions["batch"] <= card // GIB,
+        rivals=lambda names, *a: {name: [1.0] for name in names}, fits=fits,
         over_time=lambda name, *a: [(0, 0), (5, 3e9)])
     o = memory.parser().parse_args(["--device", "cuda", "--all", "--out", str(tmp_path),
                                     "--methods", "full", "CoOp"])
@@ -134,8 +141,30 @@ def test_one_command_does_all_of_it_on_a_gpu(tmp_path, monkeypatch, capsys):
     line = next(line for line in tried if line.startswith("full "))
     assert line.split()[3:] == ["4", "12", "--", "(this", "GPU:", "13", "GB)"]
     assert {path.name for path in tmp_path.iterdir()} == {"cells"} | {
-        f"memory-cuda{ending}" for ending in (".txt", ".md", ".csv", ".svg", ".png",
-                                              "-over-time.svg", "-over-time.png")}
+        f"memory-cuda{ending}" for ending in everything.ENDINGS}, "bench.all copies all of them"
+
+
+@pytest.mark.parametrize("name", ["memory", "memory-cuda"])
+def test_each_table_is_measured_on_its_device_where_there_is_a_gpu(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    job = next(job for job in everything.JOBS if job.name == name)
+    o = memory.parser().parse_args(job.command.split()[1:])
+    assert torch.device(o.device).type == job.device
+
+
+def test_the_clock_waits_for_the_gpu_that_is_measured(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: calls.append(device))
+    assert measure.seconds(lambda: calls.append("work"), "cuda:1") >= 0
+    assert calls == ["cuda:1", "work", "cuda:1"]
+
+
+def test_the_head_line_of_a_gpu_says_which_products_use_tf32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "some GPU")
+    found = measure.conditions("cuda:0")
+    assert "some GPU, TF32 off in matrix products, on in convolutions" in found
+    assert "TF32" not in measure.conditions()
 
 
 def test_a_spent_budget_still_writes_the_table(tmp_path, monkeypatch, capsys):
@@ -161,7 +190,45 @@ def test_a_bisection_that_runs_out_of_time_says_so(options):
 
         def capacity(self):
             return 80 * GIB
-    assert largest.by_trying(Row(PLAIN, PLAIN), 4 * GIB, Slow(options)) == "not measured"
+    assert largest.by_trying(Row(PLAIN, PLAIN), Slow(options))[0] == "not measured"
+
+
+class Card(Turns):
+    """A GPU on which each batch needs `above` bytes more than predicted; counts its tries."""
+    tries, above, bytes = 0, 2 * GIB, 15 * GIB
+
+    def capacity(self):
+        return self.bytes
+
+    def result(self, quantity, name, case, compute, card):
+        self.tries += 1
+        return sum(prediction(name, case, self.options, "cuda").values()) + self.above <= card
+
+
+def test_what_the_formula_misses_on_one_card_is_known_on_the_next(options):
+    one = Card(options)
+    found = list(map(int, largest.by_trying(Row(FULL, FULL), one)))
+    exact = [largest.by_formula(Row(FULL, FULL), card - one.above, options)
+             for card in largest.CARDS.values()]
+    assert all(a <= b <= a * (1 + largest.EXACT) + 1 for a, b in zip(found, exact))
+    assert one.tries < 16, "a search that starts at the formula alone takes 23 tries"
+
+
+def test_a_card_of_16_gb_reports_less_and_is_measured_all_the_same(options):
+    one = Card(options)
+    one.bytes = int(14.56 * GIB)                        # what a T4 reports
+    assert all(text.isdigit() for text in largest.by_trying(Row(REUSE, REUSE), one))
+    one.bytes = int(11.76 * GIB)                        # an RTX 3060
+    assert largest.by_trying(Row(REUSE, REUSE), one)[2] == "-- (this GPU: 12 GB)"
+
+
+def test_rows_with_short_tries_come_first_on_a_gpu(options, monkeypatch):
+    monkeypatch.setattr(largest, "by_trying", lambda row, turns: ["1"] * 3)
+    one, said = Turns(options), []
+    one.on_gpu = True
+    [(_, _, rows)] = largest.tables(ROWS, one, said.append)
+    assert [(row[1], row[2]) == ("float32", "off") for row in rows] == [True] * 4 + [False] * 5
+    assert len(said) == len(rows)
 
 
 # ---- memory over time ---------------------------------------------------------------------------
@@ -195,10 +262,20 @@ def test_thinning_keeps_the_peaks():
     assert snapshot.thinned([]) == []
 
 
+RECORDER = inspect.signature(torch.cuda.memory._record_memory_history)
+
+
+def bound(options):
+    """The arguments as torch would take them; TypeError for one that it does not have."""
+    found = RECORDER.bind(**options)
+    found.apply_defaults()
+    return found.arguments
+
+
 def test_recording_stops_after_an_error(monkeypatch):
     calls = []
     monkeypatch.setattr(torch.cuda.memory, "_record_memory_history",
-                        lambda **options: calls.append(options.get("enabled", "all")))
+                        lambda **options: calls.append(bound(options)["enabled"]))
     monkeypatch.setattr(torch.cuda.memory, "_snapshot", lambda: RECORD)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append("waited"))
     assert snapshot.recorded(lambda: calls.append("work"), "cuda") is RECORD

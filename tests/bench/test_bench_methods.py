@@ -285,4 +285,4 @@ def test_the_table_of_the_readme_joins_memory_and_accuracy(results):
 def test_the_rows_of_the_readme_are_rows_of_the_table_with_methods_that_are_measured():
     assert readme.MEMORY_ROWS.keys() <= {row.name for row in ROWS}
     measured = {row for name, row in readme.MEMORY_ROWS.values() if name == "methods-real"}
-    assert measured == set(accuracy.TRAINED)
+    assert measured <= set(accuracy.TRAINED)
