@@ -29,7 +29,7 @@ PRODUCTS = ("bottle", "cookie", "magnetic_tile", "commutator")
 FULL = ("methods-real", "full fine-tuning")
 OURS = ("methods-real", "lora last third")
 MEMORY_ROWS = {                 # the others are in bench/results/memory.md
-    "full": FULL, "full, checkpointing": FULL, "BitFit": ("methods-real", "bitfit"),
+    "full": FULL, "BitFit": ("methods-real", "bitfit"),
     "LoRA, all blocks": ("methods-real", "lora"), "DoRA, all blocks": ("methods-real", "dora"),
     "LoRA, last 4 (minilora, plain step)": OURS, "LoRA, last 4, reuse (minilora)": OURS,
     "ladder side network": ("methods-real", "ladder"), "CoOp": ("methods-real", "coop"),
