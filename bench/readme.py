@@ -123,14 +123,11 @@ def image_auroc(name: str, row: str) -> str:
 
 
 def run_size() -> str:
-    """The size of a whole run of minilora on disk: adapter and memory bank."""
+    """The size of a whole run of minilora on disk: adapter, memory bank, good pictures."""
     if not (HERE / "results" / "whole-fit.csv").exists():
         return ""
-    sizes = {r["what"].split(".")[0]: r["measured"] for r in records("whole-fit")}
-    adapter = sizes.get("adapter_model") or sizes.get("adapter")
-    if not adapter or "memory" not in sizes:
-        return ""
-    return f"; with memory bank {float(adapter) + float(sizes['memory']):.1f} MB"
+    sizes = {r["what"].split(",")[0]: r["measured"] for r in records("whole-fit")}
+    return f"; whole run {sizes['whole run']} MB" if "whole run" in sizes else ""
 
 
 def reading() -> str:

@@ -1,6 +1,7 @@
 """The whole fit of a class in ViT-B/16's shape: time, memory, and the time of a picture afterwards.
 
     python -m bench.whole_fit --class bottle --data FOLDER
+    python -m bench.whole_fit --data FOLDER --fitted runs/speed         a fit of bench.speed
 
 The weights are random: time and memory do not depend on their values.  The fit runs as the command
 `minilora.fit` in a fresh process.  The time of a picture is measured ROUNDS times with the stored
@@ -67,13 +68,19 @@ def main() -> None:
     p.add_argument("--class", dest="product", default="bottle")
     p.add_argument("--shots", type=int, default=SHOTS)
     p.add_argument("--data", required=True, help="folder in MVTec AD's layout")
+    p.add_argument("--fitted", type=Path, help="folder of bench.speed: its last fit is measured "
+                   "instead of another one")
     p.add_argument("--out", type=Path, default=Path("runs/whole-fit"))
     p.add_argument("--name", default="whole-fit", help="of the tables: NAME.txt, .md, .csv")
     options = p.parse_args()
     out, data = options.out.resolve(), Path(options.data).resolve()
-    weights, run = random_weights(out), out / options.product
-    fit_seconds(run, "--class", options.product, "--shots", str(options.shots), "--data", str(data),
-                "--model", str(weights))
+    if options.fitted:
+        weights = random_weights(options.fitted.resolve())
+        run = options.fitted.resolve() / "runs" / "ViT-B-16"
+    else:
+        weights, run = random_weights(out), out / options.product
+        fit_seconds(run, "--class", options.product, "--shots", str(options.shots), "--data",
+                    str(data), "--model", str(weights))
     metrics = json.loads((run / "metrics.json").read_text())
     detector = Detector.load(run, *load_clip(weights))
     test = load_class(data, options.product).test[:measure.ROUNDS]
@@ -83,7 +90,8 @@ def main() -> None:
             ("highest resident memory, MB", f"{metrics['peak_memory_bytes'] / 2**20:,.0f}"),
             ("scoring a picture, s (median)", f"{statistics.median(times):.2f}"),
             ("scoring a picture, s (lowest to highest)", f"{min(times):.2f} to {max(times):.2f}"),
-            ("run folder, MB", f"{sum(size.values()):.1f}"),
+            ("run folder, with pages and maps, MB", f"{sum(size.values()):.1f}"),
+            ("whole run, which predict reads, MB", f"{metrics['run_bytes'] / 1e6:.1f}"),
             *((f"{name}, MB", f"{size[run / name]:.1f}")
               for name in ("adapter_model.safetensors", "memory.safetensors"))]
     head = [f"{measure.conditions()}; ViT-B/16's shape, random weights; class {options.product}, "

@@ -256,8 +256,8 @@ def results(monkeypatch, tmp_path):
     lines = [f"{row},{name},{seed},0.{8 + seed},0.5" for row in ("full fine-tuning", "dora")
              for seed in (0, 1) for name in readme.PRODUCTS[row == "dora":]]
     written(tmp_path, "methods-real", "\n".join([header, *lines]))
-    written(tmp_path, "whole-fit", "what,measured\nrun folder MB,9\n\"adapter_model.safetensors, "
-            "MB\",0.5\n\"memory.safetensors, MB\",2.5\n")
+    written(tmp_path, "whole-fit", "what,measured\n\"run folder, with pages, MB\",9\n"
+            "\"whole run, which predict reads, MB\",3.0\n")
     return tmp_path
 
 
@@ -272,7 +272,7 @@ def test_the_table_of_the_readme_joins_memory_and_accuracy(results):
     assert readme_row("DoRA, all blocks") == ["12", "335,872", "1.37 MB", "1,000 MB", "50%",
                                               "3.00 s", "1,200 MB", "--"]
     assert readme_row("LoRA, last 4, reuse (minilora)") == [
-        "4", "102,400", "0.41 MB; with memory bank 3.0 MB", "500 MB", "25%", "0.50 s", "--",
+        "4", "102,400", "0.41 MB; whole run 3.0 MB", "500 MB", "25%", "0.50 s", "--",
         "--"]
     assert readme_row("CoOp") == ["--"] * 8
     for name in ("methods-real", "whole-fit"):
