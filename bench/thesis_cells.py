@@ -356,10 +356,11 @@ display(Markdown(f"{methods_caption}\n\n{markdown_table(methods_head, methods)}"
 #
 # One training step with 8 pictures, for towers of the same shape as the model above but random
 # weights, since time and memory do not depend on the values. Each peak is measured in a process of
-# its own. `python -m bench.memory` measures more rows and the shape of ViT-B/16; on a GPU it also
-# tries the largest batch.
+# its own. `python -m bench.memory` measures more rows and the shape of ViT-B/16; on a GPU, with
+# `--device cuda --all`, it also tries the largest batch.
 
 # %%
+import json
 from dataclasses import asdict
 
 from bench import cost, measure
@@ -377,8 +378,11 @@ if DEVICE == "cuda" or sys.platform == "linux":         # elsewhere no peak can 
         line[1:4] = [f"{peak['trainable']:,}", f"{peak['file'] / 1e6:.2f} MB",
                      f"{peak['allocated'] / 1e6:.0f} MB"]
 costs_head = ["method", "trained", "file", "peak", "step"]
-costs_caption = (f"Peak: memory above the weights; step: time, median of 5. Shape of "
-                 f"{weights.name}; {measure.conditions(conditions['device'])}.")
+run = Path(OUT) / "runs" / f"{CLASS}-{SHOTS}shot-seed{SEEDS[0]}"
+size = json.loads((run / "metrics.json").read_text())["run_bytes"]
+costs_caption = ("Peak: memory above the weights; step: time, median of 5; file: what was trained; "
+                 f"the whole run on {SHOTS} shots, with its memory bank, takes {size / 1e6:.1f} "
+                 f"MB. Shape of {weights.name}; {measure.conditions(conditions['device'])}.")
 display(Markdown(f"{costs_caption}\n\n{markdown_table(costs_head, costs)}"))
 
 # %% [markdown]
