@@ -100,7 +100,8 @@ JOBS = (
     Job("search-words", "bench.search --part words --photos PHOTOS", 10, SEARCH, "search"),
     Job("search-order", "bench.search --part order --seeds 1 2 3", 90, SEARCH, "search"),
     Job("search-speed", "bench.search --part speed", 5, SEARCH, "search"),
-    Job("search-frames", "bench.search --part query", 20, ("search",), "search"),
+    Job("search-frames", "bench.search --part query --frames 100000 2000000", 8, ("search",),
+        "search"),
 )
 
 
