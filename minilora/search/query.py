@@ -118,11 +118,6 @@ def query_features(clip: CLIP, texts: Iterable[str] = (), without: Iterable[str]
     return encode_query(clip, texts, without, like, bits)[0]
 
 
-def opposite_features(clip: CLIP, without: Iterable[str]) -> Tensor:
-    """What `query_features` subtracts (E,): NEGATIVE_WEIGHT times the weighted sum of the texts."""
-    return NEGATIVE_WEIGHT * weighted_sum(clip, [*map(text_and_weight, without)])
-
-
 def weighted_sum(clip: CLIP, texts: Weighted) -> Tensor:
     """Sum of the features of texts times their weights, (E,)."""
     return torch.stack([weight * text_features(clip, text) for text, weight in texts]).sum(0)

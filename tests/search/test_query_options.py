@@ -60,7 +60,7 @@ def test_excluded_texts_have_weights_as_well(plane):
     for asked, expected in ((query(["x"], ["y"]), 0.5), (query(["x"], ["y:3"]), 1.5),
                             (query(["x without y:3"]), 1.5), (query(["x"], ["y", "y:2"]), 1.5)):
         assert asked[0].tolist() == [1, -expected] and asked[1].tolist() == [0, expected]
-    assert search.opposite_features(None, ["y:3"]).tolist() == [0, 1.5]
+    assert search.weighted_sum(None, [("y", 3.0)]).tolist() == [0, 3]
 
 
 
